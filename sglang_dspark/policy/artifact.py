@@ -1,0 +1,164 @@
+"""``policy.json``: one file with all that the live engine needs and all that a reviewer asks."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from sglang_dspark.errors import InputError, from_validation
+from sglang_dspark.files import write_atomically
+from sglang_dspark.policy.belief import CostBelief
+from sglang_dspark.policy.families import AnyPolicy
+
+SCHEMA_VERSION = 1
+
+Number = Annotated[float, Field(allow_inf_nan=False)]
+Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+
+
+class _Part(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class Provenance(_Part):
+    """Where the policy comes from. Nothing here changes what the engine does.
+
+    Attributes:
+        truths: The distribution of live steps around the belief that the evidence was drawn from.
+        search_space: What was searched, by parameter.
+        seeds: The first seed and the number of seeds of each of the disjoint sets.
+    """
+
+    scenario: str
+    hardware: str
+    model: str
+    engine: str
+    workload: dict[str, Any]
+    slo: dict[str, dict[str, float]]
+    objective: str
+    simulator_version: str
+    truths: dict[str, list[float]]
+    seeds: dict[str, list[int]]
+    trials: int
+    search_space: dict[str, Any]
+
+
+class EvidenceRow(_Part):
+    """One arm at one load on the report set, beside the tuned policy on the same requests and truths.
+
+    Attributes:
+        load: Clients of a closed loop, or factor on the scenario's rate.
+        metric: What ``mean`` and ``ratio`` are of.
+        mean: Of the arm, over replications.
+        ratio: Tuned over this arm, geometric mean over paired replications; ``low`` and ``high`` are its 95 % interval.
+    """
+
+    arm: str
+    load: float
+    metric: str
+    mean: Number
+    ratio: Number
+    low: Number
+    high: Number
+    replications: int
+
+
+class Artifact(_Part):
+    """A tuned policy and its papers.
+
+    Attributes:
+        serve: False where serving without speculation won; the policy is then ``none`` and says so to the engine.
+        classes: Class names in the order of ``policy.weight``.
+        sts_temperatures: One a position of the block.
+        server_flags: The flags the policy was tuned with, as SGLang spells them.
+        advice: What to do, in one sentence.
+    """
+
+    schema_version: Literal[1] = SCHEMA_VERSION
+    policy: AnyPolicy
+    serve: Literal["speculative", "plain"] = "speculative"
+    gamma: Annotated[int, Field(ge=1, le=16)]
+    classes: tuple[str, ...] = Field(min_length=1, max_length=16)
+    sts_temperatures: tuple[Positive, ...]
+    cost_belief: CostBelief
+    server_flags: dict[str, str]
+    environment: dict[str, str] = {}
+    advice: str
+    provenance: Provenance
+    evidence: tuple[EvidenceRow, ...]
+
+    @model_validator(mode="after")
+    def _fits(self) -> Artifact:
+        if len(self.sts_temperatures) != self.gamma:
+            raise ValueError(
+                f"sts_temperatures has {len(self.sts_temperatures)} entries for gamma {self.gamma}; give one a position"
+            )
+        return self
+
+
+def load(path: str | Path) -> Artifact:
+    """Reads an artifact.
+
+    Raises:
+        InputError: Not readable, not JSON, another schema version, an unknown or a wrong field.
+    """
+    try:
+        text = Path(path).read_text(encoding="utf-8")
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read ({error.strerror}); give the path of a policy.json") from error
+    except UnicodeDecodeError as error:
+        raise InputError(f"{path}: not UTF-8 text; give the path of a policy.json") from error
+    return parse(text, str(path))
+
+
+def parse(text: str, source: str) -> Artifact:
+    """Reads an artifact from its text; ``source`` names it in errors."""
+    try:
+        content = json.loads(text)
+    except (json.JSONDecodeError, RecursionError) as error:
+        raise InputError(f"{source}: not JSON ({error}); give a policy.json written by `dspark tune`") from error
+    if not isinstance(content, dict):
+        raise InputError(f"{source}: holds no fields; give a policy.json written by `dspark tune`")
+    # Another version may have other fields, so it is told from a damaged file before they are looked at.
+    if "schema_version" not in content:
+        raise InputError(f"{source}: schema_version: missing; give a policy.json written by `dspark tune`")
+    version = content["schema_version"]
+    if version != SCHEMA_VERSION or isinstance(version, bool):
+        raise InputError(
+            f"{source}: schema_version: {str(version)[:60]!r} is not {SCHEMA_VERSION}; tune again with this release"
+        )
+    try:
+        return Artifact.model_validate(content)
+    except ValidationError as error:
+        raise from_validation(error, source) from error
+
+
+def dumps(artifact: Artifact) -> str:
+    """The artifact as text: sorted keys, one field a line, the same bytes for the same content."""
+    return json.dumps(artifact.model_dump(mode="json"), indent=1, sort_keys=True, allow_nan=False) + "\n"
+
+
+def save(artifact: Artifact, path: str | Path) -> None:
+    """Writes an artifact atomically."""
+    write_atomically(Path(path), dumps(artifact))
+
+
+def diff(old: Artifact, new: Artifact) -> list[tuple[str, str, str]]:
+    """Fields that differ, as (field, old value, new value), in the order of the file."""
+    before, after = (dict(_flat("", artifact.model_dump(mode="json"))) for artifact in (old, new))
+    return [
+        (field, before.get(field, "-"), after.get(field, "-"))
+        for field in sorted(before.keys() | after.keys())
+        if before.get(field) != after.get(field)
+    ]
+
+
+def _flat(prefix: str, value: Any) -> list[tuple[str, str]]:
+    if isinstance(value, dict):
+        return [pair for key in value for pair in _flat(f"{prefix}.{key}" if prefix else key, value[key])]
+    if isinstance(value, list) and value and isinstance(value[0], dict):
+        return [pair for i, item in enumerate(value) for pair in _flat(f"{prefix}[{i}]", item)]
+    return [(prefix, json.dumps(value))]

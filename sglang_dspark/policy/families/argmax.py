@@ -1,0 +1,44 @@
+"""SGLang's own planner: the budget that maximises expected tokens per second under a cost belief."""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar, Literal
+
+import numpy as np
+from numba import njit
+
+from sglang_dspark.policy.families.base import Policy
+from sglang_dspark.policy.families.greedy import rate
+from sglang_dspark.policy.rank import sort_descending
+from sglang_dspark.policy.record import Rule
+
+
+class Argmax(Policy):
+    """Global search over all budgets (``compute_verify_token_budget``).
+
+    ``fill`` raises the budget to the captured tier that the step is padded to anyway
+    (``--speculative-dspark-align-verify-tokens-to-graph-tier``, ``graph_tier_fill_budget``).
+    """
+
+    code: ClassVar[int] = 4
+    needs_belief: ClassVar[bool] = True
+    family: Literal["argmax"] = "argmax"
+    fill: bool = False
+
+    def write(self, record: Any) -> None:
+        record["fill"] = self.fill
+
+
+@njit(cache=True)
+def wanted(rule: Rule, requests: int, candidates: int) -> int:
+    record = rule[0]
+    sort_descending(record.keys, candidates, record.counts, record.scratch)
+    scores = record.keys.view(np.float32)
+    best, best_k = rate(record, float(requests), requests, requests), 0
+    accepted = 0.0
+    for k in range(candidates):
+        accepted += scores[k]
+        throughput = rate(record, requests + accepted, requests, requests + k + 1)
+        if throughput > best:
+            best, best_k = throughput, k + 1
+    return best_k

@@ -1,0 +1,51 @@
+"""The paper's Algorithm 1: admit by survival until throughput would fall."""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar, Literal
+
+import numpy as np
+from numba import njit
+
+from sglang_dspark.policy.families.base import Policy
+from sglang_dspark.policy.rank import sort_descending
+from sglang_dspark.policy.record import Rule
+
+
+class Greedy(Policy):
+    """Admits drafts in order of survival and stops at the first one that lowers ``tau * SPS(B)`` (paper, Alg. 1).
+
+    The early stop is what makes the paper's one-stage scheduler lossless; here the stop is found on lagged survivals
+    and the same rank decides on current ones.
+    """
+
+    code: ClassVar[int] = 3
+    needs_belief: ClassVar[bool] = True
+    family: Literal["greedy"] = "greedy"
+
+    def write(self, record: Any) -> None:
+        pass
+
+
+@njit(cache=True)
+def wanted(rule: Rule, requests: int, candidates: int) -> int:
+    record = rule[0]
+    sort_descending(record.keys, candidates, record.counts, record.scratch)
+    scores = record.keys.view(np.float32)
+    best = rate(record, float(requests), requests, requests)
+    accepted = 0.0
+    for k in range(candidates):
+        accepted += scores[k]
+        throughput = rate(record, requests + accepted, requests, requests + k + 1)
+        if throughput < best:
+            return k
+        best = throughput
+    return candidates
+
+
+@njit(cache=True, inline="always")
+def rate(record: Any, expected: float, requests: int, tokens: int) -> float:
+    """Expected tokens per second of a step that verifies ``tokens``: ``tau * SPS(B)``."""
+    if record.is_rate:
+        return float(expected * record.tokens_s[tokens])
+    return float(expected / (record.requests_s[requests] + record.tokens_s[tokens]))

@@ -1,0 +1,189 @@
+"""The decision rule: budget on the host from lagged confidences, lengths on the device from current ones.
+
+A server that runs captured CUDA graphs must know the padded size of a step before the step's own confidences have
+reached the host, so every policy decides in two stages, and the simulator and the live engine call the same two
+functions at the same lag.
+
+Why this is lossless (paper, Appendix A): whether draft k of a request is verified may depend on anything but what was
+drawn at k or later. ``budget`` sees confidences of earlier steps only. ``lengths`` admits by rank of the score, and a
+request's scores never increase along the block, ties going to the earlier position; so draft k's rank among the
+candidates does not change with any later draft of its request, and its own survival ``a_k = c_1 ... c_k`` is computed
+from the hidden state and the token before it. A scheduler that maximises over *current* confidences has neither
+property: the survival of draft k + 1, which depends on the token drawn at k, moves the budget that admits k.
+"""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+from numba import njit
+from numpy.typing import NDArray
+
+from sglang_dspark.errors import InputError
+from sglang_dspark.policy import families
+from sglang_dspark.policy.belief import MAX_GAMMA, MAX_REQUESTS
+from sglang_dspark.policy.families.base import Policy
+from sglang_dspark.policy.rank import kth_largest
+from sglang_dspark.policy.record import (
+    MAX_TIERS,
+    RULE,
+    SURVIVAL_FLOOR,
+    Budget,
+    Engine,
+    Load,
+    Rule,
+    request_factor,
+    write_scores,
+)
+
+
+def compile_rule(policy: Policy, engine: Engine) -> Rule:
+    """Binds a policy to a server.
+
+    Raises:
+        InputError: gamma outside 1..16, more than 256 tiers or 1,024 requests, or a family that needs a cost belief
+            without one.
+    """
+    if not 1 <= engine.gamma <= MAX_GAMMA:
+        raise InputError(f"engine: gamma: {engine.gamma} is not supported; use 1 to {MAX_GAMMA}")
+    if len(engine.tiers) > MAX_TIERS:
+        raise InputError(f"engine: tiers: {len(engine.tiers)} captured sizes; capture at most {MAX_TIERS}")
+    if not 1 <= engine.max_requests <= MAX_REQUESTS:
+        raise InputError(f"engine: max_requests: {engine.max_requests} is not supported; use 1 to {MAX_REQUESTS}")
+    if policy.needs_belief and engine.belief is None:
+        raise InputError(f"policy: family: '{policy.family}' needs a cost belief; give a cost table")
+    rule = np.zeros(1, RULE)
+    record = rule[0]
+    record["family"] = policy.code
+    record["gamma"] = record["max_length"] = engine.gamma
+    record["off_above"] = math.inf
+    record["weight"] = 1.0
+    record["tiers"] = len(engine.tiers)
+    record["tier"][: len(engine.tiers)] = engine.tiers
+    record["max_requests"] = engine.max_requests
+    if engine.belief is not None:
+        record["requests_s"], record["tokens_s"], record["is_rate"] = engine.belief.step_times()
+    policy.write(record)
+    return rule
+
+
+def survival(confidence: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Running product of confidences, float32 [R, gamma], accumulated in double as ``torch.cumprod`` does on a CPU."""
+    return np.cumprod(confidence, axis=1, dtype=np.float64).astype(np.float32)
+
+
+def budget(rule: Rule, lagged: NDArray[np.float32], load: Load) -> Budget:
+    """First stage, on the host.
+
+    Args:
+        lagged: float32 [R, gamma], survivals one or two steps old; 1 for a request without a fresh confidence.
+
+    Returns:
+        The step's padded size, the drafts it may verify, and whether to draft at all.
+    """
+    return Budget(*plan(rule, lagged, load.context, load.slo_class))
+
+
+def lengths(rule: Rule, current: NDArray[np.float32], load: Load, cap: int) -> NDArray[np.int64]:
+    """Second stage, on the device: the cap's best drafts by rank of their score.
+
+    Args:
+        current: float32 [R, gamma], this step's survivals.
+        cap: ``Budget.cap`` of this step.
+
+    Returns:
+        int64 [R], drafts admitted (anchor not counted), 0..gamma.
+    """
+    out = np.empty(current.shape[0], np.int64)
+    admit(rule, current, load.context, load.slo_class, cap, out)
+    return out
+
+
+@njit(cache=True)
+def plan(
+    rule: Rule, lagged: NDArray[np.float32], context: NDArray[np.int64], slo_class: NDArray[np.int64]
+) -> tuple[int, int, bool]:
+    """Compiled form of :func:`budget`: (tier, cap, draft)."""
+    record = rule[0]
+    requests = lagged.shape[0]
+    # Past the captured graphs a step runs eagerly whatever is decided; drafts would make it longer still.
+    if requests == 0 or requests > record.off_above or not fits(rule, requests, requests):
+        return pad(rule, requests), 0, False
+    least, most = requests * record.min_length, requests * record.max_length
+    cap = min(max(families.wanted(rule, lagged, context, slo_class), least), most)
+    if record.tiers > 0:
+        cap = min(cap, record.tier[record.tiers - 1] - requests)
+    tier = pad(rule, requests + cap)
+    if record.fill:
+        cap = min(tier - requests, most)
+    return tier, cap, True
+
+
+@njit(cache=True)
+def pad(rule: Rule, tokens: int) -> int:
+    """The captured size that ``tokens`` are padded to, or ``tokens`` itself past the last one."""
+    record = rule[0]
+    for i in range(record.tiers):
+        if record.tier[i] >= tokens:
+            return int(record.tier[i])
+    return tokens
+
+
+@njit(cache=True)
+def fits(rule: Rule, requests: int, tokens: int) -> bool:
+    """Whether a step can run without leaving the captured graphs; true where nothing is captured."""
+    record = rule[0]
+    return bool(record.tiers == 0 or (requests <= record.max_requests and tokens <= record.tier[record.tiers - 1]))
+
+
+@njit(cache=True)
+def admit(
+    rule: Rule,
+    current: NDArray[np.float32],
+    context: NDArray[np.int64],
+    slo_class: NDArray[np.int64],
+    cap: int,
+    out: NDArray[np.int64],
+) -> None:
+    """Compiled form of :func:`lengths`, into ``out`` int64 [R]."""
+    record = rule[0]
+    requests = current.shape[0]
+    first = record.min_length if requests * record.min_length <= cap else 0
+    left = cap - requests * first
+    candidates = write_scores(rule, current, context, slo_class, first)
+    last = record.max_length
+    out[:requests] = first
+    if left <= 0:
+        return
+    keys = record.keys
+    if left >= candidates:
+        threshold, ties = np.int32(-1), 0
+    else:
+        key, above = kth_largest(keys, candidates, left, record.counts, record.scratch)
+        threshold, ties = np.int32(key), left - above
+    scores = keys.view(np.float32)
+    n = 0
+    tied_to = -1
+    for r in range(requests):
+        length = first
+        for j in range(first, last):
+            if not current[r, j] >= SURVIVAL_FLOOR:
+                break
+            if keys[n] > threshold:
+                length = j + 1
+            elif keys[n] == threshold:
+                tied_to = max(tied_to, j)
+            n += 1
+        out[r] = length
+    # Ties at the threshold go by position, then by request.
+    for j in range(first, tied_to + 1):
+        for r in range(requests):
+            if ties == 0:
+                return
+            if out[r] == j and current[r, j] >= SURVIVAL_FLOOR:
+                factor = request_factor(record, context[r], slo_class[r])
+                scores[0] = factor * current[r, j]
+                if keys[0] == threshold:
+                    out[r] = j + 1
+                    ties -= 1

@@ -1,0 +1,181 @@
+"""What every cost model is: a description that validates itself and tabulates to one :data:`COST` record."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from itertools import pairwise
+from typing import Annotated, Literal, Self
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+
+from dspark_simulator.costs.numeric import COST, GRID_POINTS, CostRecord
+from sglang_dspark.policy.belief import MAX_TOKENS
+
+Seconds = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+Count = Annotated[int, Field(ge=1)]
+Floats = NDArray[np.float64]
+Grid = Literal["eager", "prefill"]
+
+# A grid holds the points of a measured curve and, for prefill, the captured part sampled in front of them.
+MAX_POINTS = 64
+_SAMPLES = GRID_POINTS - MAX_POINTS - 1
+
+
+class CostModel(BaseModel, ABC):
+    """A member of the family. Members add ``kind: Literal[...]``, the key by which scenarios choose them."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    @abstractmethod
+    def tabulate(self) -> CostRecord:
+        """The model in numbers: shape (1,), dtype :data:`COST`."""
+
+
+class TokenCurve(BaseModel):
+    """Measured seconds by tokens of a step."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+    tokens: tuple[Count, ...] = Field(min_length=1)
+    seconds: tuple[Seconds, ...] = Field(min_length=1)
+
+    @field_validator("tokens")
+    @classmethod
+    def _increasing(cls, tokens: tuple[int, ...]) -> tuple[int, ...]:
+        return _strictly_increasing(tokens)
+
+    @model_validator(mode="after")
+    def _paired(self) -> Self:
+        _one_time_each("tokens", self.tokens, self.seconds)
+        return self
+
+
+class GridCurve(TokenCurve):
+    """A token curve of at most MAX_POINTS points, which is what a record's grids hold."""
+
+    tokens: tuple[Count, ...] = Field(min_length=1, max_length=MAX_POINTS)
+
+
+class RequestCurve(BaseModel):
+    """Measured seconds by requests of a step."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+    requests: tuple[Count, ...] = Field(min_length=1)
+    seconds: tuple[Seconds, ...] = Field(min_length=1)
+
+    @field_validator("requests")
+    @classmethod
+    def _increasing(cls, requests: tuple[int, ...]) -> tuple[int, ...]:
+        return _strictly_increasing(requests)
+
+    @model_validator(mode="after")
+    def _paired(self) -> Self:
+        _one_time_each("requests", self.requests, self.seconds)
+        return self
+
+
+class MeasuredCost(CostModel):
+    """A model made of decode measurements, with the figures that a profile of decode steps does not contain.
+
+    Attributes:
+        overhead_s: Seconds a step beyond the measured parts.
+        inject_s_per_token: Hidden-state capture and KV injection of one processed token.
+        context_s_per_token: Decode attention of one context token.
+        profiled_context: Context tokens that each request held in the profile.
+        prefill_context_s: Prefill attention of one new token over one context token.
+        prefill: Prefill time by new tokens. Without it, a chunk costs what a verify step of as many tokens does:
+            captured up to the largest captured measurement, eager past it.
+    """
+
+    overhead_s: Seconds = 0.0
+    inject_s_per_token: Seconds = 0.0
+    context_s_per_token: Seconds = 0.0
+    profiled_context: int = Field(default=0, ge=0)
+    prefill_context_s: Seconds = 0.0
+    prefill: GridCurve | None = None
+
+    def _record(self, captured_s: Floats, last_captured: int, eager: GridCurve | None, draft_s: Floats) -> CostRecord:
+        """A record from dense curves.
+
+        Args:
+            captured_s: [MAX_TOKENS + 1], by tokens.
+            last_captured: The largest measured captured step; ``captured_s`` past it is a guess.
+            eager: Eager steps; None where the measurements do not tell them from captured ones.
+            draft_s: [MAX_REQUESTS + 1], by requests.
+        """
+        cost = np.zeros(1, COST)
+        cost["captured_s"][0] = captured_s
+        cost["draft_s"][0] = draft_s
+        cost["inject_s_per_token"] = self.inject_s_per_token
+        cost["context_s_per_token"] = self.context_s_per_token
+        cost["profiled_context"] = self.profiled_context
+        cost["prefill_context_s"] = self.prefill_context_s
+        cost["overhead_s"] = self.overhead_s
+        tokens, seconds = sampled(captured_s, last_captured if eager else MAX_TOKENS)
+        if eager is None:
+            fill_grid(cost, "eager", tokens, seconds)
+        else:
+            fill_grid(cost, "eager", eager.tokens, eager.seconds)
+            # The step from captured to eager is a jump, and the eager curve is level before its first point.
+            past = [(t, s) for t, s in zip(eager.tokens, eager.seconds, strict=True) if t > last_captured + 1]
+            at_jump = float(np.interp(last_captured + 1, eager.tokens, eager.seconds))
+            tokens = np.concatenate([tokens, [last_captured + 1], [t for t, _ in past]])
+            seconds = np.concatenate([seconds, [at_jump], [s for _, s in past]])
+        if self.prefill is not None:
+            tokens, seconds = np.asarray(self.prefill.tokens), np.asarray(self.prefill.seconds)
+        fill_grid(cost, "prefill", tokens, seconds)
+        return cost
+
+    def _check_context(self, one_token_s: float) -> None:
+        attention_s = self.profiled_context * self.context_s_per_token
+        if attention_s > one_token_s:
+            raise ValueError(
+                f"profiled_context x context_s_per_token is {attention_s:.3g} s, more than the {one_token_s:.3g} s of "
+                "the one-token step that contains it; lower one of the two"
+            )
+
+
+def _strictly_increasing(counts: tuple[int, ...]) -> tuple[int, ...]:
+    for before, after in pairwise(counts):
+        if after <= before:
+            raise ValueError(f"counts must strictly increase, but {after} follows {before}; sort the measurements")
+    return counts
+
+
+def _one_time_each(name: str, counts: tuple[int, ...], seconds: tuple[float, ...]) -> None:
+    if len(counts) != len(seconds):
+        raise ValueError(f"{name} has {len(counts)} entries but seconds has {len(seconds)}; give one time for each")
+
+
+def dense(counts: Sequence[int], seconds: Sequence[float], last: int) -> Floats:
+    """A measured curve at 0..last: linear between points and level before the first.
+
+    Past the last point the curve keeps the mean slope of its upper half: tails of measured curves are too noisy for the
+    last two points to give one.
+    """
+    at = np.arange(last + 1, dtype=np.float64)
+    curve: Floats = np.interp(at, counts, seconds)
+    end = counts[-1]
+    half = int(np.searchsorted(counts, end / 2))
+    if counts[half] < end < last:
+        slope = max((seconds[-1] - seconds[half]) / (end - counts[half]), 0.0)
+        curve[end:] += slope * (at[end:] - end)
+    return curve
+
+
+def sampled(curve: Floats, last: int) -> tuple[Floats, Floats]:
+    """Geometrically spaced points 1..last of a dense curve."""
+    at = np.unique(np.geomspace(1, last, _SAMPLES).round().astype(np.int64))
+    return at.astype(np.float64), curve[at]
+
+
+def fill_grid(
+    cost: CostRecord, grid: Grid, tokens: Sequence[float] | Floats, seconds: Sequence[float] | Floats
+) -> None:
+    """Writes a grid of ``cost``; at most GRID_POINTS points."""
+    points = len(tokens)
+    cost[f"{grid}_tokens"][0, :points] = tokens
+    cost[f"{grid}_at_s"][0, :points] = seconds
+    cost[f"{grid}_points"] = points

@@ -1,0 +1,153 @@
+"""A cost model in numbers: one fixed-size record, and the functions that time the parts of an engine step from it.
+
+A step takes ``overhead + draft + verify + inject`` seconds when requests decode, ``overhead + prefill + inject`` when
+prompts are prefilled; the overhead is the step's, so no function here includes it. Every function takes the one-element
+array of :data:`COST` and indexes it itself: numba then unboxes one argument, whatever the model.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numba import njit
+from numpy.typing import NDArray
+
+from sglang_dspark.policy.belief import MAX_REQUESTS, MAX_TOKENS
+
+GRID_POINTS = 128
+
+COST = np.dtype(
+    [
+        # Verify time of a captured step by its padded tokens.
+        ("captured_s", "f8", (MAX_TOKENS + 1,)),
+        # Curves over tokens past any fixed limit: points, of which the first ``.._points`` hold, tokens ascending.
+        ("eager_tokens", "f8", (GRID_POINTS,)),
+        ("eager_at_s", "f8", (GRID_POINTS,)),
+        ("eager_points", "i8"),
+        ("prefill_tokens", "f8", (GRID_POINTS,)),
+        ("prefill_at_s", "f8", (GRID_POINTS,)),
+        ("prefill_points", "i8"),
+        ("draft_s", "f8", (MAX_REQUESTS + 1,)),
+        ("inject_s_per_token", "f8"),
+        ("context_s_per_token", "f8"),
+        ("profiled_context", "f8"),
+        ("prefill_context_s", "f8"),
+        ("overhead_s", "f8"),
+    ],
+    align=True,
+)
+
+CostRecord = NDArray[Any]
+
+
+@njit(cache=True)
+def verify_s(cost: CostRecord, tokens: int, captured: bool, context_tokens: int, requests: int) -> float:
+    """Seconds of the target's forward pass over a decoding step.
+
+    Decode attention reads the KV of every request once, so its time is proportional to the context that the step's
+    requests hold in all. The curves contain the attention of a profile in which each request held
+    ``profiled_context`` tokens; the difference is added, or taken off where requests are shorter. The result never
+    falls below a step of one token without context: the weights are read whatever the context.
+
+    Args:
+        cost: One record of :data:`COST`.
+        tokens: Tokens that the step computes, padding included.
+        captured: A CUDA graph runs the step; otherwise it is launched eagerly.
+        context_tokens: Context tokens of all requests of the step together.
+        requests: Requests of the step.
+    """
+    c = cost[0]
+    base = c.captured_s[tokens] if captured else eager_s(cost, tokens)
+    attention = (context_tokens - requests * c.profiled_context) * c.context_s_per_token
+    weights = c.captured_s[1] - c.profiled_context * c.context_s_per_token
+    return float(max(base + attention, weights))
+
+
+@njit(cache=True)
+def eager_s(cost: CostRecord, tokens: int) -> float:
+    """Seconds of an eager forward pass over ``tokens``, at the profiled context."""
+    c = cost[0]
+    return _on_grid(c.eager_tokens, c.eager_at_s, c.eager_points, tokens)
+
+
+@njit(cache=True)
+def prefill_s(cost: CostRecord, tokens: int, pairs: float) -> float:
+    """Seconds of a prefill pass.
+
+    Args:
+        cost: One record of :data:`COST`.
+        tokens: New tokens, over all chunks of the pass.
+        pairs: Attention pairs: the sum over chunks of new tokens x (context before the chunk + half the chunk).
+    """
+    c = cost[0]
+    return float(_on_grid(c.prefill_tokens, c.prefill_at_s, c.prefill_points, tokens) + pairs * c.prefill_context_s)
+
+
+@njit(cache=True)
+def draft_s(cost: CostRecord, requests: int) -> float:
+    """Seconds of drafting one block for each of ``requests``."""
+    return float(cost[0].draft_s[requests])
+
+
+@njit(cache=True)
+def inject_s(cost: CostRecord, tokens: int) -> float:
+    """Seconds of capturing the target's hidden states of ``tokens`` and writing them into the draft's KV.
+
+    Paid for every token that the target processes, prompts and skipped drafts included.
+    """
+    return float(tokens * cost[0].inject_s_per_token)
+
+
+@njit(cache=True)
+def overhead_s(cost: CostRecord) -> float:
+    """Seconds that every step takes besides its parts: scheduling, sampling, synchronisation."""
+    return float(cost[0].overhead_s)
+
+
+@njit(cache=True)
+def _on_grid(tokens: NDArray[np.float64], seconds: NDArray[np.float64], points: int, at: float) -> float:
+    """Linear between points, level before the first, and past the last with the slope of the last two (never down)."""
+    if at <= tokens[0] or points == 1:
+        return float(seconds[0])
+    low, high = 0, points - 1
+    if at > tokens[high]:
+        rise = (seconds[high] - seconds[high - 1]) / (tokens[high] - tokens[high - 1])
+        return float(seconds[high] + max(rise, 0.0) * (at - tokens[high]))
+    while high - low > 1:
+        middle = (low + high) // 2
+        if tokens[middle] < at:
+            low = middle
+        else:
+            high = middle
+    share = (at - tokens[low]) / (tokens[high] - tokens[low])
+    return float(seconds[low] + share * (seconds[high] - seconds[low]))
+
+
+def live(cost: CostRecord, overhead_s: float, slope: float) -> CostRecord:
+    """The truth around a belief: ``overhead_s`` more in every step, and verify time times ``slope``.
+
+    Attention over context is part of verify time and scales with it, so for every step
+    ``verify_s(live) == slope * verify_s(belief)``. Draft, injection and prefill stay.
+
+    Args:
+        cost: What is believed; not changed.
+        overhead_s: At least minus the belief's own overhead.
+        slope: Above 0.
+
+    Returns:
+        A new record.
+
+    Raises:
+        ValueError: An argument is outside its range or not finite.
+    """
+    if not (np.isfinite(slope) and slope > 0):
+        raise ValueError(f"slope {slope} is not valid; give a factor above 0")
+    total_s = float(cost[0]["overhead_s"]) + overhead_s
+    if not (np.isfinite(total_s) and total_s >= 0):
+        raise ValueError(f"overhead_s {overhead_s} is not valid; a step's overhead must stay 0 or more")
+    truth = cost.copy()
+    for field in ("captured_s", "eager_at_s", "context_s_per_token"):
+        truth[field] *= slope
+    truth["overhead_s"] = total_s
+    return truth

@@ -1,0 +1,58 @@
+"""SGLang's own cost tables as a cost model."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any, Literal, Self
+
+from pydantic import field_validator, model_validator
+
+from dspark_simulator.costs.base import GridCurve, MeasuredCost
+from dspark_simulator.costs.numeric import CostRecord
+from sglang_dspark.policy.belief import CostBelief, SpsTable
+
+
+class TableCost(MeasuredCost):
+    """Steps timed by a table that SGLang reads (``dspark_sps.SpsCostTable`` or ``SpsAdditiveCostTable``).
+
+    The rate table times whole steps, drafting included: skipping the draft then saves nothing. Of the additive table,
+    ``theta`` is the verify, ``alpha`` the draft and ``bias`` the overhead of a step. SGLang's profiler writes ``alpha``
+    and ``theta`` relative to their first probe, so noise can make them negative; the negative part moves into the
+    overhead, which leaves every sum as the table has it.
+
+    Attributes:
+        table: The table itself, or the path of a JSON file that holds it.
+        eager: Eager steps by tokens; without it the table is taken for them too.
+    """
+
+    kind: Literal["table"]
+    table: CostBelief
+    eager: GridCurve | None = None
+
+    @field_validator("table", mode="before")
+    @classmethod
+    def _read(cls, table: Any) -> Any:
+        if not isinstance(table, str):
+            return table
+        try:
+            return json.loads(Path(table).read_text(encoding="utf-8"))
+        except OSError as error:
+            raise ValueError(f"cannot read the table ({error.strerror}); give the path of a JSON file") from error
+        except ValueError as error:
+            raise ValueError(f"not JSON ({error}); give a table as SGLang's profiler writes it") from error
+
+    @model_validator(mode="after")
+    def _contains_its_attention(self) -> Self:
+        self._check_context(float(self.tabulate()["captured_s"][0, 1]))
+        return self
+
+    def tabulate(self) -> CostRecord:
+        times = self.table.step_times()
+        if isinstance(self.table, SpsTable):
+            return self._record(1.0 / times.tokens_s, self.table.sample_batch_tokens[-1], self.eager, times.requests_s)
+        below_alpha, below_theta = min(0.0, *self.table.alpha_seconds), min(0.0, *self.table.theta_seconds)
+        draft_s = times.requests_s - self.table.bias_seconds - below_alpha
+        cost = self._record(times.tokens_s - below_theta, self.table.m_probes[-1], self.eager, draft_s)
+        cost["overhead_s"] += self.table.bias_seconds + below_alpha + below_theta
+        return cost

@@ -1,0 +1,43 @@
+"""Prompts on their way into the batch: taking them from the queue and finishing their prefill."""
+
+from __future__ import annotations
+
+from numba import njit
+
+from dspark_simulator.engines.slots import emit, grow
+from dspark_simulator.state import Record
+
+
+@njit(cache=True)
+def take(state: Record, slot: int, tokens: int) -> None:
+    """Schedules ``tokens`` more prompt tokens of ``slot`` for this step and allocates their KV."""
+    s = state[0]
+    s.take[slot] = tokens
+    s.prefill_tokens += tokens
+    grow(state, slot, s.context[slot] + tokens)
+
+
+@njit(cache=True)
+def prompt_pairs(state: Record, joined: int) -> float:
+    """Query-key pairs of this step's prefill: new tokens times the context before them plus half of themselves."""
+    s = state[0]
+    pairs = 0.0
+    for slot in range(s.running, s.running + joined):
+        pairs += s.take[slot] * (s.context[slot] + 0.5 * s.take[slot])
+    return pairs
+
+
+@njit(cache=True)
+def finish_prefill(state: Record, server: Record, metrics: Record, joined: int, end_s: float) -> None:
+    """Ends the step's prefill of the ``joined`` slots behind the running ones: whole prompts start to decode."""
+    s, m = state[0], metrics[0]
+    m.prefilled += s.prefill_tokens
+    first, whole = s.running, 0
+    for slot in range(first, first + joined):
+        s.context[slot] += s.take[slot]
+        if s.context[slot] == s.target[slot]:
+            whole += 1
+            emit(state, metrics, server, slot, 1, end_s)
+    # Only the last one can be cut, so whole prompts are the first ones.
+    s.running += whole
+    s.partial = joined - whole

@@ -1,0 +1,129 @@
+"""One decoding round of the running requests: draft, schedule, verify, accept. The same for every engine."""
+
+from __future__ import annotations
+
+import numpy as np
+from numba import njit
+
+from dspark_simulator import draws
+from dspark_simulator.acceptance import propose
+from dspark_simulator.costs.numeric import draft_s, inject_s, verify_s
+from dspark_simulator.engines.slots import emit
+from dspark_simulator.state import COMPACT, MAX_LAG, STATIC, Record
+from sglang_dspark.policy.record import Rule
+from sglang_dspark.policy.rule import admit, fits, pad, plan
+
+
+@njit(cache=True)
+def decide(
+    state: Record, server: Record, rule: Rule, cost: Record, acceptance: Record, metrics: Record
+) -> tuple[int, bool]:
+    """Drafts and sets each request's verify length (``state.length``).
+
+    Returns:
+        Verify tokens that the step is padded to, and whether the drafter ran.
+    """
+    s, flags, m = state[0], server[0], metrics[0]
+    running, gamma = s.running, flags.gamma
+    context, slo_class, length = s.context[:running], s.slo_class[:running], s.length[:running]
+    s.round += 1
+    current = s.survival[s.round % (MAX_LAG + 1), :running]
+    whole = running * (gamma + 1)
+    if flags.mode == STATIC or flags.oracle:
+        tier, s.cap, draft = pad(rule, whole), whole - running, True
+    else:
+        lagged = s.survival[(s.round - flags.lag) % (MAX_LAG + 1), :running]
+        for r in range(running):
+            if s.rounds[r] < flags.lag:
+                lagged[r, :] = np.float32(1.0)
+        tier, s.cap, draft = plan(rule, lagged, context, slo_class)
+    # Upstream drops its schedule past the last captured graph and verifies whole blocks eagerly
+    # (``ragged_layout_exceeds_captured_grid``).
+    dropped = flags.stock == 1 and not fits(rule, running, tier)
+    draft = draft or dropped
+    for r in range(running):
+        if draft:
+            key = draws.stream(flags.seed, s.id[r])
+            s.drafts_accepted[r] = propose(acceptance, key, s.slo_class[r], s.produced[r], gamma, current[r])
+            s.rounds[r] += 1
+        else:
+            s.drafts_accepted[r] = 0
+            s.rounds[r] = 0
+    if not draft:
+        length[:] = 0
+    elif flags.oracle:
+        tier = _foresee(state, rule, cost)
+    elif flags.mode == STATIC or dropped:
+        length[:] = gamma
+        tier = pad(rule, whole)
+    else:
+        admit(rule, current, context, slo_class, s.cap, length)
+        if flags.mode != COMPACT:
+            tier = pad(rule, whole)
+    s.tier = tier
+    m.drafted += running * gamma if draft else 0
+    return tier, draft
+
+
+@njit(cache=True)
+def _foresee(state: Record, rule: Rule, cost: Record) -> int:
+    """The oracle: knows what would be accepted and maximises tokens per second of this step; returns the tier."""
+    s, record = state[0], rule[0]
+    running = s.running
+    context = 0
+    acceptable = 0
+    for r in range(running):
+        context += s.context[r]
+        acceptable += s.drafts_accepted[r]
+    best, best_tier = 0.0, pad(rule, running)
+    for i in range(record.tiers):
+        tier = record.tier[i]
+        if tier < running:
+            continue
+        drafts = min(acceptable, tier - running)
+        rate = (running + drafts) / (draft_s(cost, running) + verify_s(cost, tier, True, context, running))
+        if rate > best:
+            best, best_tier = rate, tier
+        if drafts == acceptable:
+            break
+    left = best_tier - running
+    s.cap = min(left, acceptable)
+    for r in range(running):
+        s.length[r] = min(left, s.drafts_accepted[r])
+        left -= s.length[r]
+    return int(best_tier)
+
+
+@njit(cache=True)
+def round_s(state: Record, server: Record, cost: Record, tokens: int, captured: bool, draft: bool) -> float:
+    """Seconds of a step that runs ``tokens`` verify tokens (padding included) for the running requests."""
+    s = state[0]
+    running = s.running
+    context, real = 0, 0
+    for r in range(running):
+        context += s.context[r]
+        real += s.length[r] + 1
+    time_s = cost[0].overhead_s + verify_s(cost, tokens, captured, context, running)
+    if draft:
+        time_s += draft_s(cost, running)
+    if server[0].speculative:
+        time_s += inject_s(cost, real)
+    return time_s
+
+
+@njit(cache=True)
+def accept(state: Record, server: Record, metrics: Record, end_s: float) -> None:
+    """Hands out the accepted drafts and the target's own token of every running request at ``end_s``."""
+    s, m = state[0], metrics[0]
+    m.rounds += 1
+    m.request_rounds += s.running
+    m.padded += s.tier
+    for r in range(s.running):
+        length = s.length[r]
+        accepted = min(length, s.drafts_accepted[r]) + 1
+        m.verified += length + 1
+        m.verify_length[length] += 1
+        m.accepted_length[accepted] += 1
+        tokens = min(accepted, s.output[r] - s.produced[r])
+        s.context[r] += tokens
+        emit(state, metrics, server, r, tokens, end_s)

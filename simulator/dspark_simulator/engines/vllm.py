@@ -1,0 +1,112 @@
+"""vLLM's batch formation (V1): decoding rounds and prefill chunks share a step under one token budget."""
+
+from __future__ import annotations
+
+from numba import njit
+
+from dspark_simulator.costs.numeric import inject_s
+from dspark_simulator.engines.memory import LAST_ARRIVED, make_room
+from dspark_simulator.engines.prefill import finish_prefill, prompt_pairs, take
+from dspark_simulator.engines.round import accept, decide, round_s
+from dspark_simulator.engines.slots import fetch, sweep
+from dspark_simulator.state import DECODE, IDLE, MIXED, PREFILL, Record
+from sglang_dspark.policy.record import Rule
+from sglang_dspark.policy.rule import fits, pad
+
+
+@njit(cache=True)
+def step(
+    state: Record,
+    queue: Record,
+    server: Record,
+    rule: Rule,
+    cost: Record,
+    acceptance: Record,
+    metrics: Record,
+    now_s: float,
+) -> tuple[float, int]:
+    """Runs the next step (``Scheduler.schedule``: running requests first, then the queue, FCFS).
+
+    Returns:
+        Its seconds (0.0 when there is nothing to do), and how many requests it ends.
+    """
+    s, flags, m = state[0], server[0], metrics[0]
+    s.kind, s.prefill_tokens = IDLE, 0
+    gone = make_room(state, queue, server, metrics, LAST_ARRIVED)
+    busy = s.running
+    joined, rejected = _form_prefill(state, queue, server, metrics)
+    gone += rejected
+    if busy + joined == 0:
+        return 0.0, gone
+    draft = False
+    tokens, captured = 0, True
+    if busy > 0:
+        s.kind = DECODE if joined == 0 else MIXED
+        tokens, draft = decide(state, server, rule, cost, acceptance, metrics)
+    if joined > 0:
+        s.kind = PREFILL if busy == 0 else MIXED
+        real = s.prefill_tokens
+        for r in range(busy):
+            real += s.length[r] + 1
+        tokens = pad(rule, real)
+    s.tier = tokens
+    captured = fits(rule, busy, tokens)
+    m.eager += not captured
+    time_s = round_s(state, server, cost, tokens, captured, draft)
+    if joined > 0:
+        time_s += cost[0].prefill_context_s * prompt_pairs(state, joined)
+        if flags.speculative:
+            time_s += inject_s(cost, s.prefill_tokens)
+    if busy > 0:
+        accept(state, server, metrics, now_s + time_s)
+    finish_prefill(state, server, metrics, joined, now_s + time_s)
+    m.steps += 1
+    m.busy_s += time_s
+    m.running_s += busy * time_s
+    m.queued_s += s.queued * time_s
+    m.kv_s += s.kv_used * time_s
+    return time_s, gone + sweep(state)
+
+
+@njit(cache=True)
+def _form_prefill(state: Record, queue: Record, server: Record, metrics: Record) -> tuple[int, int]:
+    """Spends what the running requests leave of ``max_num_batched_tokens`` on prompts, chunk by chunk.
+
+    Returns:
+        Requests that prefill in this step, and requests rejected because they cannot fit an empty pool.
+    """
+    s, flags, m = state[0], server[0], metrics[0]
+    block = flags.gamma + 1 if flags.speculative else 1
+    left = flags.max_prefill_tokens - s.running * block
+    joined, rejected = 0, 0
+    if s.partial:
+        slot = s.running
+        tokens = min(s.target[slot] - s.context[slot], left, flags.kv_capacity - s.kv_used)
+        if tokens <= 0:
+            return 0, 0
+        take(state, slot, tokens)
+        joined = 1
+        left -= tokens
+        if s.context[slot] + tokens < s.target[slot]:
+            return joined, rejected
+    while s.queued > 0 and left > 0 and s.running + joined < flags.max_running:
+        head = queue[s.queue_head]
+        target = head.prompt + head.produced
+        cached = min(head.cached, target - 1)
+        if target + flags.kv_reserve > flags.kv_capacity:
+            m.aborted += flags.measure_from <= head.id < flags.measure_to
+            s.queue_head = (s.queue_head + 1) % queue.size
+            s.queued -= 1
+            rejected += 1
+            continue
+        tokens = min(target - cached, left)
+        if s.kv_used + cached + tokens > flags.kv_capacity:
+            break
+        slot = s.running + joined
+        fetch(state, queue, slot)
+        take(state, slot, tokens)
+        joined += 1
+        left -= tokens
+        if tokens < target - cached:
+            break
+    return joined, rejected

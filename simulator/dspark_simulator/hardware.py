@@ -1,0 +1,58 @@
+"""Published figures of the GPUs that the roofline knows: memory, bandwidth and dense matrix rates per GPU.
+
+Vendors' peaks, never reached: cost models multiply them by efficiency factors. Rates are dense (no structured
+sparsity); a format that the GPU cannot multiply is absent.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Literal, NamedTuple
+
+GpuName = Literal["A100", "H100", "H200", "B200", "B300", "MI300X", "MI350X"]
+Format = Literal["bf16", "fp8", "fp4"]
+
+# Every AMD board here links each GPU to each of its seven peers.
+_MESH_PEERS = 7
+
+
+class Gpu(NamedTuple):
+    """One GPU.
+
+    Attributes:
+        memory_bytes: Device memory.
+        bytes_per_s: Memory bandwidth.
+        flops_per_s: Dense multiply-add rate by format, two operations a multiply-add.
+        fabric_bytes_per_s: Bandwidth to the other GPUs of the node, one direction, all links.
+        switched: Any peer gets all links (NVSwitch); otherwise each peer has its own.
+    """
+
+    memory_bytes: float
+    bytes_per_s: float
+    flops_per_s: Mapping[Format, float]
+    fabric_bytes_per_s: float
+    switched: bool
+
+    def group_bytes_per_s(self, size: int) -> float:
+        """One-direction bandwidth of a GPU to the other members of a group of ``size`` GPUs."""
+        if self.switched:
+            return self.fabric_bytes_per_s
+        return self.fabric_bytes_per_s * min(size - 1, _MESH_PEERS) / _MESH_PEERS
+
+
+GPUS: Mapping[GpuName, Gpu] = {
+    # NVIDIA A100 80GB SXM data sheet (nvidia-a100-datasheet-us-nvidia-1758950-r4).
+    "A100": Gpu(80e9, 2.039e12, {"bf16": 312e12}, 300e9, True),
+    # NVIDIA H100 SXM5 data sheet and Hopper architecture white paper.
+    "H100": Gpu(80e9, 3.35e12, {"bf16": 989.4e12, "fp8": 1978.9e12}, 450e9, True),
+    # NVIDIA H200 SXM data sheet: the H100's compute.
+    "H200": Gpu(141e9, 4.8e12, {"bf16": 989.4e12, "fp8": 1978.9e12}, 450e9, True),
+    # NVIDIA DGX B200 data sheet, a GPU of eight: 1,440 GB, 64 TB/s, 72 PFLOPS dense FP4, 36 FP8.
+    "B200": Gpu(180e9, 8e12, {"bf16": 2250e12, "fp8": 4500e12, "fp4": 9000e12}, 900e9, True),
+    # NVIDIA DGX B300 data sheet, a GPU of eight: 2.3 TB, 64 TB/s, 108 PFLOPS dense FP4, 36 FP8.
+    "B300": Gpu(288e9, 8e12, {"bf16": 2250e12, "fp8": 4500e12, "fp4": 13500e12}, 900e9, True),
+    # AMD Instinct MI300X data sheet; seven Infinity Fabric links of 64 GB/s a direction.
+    "MI300X": Gpu(192e9, 5.3e12, {"bf16": 1307.4e12, "fp8": 2614.9e12}, 448e9, False),
+    # AMD Instinct MI350X data sheet; seven Infinity Fabric links of 76.8 GB/s a direction.
+    "MI350X": Gpu(288e9, 8e12, {"bf16": 2300e12, "fp8": 4600e12, "fp4": 9200e12}, 537.6e9, False),
+}

@@ -1,0 +1,151 @@
+"""What a simulation found."""
+
+from __future__ import annotations
+
+import math
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from dspark_simulator.histogram import quantile
+from dspark_simulator.state import Record
+from dspark_simulator.workloads import RequestClass
+
+
+class Latency(NamedTuple):
+    """Mean and percentiles in seconds; NaN where nothing was observed."""
+
+    mean_s: float
+    p50_s: float
+    p90_s: float
+    p99_s: float
+
+
+class ClassResult(NamedTuple):
+    """One request class: requests done within both SLOs per second, and latencies of the measured ones."""
+
+    name: str
+    requests: int
+    good: int
+    goodput_per_s: float
+    ttft: Latency
+    tpot: Latency
+    itl: Latency
+
+
+class Result(NamedTuple):
+    """What a run found. Rates are over the measuring window, latencies over the measured requests.
+
+    Attributes:
+        window_s: From the arrival of the first measured request to that of the first one after them.
+        throughput_tok_s: Output tokens in the window, per second.
+        goodput_per_s: Measured requests that met their class's TTFT and TPOT, per second of the window.
+        goodput_tok_s: Their output tokens, per second of the window.
+        accepted_length: Tokens a round, the target's own included.
+        verify_length: Drafts verified a round and request.
+        utilisation: Share of the window in which a step ran, mean over replicas.
+        running, queued, kv_use: Means over the window, weighted by time; ``running`` over busy time.
+        unfinished: Measured requests that were not done when the run stopped.
+    """
+
+    window_s: float
+    simulated_s: float
+    throughput_tok_s: float
+    goodput_per_s: float
+    goodput_tok_s: float
+    ttft: Latency
+    tpot: Latency
+    itl: Latency
+    accepted_length: float
+    verify_length: float
+    utilisation: float
+    running: float
+    queued: float
+    kv_use: float
+    steps: int
+    mean_step_s: float
+    eager_steps: int
+    retracted: int
+    aborted: int
+    unfinished: int
+    requests: int
+    classes: tuple[ClassResult, ...]
+
+
+Snapshot = tuple[float, Record]
+
+
+def summarise(
+    classes: tuple[RequestClass, ...],
+    opened: Snapshot,
+    closed: Snapshot,
+    metrics: Record,
+    requests: int,
+    simulated_s: float,
+    kv_tokens: int,
+) -> Result:
+    """Puts a result together.
+
+    Args:
+        opened, closed: Time and METRICS [replicas] at the ends of the measuring window.
+        metrics: METRICS [replicas] at the end of the run.
+        kv_tokens: KV pool of a replica.
+    """
+    window_s = closed[0] - opened[0]
+
+    def window(field: str) -> Any:
+        return (closed[1][field] - opened[1][field]).sum(axis=0)
+
+    def over(value: float, base: float) -> float:
+        return float(value / base) if base > 0 else math.nan
+
+    finished, good = metrics["finished"].sum(axis=0), metrics["good"].sum(axis=0)
+    rounds = int(window("request_rounds"))
+    busy_s = float(window("busy_s"))
+    lengths = window("accepted_length")
+    accepted = int((lengths * np.arange(len(lengths))).sum())
+    return Result(
+        window_s=window_s,
+        simulated_s=simulated_s,
+        throughput_tok_s=over(int(window("tokens")), window_s),
+        goodput_per_s=over(int(good.sum()), window_s),
+        goodput_tok_s=over(int(metrics["good_tokens"].sum()), window_s),
+        ttft=_latency(metrics, "ttft", float(metrics["ttft_sum_s"].sum()), int(finished.sum())),
+        tpot=_latency(metrics, "tpot", float(metrics["tpot_sum_s"].sum()), int(metrics["tpot_count"].sum())),
+        itl=_latency(metrics, "itl", math.nan, 0),
+        accepted_length=over(accepted, rounds),
+        verify_length=over(int(window("verified")) - rounds, rounds),
+        utilisation=over(busy_s, window_s * len(metrics)),
+        running=over(float(window("running_s")), busy_s),
+        queued=over(float(window("queued_s")), window_s),
+        kv_use=over(float(window("kv_s")), busy_s * kv_tokens),
+        steps=int(window("steps")),
+        mean_step_s=over(busy_s, int(window("steps"))),
+        eager_steps=int(window("eager")),
+        retracted=int(window("retracted")),
+        aborted=int(metrics["aborted"].sum()),
+        unfinished=requests - int(finished.sum()) - int(metrics["aborted"].sum()),
+        requests=requests,
+        classes=tuple(
+            ClassResult(
+                name=spec.name,
+                requests=int(finished[i]),
+                good=int(good[i]),
+                goodput_per_s=over(int(good[i]), window_s),
+                ttft=_latency(metrics, "ttft", float(metrics["ttft_sum_s"][:, i].sum()), int(finished[i]), i),
+                tpot=_latency(
+                    metrics, "tpot", float(metrics["tpot_sum_s"][:, i].sum()), int(metrics["tpot_count"][:, i].sum()), i
+                ),
+                itl=_latency(metrics, "itl", math.nan, 0, i),
+            )
+            for i, spec in enumerate(classes)
+        ),
+    )
+
+
+def _latency(metrics: Record, field: str, total_s: float, count: int, klass: int | None = None) -> Latency:
+    """Percentiles of a histogram field over replicas, and over classes if ``klass`` is None."""
+    counts = metrics[field].sum(axis=0)
+    counts = counts.sum(axis=0) if klass is None else counts[klass]
+    mean_s = total_s / count if count else math.nan
+    return Latency(mean_s, *(quantile(counts, q) for q in (0.5, 0.9, 0.99)))

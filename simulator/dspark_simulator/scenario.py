@@ -1,0 +1,208 @@
+"""Scenarios: a deployment and its traffic, as a YAML file that a person writes."""
+
+from __future__ import annotations
+
+import math
+from importlib import resources
+from pathlib import Path
+from typing import Annotated, Any, Literal, NamedTuple
+
+import numpy as np
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from dspark_simulator import draws
+from dspark_simulator.acceptance import AcceptanceModel, packaged
+from dspark_simulator.costs import Cost
+from dspark_simulator.router import RouterName
+from dspark_simulator.server import Server
+from dspark_simulator.workloads import Trace, Workload
+from sglang_dspark.errors import InputError, from_validation
+
+PACKAGED = resources.files("dspark_simulator") / "scenarios"
+DEFAULT = "b300-v4flash"
+
+Seconds = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+Factor = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+
+
+class Truth(NamedTuple):
+    """How the live step differs from the believed one: ``overhead_s`` more a step, verify time times ``slope``."""
+
+    overhead_s: float = 0.0
+    slope: float = 1.0
+
+
+class Live(BaseModel):
+    """The distribution of truths around the belief, uniform and independent in both parameters."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+    overhead_s: tuple[Seconds, Seconds] = (0.0, 0.0)
+    slope: tuple[Factor, Factor] = (1.0, 1.0)
+
+    @model_validator(mode="after")
+    def _ordered(self) -> Live:
+        for name, (low, high) in (("overhead_s", self.overhead_s), ("slope", self.slope)):
+            if low > high:
+                raise ValueError(f"{name} goes from {low} down to {high}; give the lower end first")
+        return self
+
+    def centre(self) -> Truth:
+        """The middle of the distribution."""
+        return Truth(sum(self.overhead_s) / 2, sum(self.slope) / 2)
+
+    def draw(self, seed: int) -> Truth:
+        """The truth of ``seed``."""
+        key = draws.stream(seed, 0)
+        u, v = (draws.uniform(draws.draw(key, i, draws.TRUTH)) for i in range(2))
+        (low_s, high_s), (low, high) = self.overhead_s, self.slope
+        return Truth(low_s + u * (high_s - low_s), low + v * (high - low))
+
+
+class Memory(BaseModel):
+    """KV pool of a replica in tokens.
+
+    Attributes:
+        kv_tokens: With the drafter loaded, its own KV taken into account.
+        kv_tokens_without_draft: Of the same server without speculation.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+    kv_tokens: Annotated[int, Field(ge=1)]
+    kv_tokens_without_draft: Annotated[int, Field(ge=1)]
+
+
+class Run(BaseModel):
+    """How long to simulate.
+
+    Attributes:
+        requests: Requests that are sent, by replica-independent count.
+        warmup_requests: The first ones, which load the server and are not measured.
+        max_s: Simulated seconds after which a run stops with what it has.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+    requests: Annotated[int, Field(ge=1)] = 1000
+    warmup_requests: Annotated[int, Field(ge=0)] = 100
+    max_s: Factor = 36000.0
+
+    @model_validator(mode="after")
+    def _fits(self) -> Run:
+        if self.warmup_requests >= self.requests:
+            raise ValueError(f"warmup_requests {self.warmup_requests} leaves nothing to measure; raise requests")
+        return self
+
+
+class Scenario(BaseModel):
+    """A deployment and its traffic.
+
+    Attributes:
+        model, hardware: Named in artifacts and reports.
+        gpus: GPUs of one replica.
+        drafter_gamma: The drafter's block: the most drafts it can propose.
+        cost: What a profiler says a step costs; the belief of policies that have one.
+        live: How live steps differ from it.
+        acceptance: Quality of the drafter by domain; the paper's Qwen3-4B drafter if absent.
+        loads: Where ``tune`` and ``bench`` compare policies: clients of a closed loop, or factors on the open loop's rate.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+    name: str
+    description: str = ""
+    model: str
+    hardware: str
+    gpus: Annotated[int, Field(ge=1)] = 1
+    replicas: Annotated[int, Field(ge=1, le=64)] = 1
+    router: RouterName = "round_robin"
+    drafter_gamma: Annotated[int, Field(ge=1, le=16)] = 7
+    server: Server = Server()
+    memory: Memory
+    cost: Cost
+    live: Live = Live()
+    acceptance: AcceptanceModel | None = None
+    workload: Workload
+    loads: tuple[Factor, ...] = Field(default=(1.0,), min_length=1)
+    run: Run = Run()
+
+    @model_validator(mode="after")
+    def _fits(self) -> Scenario:
+        if self.server.gamma > self.drafter_gamma:
+            raise ValueError(
+                f"server.gamma {self.server.gamma} is beyond the drafter's block; use at most {self.drafter_gamma}"
+            )
+        self.drafter().compile([klass.domain for klass in self.workload.classes])
+        if self.workload.clients is not None and any(load != math.floor(load) for load in self.loads):
+            raise ValueError("loads of a closed loop are numbers of clients; give whole numbers")
+        return self
+
+    def drafter(self) -> AcceptanceModel:
+        """The acceptance model in force."""
+        return self.acceptance or packaged()
+
+    def at_load(self, load: float) -> Scenario:
+        """The scenario with that many clients (closed loop) or that multiple of its rate (open loop)."""
+        if self.workload.clients is not None:
+            return self.with_workload(self.workload.with_clients(int(load)))
+        return self.with_workload(self.workload.scaled(load))
+
+    def with_workload(self, workload: Workload) -> Scenario:
+        return self.model_copy(update={"workload": workload})
+
+    def with_trace(self, path: Path) -> Scenario:
+        """The scenario with the arrivals and lengths of a request trace in place of its own."""
+        try:
+            workload = Workload(arrivals=Trace(kind="trace", path=path), classes=self.workload.classes)
+        except ValidationError as error:
+            raise from_validation(error, path) from error
+        return self.model_copy(update={"workload": workload, "loads": (1.0,)})
+
+
+def names() -> list[str]:
+    """The packaged scenarios."""
+    return sorted(entry.name.removesuffix(".yaml") for entry in PACKAGED.iterdir() if entry.name.endswith(".yaml"))
+
+
+def load(source: str) -> Scenario:
+    """Reads a packaged scenario by name, or a YAML file by path.
+
+    Raises:
+        InputError: no such scenario, not YAML, or a field that is wrong.
+    """
+    if source in names():
+        return parse((PACKAGED / f"{source}.yaml").read_text(), source, Path.cwd())
+    path = Path(source)
+    if not path.is_file():
+        raise InputError(f"{source}: no such scenario or file; packaged are {', '.join(names())}")
+    try:
+        text = path.read_text()
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(f"{source}: cannot be read as text ({error}); give a YAML file") from error
+    return parse(text, source, path.parent)
+
+
+def parse(text: str, source: str, base: Path) -> Scenario:
+    """Reads a scenario from YAML; ``base`` is what relative paths in it start from."""
+    try:
+        content: Any = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise InputError(f"{source}: not YAML: {' '.join(str(error).split())}") from error
+    if not isinstance(content, dict):
+        raise InputError(f"{source}: holds no fields; write a scenario, as `dspark scenario show {DEFAULT}` prints one")
+    try:
+        return Scenario.model_validate(content, context={"base": base})
+    except ValidationError as error:
+        raise from_validation(error, source) from error
+
+
+def json_schema() -> dict[str, Any]:
+    """The published JSON schema of a scenario file."""
+    return Scenario.model_json_schema()
+
+
+SeedSet = Literal["search", "select", "report"]
+
+
+def seeds(purpose: SeedSet, seed: int, count: int) -> list[int]:
+    """``count`` seeds of one of three disjoint sets, each seed naming requests, acceptances and a truth."""
+    offset = {"search": 0, "select": 1, "report": 2}[purpose]
+    return [int(x) for x in 3 * (np.arange(count) + 1_000_003 * seed) + offset]

@@ -1,0 +1,112 @@
+"""The flags of a simulated server, and what they mean to the policy and the engine."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+from dspark_simulator.engines import EngineName
+from dspark_simulator.state import CAP_ACCEPT, COMPACT, SERVER, STATIC, Record
+from dspark_simulator.workloads import RequestClass
+from sglang_dspark.errors import InputError
+from sglang_dspark.policy import sglang_tiers, vllm_tiers
+from sglang_dspark.policy.belief import MAX_GAMMA, MAX_REQUESTS
+
+# ``SGLANG_INIT_NEW_TOKEN_RATIO``, ``SGLANG_MIN_NEW_TOKEN_RATIO_FACTOR``, ``SGLANG_NEW_TOKEN_RATIO_DECAY_STEPS``.
+INIT_NEW_TOKEN_RATIO = 0.7
+MIN_NEW_TOKEN_RATIO_FACTOR = 0.14
+NEW_TOKEN_RATIO_DECAY_STEPS = 600
+
+MODES = {"static": STATIC, "cap-accept": CAP_ACCEPT, "compact": COMPACT}
+
+Count = Annotated[int, Field(ge=1)]
+Requests = Annotated[int, Field(ge=1, le=MAX_REQUESTS)]
+
+
+class Server(BaseModel):
+    """Server flags, by SGLang's names where it has them.
+
+    Attributes:
+        engine: Whose batch formation.
+        speculative: False serves without DSpark: nothing is drafted and the drafter's memory holds KV instead.
+        gamma: Drafts a block (``--speculative-dspark-block-size``).
+        verify_mode: ``SGLANG_RAGGED_VERIFY_MODE``.
+        max_running_requests: ``--max-running-requests``; 48 by default under speculation (``_handle_dspark``).
+        capture_requests: Largest captured batch (``--cuda-graph-max-bs``); SGLang.
+        capture_tokens: Largest captured step in tokens (``max_cudagraph_capture_size``); vLLM.
+        chunked_prefill_size: Prompt tokens of one prefill step; SGLang.
+        max_prefill_tokens: Prompt tokens of one prefill step (SGLang), tokens of any step
+            (``max_num_batched_tokens``, vLLM).
+        enable_mixed_chunk: Running requests take one token each in a prefill step; SGLang turns it off under most
+            speculative algorithms.
+        schedule_conservativeness: Multiplies the first ``new_token_ratio``.
+        confidence_lag_steps: Age of the confidences that the budget sees
+            (``SGLANG_DSPARK_CONFIDENCE_RELAY_LAG_STEPS``).
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+    engine: EngineName = "sglang"
+    speculative: bool = True
+    gamma: Annotated[int, Field(ge=1, le=MAX_GAMMA)] = 7
+    verify_mode: Literal["static", "cap-accept", "compact"] = "static"
+    max_running_requests: Requests = 48
+    capture_requests: Requests = 512
+    capture_tokens: Count = 1024
+    chunked_prefill_size: Count = 16384
+    max_prefill_tokens: Count = 16384
+    enable_mixed_chunk: bool = False
+    schedule_conservativeness: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 1.0
+    confidence_lag_steps: Literal[1, 2] = 2
+
+    @model_validator(mode="after")
+    def _fits(self) -> Server:
+        if self.enable_mixed_chunk and self.chunked_prefill_size <= self.max_running_requests:
+            raise ValueError("chunked_prefill_size must exceed max_running_requests with enable_mixed_chunk; raise it")
+        return self
+
+    def tiers(self) -> NDArray[np.int64]:
+        """Captured step sizes in verify tokens, int64 ascending."""
+        if self.engine == "vllm":
+            return vllm_tiers(self.capture_tokens)
+        return sglang_tiers(self.captured_requests(), self.gamma if self.speculative else 0)
+
+    def captured_requests(self) -> int:
+        """Largest batch that runs captured."""
+        if self.engine == "vllm":
+            return min(MAX_REQUESTS, self.capture_tokens)
+        return min(self.capture_requests, self.max_running_requests)
+
+    def record(self, classes: tuple[RequestClass, ...], kv_tokens: int) -> Record:
+        """The SERVER record of these flags, shape (1,)."""
+        record = np.zeros(1, SERVER)
+        flags = record[0]
+        flags["speculative"] = self.speculative
+        flags["gamma"] = self.gamma
+        flags["mode"] = MODES[self.verify_mode] if self.speculative else COMPACT
+        flags["lag"] = self.confidence_lag_steps
+        flags["max_running"] = self.max_running_requests
+        flags["chunk_tokens"] = self.chunked_prefill_size
+        flags["max_prefill_tokens"] = self.max_prefill_tokens
+        flags["mixed_chunk"] = self.enable_mixed_chunk
+        flags["kv_capacity"] = kv_tokens
+        flags["kv_reserve"] = self._kv_reserve()
+        first = min(INIT_NEW_TOKEN_RATIO * self.schedule_conservativeness, 1.0)
+        least = min(first * MIN_NEW_TOKEN_RATIO_FACTOR, 1.0)
+        flags["ratio_first"], flags["ratio_least"] = first, least
+        flags["ratio_decay"] = (first - least) / NEW_TOKEN_RATIO_DECAY_STEPS
+        for i, klass in enumerate(classes):
+            flags["max_new"][i] = klass.max_new_tokens
+            flags["ttft_s"][i] = klass.slo.ttft_s
+            flags["tpot_s"][i] = klass.slo.tpot_s
+        if kv_tokens <= self._kv_reserve():
+            raise InputError(f"memory: kv_tokens: {kv_tokens} holds no request; give more than {self._kv_reserve()}")
+        return record
+
+    def _kv_reserve(self) -> int:
+        """KV tokens that a running request must hold beyond its context (``get_alloc_reserve_per_decode``)."""
+        if not self.speculative:
+            return 1
+        return self.gamma + 1 if self.engine == "vllm" else 2 * (self.gamma + 1)

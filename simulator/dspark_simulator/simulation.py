@@ -1,0 +1,264 @@
+"""The discrete-event simulation: arrivals and replicas as SimPy processes, one event an engine step."""
+
+from __future__ import annotations
+
+from collections.abc import Generator, Iterator
+from typing import Any, NamedTuple
+
+import numpy as np
+import simpy
+from numpy.typing import NDArray
+
+from dspark_simulator.costs import live, sps_additive
+from dspark_simulator.engines import ENGINES
+from dspark_simulator.result import Result, summarise
+from dspark_simulator.router import ROUTERS
+from dspark_simulator.scenario import Scenario, Truth
+from dspark_simulator.server import Server
+from dspark_simulator.state import DECODE, METRICS, MIXED, PREFILL, QUEUED, STATE, Record
+from sglang_dspark.errors import InputError
+from sglang_dspark.policy import AnyPolicy, CostBelief, Engine, NoDraft, compile_rule
+from sglang_dspark.policy.belief import MAX_REQUESTS, MAX_TOKENS
+
+FIRST_QUEUE = 4096
+KINDS = {PREFILL: "prefill", DECODE: "decode", MIXED: "mixed"}
+
+
+class Arm(NamedTuple):
+    """A server and the policy on it: what is compared.
+
+    Attributes:
+        policy: None where the server schedules nothing (no speculation, or static mode).
+        belief: The policy's cost belief; what the scenario's profile says if None.
+        stock: The server is an SGLang without our plugin: past its last graph it drops the schedule.
+        oracle: Knows the acceptances; a bound, not a policy.
+    """
+
+    name: str
+    server: Server
+    policy: AnyPolicy | None = None
+    belief: CostBelief | None = None
+    stock: bool = False
+    oracle: bool = False
+
+
+class StepLog(NamedTuple):
+    """One step of a replica, for the step log."""
+
+    replica: int
+    start_s: float
+    step_s: float
+    kind: str
+    running: int
+    queued: int
+    kv_tokens: int
+    prefill_tokens: int
+    cap: int
+    tier: int
+
+
+def simulate(
+    scenario: Scenario, arm: Arm, *, seed: int = 0, truth: Truth | None = None, log: list[StepLog] | None = None
+) -> Result:
+    """Simulates a scenario under an arm until its measured requests are done.
+
+    Requests ``warmup_requests..requests-1`` are measured; arrivals go on behind them, so that the last ones meet the
+    same load. Throughput counts the output tokens between the arrivals of the first measured request and of the one
+    after the last.
+
+    Args:
+        seed: Names the requests and the acceptances, the same for every arm.
+        truth: How live steps differ from the profile; the centre of the scenario's distribution if None.
+        log: Receives every step where given.
+    """
+    return _Simulation(scenario, arm, seed, truth or scenario.live.centre(), log).run()
+
+
+class _Simulation:
+    def __init__(self, scenario: Scenario, arm: Arm, seed: int, truth: Truth, log: list[StepLog] | None) -> None:
+        self.scenario, self.arm, self.seed, self.log = scenario, arm, seed, log
+        if arm.server.gamma > scenario.drafter_gamma:
+            raise InputError(
+                f"server: gamma: {arm.server.gamma} is beyond the drafter's block; use at most {scenario.drafter_gamma}"
+            )
+        self.env = simpy.Environment()
+        self.first, self.last = scenario.run.warmup_requests, scenario.run.requests
+        self.requests = _Requests(scenario, seed)
+        self.sent = 0
+        self.route = ROUTERS[scenario.router]
+        self.done = self.env.event()
+        profile = scenario.cost.tabulate()
+        belief = arm.belief
+        if belief is None and arm.policy is not None and arm.policy.needs_belief:
+            belief = sps_additive(profile, MAX_REQUESTS, MAX_TOKENS)
+        engine = Engine(arm.server.gamma, arm.server.tiers(), arm.server.captured_requests(), belief)
+        classes = scenario.workload.classes
+        memory = scenario.memory
+        server = arm.server.record(
+            classes, memory.kv_tokens if arm.server.speculative else memory.kv_tokens_without_draft
+        )
+        server[0]["seed"] = seed
+        server[0]["stock"], server[0]["oracle"] = arm.stock, arm.oracle
+        server[0]["measure_from"], server[0]["measure_to"] = self.first, self.last
+        self.replicas = [
+            _Replica(
+                self,
+                index,
+                server,
+                compile_rule(arm.policy or NoDraft(), engine),
+                live(profile, *truth),
+                scenario.drafter().compile([klass.domain for klass in classes]),
+            )
+            for index in range(scenario.replicas)
+        ]
+        self.outstanding = [0] * scenario.replicas
+        self.opened: tuple[float, Record] | None = None
+        self.closed: tuple[float, Record] | None = None
+
+    def run(self) -> Result:
+        clients = self.scenario.workload.clients
+        if clients is None:
+            self.env.process(self._arrivals())
+        else:
+            for _ in range(clients):
+                self.send(self.env.now)
+        limit = self.env.timeout(self.scenario.run.max_s)
+        self.env.run(until=self.done | limit)
+        if self.opened is None:
+            raise InputError(
+                f"{self.scenario.name}: run.max_s: {self.scenario.run.max_s} ends within the warm-up; "
+                "raise it or lower run.warmup_requests"
+            )
+        return summarise(
+            self.scenario.workload.classes,
+            self.opened,
+            self.closed or self._snapshot(),
+            self._metrics(),
+            self.last - self.first,
+            self.env.now,
+            int(self.replicas[0].server[0]["kv_capacity"]),
+        )
+
+    def send(self, at_s: float) -> None:
+        """Sends the next request to a replica."""
+        row = self.requests.next()
+        if self.sent == self.first:
+            self.opened = self._snapshot()
+        elif self.sent == self.last:
+            self.closed = self._snapshot()
+        replica = self.route(self.seed, self.sent, self.outstanding)
+        self.outstanding[replica] += 1
+        self.sent += 1
+        self.replicas[replica].enqueue(row, at_s)
+
+    def ended(self, replica: int, requests: int) -> None:
+        """Takes note that a replica ended ``requests`` requests; clients of a closed loop send their next ones."""
+        self.outstanding[replica] -= requests
+        if self.scenario.workload.clients is not None:
+            for _ in range(requests):
+                self.send(self.env.now)
+        if self.closed is not None and not self.done.triggered:
+            measured = sum(int(r.metrics[0]["finished"].sum()) + int(r.metrics[0]["aborted"]) for r in self.replicas)
+            if measured == self.last - self.first:
+                self.done.succeed()
+
+    def _arrivals(self) -> Generator[simpy.Event, None, None]:
+        while True:
+            at_s = self.requests.peek()
+            yield self.env.timeout(at_s - self.env.now)
+            self.send(at_s)
+
+    def _metrics(self) -> Record:
+        return np.concatenate([replica.metrics for replica in self.replicas])
+
+    def _snapshot(self) -> tuple[float, Record]:
+        return self.env.now, self._metrics()
+
+
+class _Requests:
+    """The workload's requests one by one, with a look at the next one's arrival."""
+
+    def __init__(self, scenario: Scenario, seed: int) -> None:
+        self.chunks: Iterator[NDArray[Any]] = scenario.workload.chunks(seed)
+        self.rows: list[tuple[Any, ...]] = []
+        self.at = 0
+
+    def peek(self) -> float:
+        """Arrival of the next request in seconds."""
+        self._fill()
+        return float(self.rows[self.at][1])
+
+    def next(self) -> tuple[Any, ...]:
+        """The next request, fields in the order of REQUEST."""
+        self._fill()
+        self.at += 1
+        return self.rows[self.at - 1]
+
+    def _fill(self) -> None:
+        if self.at == len(self.rows):
+            self.rows, self.at = next(self.chunks).tolist(), 0
+
+
+class _Replica:
+    """One engine: its state, its queue, and the process that runs its steps."""
+
+    def __init__(
+        self, simulation: _Simulation, index: int, server: Record, rule: Record, cost: Record, acceptance: Record
+    ) -> None:
+        self.simulation, self.index = simulation, index
+        self.env = simulation.env
+        self.step = ENGINES[simulation.arm.server.engine]
+        self.server, self.rule, self.cost, self.acceptance = server, rule, cost, acceptance
+        self.state = np.zeros(1, STATE)
+        self.state[0]["ratio"] = server[0]["ratio_first"]
+        self.metrics = np.zeros(1, METRICS)
+        self.queue = np.zeros(FIRST_QUEUE, QUEUED)
+        self.wake = self.env.event()
+        self.env.process(self._serve())
+
+    def enqueue(self, row: Any, at_s: float) -> None:
+        state = self.state[0]
+        queued = int(state["queued"])
+        # Every running request may come back to the queue.
+        if queued + MAX_REQUESTS >= len(self.queue):
+            self.queue = np.roll(self.queue, -int(state["queue_head"]))
+            self.queue = np.concatenate([self.queue, np.zeros_like(self.queue)])
+            state["queue_head"] = 0
+        place = (int(state["queue_head"]) + queued) % len(self.queue)
+        self.queue[place] = (row[0], at_s, row[2], row[3], row[4], row[5], 0, 0.0, 0.0)
+        state["queued"] = queued + 1
+        if not self.wake.triggered:
+            self.wake.succeed()
+
+    def _serve(self) -> Generator[simpy.Event, None, None]:
+        while True:
+            now_s = self.env.now
+            step_s, ended = self.step(
+                self.state, self.queue, self.server, self.rule, self.cost, self.acceptance, self.metrics, now_s
+            )
+            if self.simulation.log is not None and step_s > 0:
+                self._record(self.simulation.log, now_s, step_s)
+            if step_s > 0:
+                yield self.env.timeout(step_s)
+            if ended:
+                self.simulation.ended(self.index, ended)
+            elif step_s == 0:
+                self.wake = self.env.event()
+                yield self.wake
+
+    def _record(self, log: list[StepLog], now_s: float, step_s: float) -> None:
+        s = self.state[0]
+        log.append(
+            StepLog(
+                self.index,
+                now_s,
+                step_s,
+                KINDS[int(s["kind"])],
+                int(s["running"]),
+                int(s["queued"]),
+                int(s["kv_used"]),
+                int(s["prefill_tokens"]),
+                int(s["cap"]),
+                int(s["tier"]),
+            )
+        )

@@ -1,0 +1,28 @@
+"""Workloads: arrival processes, request classes, lengths, and the rows that an engine is fed with."""
+
+from __future__ import annotations
+
+from dspark_simulator.workloads.arrivals import ArrivalProcess, Arrivals, Closed, Gamma, Poisson, Trace, Varying
+from dspark_simulator.workloads.lengths import Empirical, Fixed, LengthDistribution, Lengths, Lognormal, Uniform
+from dspark_simulator.workloads.request_class import RequestClass, Slo
+from dspark_simulator.workloads.workload import REQUEST, Workload
+
+__all__ = [
+    "REQUEST",
+    "ArrivalProcess",
+    "Arrivals",
+    "Closed",
+    "Empirical",
+    "Fixed",
+    "Gamma",
+    "LengthDistribution",
+    "Lengths",
+    "Lognormal",
+    "Poisson",
+    "RequestClass",
+    "Slo",
+    "Trace",
+    "Uniform",
+    "Varying",
+    "Workload",
+]

@@ -1,0 +1,64 @@
+"""Replay of recorded traffic."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from itertools import count
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+from pydantic import ValidationInfo, field_validator
+
+from dspark_simulator.workloads.arrivals.base import ArrivalProcess
+from dspark_simulator.workloads.arrivals.trace_csv import TraceRows, read_trace
+from dspark_simulator.workloads.model import Positive
+from dspark_simulator.workloads.sampling import FloatArray, IntArray
+
+
+class Trace(ArrivalProcess):
+    """Arrival times and lengths of a recorded trace, which starts again when it ends.
+
+    The first request arrives at 0. Pass k is shifted by k periods, a period being the span of the trace and one mean
+    gap. The seed does not enter: it only draws the classes of the requests.
+
+    Attributes:
+        path: CSV with the columns TIMESTAMP, ContextTokens, GeneratedTokens. A relative path starts from the folder
+            ``base`` of the validation context, or from the working directory where there is none.
+        rate_scale: how many times faster than recorded the requests arrive.
+    """
+
+    kind: Literal["trace"] = "trace"
+    path: Path
+    rate_scale: Positive = 1.0
+
+    @field_validator("path")
+    @classmethod
+    def _readable(cls, path: Path, info: ValidationInfo) -> Path:
+        base: Path | None = (info.context or {}).get("base")
+        located = path if base is None else base.absolute() / path
+        read_trace(located)
+        return located
+
+    def times(self, seed: int, size: int) -> Iterator[FloatArray]:
+        rows = self._rows
+        for first in count(0, size):
+            passes, place = np.divmod(np.arange(first, first + size), len(rows.time_s))
+            yield (rows.time_s[place] + passes * rows.period_s) / self.rate_scale
+
+    def lengths(self, first: int, size: int) -> tuple[IntArray, IntArray]:
+        """Prompt and output lengths in tokens, int64 [size] each, of the requests ``first .. first + size - 1``."""
+        rows = self._rows
+        place = np.arange(first, first + size) % len(rows.time_s)
+        return rows.prompt[place], rows.output[place]
+
+    @property
+    def mean_rate_per_s(self) -> float:
+        return self.rate_scale * len(self._rows.time_s) / self._rows.period_s
+
+    def with_rate(self, rate_per_s: float) -> Trace:
+        return Trace(path=self.path, rate_scale=self.rate_scale * rate_per_s / self.mean_rate_per_s)
+
+    @property
+    def _rows(self) -> TraceRows:
+        return read_trace(self.path)

@@ -1,0 +1,41 @@
+"""Kinds of requests in one stream."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from pydantic import Field
+
+from dspark_simulator.workloads.lengths import Lengths
+from dspark_simulator.workloads.model import Described, Positive
+
+Name = Annotated[str, Field(min_length=1)]
+
+
+class Slo(Described):
+    """The service level that a request must meet to count as goodput: seconds, each an upper bound."""
+
+    ttft_s: Positive
+    tpot_s: Positive
+
+
+class RequestClass(Described):
+    """Requests that share a domain, their lengths and a service level.
+
+    Attributes:
+        name: what reports call it.
+        share: its part of the requests, relative to the other classes' shares.
+        domain: name of the acceptance domain that its texts belong to.
+        prompt: lengths of the prompts. Not needed, nor used, where a trace gives the lengths.
+        output: lengths of the outputs; as ``prompt``.
+        cached_prefix: fraction of a prompt that is expected in the prefix cache when the request arrives.
+        slo: the service level of each of its requests.
+    """
+
+    name: Name
+    share: Positive = 1.0
+    domain: Name
+    prompt: Lengths | None = None
+    output: Lengths | None = None
+    cached_prefix: Annotated[float, Field(ge=0, le=1)] = 0.0
+    slo: Slo

@@ -1,0 +1,139 @@
+"""A stream of requests: when they arrive, of which class they are and how long."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Iterator
+from itertools import count
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import Field, ValidationError, field_validator, model_validator
+
+from dspark_simulator.draws import OUTPUT, PREFIX, PROMPT, SLO_CLASS
+from dspark_simulator.workloads.arrivals import Arrivals, Closed, Trace
+from dspark_simulator.workloads.lengths import LengthDistribution
+from dspark_simulator.workloads.model import Described
+from dspark_simulator.workloads.request_class import RequestClass
+from dspark_simulator.workloads.sampling import FloatArray, IntArray, uniforms
+from sglang_dspark.errors import InputError, from_validation
+
+# A request in numbers: arrival in seconds, prompt, output and cached (prompt tokens in the prefix cache) in tokens,
+# slo_class as the place of its class in the workload.
+REQUEST: np.dtype[np.void] = np.dtype(
+    [("id", "i8"), ("arrival_s", "f8"), ("prompt", "i8"), ("output", "i8"), ("slo_class", "i8"), ("cached", "i8")],
+    align=True,
+)
+
+
+class Workload(Described):
+    """An endless stream of requests of one or more classes.
+
+    Every column of a request but its arrival is a pure function of (seed, id); arrivals are running sums of gaps that
+    are. Hence a stream with another rate or number of clients has the same requests.
+    """
+
+    arrivals: Arrivals
+    classes: tuple[RequestClass, ...] = Field(min_length=1)
+
+    @field_validator("classes")
+    @classmethod
+    def _named_once(cls, classes: tuple[RequestClass, ...]) -> tuple[RequestClass, ...]:
+        name, times = Counter(spec.name for spec in classes).most_common(1)[0]
+        if times > 1:
+            raise ValueError(f"{times} classes are called {name!r}; give each its own name")
+        return classes
+
+    @model_validator(mode="after")
+    def _has_lengths(self) -> Workload:
+        if not isinstance(self.arrivals, Trace):
+            for spec in self.classes:
+                if spec.prompt is None or spec.output is None:
+                    raise ValueError(
+                        f"class {spec.name!r} has no prompt or no output lengths; only a trace brings its own"
+                    )
+        return self
+
+    @property
+    def clients(self) -> int | None:
+        """Clients of a closed loop; None for arrivals that do not wait for the server."""
+        return self.arrivals.clients if isinstance(self.arrivals, Closed) else None
+
+    def chunks(self, seed: int, size: int = 1024) -> Iterator[NDArray[np.void]]:
+        """Endless REQUEST arrays [size] with ids 0, 1, 2, ... in the order of arrival (0.0 in a closed loop).
+
+        Rows depend on the seed alone, not on ``size`` or on how many are taken. ``prompt`` and ``output`` are at
+        least 1. ``cached`` is ``cached_prefix * prompt`` rounded up or down at random so that it holds on average, and
+        at most ``prompt - 1``, since an engine computes the last position (SGLang's ``Req._compute_max_prefix_len``).
+        """
+        for first, arrival_s in zip(count(0, size), self.arrivals.times(seed, size), strict=False):
+            yield self._rows(seed, first, arrival_s)
+
+    def with_rate(self, rate_per_s: float) -> Workload:
+        """The same requests at a mean rate of ``rate_per_s``; a closed loop becomes Poisson arrivals.
+
+        Raises:
+            InputError: the rate is not positive.
+        """
+        if not 0 < rate_per_s < math.inf:
+            raise InputError(f"workload: rate_per_s: {rate_per_s} is not valid; give a rate above 0")
+        return self.model_copy(update={"arrivals": self.arrivals.with_rate(rate_per_s)})
+
+    def scaled(self, rate_factor: float) -> Workload:
+        """The same requests arriving ``rate_factor`` times as fast.
+
+        Raises:
+            InputError: the factor is not positive, or the loop is closed and has no rate.
+        """
+        rate_per_s = self.arrivals.mean_rate_per_s
+        if rate_per_s is None:
+            raise InputError("workload: arrivals: a closed loop has no rate to scale; set its clients")
+        if not 0 < rate_factor < math.inf:
+            raise InputError(f"workload: rate_factor: {rate_factor} is not valid; give a factor above 0")
+        return self.with_rate(rate_per_s * rate_factor)
+
+    def with_clients(self, clients: int) -> Workload:
+        """The same requests sent by ``clients`` clients in a closed loop.
+
+        Raises:
+            InputError: the number is not positive, or the lengths come from a trace and the classes have none.
+        """
+        try:
+            return Workload(arrivals=Closed(clients=clients), classes=self.classes)
+        except ValidationError as error:
+            raise from_validation(error, "workload") from error
+
+    def _rows(self, seed: int, first: int, arrival_s: FloatArray) -> NDArray[np.void]:
+        size = len(arrival_s)
+        rows = np.empty(size, REQUEST)
+        rows["id"] = np.arange(first, first + size)
+        rows["arrival_s"] = arrival_s
+        rows["slo_class"] = self._classes(uniforms(seed, first, size, SLO_CLASS))
+        if isinstance(self.arrivals, Trace):
+            rows["prompt"], rows["output"] = self.arrivals.lengths(first, size)
+        else:
+            rows["prompt"] = _lengths(
+                [spec.prompt for spec in self.classes], rows["slo_class"], uniforms(seed, first, size, PROMPT)
+            )
+            rows["output"] = _lengths(
+                [spec.output for spec in self.classes], rows["slo_class"], uniforms(seed, first, size, OUTPUT)
+            )
+        fraction = np.array([spec.cached_prefix for spec in self.classes])[rows["slo_class"]]
+        hit = (fraction * rows["prompt"] + uniforms(seed, first, size, PREFIX)).astype(np.int64)
+        rows["cached"] = np.minimum(hit, rows["prompt"] - 1)
+        return rows
+
+    def _classes(self, u: FloatArray) -> IntArray:
+        shares = np.cumsum([spec.share for spec in self.classes])
+        return np.searchsorted(shares[:-1] / shares[-1], u, side="right")
+
+
+def _lengths(distributions: list[LengthDistribution | None], slo_class: IntArray, u: FloatArray) -> IntArray:
+    """int64 [n]: the quantile at each of ``u`` of its class's distribution."""
+    lengths = np.empty(len(u), np.int64)
+    for index, distribution in enumerate(distributions):
+        assert distribution is not None  # Workload refuses classes without lengths unless a trace has them
+        members = slo_class == index
+        lengths[members] = distribution.quantiles(u[members])
+    return lengths
