@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from sglang_dspark.policy.belief import MAX_REQUESTS, MAX_TOKENS
 
-GRID_POINTS = 128
+GRID_POINTS = 256
 
 COST = np.dtype(
     [

@@ -111,7 +111,7 @@ class Workload(Described):
         rows["arrival_s"] = arrival_s
         rows["slo_class"] = self._classes(uniforms(seed, first, size, SLO_CLASS))
         if isinstance(self.arrivals, Trace):
-            rows["prompt"], rows["output"] = self.arrivals.lengths(first, size)
+            rows["prompt"], rows["output"] = self.arrivals.lengths(seed, first, size)
         else:
             rows["prompt"] = _lengths(
                 [spec.prompt for spec in self.classes], rows["slo_class"], uniforms(seed, first, size, PROMPT)

@@ -14,6 +14,8 @@ Confidence = NDArray[np.float32]
 SURVIVAL_EPS = np.float32(1e-6)
 """``DSparkScheduleConfig.survival_eps``, as a float32 survival is compared with it."""
 
+EQUAL_SURVIVAL = np.float32(0.7)
+
 
 def _uniform(draws: Draws, requests: int, gamma: int) -> Confidence:
     return (1.0 - draws.unit(requests, gamma)).astype(np.float32)
@@ -52,6 +54,13 @@ def _plateaus(draws: Draws, requests: int, gamma: int) -> Confidence:
     return np.where(draws.unit(requests, gamma) < 0.6, np.float32(1), _eighths(draws, requests, gamma))
 
 
+def _equal(draws: Draws, requests: int, gamma: int) -> Confidence:
+    """All survivals are EQUAL_SURVIVAL: under a table in proportion to it, rounding alone decides the best budget."""
+    confidence = np.ones((requests, gamma), np.float32)
+    confidence[:, 0] = EQUAL_SURVIVAL
+    return confidence
+
+
 def _ones(draws: Draws, requests: int, gamma: int) -> Confidence:
     return np.ones((requests, gamma), np.float32)
 
@@ -75,5 +84,5 @@ def _at_floor(draws: Draws, requests: int, gamma: int) -> Confidence:
 Shape = Callable[[Draws, int, int], Confidence]
 SHAPES: tuple[Shape, ...] = (
     *(_uniform, _uniform, _high, _high, _low, _by_request, _by_request, _by_request),
-    *(_eighths, _copies, _plateaus, _ones, _some_zero, _zeros, _at_floor),
+    *(_eighths, _copies, _plateaus, _ones, _equal, _some_zero, _zeros, _at_floor),
 )

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from tests.policy.golden.confidences import EQUAL_SURVIVAL
 from tests.policy.golden.draws import Draws
 
 Table = dict[str, Any]
@@ -57,6 +58,11 @@ def _floor_staircase(draws: Draws, base_s: float, per_token_s: float, last: int)
     return _floor(probes, (1.0 / (base_s + per_token_s * probes[i - i % width]) for i in range(len(probes))))
 
 
+def _floor_proportional(draws: Draws, base_s: float, per_token_s: float, last: int) -> Table:
+    """Time proportional to tokens up to rounding: with all survivals 1, the last bit decides."""
+    return _floor(list(range(1, last + 1)), (1.0 / base_s / tokens for tokens in range(1, last + 1)))
+
+
 def _additive(bias_s: float, bs: list[int], alpha: Iterable[float], m: list[int], theta: Iterable[float]) -> Table:
     return {
         "bias_seconds": bias_s,
@@ -100,6 +106,13 @@ def _additive_one_probe(draws: Draws, base_s: float, per_token_s: float, last: i
     return _additive(base_s, [draws.integer(1, 64)], [draws.one(0.0, base_s)], [draws.integer(1, last)], [base_s])
 
 
+def _additive_matched(draws: Draws, base_s: float, per_token_s: float, last: int) -> Table:
+    """Time proportional, up to rounding, to the tokens expected where all survivals are EQUAL_SURVIVAL."""
+    per_draft_s = float(EQUAL_SURVIVAL) * base_s
+    per_anchor_s = base_s - per_draft_s
+    return _additive(per_anchor_s, [1, 257], [0.0, 256 * per_anchor_s], [1, 5001], [per_draft_s, 5001 * per_draft_s])
+
+
 def _additive_proportional(draws: Draws, base_s: float, per_token_s: float, last: int) -> Table:
     """Time exactly proportional to tokens: with all survivals 1, every budget is equally good."""
     span = 1 << 13
@@ -110,5 +123,5 @@ Form = Callable[[Draws, float, float, int], Table]
 TABLES: tuple[Form, ...] = (
     *(_floor_decreasing, _floor_decreasing, _floor_random, _floor_flat, _floor_one_probe, _floor_staircase),
     *(_additive_linear, _additive_linear, _additive_convex, _additive_convex, _additive_steps, _additive_random),
-    *(_additive_one_probe, _additive_proportional),
+    *(_additive_one_probe, _additive_proportional, _additive_matched, _floor_proportional),
 )

@@ -10,6 +10,7 @@ from typing import Literal
 import numpy as np
 from pydantic import ValidationInfo, field_validator
 
+from dspark_simulator.draws import ARRIVAL, draw, stream
 from dspark_simulator.workloads.arrivals.base import ArrivalProcess
 from dspark_simulator.workloads.arrivals.trace_csv import TraceRows, read_trace
 from dspark_simulator.workloads.model import Positive
@@ -19,8 +20,9 @@ from dspark_simulator.workloads.sampling import FloatArray, IntArray
 class Trace(ArrivalProcess):
     """Arrival times and lengths of a recorded trace, which starts again when it ends.
 
-    The first request arrives at 0. Pass k is shifted by k periods, a period being the span of the trace and one mean
-    gap. The seed does not enter: it only draws the classes of the requests.
+    Seed 0 starts at the first row, any other seed at a row of its own, so that seeds are different hours of the same
+    traffic. The first request arrives at 0. Pass k is shifted by k periods, a period being the span of the trace and
+    one mean gap.
 
     Attributes:
         path: CSV with the columns TIMESTAMP, ContextTokens, GeneratedTokens. A relative path starts from the folder
@@ -42,15 +44,20 @@ class Trace(ArrivalProcess):
 
     def times(self, seed: int, size: int) -> Iterator[FloatArray]:
         rows = self._rows
-        for first in count(0, size):
+        start = self._start(seed)
+        for first in count(start, size):
             passes, place = np.divmod(np.arange(first, first + size), len(rows.time_s))
-            yield (rows.time_s[place] + passes * rows.period_s) / self.rate_scale
+            yield (rows.time_s[place] + passes * rows.period_s - rows.time_s[start]) / self.rate_scale
 
-    def lengths(self, first: int, size: int) -> tuple[IntArray, IntArray]:
+    def lengths(self, seed: int, first: int, size: int) -> tuple[IntArray, IntArray]:
         """Prompt and output lengths in tokens, int64 [size] each, of the requests ``first .. first + size - 1``."""
         rows = self._rows
-        place = np.arange(first, first + size) % len(rows.time_s)
+        place = (np.arange(first, first + size) + self._start(seed)) % len(rows.time_s)
         return rows.prompt[place], rows.output[place]
+
+    def _start(self, seed: int) -> int:
+        """The row that a seed starts at."""
+        return 0 if seed == 0 else int(draw(stream(seed, 0), 0, ARRIVAL) % np.uint64(len(self._rows.time_s)))
 
     @property
     def mean_rate_per_s(self) -> float:
