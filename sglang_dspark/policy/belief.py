@@ -95,8 +95,10 @@ class SpsAdditiveTable(BaseModel):
         return self
 
     def step_times(self) -> StepTimes:
-        requests = self.bias_seconds + _interpolated(self.bs_probes, self.alpha_seconds, MAX_REQUESTS)
-        return StepTimes(requests, _interpolated(self.m_probes, self.theta_seconds, MAX_TOKENS), False)
+        alpha = _interpolated(self.bs_probes, self.alpha_seconds, MAX_REQUESTS)
+        # Upstream returns the last alpha as it stands (``_interp_clamped``), a bit off what interpolation gives.
+        alpha[self.bs_probes[-1] :] = self.alpha_seconds[-1]
+        return StepTimes(self.bias_seconds + alpha, _interpolated(self.m_probes, self.theta_seconds, MAX_TOKENS), False)
 
     def corrected(self, overhead_s: float, slope: float) -> SpsAdditiveTable:
         """The same table with ``overhead_s`` more seconds a step and verify time scaled by ``slope``."""

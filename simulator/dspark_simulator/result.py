@@ -71,6 +71,16 @@ class Result(NamedTuple):
     requests: int
     classes: tuple[ClassResult, ...]
 
+    def row(self) -> dict[str, float]:
+        """All but the classes as one flat row: ``ttft_p90_s`` and so on."""
+        row: dict[str, float] = {}
+        for field, value in zip(self._fields, self, strict=True):
+            if isinstance(value, Latency):
+                row |= {f"{field}_{name}": part for name, part in zip(value._fields, value, strict=True)}
+            elif field != "classes":
+                row[field] = value
+        return row
+
 
 Snapshot = tuple[float, Record]
 

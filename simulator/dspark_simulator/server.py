@@ -35,7 +35,7 @@ class Server(BaseModel):
         gamma: Drafts a block (``--speculative-dspark-block-size``).
         verify_mode: ``SGLANG_RAGGED_VERIFY_MODE``.
         max_running_requests: ``--max-running-requests``; 48 by default under speculation (``_handle_dspark``).
-        capture_requests: Largest captured batch (``--cuda-graph-max-bs``); SGLang.
+        capture_requests: Largest captured batch (``--cuda-graph-max-bs-decode``); SGLang.
         capture_tokens: Largest captured step in tokens (``max_cudagraph_capture_size``); vLLM.
         chunked_prefill_size: Prompt tokens of one prefill step; SGLang.
         max_prefill_tokens: Prompt tokens of one prefill step (SGLang), tokens of any step

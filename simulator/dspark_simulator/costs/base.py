@@ -17,11 +17,11 @@ from sglang_dspark.policy.belief import MAX_TOKENS
 Seconds = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 Count = Annotated[int, Field(ge=1)]
 Floats = NDArray[np.float64]
-Grid = Literal["eager", "prefill"]
+Counts = NDArray[np.int64]
 
 # A grid holds the points of a measured curve and, for prefill, the captured part sampled in front of them.
 MAX_POINTS = 64
-_SAMPLES = GRID_POINTS - MAX_POINTS - 1
+_SAMPLES = GRID_POINTS - MAX_POINTS - 2
 
 
 class CostModel(BaseModel, ABC):
@@ -113,19 +113,25 @@ class MeasuredCost(CostModel):
         cost["profiled_context"] = self.profiled_context
         cost["prefill_context_s"] = self.prefill_context_s
         cost["overhead_s"] = self.overhead_s
-        tokens, seconds = sampled(captured_s, last_captured if eager else MAX_TOKENS)
+        last_captured = min(last_captured, MAX_TOKENS)
         if eager is None:
-            fill_grid(cost, "eager", tokens, seconds)
+            eager_s, eager_at = captured_s, spaced(MAX_TOKENS)
         else:
-            fill_grid(cost, "eager", eager.tokens, eager.seconds)
-            # The step from captured to eager is a jump, and the eager curve is level before its first point.
-            past = [(t, s) for t, s in zip(eager.tokens, eager.seconds, strict=True) if t > last_captured + 1]
-            at_jump = float(np.interp(last_captured + 1, eager.tokens, eager.seconds))
-            tokens = np.concatenate([tokens, [last_captured + 1], [t for t, _ in past]])
-            seconds = np.concatenate([seconds, [at_jump], [s for _, s in past]])
+            eager_s, eager_at = dense(eager.tokens, eager.seconds, MAX_TOKENS), _ended(eager.tokens)
         if self.prefill is not None:
-            tokens, seconds = np.asarray(self.prefill.tokens), np.asarray(self.prefill.seconds)
-        fill_grid(cost, "prefill", tokens, seconds)
+            prefill_s, prefill_at = (
+                dense(self.prefill.tokens, self.prefill.seconds, MAX_TOKENS),
+                _ended(self.prefill.tokens),
+            )
+        elif eager is None:
+            prefill_s, prefill_at = captured_s, eager_at
+        else:
+            prefill_s = np.where(np.arange(MAX_TOKENS + 1) <= last_captured, captured_s, eager_s)
+            # The step from captured to eager is a jump, so both its sides are points.
+            jump = np.append(spaced(last_captured), min(last_captured + 1, MAX_TOKENS))
+            prefill_at = np.union1d(jump, eager_at[eager_at > last_captured])
+        fill_grid(cost, "eager", eager_at, eager_s)
+        fill_grid(cost, "prefill", prefill_at, prefill_s)
         return cost
 
     def _check_context(self, one_token_s: float) -> None:
@@ -158,24 +164,27 @@ def dense(counts: Sequence[int], seconds: Sequence[float], last: int) -> Floats:
     at = np.arange(last + 1, dtype=np.float64)
     curve: Floats = np.interp(at, counts, seconds)
     end = counts[-1]
-    half = int(np.searchsorted(counts, end / 2))
+    half = max(int(np.searchsorted(counts, end / 2, side="right")) - 1, 0)
     if counts[half] < end < last:
         slope = max((seconds[-1] - seconds[half]) / (end - counts[half]), 0.0)
         curve[end:] += slope * (at[end:] - end)
     return curve
 
 
-def sampled(curve: Floats, last: int) -> tuple[Floats, Floats]:
-    """Geometrically spaced points 1..last of a dense curve."""
-    at = np.unique(np.geomspace(1, last, _SAMPLES).round().astype(np.int64))
-    return at.astype(np.float64), curve[at]
+def spaced(last: int) -> Counts:
+    """Geometrically spaced token counts 1..last, at which a dense curve is sampled for a grid."""
+    return np.unique(np.geomspace(1, last, _SAMPLES).round().astype(np.int64))
 
 
-def fill_grid(
-    cost: CostRecord, grid: Grid, tokens: Sequence[float] | Floats, seconds: Sequence[float] | Floats
-) -> None:
-    """Writes a grid of ``cost``; at most GRID_POINTS points."""
-    points = len(tokens)
-    cost[f"{grid}_tokens"][0, :points] = tokens
-    cost[f"{grid}_at_s"][0, :points] = seconds
+def fill_grid(cost: CostRecord, grid: Literal["eager", "prefill"], at: Counts, curve_s: Floats) -> None:
+    """Writes a grid of ``cost``: the points ``at`` (ascending, at most GRID_POINTS) of a dense curve."""
+    points = len(at)
+    cost[f"{grid}_tokens"][0, :points] = at
+    cost[f"{grid}_at_s"][0, :points] = curve_s[at]
     cost[f"{grid}_points"] = points
+
+
+def _ended(tokens: tuple[int, ...]) -> Counts:
+    """Measured token counts up to MAX_TOKENS, and MAX_TOKENS itself."""
+    counts = np.asarray(tokens, np.int64)
+    return np.append(counts[counts < MAX_TOKENS], MAX_TOKENS)

@@ -38,7 +38,7 @@ class CurveCost(MeasuredCost):
     kind: Literal["curve"]
     curve: Measurements
 
-    @field_validator("curve", mode="before")
+    @field_validator("curve", mode="before", json_schema_input_type=Measurements | str)
     @classmethod
     def _packaged(cls, curve: Any) -> Any:
         return _read_packaged(curve) if isinstance(curve, str) else curve

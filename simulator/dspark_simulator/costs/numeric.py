@@ -1,7 +1,8 @@
 """A cost model in numbers: one fixed-size record, and the functions that time the parts of an engine step from it.
 
 A step takes ``overhead + draft + verify + inject`` seconds when requests decode, ``overhead + prefill + inject`` when
-prompts are prefilled; the overhead is the step's, so no function here includes it. Every function takes the one-element
+prompts are prefilled. ``overhead_s`` is the step's own, for scheduling, sampling and synchronisation: no function here
+includes it. Every function takes the one-element
 array of :data:`COST` and indexes it itself: numba then unboxes one argument, whatever the model.
 """
 
@@ -47,8 +48,8 @@ def verify_s(cost: CostRecord, tokens: int, captured: bool, context_tokens: int,
 
     Decode attention reads the KV of every request once, so its time is proportional to the context that the step's
     requests hold in all. The curves contain the attention of a profile in which each request held
-    ``profiled_context`` tokens; the difference is added, or taken off where requests are shorter. The result never
-    falls below a step of one token without context: the weights are read whatever the context.
+    ``profiled_context`` tokens; the difference is added, or taken off where requests are shorter. Taking off ends at
+    the time of one token without context: the weights are read whatever the context.
 
     Args:
         cost: One record of :data:`COST`.
@@ -61,7 +62,7 @@ def verify_s(cost: CostRecord, tokens: int, captured: bool, context_tokens: int,
     base = c.captured_s[tokens] if captured else eager_s(cost, tokens)
     attention = (context_tokens - requests * c.profiled_context) * c.context_s_per_token
     weights = c.captured_s[1] - c.profiled_context * c.context_s_per_token
-    return float(max(base + attention, weights))
+    return float(max(base + attention, min(base, weights)))
 
 
 @njit(cache=True)
@@ -97,12 +98,6 @@ def inject_s(cost: CostRecord, tokens: int) -> float:
     Paid for every token that the target processes, prompts and skipped drafts included.
     """
     return float(tokens * cost[0].inject_s_per_token)
-
-
-@njit(cache=True)
-def overhead_s(cost: CostRecord) -> float:
-    """Seconds that every step takes besides its parts: scheduling, sampling, synchronisation."""
-    return float(cost[0].overhead_s)
 
 
 @njit(cache=True)

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field, model_validator
 
-from dspark_simulator.costs.base import CostModel, Seconds, fill_grid, sampled
+from dspark_simulator.costs.base import CostModel, Seconds, fill_grid, spaced
 from dspark_simulator.costs.numeric import COST, CostRecord
 from dspark_simulator.costs.shape import DraftShape, ModelShape
 from dspark_simulator.hardware import GPUS, Format, Gpu, GpuName
@@ -54,7 +54,7 @@ class RooflineCost(CostModel):
     flops_efficiency: Efficiency = 0.6
     activation_passes: float = Field(default=16.0, ge=0, allow_inf_nan=False)
     layer_s: Seconds = 20e-6
-    eager_layer_s: Seconds = 500e-6
+    eager_layer_s: Seconds = 400e-6
     allreduce_s: Seconds = 10e-6
     markov_s: Seconds = 50e-6
     overhead_s: Seconds = 1e-3
@@ -64,7 +64,7 @@ class RooflineCost(CostModel):
         rates = self.hardware.flops_per_s
         for wanted in (self.model.format, self.model.routed_format()):
             if wanted not in rates:
-                raise ValueError(f"{self.gpu} has no {wanted} rate; choose a format of {', '.join(rates)}")
+                raise ValueError(f"{wanted} is not a format of the {self.gpu}; choose one of {', '.join(rates)}")
         return self
 
     @property
@@ -82,8 +82,8 @@ class RooflineCost(CostModel):
         prefill_s = pass_s + self._head_s(np.ones(1))
         launch_s = layers * self.eager_layer_s
         cost["captured_s"][0] = verify_s
-        fill_grid(cost, "eager", *sampled(np.maximum(verify_s, launch_s), MAX_TOKENS))
-        fill_grid(cost, "prefill", *sampled(np.maximum(prefill_s, launch_s), MAX_TOKENS))
+        fill_grid(cost, "eager", spaced(MAX_TOKENS), np.maximum(verify_s, launch_s))
+        fill_grid(cost, "prefill", spaced(MAX_TOKENS), np.maximum(prefill_s, launch_s))
         cost["draft_s"][0] = self._draft_s(np.arange(MAX_REQUESTS + 1, dtype=np.float64))
         cost["inject_s_per_token"] = self._inject_s_per_token()
         cost["context_s_per_token"] = self.context_s_per_token()

@@ -6,7 +6,8 @@ import json
 from pathlib import Path
 from typing import Any, Literal, Self
 
-from pydantic import field_validator, model_validator
+import numpy as np
+from pydantic import ValidationInfo, field_validator, model_validator
 
 from dspark_simulator.costs.base import GridCurve, MeasuredCost
 from dspark_simulator.costs.numeric import CostRecord
@@ -22,7 +23,8 @@ class TableCost(MeasuredCost):
     overhead, which leaves every sum as the table has it.
 
     Attributes:
-        table: The table itself, or the path of a JSON file that holds it.
+        table: The table itself, or the path of a JSON file that holds it. A relative path starts from the folder
+            ``base`` of the validation context, or from the working directory where there is none.
         eager: Eager steps by tokens; without it the table is taken for them too.
     """
 
@@ -30,15 +32,16 @@ class TableCost(MeasuredCost):
     table: CostBelief
     eager: GridCurve | None = None
 
-    @field_validator("table", mode="before")
+    @field_validator("table", mode="before", json_schema_input_type=CostBelief | str)
     @classmethod
-    def _read(cls, table: Any) -> Any:
+    def _read(cls, table: Any, info: ValidationInfo) -> Any:
         if not isinstance(table, str):
             return table
+        base: Path = (info.context or {}).get("base", Path())
         try:
-            return json.loads(Path(table).read_text(encoding="utf-8"))
+            return json.loads((base / table).read_text(encoding="utf-8"))
         except OSError as error:
-            raise ValueError(f"cannot read the table ({error.strerror}); give the path of a JSON file") from error
+            raise ValueError(f"cannot be read ({error.strerror}); give the path of a JSON file") from error
         except ValueError as error:
             raise ValueError(f"not JSON ({error}); give a table as SGLang's profiler writes it") from error
 
@@ -52,7 +55,9 @@ class TableCost(MeasuredCost):
         if isinstance(self.table, SpsTable):
             return self._record(1.0 / times.tokens_s, self.table.sample_batch_tokens[-1], self.eager, times.requests_s)
         below_alpha, below_theta = min(0.0, *self.table.alpha_seconds), min(0.0, *self.table.theta_seconds)
-        draft_s = times.requests_s - self.table.bias_seconds - below_alpha
-        cost = self._record(times.tokens_s - below_theta, self.table.m_probes[-1], self.eager, draft_s)
+        # Differences of rounded sums can end a hair below 0.
+        draft_s = np.maximum(times.requests_s - self.table.bias_seconds - below_alpha, 0.0)
+        verify_s = np.maximum(times.tokens_s - below_theta, 0.0)
+        cost = self._record(verify_s, self.table.m_probes[-1], self.eager, draft_s)
         cost["overhead_s"] += self.table.bias_seconds + below_alpha + below_theta
         return cost

@@ -1,0 +1,147 @@
+"""Simulating many (arm, load, seed) cells, here or on other processes, in an order that changes nothing."""
+
+from __future__ import annotations
+
+import itertools
+import math
+import multiprocessing
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Executor, ProcessPoolExecutor
+from contextlib import contextmanager
+from typing import Any, NamedTuple
+
+import pandas as pd
+
+from dspark_simulator.scenario import Run, Scenario
+from dspark_simulator.simulation import Arm, simulate
+from sglang_dspark.errors import InputError
+
+# Cells that may wait at an executor at once: enough to keep workers busy, few enough to interrupt.
+IN_FLIGHT = 64
+
+
+class Cell(NamedTuple):
+    """One simulation: an arm at a load, on the requests, acceptances and truth of a seed.
+
+    Attributes:
+        length: Multiplies the number of measured requests; rungs of a search raise it.
+    """
+
+    arm: Arm
+    load: float
+    seed: int
+    length: float = 1.0
+
+
+def run_of(scenario: Scenario, load: float, length: float) -> Run:
+    """How many requests a cell needs: a closed loop must fill its clients, an open loop runs as the scenario says."""
+    if scenario.workload.clients is None:
+        run = scenario.run
+        measured = max(1, round((run.requests - run.warmup_requests) * length))
+        return run.model_copy(update={"requests": run.warmup_requests + measured})
+    clients = int(load)
+    warmup = clients + clients // 2 + 4
+    return Run(requests=warmup + max(1, round((2 * clients + 48) * length)), warmup_requests=warmup)
+
+
+def measure(scenario: Scenario, cell: Cell) -> dict[str, Any]:
+    """Simulates a cell; one flat row of figures, seconds and tokens."""
+    at_load = scenario.at_load(cell.load).model_copy(update={"run": run_of(scenario, cell.load, cell.length)})
+    truth = scenario.live.draw(cell.seed)
+    result = simulate(at_load, cell.arm, seed=cell.seed, truth=truth)
+    return {
+        "arm": cell.arm.name,
+        "load": cell.load,
+        "seed": cell.seed,
+        "overhead_s": truth.overhead_s,
+        "slope": truth.slope,
+        **result.row(),
+    }
+
+
+def evaluate(
+    scenario: Scenario,
+    cells: Sequence[Cell],
+    executor: Executor | None = None,
+    progress: Callable[[int], None] = lambda done: None,
+) -> pd.DataFrame:
+    """Simulates cells; rows in the order of ``cells``, whoever ran them.
+
+    Args:
+        executor: Runs the cells elsewhere; None runs them here.
+        progress: Called with the number of cells done since the last call.
+    """
+    rows = []
+    for row in _in_order(scenario, cells, executor):
+        rows.append(row)
+        progress(1)
+    return pd.DataFrame(rows)
+
+
+def _in_order(scenario: Scenario, cells: Sequence[Cell], executor: Executor | None) -> Iterator[dict[str, Any]]:
+    if executor is None:
+        yield from (measure(scenario, cell) for cell in cells)
+        return
+    waiting = iter(cells)
+    running = [executor.submit(measure, scenario, cell) for cell in itertools.islice(waiting, IN_FLIGHT)]
+    while running:
+        yield running.pop(0).result()
+        running.extend(executor.submit(measure, scenario, cell) for cell in itertools.islice(waiting, 1))
+
+
+def grid(arms: Iterable[Arm], loads: Iterable[float], seeds: Iterable[int], length: float = 1.0) -> list[Cell]:
+    """Every arm at every load on every seed."""
+    return [Cell(arm, load, seed, length) for arm, load, seed in itertools.product(arms, loads, seeds)]
+
+
+@contextmanager
+def executor(workers: int, dask: str | None = None) -> Iterator[Executor | None]:
+    """Where cells run: here (one worker), on that many processes, or on a dask cluster by its scheduler's address.
+
+    Raises:
+        InputError: ``dask`` is given but not installed, or nobody answers at the address.
+    """
+    if dask is not None:
+        try:
+            from distributed import Client
+        except ImportError as error:
+            raise InputError("--dask: distributed is not installed; pip install 'sglang-dspark[dask]'") from error
+        try:
+            client = Client(dask, timeout=10)
+        except (OSError, ValueError) as error:
+            raise InputError(f"--dask: {dask}: no scheduler answers; start one with `dask scheduler`") from error
+        with client:
+            # Cells are pure functions, and the default would answer equal ones from memory.
+            yield client.get_executor(pure=False)
+    elif workers == 1:
+        yield None
+    else:
+        # Spawned, since a forked child would inherit the threads of a progress bar.
+        context = multiprocessing.get_context("spawn")
+        with ProcessPoolExecutor(workers, mp_context=context) as pool:
+            try:
+                yield pool
+            except BaseException:
+                pool.shutdown(wait=False, cancel_futures=True)
+                raise
+
+
+def log_score(rows: pd.DataFrame, objective: str) -> pd.Series:
+    """The natural logarithm of what an objective maximises, by row.
+
+    ``throughput`` in output tokens per second; ``goodput`` in requests within their SLOs per second, floored at 1 % of
+    the requests so that hopeless cells still compare; ``tpot`` the inverse of the mean TPOT; ``front`` the mean of
+    throughput and tpot.
+    """
+    if objective == "goodput":
+        floor = 0.01 * rows["requests"] / rows["window_s"]
+        return _log(rows["goodput_per_s"].clip(lower=floor))
+    if objective == "tpot":
+        return -_log(rows["tpot_mean_s"])
+    if objective == "front":
+        return (_log(rows["throughput_tok_s"]) - _log(rows["tpot_mean_s"])) / 2
+    return _log(rows["throughput_tok_s"])
+
+
+def _log(values: pd.Series) -> pd.Series:
+    return values.map(math.log)

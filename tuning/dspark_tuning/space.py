@@ -1,0 +1,176 @@
+"""What a search may choose: a policy, the belief of ``argmax``, and the server flags that belong to them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+import optuna
+from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
+
+from dspark_simulator.scenario import Scenario
+from dspark_simulator.simulation import Arm
+from dspark_tuning.arms import profiled_belief
+from sglang_dspark.errors import InputError
+from sglang_dspark.policy import Argmax, Threshold
+
+Params = dict[str, Any]
+Choices = dict[str, BaseDistribution]
+
+KNOTS = (1, 8, 32, 128, 512)
+FAMILY = CategoricalDistribution(("threshold", "argmax"))
+THETA = FloatDistribution(0.0, 0.9)
+WEIGHT = FloatDistribution(0.5, 2.0, log=True)
+PRICE_PER_TOKEN = CategoricalDistribution((0.0, 3e-6, 1e-5, 3e-5))
+FILL = CategoricalDistribution((True, False))
+OVERHEAD_S = FloatDistribution(0.0, 0.02)
+SLOPE = FloatDistribution(0.5, 2.0, log=True)
+RUNNING = (48, 64, 96, 128, 192, 256, 384, 512)
+CAPTURE = (64, 128, 256, 512)
+CHUNK = (2048, 4096, 8192, 16384)
+MODES = ("compact", "cap-accept")
+# ``off_above`` that never stops drafting.
+NEVER = 1024
+
+
+class Space:
+    """The open choices of a scenario.
+
+    Args:
+        pins: Values of parameters that are not searched, by name.
+
+    Raises:
+        InputError: A pin names no parameter, or a value that the parameter cannot take.
+    """
+
+    def __init__(self, scenario: Scenario, pins: Mapping[str, Any]) -> None:
+        self.scenario = scenario
+        self.belief = profiled_belief(scenario)
+        self.classes = [klass.name for klass in scenario.workload.classes]
+        largest = max(scenario.loads) if scenario.workload.clients is not None else KNOTS[-1]
+        self.knots = tuple(knot for knot in KNOTS if knot <= largest) or KNOTS[:1]
+        self.server: Choices = {
+            "gamma": IntDistribution(1, scenario.drafter_gamma),
+            "max_running_requests": CategoricalDistribution(RUNNING),
+            "capture_requests": CategoricalDistribution(CAPTURE),
+            "chunked_prefill_size": CategoricalDistribution(CHUNK),
+            "verify_mode": CategoricalDistribution(MODES),
+        }
+        self.families: dict[str, Choices] = {"threshold": self._threshold(), "argmax": self._argmax()}
+        self.pins = {name: self._pin(name, value) for name, value in pins.items()}
+
+    def describe(self) -> dict[str, Any]:
+        """Every parameter with its range or its pinned value, for provenance."""
+        return {name: _described(self.pins.get(name), choice) for name, choice in sorted(self._all().items())}
+
+    def suggest(self, trial: optuna.Trial) -> Params:
+        """Asks ``trial`` for a candidate: its family, what the family needs, and the server's flags."""
+        params = {"family": self._ask(trial, "family", FAMILY)}
+        for name, choice in (self.families[params["family"]] | self.server).items():
+            params[name] = self._ask(trial, name, choice)
+        return params
+
+    def starts(self) -> list[Params]:
+        """Candidates to look at first: argmax as profiled and corrected by what live steps may cost, flat thresholds."""
+        roomy = {
+            "gamma": self.scenario.drafter_gamma,
+            "max_running_requests": RUNNING[-1],
+            "capture_requests": CAPTURE[-1],
+            "chunked_prefill_size": CHUNK[-1],
+            "verify_mode": "compact",
+        }
+        low_s, high_s = self.scenario.live.overhead_s
+        slope = sum(self.scenario.live.slope) / 2
+        argmax = [
+            {"family": "argmax", "argmax_fill": True, "overhead_s": min(x, OVERHEAD_S.high), "slope": slope}
+            for x in sorted({0.0, low_s, (low_s + high_s) / 2, high_s})
+        ]
+        neutral: Params = {name: 1.0 for name in self.families["threshold"] if name.startswith("weight")} | {
+            "family": "threshold",
+            "fill": True,
+            "min_length": 0,
+            "max_length": self.scenario.drafter_gamma,
+            "price_per_token": 0.0,
+            "off_above": NEVER,
+        }
+        flat = [neutral | {f"theta_{knot}": theta for knot in self.knots} for theta in (0.05, 0.15, 0.3)]
+        sloped = [
+            neutral | {f"theta_{knot}": top * i / len(self.knots) for i, knot in enumerate(self.knots)}
+            for top in (0.2, 0.4, 0.6)
+        ]
+        return [roomy | start | self.pins for start in (*argmax, *flat, *sloped)]
+
+    def arm(self, name: str, params: Params) -> Arm:
+        """The candidate that ``params`` describe."""
+        gamma = params["gamma"]
+        server = self.scenario.server.model_copy(update={key: params[key] for key in self.server})
+        if params["family"] == "argmax":
+            belief = self.belief.corrected(params["overhead_s"], params["slope"])
+            return Arm(name, server, Argmax(fill=params["argmax_fill"]), belief)
+        most = min(params["max_length"], gamma)
+        policy = Threshold(
+            running=self.knots,
+            theta=tuple(params[f"theta_{knot}"] for knot in self.knots),
+            weight=(1.0, *(params[f"weight_{klass}"] for klass in self.classes[1:])),
+            price_per_token=params["price_per_token"],
+            min_length=min(params["min_length"], most),
+            max_length=most,
+            fill=params["fill"],
+            off_above=None if params["off_above"] == NEVER else params["off_above"],
+        )
+        return Arm(name, server, policy, self.belief)
+
+    def _threshold(self) -> Choices:
+        gamma = self.scenario.drafter_gamma
+        return {
+            **{f"theta_{knot}": THETA for knot in self.knots},
+            # Only ratios of weights matter, so the first class keeps 1.
+            **{f"weight_{klass}": WEIGHT for klass in self.classes[1:]},
+            "price_per_token": PRICE_PER_TOKEN,
+            "min_length": IntDistribution(0, min(2, gamma)),
+            "max_length": IntDistribution(1, gamma),
+            "fill": FILL,
+            "off_above": CategoricalDistribution((64, 128, 256, NEVER)),
+        }
+
+    def _argmax(self) -> Choices:
+        return {"overhead_s": OVERHEAD_S, "slope": SLOPE, "argmax_fill": FILL}
+
+    def _all(self) -> Choices:
+        return {"family": FAMILY} | self.server | self.families["threshold"] | self.families["argmax"]
+
+    def _ask(self, trial: optuna.Trial, name: str, choice: BaseDistribution) -> Any:
+        if name in self.pins:
+            return self.pins[name]
+        if isinstance(choice, FloatDistribution):
+            return trial.suggest_float(name, choice.low, choice.high, log=choice.log)
+        if isinstance(choice, IntDistribution):
+            return trial.suggest_int(name, choice.low, choice.high)
+        assert isinstance(choice, CategoricalDistribution)
+        return trial.suggest_categorical(name, choice.choices)
+
+    def _pin(self, name: str, value: Any) -> Any:
+        choices = self._all()
+        if name not in choices:
+            raise InputError(f"--pin {name}: no such parameter; choose from {', '.join(sorted(choices))}")
+        choice = choices[name]
+        if isinstance(choice, CategoricalDistribution):
+            # Flags may be pinned to values that the search would not try.
+            numeric = all(isinstance(option, int | float) for option in choice.choices)
+            valid = value in choice.choices or (numeric and isinstance(value, int) and value > 0)
+        else:
+            assert isinstance(choice, FloatDistribution | IntDistribution)
+            valid = isinstance(value, int | float) and choice.low <= value <= choice.high
+            valid = valid and (isinstance(choice, FloatDistribution) or isinstance(value, int))
+        if not valid:
+            raise InputError(f"--pin {name}: {value!r} is not valid; give {_described(None, choice)}")
+        return value
+
+
+def _described(pinned: Any, choice: BaseDistribution) -> Any:
+    if pinned is not None:
+        return pinned
+    if isinstance(choice, CategoricalDistribution):
+        return list(choice.choices)
+    assert isinstance(choice, FloatDistribution | IntDistribution)
+    return {"low": choice.low, "high": choice.high}
