@@ -50,14 +50,14 @@ class EvidenceRow(_Part):
     """One arm at one load on the report set, beside the tuned policy on the same requests and truths.
 
     Attributes:
-        load: Clients of a closed loop, or factor on the scenario's rate.
+        load: Clients of a closed loop, or factor on the scenario's rate; null over all loads.
         metric: What ``mean`` and ``ratio`` are of.
         mean: Of the arm, over replications.
         ratio: Tuned over this arm, geometric mean over paired replications; ``low`` and ``high`` are its 95 % interval.
     """
 
     arm: str
-    load: float
+    load: Number | None
     metric: str
     mean: Number
     ratio: Number

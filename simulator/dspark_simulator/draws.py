@@ -70,3 +70,9 @@ def normal(bits: np.uint64) -> float:
         + float(bits >> np.uint64(48))
     )
     return (total - 131070.0) * (1.7320508075688772 / 65536.0)
+
+
+@njit(cache=True)
+def uniform_of(seed: int, request: int, index: int, purpose: int) -> float:
+    """The uniform number of (seed, request, index, purpose), for callers outside compiled code."""
+    return uniform(draw(stream(seed, request), index, purpose))

@@ -13,8 +13,7 @@ Router = Callable[[int, int, Sequence[int]], int]
 
 
 def random(seed: int, request: int, outstanding: Sequence[int]) -> int:
-    bits = draws.draw(draws.stream(seed, request), 0, draws.ROUTE)
-    return int(draws.uniform(bits) * len(outstanding))
+    return int(draws.uniform_of(seed, request, 0, draws.ROUTE) * len(outstanding))
 
 
 def round_robin(seed: int, request: int, outstanding: Sequence[int]) -> int:

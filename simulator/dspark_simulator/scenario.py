@@ -53,8 +53,7 @@ class Live(BaseModel):
 
     def draw(self, seed: int) -> Truth:
         """The truth of ``seed``."""
-        key = draws.stream(seed, 0)
-        u, v = (draws.uniform(draws.draw(key, i, draws.TRUTH)) for i in range(2))
+        u, v = (draws.uniform_of(seed, 0, i, draws.TRUTH) for i in range(2))
         (low_s, high_s), (low, high) = self.overhead_s, self.slope
         return Truth(low_s + u * (high_s - low_s), low + v * (high - low))
 

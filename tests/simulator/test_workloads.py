@@ -243,7 +243,7 @@ def test_replay_of_the_azure_traces(name: str, rate_scale: float) -> None:
 
 
 def test_trace_lengths_of_zero_count_as_one(tmp_path: Path) -> None:
-    rows = rows_of(Trace(path=written(tmp_path, TINY)), count=7)
+    rows = rows_of(Trace(path=written(tmp_path, TINY)), count=7, seed=0)
     assert rows["prompt"].tolist() == [100, 1, 7, 100, 1, 7, 100]
     assert rows["output"].tolist() == [10, 1, 3, 10, 1, 3, 10]
     assert rows["arrival_s"].tolist() == [0.0, 1.5, 4.0, 6.0, 7.5, 10.0, 12.0]
@@ -257,7 +257,7 @@ def test_trace_rows_are_sorted_by_time_whatever_their_form(tmp_path: Path) -> No
         "4,east,40,2024-05-10 02:00:02+02:00\r\n"
         "2,east,20,2024-05-10 00:00:01"
     )
-    rows = rows_of(Trace(path=written(tmp_path, text)), count=4)
+    rows = rows_of(Trace(path=written(tmp_path, text)), count=4, seed=0)
     assert rows["arrival_s"].tolist() == [0.0, 1.0, 2.0, 2.0]
     assert rows["prompt"].tolist() == [10, 20, 30, 40]
     assert rows["output"].tolist() == [1, 2, 3, 4]
@@ -265,7 +265,7 @@ def test_trace_rows_are_sorted_by_time_whatever_their_form(tmp_path: Path) -> No
 
 def test_requests_at_one_time_keep_the_order_of_the_file(tmp_path: Path) -> None:
     lines = [f"2024-05-10 00:00:0{second},{place},1" for place, second in enumerate([1, 0] * 50, start=1)]
-    rows = rows_of(Trace(path=written(tmp_path, HEADER + "\n".join(lines))), count=100)
+    rows = rows_of(Trace(path=written(tmp_path, HEADER + "\n".join(lines))), count=100, seed=0)
     assert rows["prompt"].tolist() == [*range(2, 101, 2), *range(1, 101, 2)]
 
 

@@ -81,7 +81,8 @@ def _foresee(state: Record, rule: Rule, cost: Record) -> int:
         if tier < running:
             continue
         drafts = min(acceptable, tier - running)
-        rate = (running + drafts) / (draft_s(cost, running) + verify_s(cost, tier, True, context, running))
+        parts_s = draft_s(cost, running) + verify_s(cost, tier, True, context, running) + inject_s(cost, running + drafts)
+        rate = (running + drafts) / (cost[0].overhead_s + parts_s)
         if rate > best:
             best, best_tier = rate, tier
         if drafts == acceptable:

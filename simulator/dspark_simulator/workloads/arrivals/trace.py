@@ -10,7 +10,7 @@ from typing import Literal
 import numpy as np
 from pydantic import ValidationInfo, field_validator
 
-from dspark_simulator.draws import ARRIVAL, draw, stream
+from dspark_simulator.draws import ARRIVAL, uniform_of
 from dspark_simulator.workloads.arrivals.base import ArrivalProcess
 from dspark_simulator.workloads.arrivals.trace_csv import TraceRows, read_trace
 from dspark_simulator.workloads.model import Positive
@@ -57,7 +57,7 @@ class Trace(ArrivalProcess):
 
     def _start(self, seed: int) -> int:
         """The row that a seed starts at."""
-        return 0 if seed == 0 else int(draw(stream(seed, 0), 0, ARRIVAL) % np.uint64(len(self._rows.time_s)))
+        return 0 if seed == 0 else int(uniform_of(seed, 0, 0, ARRIVAL) * len(self._rows.time_s))
 
     @property
     def mean_rate_per_s(self) -> float:

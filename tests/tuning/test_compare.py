@@ -1,0 +1,39 @@
+"""Intervals against SciPy's."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pandas as pd
+import pytest
+from scipy import stats
+
+from dspark_tuning.compare import paired, ratio, t_quantile
+
+
+@pytest.mark.parametrize("freedom", [5, 9, 19, 39, 200])
+def test_t_quantile_is_scipys(freedom: int) -> None:
+    assert t_quantile(0.975, freedom) == pytest.approx(stats.t.ppf(0.975, freedom), abs=2e-3)
+
+
+def test_no_interval_from_too_few_replications() -> None:
+    found = ratio(np.array([0.1, 0.2]))
+    assert found.ratio == pytest.approx(math.exp(0.15)) and math.isnan(found.low)
+
+
+def test_ratio_interval_is_the_paired_t_interval() -> None:
+    rng = np.random.default_rng(0)
+    a, b = rng.lognormal(1.0, 0.3, 20), rng.lognormal(0.9, 0.3, 20)
+    expected = stats.ttest_rel(np.log(a), np.log(b)).confidence_interval(0.95)
+    found = ratio(np.log(a) - np.log(b))
+    assert (found.low, found.high) == pytest.approx((math.exp(expected.low), math.exp(expected.high)), rel=1e-3)
+
+
+def test_pairs_are_by_seed_and_average_over_loads() -> None:
+    scores = pd.DataFrame(
+        [(arm, load, seed, base + load + 10 * seed) for arm, base in (("x", 0.5), ("y", 0.0)) for load in (1, 2) for seed in (3, 1)],
+        columns=["arm", "load", "seed", "score"],
+    )
+    shuffled = scores.sample(frac=1.0, random_state=0)
+    assert paired(shuffled, "x", "y").tolist() == pytest.approx([0.5, 0.5])

@@ -1,0 +1,227 @@
+"""Tuning: the same result whoever does the work, and never a policy that loses to what is there already."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import optuna
+import pytest
+
+from dspark_simulator.scenario import Live, Scenario, load, seeds
+from dspark_tuning import arms
+from dspark_tuning.evaluate import Cell, evaluate, executor, grid
+from dspark_tuning.search import PARAMS
+from dspark_tuning.space import Space
+from dspark_tuning.tune import Options, Outcome, tune
+from sglang_dspark.errors import InputError
+from sglang_dspark.policy import Argmax, Threshold
+from sglang_dspark.policy.artifact import dumps
+
+LOADS = (2.0, 24.0)
+SMALL = {"trials": 12, "batch": 6, "replications": 6}
+
+
+@pytest.fixture(scope="module")
+def scenario() -> Scenario:
+    return load("b300-v4flash").model_copy(update={"loads": LOADS})
+
+
+@pytest.fixture(scope="module")
+def outcome(scenario: Scenario, tmp_path_factory: pytest.TempPathFactory) -> Outcome:
+    return tune(scenario, Options(tmp_path_factory.mktemp("once"), **SMALL))
+
+
+def test_a_run_on_two_processes_ends_in_the_same_policy(scenario: Scenario, outcome: Outcome, tmp_path: Path) -> None:
+    with executor(2) as pool:
+        other = tune(scenario, Options(tmp_path, **SMALL), pool)
+    assert dumps(other.artifact) == dumps(outcome.artifact)
+    assert other.trials.to_csv() == outcome.trials.to_csv()
+    assert other.rows.to_csv() == outcome.rows.to_csv()
+
+
+SCRIPT = """
+import sys
+from pathlib import Path
+from dspark_simulator.scenario import load
+from dspark_tuning.tune import Options, tune
+from sglang_dspark.policy.artifact import dumps
+scenario = load("b300-v4flash").model_copy(update={"loads": (2.0, 24.0)})
+outcome = tune(scenario, Options(Path(sys.argv[1]), trials=12, batch=6, replications=6))
+Path(sys.argv[1], "policy.json").write_text(dumps(outcome.artifact))
+"""
+
+
+def test_a_run_killed_in_the_search_and_started_again_ends_in_the_same_policy(outcome: Outcome, tmp_path: Path) -> None:
+    command = [sys.executable, "-c", SCRIPT, str(tmp_path)]
+    journal = tmp_path / "journal.log"
+    victim = subprocess.Popen(command)
+    deadline = time.monotonic() + 120
+    # Two lines make the study, every trial adds one: some trials of the first batch are on disk.
+    while not (journal.exists() and len(journal.read_text().splitlines()) >= 5):
+        assert victim.poll() is None and time.monotonic() < deadline
+        time.sleep(0.002)
+    os.kill(victim.pid, signal.SIGKILL)
+    victim.wait()
+    assert not (tmp_path / "policy.json").exists()
+    subprocess.run(command, check=True)
+    assert (tmp_path / "policy.json").read_text() == dumps(outcome.artifact)
+
+
+def test_a_run_that_stops_within_a_batch_resumes_with_the_rest(scenario: Scenario, outcome: Outcome, tmp_path: Path) -> None:
+    tune(scenario, Options(tmp_path, **SMALL))
+    whole = _study(tmp_path).get_trials()
+    assert len(whole) == 12
+    # What a killed run leaves: the first batch and two trials of the second.
+    partial = tmp_path / "partial"
+    study = optuna.create_study(
+        study_name="dspark", storage=_journal_of(partial), directions=["maximize"], load_if_exists=True
+    )
+    study.set_user_attr("asked", _study(tmp_path).user_attrs["asked"])
+    study.add_trials(whole[:8])
+    resumed = tune(scenario, Options(partial, **SMALL))
+    assert dumps(resumed.artifact) == dumps(outcome.artifact)
+
+
+def test_another_search_is_not_continued_by_mistake(scenario: Scenario, tmp_path: Path) -> None:
+    tune(scenario, Options(tmp_path, **SMALL))
+    with pytest.raises(InputError, match="another scenario, objective, seed"):
+        tune(scenario, Options(tmp_path, objective="goodput", **SMALL))
+
+
+def test_an_optuna_storage_url_holds_the_study(scenario: Scenario, outcome: Outcome, tmp_path: Path) -> None:
+    url = f"sqlite:///{tmp_path}/study.db"
+    assert dumps(tune(scenario, Options(tmp_path, storage=url, **SMALL)).artifact) == dumps(outcome.artifact)
+    assert len(optuna.load_study(study_name="dspark", storage=url).trials) == 12
+    with pytest.raises(InputError, match="cannot be opened"):
+        tune(scenario, Options(tmp_path, storage="nonsense://x", **SMALL))
+
+
+def test_a_dask_cluster_gives_the_same_rows(scenario: Scenario) -> None:
+    distributed = pytest.importorskip("distributed")
+    cells = grid([arms.default(scenario), arms.plain(scenario)], LOADS, [1, 2], 0.25)
+    here = evaluate(scenario, cells)
+    with (
+        distributed.LocalCluster(
+            n_workers=1, threads_per_worker=1, processes=True, dashboard_address=None, host="127.0.0.1"
+        ) as cluster,
+        executor(1, cluster.scheduler_address) as pool,
+    ):
+        assert evaluate(scenario, cells, pool).to_csv() == here.to_csv()
+
+
+def test_seed_sets_are_disjoint() -> None:
+    sets = [set(seeds(purpose, seed, 200)) for seed in range(3) for purpose in ("search", "select", "report")]
+    assert len(set.union(*sets)) == sum(len(s) for s in sets)
+
+
+def test_report_and_search_never_share_a_seed(outcome: Outcome) -> None:
+    named = outcome.artifact.provenance.seeds
+    assert set(named["report"]) == set(outcome.rows["seed"])
+    assert not set(named["report"]) & (set(named["search"]) | set(named["select"]))
+    assert not set(named["search"]) & set(named["select"])
+
+
+def test_all_arms_see_the_same_truths(outcome: Outcome, scenario: Scenario) -> None:
+    by_seed = outcome.rows.groupby("seed")[["overhead_s", "slope"]].nunique()
+    assert (by_seed == 1).all().all()
+    low, high = scenario.live.overhead_s
+    assert outcome.rows["overhead_s"].between(low, high).all()
+    assert outcome.rows["overhead_s"].nunique() == 6
+
+
+def test_every_baseline_is_in_the_evidence(outcome: Outcome) -> None:
+    names = {row.arm for row in outcome.artifact.evidence}
+    expected = {arms.PLAIN, arms.DEFAULT, arms.TUNED_FLAGS, arms.STATIC, arms.GREEDY, arms.ARGMAX, arms.ALIGNED}
+    assert expected | {arms.ALIGNED_DEFAULT_FLAGS, arms.ORACLE} | {arms.fixed_name(k) for k in range(1, 8)} <= names
+
+
+def test_trials_left_behind_on_a_rung_are_pruned(outcome: Outcome) -> None:
+    trials = outcome.trials
+    assert set(trials["state"]) == {"complete", "pruned"}
+    first_rung = trials.iloc[:6]
+    kept = first_rung[first_rung["rung_1"].notna()]
+    assert len(kept) == 2 and kept["rung_0"].min() >= first_rung["rung_0"].nlargest(2).min()
+
+
+def test_pins_hold(scenario: Scenario, tmp_path: Path) -> None:
+    pins = {"family": "argmax", "gamma": 5, "max_running_requests": 40}
+    found = tune(scenario, Options(tmp_path, pins=pins, **SMALL))
+    assert set(found.trials["family"]) == {"argmax"} and set(found.trials["gamma"]) == {5}
+    assert found.artifact.provenance.search_space["gamma"] == 5
+
+
+@pytest.mark.parametrize(
+    ("pins", "message"),
+    [
+        ({"gama": 5}, r"--pin gama: no such parameter; choose from"),
+        ({"gamma": 9}, r"--pin gamma: 9 is not valid; give \{'low': 1, 'high': 7\}"),
+        ({"gamma": 2.5}, r"--pin gamma: 2.5 is not valid"),
+        ({"family": "magic"}, r"--pin family: 'magic' is not valid"),
+        ({"max_running_requests": -1}, r"--pin max_running_requests: -1 is not valid"),
+    ],
+)
+def test_a_pin_that_cannot_be_is_refused(scenario: Scenario, pins: dict[str, object], message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        Space(scenario, pins)
+
+
+def test_argmax_baselines_hold_the_searchs_belief(scenario: Scenario) -> None:
+    space = Space(scenario, {})
+    for arm in arms.baselines(scenario, scenario.server, 0.3):
+        if isinstance(arm.policy, Argmax):
+            assert arm.belief == space.belief
+
+
+def test_where_drafting_cannot_pay_the_plain_server_is_written(scenario: Scenario, tmp_path: Path) -> None:
+    # A drafter that takes as long as ten steps of the target.
+    cost = scenario.cost.model_dump()
+    cost["curve"]["draft"] = {"requests": [1, 1024], "seconds": [0.2, 0.2]}
+    slow = Scenario.model_validate(scenario.model_dump() | {"cost": cost})
+    # Only candidates that draft: the search itself must not find the way out.
+    found = tune(slow, Options(tmp_path, pins={"off_above": 1024, "family": "threshold"}, **SMALL))
+    assert found.winner.name == arms.PLAIN
+    assert found.artifact.serve == "plain" and found.artifact.policy.family == "none"
+    assert found.artifact.advice.startswith("Serve without speculation")
+
+
+def test_a_corrected_argmax_is_written_as_a_table_for_a_stock_server(scenario: Scenario, tmp_path: Path) -> None:
+    late = scenario.model_copy(
+        update={"live": Live(overhead_s=(0.015, 0.016)), "loads": (128.0,)}
+    )
+    found = tune(late, Options(tmp_path, pins={"family": "argmax"}, **SMALL))
+    assert isinstance(found.winner.policy, Argmax)
+    assert found.sps_table is not None and found.sps_table == found.artifact.cost_belief
+    assert found.sps_table.bias_seconds > arms.profiled_belief(late).bias_seconds
+
+
+def test_candidates_are_what_their_parameters_say(scenario: Scenario) -> None:
+    space = Space(scenario, {})
+    for start in space.starts():
+        arm = space.arm("x", start)
+        assert arm.server.max_running_requests == start["max_running_requests"]
+        if isinstance(arm.policy, Threshold):
+            assert arm.policy.theta == tuple(start[f"theta_{knot}"] for knot in arm.policy.running)
+
+
+def test_cells_come_back_in_order(scenario: Scenario) -> None:
+    cells = [Cell(arms.default(scenario), load, seed, 0.25) for seed in (5, 3) for load in (24.0, 2.0)]
+    rows = evaluate(scenario, cells)
+    assert list(zip(rows["load"], rows["seed"], strict=True)) == [(24.0, 5), (2.0, 5), (24.0, 3), (2.0, 3)]
+
+
+def _journal_of(folder: Path) -> optuna.storages.JournalStorage:
+    from optuna.storages.journal import JournalFileBackend
+
+    folder.mkdir(parents=True, exist_ok=True)
+    return optuna.storages.JournalStorage(JournalFileBackend(str(folder / "journal.log")))
+
+
+def _study(folder: Path) -> optuna.Study:
+    study = optuna.load_study(study_name="dspark", storage=_journal_of(folder))
+    assert all(PARAMS in trial.user_attrs for trial in study.get_trials(deepcopy=False))
+    return study

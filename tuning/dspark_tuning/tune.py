@@ -1,0 +1,272 @@
+"""The main job: search, select and report on disjoint seeds, and write down what was found with its evidence."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from concurrent.futures import Executor
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
+
+import pandas as pd
+
+import dspark_tuning
+from dspark_simulator.scenario import Scenario, seeds
+from dspark_simulator.server import Server
+from dspark_simulator.simulation import Arm
+from dspark_tuning import arms
+from dspark_tuning.compare import Ratio, paired, ratio
+from dspark_tuning.evaluate import evaluate, grid, log_score
+from dspark_tuning.search import RUNGS, Plan, finished, open_study, params_of, search
+from dspark_tuning.space import Space
+from sglang_dspark.policy import Argmax, Fixed, NoDraft, SpsAdditiveTable
+from sglang_dspark.policy.artifact import Artifact, EvidenceRow, Provenance
+
+Objective = Literal["throughput", "goodput", "tpot", "front"]
+OBJECTIVES: tuple[Objective, ...] = ("throughput", "goodput", "tpot", "front")
+FINALISTS = 6
+METRICS = ("throughput", "goodput")
+
+
+class Options(NamedTuple):
+    """How to tune.
+
+    Attributes:
+        trials: Candidates of the search, rounded up to whole batches.
+        replications: Seeds of the report set; the select set has half as many.
+        storage: Optuna storage URL; None keeps a journal in ``folder``.
+        pins: Parameters that are not searched.
+    """
+
+    folder: Path
+    objective: Objective = "throughput"
+    trials: int = 320
+    batch: int = 16
+    replications: int = 20
+    seed: int = 0
+    storage: str | None = None
+    pins: Mapping[str, Any] = {}
+
+
+class Outcome(NamedTuple):
+    """What tuning found.
+
+    Attributes:
+        server: The tuned flags, which baselines with tuned flags share.
+        winner: The arm that is written down; a baseline where none of the candidates beat them all.
+        trials: One row a trial: number, state, scores by rung, parameters.
+        rows: The report set, one row a cell (arm, load, seed) with its truth and all figures.
+        versus: One row an arm, load and metric: the winner's paired ratio over the arm. Load NaN is over all loads.
+        sps_table: The belief of a winning ``argmax``, for a stock SGLang.
+    """
+
+    scenario: Scenario
+    options: Options
+    winner: Arm
+    server: Server
+    trials: pd.DataFrame
+    rows: pd.DataFrame
+    versus: pd.DataFrame
+    artifact: Artifact
+    sps_table: SpsAdditiveTable | None
+
+
+class Stage(NamedTuple):
+    """Progress of a run: the stage's name, how many simulations it takes, and how many more are done."""
+
+    name: str
+    total: int
+    done: int
+
+
+def tune(
+    scenario: Scenario,
+    options: Options,
+    executor: Executor | None = None,
+    progress: Callable[[Stage], None] = lambda stage: None,
+) -> Outcome:
+    """Searches a policy for ``scenario`` and compares it with every baseline.
+
+    The three stages never share a seed, and a seed names the requests, the acceptances and the truth.
+
+    Raises:
+        InputError: A pin or the storage is not usable.
+    """
+    space = Space(scenario, options.pins)
+    plan = Plan(
+        options.objective,
+        math.ceil(options.trials / options.batch) * options.batch,
+        options.batch,
+        options.seed,
+        seeds("search", options.seed, RUNGS[-1].seeds),
+    )
+    study = open_study(options.storage, options.folder, plan, scenario, space)
+
+    def run(stage: str, cells: list[Any]) -> pd.DataFrame:
+        progress(Stage(stage, len(cells), 0))
+        return evaluate(scenario, cells, executor, lambda done: progress(Stage(stage, len(cells), done)))
+
+    progress(Stage("search", plan.trials, len(study.get_trials(deepcopy=False))))
+    trials = []
+    for trials in search(study, plan, space, lambda cells: evaluate(scenario, cells, executor)):
+        progress(Stage("search", plan.trials, min(plan.batch, len(trials))))
+    best = finished(trials)[:FINALISTS]
+    finalists = [space.arm(f"finalist {trial.number}", params_of(trial)) for trial in best]
+    server = finalists[0].server
+
+    candidates = [arms.static_threshold(server, theta)._replace(name=f"static {theta}") for theta in arms.STATIC_THETAS]
+    scores = _scores(run("static threshold", grid(candidates, scenario.loads, plan.seeds[:2])), options.objective)
+    theta = arms.STATIC_THETAS[candidates.index(_best(candidates, scores))]
+    baselines = arms.baselines(scenario, server, theta)
+
+    select = seeds("select", options.seed, max(2, options.replications // 2))
+    scores = _scores(run("select", grid([*baselines, *finalists], scenario.loads, select)), options.objective)
+    # In a tie the baseline stays: it needs no file of ours.
+    winner = _best([*baselines, *finalists], scores)
+    compared = [*baselines, arms.oracle(server)]
+    if winner in finalists:
+        server, winner = winner.server, winner._replace(name=arms.TUNED)
+        compared = [*arms.baselines(scenario, server, theta), arms.oracle(server), winner]
+
+    report = seeds("report", options.seed, options.replications)
+    rows = run("report", grid(compared, scenario.loads, report))
+    versus = compare(rows, winner.name)
+    table = winner.belief if isinstance(winner.policy, Argmax) and isinstance(winner.belief, SpsAdditiveTable) else None
+    artifact = _artifact(scenario, options, plan, space, winner, server, rows, versus, len(trials))
+    return Outcome(scenario, options, winner, server, _table(trials), rows, versus, artifact, table)
+
+
+def compare(rows: pd.DataFrame, winner: str) -> pd.DataFrame:
+    """Paired ratios of ``winner`` over every arm, by load and over all loads (load NaN), in throughput and goodput."""
+    found = []
+    for metric in METRICS:
+        scores = rows[["arm", "load", "seed"]].assign(score=log_score(rows, metric))
+        column = "throughput_tok_s" if metric == "throughput" else "goodput_per_s"
+        for load in (*sorted(rows["load"].unique()), math.nan):
+            part = scores if math.isnan(load) else scores[scores["load"] == load]
+            means = rows.loc[part.index].groupby("arm")[column].mean()
+            for arm in rows["arm"].unique():
+                gain = ratio(paired(part, winner, arm)) if arm != winner else Ratio(1.0, 1.0, 1.0, 0)
+                found.append({"arm": arm, "load": load, "metric": metric, "mean": means[arm], **gain._asdict()})
+    return pd.DataFrame(found)
+
+
+def _scores(rows: pd.DataFrame, objective: str) -> pd.Series:
+    return log_score(rows, objective).groupby(rows["arm"]).mean()
+
+
+def _best(candidates: list[Arm], scores: pd.Series) -> Arm:
+    return max(candidates, key=lambda arm: float(scores[arm.name]))
+
+
+def _table(trials: list[Any]) -> pd.DataFrame:
+    return pd.DataFrame(
+        [
+            {
+                "number": trial.number,
+                "state": trial.state.name.lower(),
+                **{f"value_{i}": value for i, value in enumerate(trial.values or [])},
+                **{f"rung_{rung}": score for rung, score in trial.intermediate_values.items()},
+                **params_of(trial),
+            }
+            for trial in trials
+        ]
+    )
+
+
+def _artifact(
+    scenario: Scenario,
+    options: Options,
+    plan: Plan,
+    space: Space,
+    winner: Arm,
+    server: Server,
+    rows: pd.DataFrame,
+    versus: pd.DataFrame,
+    trials: int,
+) -> Artifact:
+    plain = winner.name == arms.PLAIN
+    policy = winner.policy or (NoDraft() if plain else Fixed(length=winner.server.gamma))
+    belief = winner.belief or space.belief
+    gamma = winner.server.gamma
+    return Artifact(
+        policy=policy,
+        serve="plain" if plain else "speculative",
+        gamma=gamma,
+        classes=tuple(space.classes),
+        sts_temperatures=scenario.drafter().sts[:gamma],
+        cost_belief=belief,
+        server_flags={} if plain else flags(winner.server),
+        environment={} if plain else environment(winner.server),
+        advice=advise(versus, winner.name),
+        provenance=Provenance(
+            scenario=scenario.name,
+            hardware=scenario.hardware,
+            model=scenario.model,
+            engine=scenario.server.engine,
+            workload=scenario.workload.arrivals.model_dump(mode="json"),
+            slo={klass.name: klass.slo.model_dump() for klass in scenario.workload.classes},
+            objective=options.objective,
+            simulator_version=dspark_tuning.__version__,
+            truths={"overhead_s": list(scenario.live.overhead_s), "slope": list(scenario.live.slope)},
+            seeds={
+                "search": plan.seeds,
+                "select": seeds("select", options.seed, max(2, options.replications // 2)),
+                "report": sorted(int(seed) for seed in rows["seed"].unique()),
+            },
+            trials=trials,
+            search_space=space.describe(),
+        ),
+        evidence=tuple(
+            EvidenceRow(
+                arm=row.arm,
+                load=None if math.isnan(row.load) else row.load,
+                metric=row.metric,
+                mean=row.mean,
+                ratio=row.ratio,
+                low=row.low,
+                high=row.high,
+                replications=row.replications,
+            )
+            for row in versus.itertuples()
+        ),
+    )
+
+
+def flags(server: Server) -> dict[str, str]:
+    """The flags of a speculative server, as SGLang spells them."""
+    return {
+        "--speculative-algorithm": "DSPARK",
+        "--speculative-dspark-block-size": str(server.gamma),
+        "--max-running-requests": str(server.max_running_requests),
+        "--cuda-graph-max-bs-decode": str(server.captured_requests()),
+        "--chunked-prefill-size": str(server.chunked_prefill_size),
+        "--max-prefill-tokens": str(server.max_prefill_tokens),
+    }
+
+
+def environment(server: Server) -> dict[str, str]:
+    """The environment variables that belong to :func:`flags`."""
+    return {
+        "SGLANG_RAGGED_VERIFY_MODE": server.verify_mode,
+        "SGLANG_DSPARK_CONFIDENCE_RELAY_LAG_STEPS": str(server.confidence_lag_steps),
+    }
+
+
+def advise(versus: pd.DataFrame, winner: str) -> str:
+    """What to do, in one sentence."""
+    plain = versus[(versus["arm"] == arms.PLAIN) & (versus["metric"] == "throughput")]
+    over_all = plain[plain["load"].isna()].iloc[0]
+    losing = plain[plain["load"].notna() & (plain["high"] < 1)]
+    if winner == arms.PLAIN:
+        return "Serve without speculation: no way of drafting beats it at these loads."
+    start = {
+        arms.TUNED: "Serve with DSpark and this policy",
+        arms.DEFAULT: "Serve DSpark as it comes: nothing that was searched beats it",
+        arms.TUNED_FLAGS: "Serve DSpark with these flags and no schedule: no policy beats it",
+    }.get(winner, f"Serve with '{winner}': nothing that was searched beats this baseline")
+    text = f"{start}; it gives {over_all['ratio']:.2f} times the throughput of serving without speculation over all loads"
+    if len(losing):
+        loads = ", ".join(f"{load:g}" for load in losing["load"])
+        text += f", but at load {loads} serving without speculation is faster"
+    return text + "."
