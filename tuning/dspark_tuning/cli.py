@@ -1,0 +1,45 @@
+"""The ``dspark`` command.
+
+Nothing here or in ``commands`` imports numba, pandas, pydantic or optuna before a command runs: help and usage errors
+answer at once.
+"""
+
+from __future__ import annotations
+
+import sys
+
+import typer
+
+from dspark_tuning.commands import bench, policy, scenario, simulate, tune
+
+app = typer.Typer(
+    help="Load-adaptive DSpark verification for SGLang: simulate a server under load, tune its policy, inspect both.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+app.add_typer(scenario.app, name="scenario")
+app.command("simulate")(simulate.simulate)
+app.command("tune")(tune.tune)
+app.add_typer(policy.app, name="policy")
+app.add_typer(bench.app, name="bench")
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Runs a command line, ``sys.argv`` by default, and exits.
+
+    Exit codes: 0; 2 for input that a person can mend, said in one line on stderr; 130 when interrupted.
+    """
+    try:
+        app(arguments, prog_name="dspark")
+    except ValueError as error:
+        from sglang_dspark.errors import InputError
+
+        if not isinstance(error, InputError):
+            raise
+        print("dspark: error:", " ".join(str(error).splitlines()), file=sys.stderr)
+        sys.exit(2)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,94 @@
+"""Options that several commands share, what they choose, and how commands print."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterable
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from dspark_simulator.scenario import Scenario
+
+DEFAULT_SCENARIO = "b300-v4flash"
+
+# Wide enough for every table, where nobody's window limits it.
+PIPE_WIDTH = 150
+
+ScenarioName = Annotated[
+    str, typer.Argument(metavar="[SCENARIO]", help="A packaged scenario (`dspark scenario list`) or a YAML file.")
+]
+TraceFile = Annotated[
+    Path | None,
+    typer.Option("--trace", help="CSV of requests (TIMESTAMP, ContextTokens, GeneratedTokens) to replay instead."),
+]
+Json = Annotated[bool, typer.Option("--json", help="Print JSON for machines and nothing else on stdout.")]
+# Seeds are multiplied on their way into 64-bit counters.
+Seed = Annotated[int, typer.Option("--seed", min=0, max=4000, help="Names the requests, acceptances and truths.")]
+Workers = Annotated[int | None, typer.Option("--workers", min=1, help="Processes; by default one a CPU.")]
+
+
+def read_scenario(source: str, trace: Path | None, loads: Iterable[float] = ()) -> Scenario:
+    """The scenario that the options name, with the loads that they give in place of its own.
+
+    Raises:
+        InputError: The scenario or the trace cannot be used, or a load that the scenario cannot have.
+    """
+    from dspark_simulator.scenario import load
+
+    scenario = load(source)
+    if trace is not None:
+        scenario = scenario.with_trace(trace)
+    chosen = tuple(_valid_load(scenario, load) for load in loads)
+    return scenario.model_copy(update={"loads": chosen}) if chosen else scenario
+
+
+def _valid_load(scenario: Scenario, load: float) -> float:
+    from sglang_dspark.errors import InputError
+
+    if not 0 < load < math.inf:
+        raise InputError(f"--load: {load} is not valid; give a number above 0")
+    if scenario.workload.clients is not None and load != math.floor(load):
+        raise InputError(f"--load: {load} is not valid; this is a closed loop, give a whole number of clients")
+    return load
+
+
+def cpus() -> int:
+    """CPUs that this process may use."""
+    import os
+
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def console(stderr: bool = False) -> Console:
+    """Prints what people read, values as they are: file names may hold what Rich takes for markup."""
+    from rich.console import Console
+
+    out = Console(stderr=stderr, markup=False, highlight=False)
+    if not out.is_terminal:
+        out.width = max(out.width, PIPE_WIDTH)
+    return out
+
+
+def print_json(value: Any) -> None:
+    """Prints ``value`` as JSON: NaN and infinities as null, tuples as lists, NumPy numbers as numbers."""
+    print(json.dumps(_jsonable(value), indent=1, allow_nan=False))
+
+
+def _jsonable(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {str(key): _jsonable(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_jsonable(item) for item in value]
+    if isinstance(value, Path):
+        return str(value)
+    if hasattr(value, "item"):
+        value = value.item()
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    return value
