@@ -33,4 +33,6 @@ def write_atomically(path: Path, content: str | bytes) -> None:
         Path(name).replace(path)
     except OSError as error:
         Path(name).unlink(missing_ok=True)
-        raise InputError(f"{path}: cannot be written ({error.strerror}); free space or choose another folder") from error
+        raise InputError(
+            f"{path}: cannot be written ({error.strerror}); free space or choose another folder"
+        ) from error

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Final, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
@@ -13,7 +13,7 @@ from sglang_dspark.files import write_atomically
 from sglang_dspark.policy.belief import CostBelief
 from sglang_dspark.policy.families import AnyPolicy
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION: Final = 1
 
 Number = Annotated[float, Field(allow_inf_nan=False)]
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]

@@ -77,7 +77,7 @@ class Result(NamedTuple):
         for field, value in zip(self._fields, self, strict=True):
             if isinstance(value, Latency):
                 row |= {f"{field}_{name}": part for name, part in zip(value._fields, value, strict=True)}
-            elif field != "classes":
+            elif isinstance(value, int | float):
                 row[field] = value
         return row
 

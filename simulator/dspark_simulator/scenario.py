@@ -102,7 +102,8 @@ class Scenario(BaseModel):
         cost: What a profiler says a step costs; the belief of policies that have one.
         live: How live steps differ from it.
         acceptance: Quality of the drafter by domain; the paper's Qwen3-4B drafter if absent.
-        loads: Where ``tune`` and ``bench`` compare policies: clients of a closed loop, or factors on the open loop's rate.
+        loads: Where ``tune`` and ``bench`` compare policies: clients of a closed loop, or factors on an open loop's
+            rate.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -128,6 +129,11 @@ class Scenario(BaseModel):
         if self.server.gamma > self.drafter_gamma:
             raise ValueError(
                 f"server.gamma {self.server.gamma} is beyond the drafter's block; use at most {self.drafter_gamma}"
+            )
+        if self.drafter_gamma > self.drafter().gamma:
+            raise ValueError(
+                f"drafter_gamma {self.drafter_gamma} is beyond what the acceptance model describes; "
+                f"use at most {self.drafter().gamma}"
             )
         self.drafter().compile([klass.domain for klass in self.workload.classes])
         if self.workload.clients is not None and any(load != math.floor(load) for load in self.loads):

@@ -71,7 +71,11 @@ def simulate(
         truth: How live steps differ from the profile; the centre of the scenario's distribution if None.
         log: Receives every step where given.
     """
-    return _Simulation(scenario, arm, seed, truth or scenario.live.centre(), log).run()
+    simulation = _Simulation(scenario, arm, seed, truth or scenario.live.centre(), log)
+    try:
+        return simulation.run()
+    finally:
+        simulation.close()
 
 
 class _Simulation:
@@ -138,6 +142,13 @@ class _Simulation:
             self.env.now,
             int(self.replicas[0].server[0]["kv_capacity"]),
         )
+
+    def close(self) -> None:
+        """Lets the arrays go. Environment, processes and replicas refer to each other, and many simulations a second
+        would pile up megabytes each before the garbage collector looks."""
+        self.opened = self.closed = None
+        for replica in self.replicas:
+            replica.close()
 
     def send(self, at_s: float) -> None:
         """Sends the next request to a replica."""
@@ -229,6 +240,9 @@ class _Replica:
         state["queued"] = queued + 1
         if not self.wake.triggered:
             self.wake.succeed()
+
+    def close(self) -> None:
+        del self.state, self.queue, self.server, self.rule, self.cost, self.acceptance, self.metrics
 
     def _serve(self) -> Generator[simpy.Event, None, None]:
         while True:

@@ -57,7 +57,7 @@ SERVER = np.dtype(
     align=True,
 )
 
-# Slots 0..running-1 decode; slot ``running`` holds the request whose prompt is being prefilled in chunks, if ``partial``.
+# Slots 0..running-1 decode; if ``partial``, slot ``running`` holds the request whose prompt is prefilled in chunks.
 STATE = np.dtype(
     [
         ("running", "i8"),

@@ -138,7 +138,9 @@ def test_argmax_and_greedy_by_enumeration() -> None:
         best = np.sort(lagged[lagged >= np.float32(1e-6)].astype(np.float64))[::-1]
         tau = requests + np.concatenate([[0.0], np.cumsum(best)])
         m = requests + np.arange(len(tau))
-        step = 0.004 + np.interp(requests, (1, 256), (0.001, 0.005)) + np.interp(m, (1, 512, 2048), (0.005, 0.012, 0.06))
+        step = (
+            0.004 + np.interp(requests, (1, 256), (0.001, 0.005)) + np.interp(m, (1, 512, 2048), (0.005, 0.012, 0.06))
+        )
         rate = tau / step
         engine = Engine(gamma, NO_TIERS, 1024, TABLE)
         assert rate[budget(compile_rule(Argmax(), engine), lagged, load).cap] == pytest.approx(rate.max(), rel=1e-12)

@@ -32,7 +32,12 @@ def test_ratio_interval_is_the_paired_t_interval() -> None:
 
 def test_pairs_are_by_seed_and_average_over_loads() -> None:
     scores = pd.DataFrame(
-        [(arm, load, seed, base + load + 10 * seed) for arm, base in (("x", 0.5), ("y", 0.0)) for load in (1, 2) for seed in (3, 1)],
+        [
+            (arm, load, seed, base + load + 10 * seed)
+            for arm, base in (("x", 0.5), ("y", 0.0))
+            for load in (1, 2)
+            for seed in (3, 1)
+        ],
         columns=["arm", "load", "seed", "score"],
     )
     shuffled = scores.sample(frac=1.0, random_state=0)

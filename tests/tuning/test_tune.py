@@ -72,7 +72,9 @@ def test_a_run_killed_in_the_search_and_started_again_ends_in_the_same_policy(ou
     assert (tmp_path / "policy.json").read_text() == dumps(outcome.artifact)
 
 
-def test_a_run_that_stops_within_a_batch_resumes_with_the_rest(scenario: Scenario, outcome: Outcome, tmp_path: Path) -> None:
+def test_a_run_that_stops_within_a_batch_resumes_with_the_rest(
+    scenario: Scenario, outcome: Outcome, tmp_path: Path
+) -> None:
     tune(scenario, Options(tmp_path, **SMALL))
     whole = _study(tmp_path).get_trials()
     assert len(whole) == 12
@@ -190,9 +192,7 @@ def test_where_drafting_cannot_pay_the_plain_server_is_written(scenario: Scenari
 
 
 def test_a_corrected_argmax_is_written_as_a_table_for_a_stock_server(scenario: Scenario, tmp_path: Path) -> None:
-    late = scenario.model_copy(
-        update={"live": Live(overhead_s=(0.015, 0.016)), "loads": (128.0,)}
-    )
+    late = scenario.model_copy(update={"live": Live(overhead_s=(0.015, 0.016)), "loads": (128.0,)})
     found = tune(late, Options(tmp_path, pins={"family": "argmax"}, **SMALL))
     assert isinstance(found.winner.policy, Argmax)
     assert found.sps_table is not None and found.sps_table == found.artifact.cost_belief

@@ -46,7 +46,7 @@ def paired(scores: pd.DataFrame, arm: str, base: str) -> NDArray[np.float64]:
 def t_quantile(p: float, freedom: int) -> float:
     """Quantile of Student's t by its expansion around the normal (Abramowitz and Stegun 26.7.5).
 
-    Within 1e-3 from 5 degrees of freedom on; fewer are refused, since an interval from so few replications says nothing.
+    Within 1e-3 from 5 degrees of freedom on; NaN for fewer, since an interval from so few replications says nothing.
     """
     if freedom < 5:
         return math.nan

@@ -107,7 +107,7 @@ def executor(workers: int, dask: str | None = None) -> Iterator[Executor | None]
         except ImportError as error:
             raise InputError("--dask: distributed is not installed; pip install 'sglang-dspark[dask]'") from error
         try:
-            client = Client(dask, timeout=10)
+            client: Any = Client(dask, timeout=10)  # type: ignore[no-untyped-call]
         except (OSError, ValueError) as error:
             raise InputError(f"--dask: {dask}: no scheduler answers; start one with `dask scheduler`") from error
         with client:

@@ -18,6 +18,7 @@ import pandas as pd
 from optuna.samplers import TPESampler
 from optuna.storages import BaseStorage, JournalStorage
 from optuna.storages.journal import JournalFileBackend
+from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
 from dspark_simulator.scenario import Scenario
@@ -131,9 +132,7 @@ def _ask(past: list[FrozenTrial], plan: Plan, space: Space, first: int) -> list[
     return asked
 
 
-def _climb(
-    asked: list[tuple[optuna.Trial, Params]], plan: Plan, space: Space, evaluate: Evaluate
-) -> list[FrozenTrial]:
+def _climb(asked: list[tuple[optuna.Trial, Params]], plan: Plan, space: Space, evaluate: Evaluate) -> list[FrozenTrial]:
     """Takes a batch up the rungs; the worse part of it stays behind on each (successive halving)."""
     arms = [space.arm(str(number), params) for number, (_, params) in enumerate(asked)]
     left = list(range(len(asked)))
@@ -172,8 +171,8 @@ def _values(rows: pd.DataFrame, objective: str) -> list[float]:
     return [float(log_score(rows, part).mean()) for part in parts]
 
 
-def _directions(objective: str) -> list[str]:
-    return ["maximize"] * (2 if objective == "front" else 1)
+def _directions(objective: str) -> list[StudyDirection]:
+    return [StudyDirection.MAXIMIZE] * (2 if objective == "front" else 1)
 
 
 def _journal(folder: Path) -> BaseStorage:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, NamedTuple
+from typing import Any
 
 import optuna
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
@@ -71,7 +71,7 @@ class Space:
         return params
 
     def starts(self) -> list[Params]:
-        """Candidates to look at first: argmax as profiled and corrected by what live steps may cost, flat thresholds."""
+        """Candidates to look at first: argmax as profiled and corrected by what live steps may cost, and thresholds."""
         roomy = {
             "gamma": self.scenario.drafter_gamma,
             "max_running_requests": RUNNING[-1],

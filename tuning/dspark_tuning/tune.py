@@ -218,17 +218,8 @@ def _artifact(
             search_space=space.describe(),
         ),
         evidence=tuple(
-            EvidenceRow(
-                arm=row.arm,
-                load=None if math.isnan(row.load) else row.load,
-                metric=row.metric,
-                mean=row.mean,
-                ratio=row.ratio,
-                low=row.low,
-                high=row.high,
-                replications=row.replications,
-            )
-            for row in versus.itertuples()
+            EvidenceRow.model_validate(row | {"load": None if math.isnan(row["load"]) else row["load"]})
+            for row in versus.to_dict("records")
         ),
     )
 
@@ -265,7 +256,9 @@ def advise(versus: pd.DataFrame, winner: str) -> str:
         arms.DEFAULT: "Serve DSpark as it comes: nothing that was searched beats it",
         arms.TUNED_FLAGS: "Serve DSpark with these flags and no schedule: no policy beats it",
     }.get(winner, f"Serve with '{winner}': nothing that was searched beats this baseline")
-    text = f"{start}; it gives {over_all['ratio']:.2f} times the throughput of serving without speculation over all loads"
+    text = (
+        f"{start}; it gives {over_all['ratio']:.2f} times the throughput of serving without speculation over all loads"
+    )
     if len(losing):
         loads = ", ".join(f"{load:g}" for load in losing["load"])
         text += f", but at load {loads} serving without speculation is faster"

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import numpy as np
+from numpy.typing import NDArray
+
 from dspark_simulator.costs.numeric import CostRecord
 from sglang_dspark.policy.belief import MAX_REQUESTS, MAX_TOKENS, SpsAdditiveTable
 from sglang_dspark.policy.capture import vllm_tiers
@@ -9,11 +12,15 @@ from sglang_dspark.policy.capture import vllm_tiers
 # SGLang's table wants a bias above 0; where a model has no overhead, so much of the verify time is called bias.
 _LEAST_BIAS_S = 1e-6
 
+# Seconds a token by which a slope must change to count as a bend: far below what any timer resolves.
+_BEND_S = 1e-12
+
 
 def sps_additive(cost: CostRecord, max_requests: int, max_tokens: int) -> SpsAdditiveTable:
     """``bias`` is the overhead of a step, ``alpha`` drafting by requests, ``theta`` verifying by tokens when captured.
 
-    Probes are spaced as an engine captures: dense below 256, every 16 above. Attention is that of the context at which
+    Probes are spaced as an engine captures, dense below 256 and every 16 above, less those on a line between their
+    neighbours. Attention is that of the context at which
     the model was profiled, since SGLang's table does not know the context.
 
     Args:
@@ -30,11 +37,17 @@ def sps_additive(cost: CostRecord, max_requests: int, max_tokens: int) -> SpsAdd
         raise ValueError(f"max_tokens {max_tokens} is not valid; give 1..{MAX_TOKENS}")
     c = cost[0]
     bias = max(float(c["overhead_s"]), _LEAST_BIAS_S)
-    requests, tokens = vllm_tiers(max_requests), vllm_tiers(max_tokens)
+    requests, alpha = _corners(vllm_tiers(max_requests), c["draft_s"])
+    tokens, theta = _corners(vllm_tiers(max_tokens), c["captured_s"] + (float(c["overhead_s"]) - bias))
     return SpsAdditiveTable(
-        bias_seconds=bias,
-        bs_probes=tuple(requests.tolist()),
-        alpha_seconds=tuple(c["draft_s"][requests].tolist()),
-        m_probes=tuple(tokens.tolist()),
-        theta_seconds=tuple((c["captured_s"][tokens] + (float(c["overhead_s"]) - bias)).tolist()),
+        bias_seconds=bias, bs_probes=requests, alpha_seconds=alpha, m_probes=tokens, theta_seconds=theta
     )
+
+
+def _corners(probes: NDArray[np.int64], curve: NDArray[np.float64]) -> tuple[tuple[int, ...], tuple[float, ...]]:
+    """The probes at which a curve bends, and its values there: the same table in far fewer points."""
+    seconds = curve[probes]
+    slopes = np.diff(seconds) / np.diff(probes)
+    bends = np.ones(len(probes), np.bool_)
+    bends[1:-1] = np.abs(np.diff(slopes)) > _BEND_S
+    return tuple(probes[bends].tolist()), tuple(seconds[bends].tolist())

@@ -81,7 +81,9 @@ def _foresee(state: Record, rule: Rule, cost: Record) -> int:
         if tier < running:
             continue
         drafts = min(acceptable, tier - running)
-        parts_s = draft_s(cost, running) + verify_s(cost, tier, True, context, running) + inject_s(cost, running + drafts)
+        parts_s = (
+            draft_s(cost, running) + verify_s(cost, tier, True, context, running) + inject_s(cost, running + drafts)
+        )
         rate = (running + drafts) / (cost[0].overhead_s + parts_s)
         if rate > best:
             best, best_tier = rate, tier
@@ -109,7 +111,7 @@ def round_s(state: Record, server: Record, cost: Record, tokens: int, captured: 
         time_s += draft_s(cost, running)
     if server[0].speculative:
         time_s += inject_s(cost, real)
-    return time_s
+    return float(time_s)
 
 
 @njit(cache=True)

@@ -50,8 +50,8 @@ def summary(outcome: Outcome) -> dict[str, Any]:
     """Ratios of the winner, each with its 95 % interval over paired replications.
 
     ``vs_*`` are of throughput, over all loads; each holds the same ``by_load`` and for ``goodput``. ``vs_default`` has
-    ``high_load`` too, the loads from 128 on. ``vs_best_fixed_by_load`` is the worst load's ratio to the fixed gamma that
-    is best at that load on these very rows, a choice that no server could make beforehand.
+    ``high_load`` too, the loads from 128 on. ``vs_best_fixed_by_load`` is the worst load's ratio to the fixed gamma
+    that is best at that load on these very rows, a choice that no server could make beforehand.
     """
     winner, rows = outcome.winner.name, outcome.rows
 

@@ -21,7 +21,7 @@ DEFAULT_SCENARIO = "b300-v4flash"
 PIPE_WIDTH = 150
 
 ScenarioName = Annotated[
-    str, typer.Argument(metavar="[SCENARIO]", help="A packaged scenario (`dspark scenario list`) or a YAML file.")
+    str, typer.Argument(metavar="SCENARIO", help="A packaged scenario (`dspark scenario list`) or a YAML file.")
 ]
 TraceFile = Annotated[
     Path | None,
@@ -76,11 +76,13 @@ def console(stderr: bool = False) -> Console:
 
 
 def print_json(value: Any) -> None:
-    """Prints ``value`` as JSON: NaN and infinities as null, tuples as lists, NumPy numbers as numbers."""
+    """Prints ``value`` as JSON: NaN and infinities as null, named tuples as objects, NumPy numbers as numbers."""
     print(json.dumps(_jsonable(value), indent=1, allow_nan=False))
 
 
 def _jsonable(value: Any) -> Any:
+    if hasattr(value, "_asdict"):
+        value = value._asdict()
     if isinstance(value, dict):
         return {str(key): _jsonable(item) for key, item in value.items()}
     if isinstance(value, list | tuple):

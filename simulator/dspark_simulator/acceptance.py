@@ -1,0 +1,242 @@
+"""Which drafts the target accepts, and what the confidence head says of them beforehand.
+
+The token at output index ``i`` of a request has a latent quality in logits,
+
+    x = mean + ability * A(request) + persistence * P(i) + variation * V(i),
+
+where ``A``, ``P`` and ``V`` are standard normal draws and ``P`` drifts along the output, linearly between one draw every
+``persistence_tokens`` tokens. Above ``knee`` quality grows ``stretch`` times as fast, for text that is all but
+determined. As position ``j`` of a draft block the token is accepted, given that its prefix was, iff a uniform draw of
+its own is below ``sigmoid(z)``, ``z = x + offsets[j]``: neither the draw nor ``x`` depends on the policy or on where the
+block began. The head's raw logit is ``slope[j] * z + bias[j]``, which sequential temperature scaling divides by
+``sts[j]``.
+
+The head sees all of ``z``: a part of it hidden from the head and independent between tokens could not be told from the
+acceptance draw, and a hidden part shared by the tokens of a request does not improve the fit to the published figures.
+A confidence therefore never depends on an acceptance draw. How the shared quality divides into ``ability`` and
+``persistence``, and how long it persists, is an assumption: the paper's figures speak of single blocks.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from functools import cache
+from importlib import resources
+from pathlib import Path
+from typing import Annotated, Any, Self
+
+import numpy as np
+import yaml
+from numba import njit
+from numpy.typing import NDArray
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from dspark_simulator.draws import ABILITY, ACCEPT, PERSISTENCE, VARIATION, draw, normal, uniform
+from sglang_dspark.errors import InputError, from_validation
+
+MAX_DOMAINS = 16
+MAX_GAMMA = 16
+MAX_PERSISTENCE_TOKENS = 128
+
+PROFILE = "acceptance_profile.yaml"
+
+ACCEPTANCE = np.dtype(
+    [
+        ("scale", np.int64),
+        ("per_token", np.float64),
+        ("near", np.float64, (MAX_PERSISTENCE_TOKENS,)),
+        ("far", np.float64, (MAX_PERSISTENCE_TOKENS,)),
+        ("mean", np.float64, (MAX_DOMAINS,)),
+        ("ability", np.float64, (MAX_DOMAINS,)),
+        ("persistence", np.float64, (MAX_DOMAINS,)),
+        ("variation", np.float64, (MAX_DOMAINS,)),
+        ("knee", np.float64, (MAX_DOMAINS,)),
+        ("excess", np.float64, (MAX_DOMAINS,)),
+        ("offset", np.float64, (MAX_DOMAINS, MAX_GAMMA)),
+        ("gain", np.float64, (MAX_GAMMA,)),
+        ("shift", np.float64, (MAX_DOMAINS, MAX_GAMMA)),
+    ]
+)
+"""An :class:`AcceptanceModel` as :func:`propose` reads it: the weights of the two nearest persistence draws by place
+between them, the domains' parameters in the order compiled, and the head's logits with STS folded in."""
+
+Logit = Annotated[float, Field(ge=-100.0, le=100.0)]
+Spread = Annotated[float, Field(ge=0.0, le=10.0)]
+Factor = Annotated[float, Field(gt=0.0, le=100.0)]
+
+
+class Domain(BaseModel):
+    """The quality of a kind of text, in logits; ``offsets`` holds one value for each draft position."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+    mean: Logit
+    ability: Spread
+    persistence: Spread
+    variation: Spread
+    knee: Logit
+    stretch: Annotated[float, Field(ge=1.0, le=100.0)]
+    offsets: tuple[Logit, ...]
+
+
+class AcceptanceModel(BaseModel):
+    """A drafter on a target: its domains, its confidence head and the temperatures that calibrate the head.
+
+    ``slope``, ``bias``, ``sts`` and every domain's ``offsets`` have one value for each draft position.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+    target: str
+    drafter: str
+    source: str
+    persistence_tokens: Annotated[int, Field(ge=1, le=MAX_PERSISTENCE_TOKENS)]
+    slope: Annotated[tuple[Factor, ...], Field(min_length=1, max_length=MAX_GAMMA)]
+    bias: tuple[Logit, ...]
+    sts: tuple[Factor, ...]
+    domains: Annotated[dict[str, Domain], Field(min_length=1)]
+
+    @model_validator(mode="after")
+    def _one_value_a_position(self) -> Self:
+        lengths = {"bias": self.bias, "sts": self.sts} | {
+            f"domains.{name}.offsets": domain.offsets for name, domain in self.domains.items()
+        }
+        for field, values in lengths.items():
+            if len(values) != self.gamma:
+                raise ValueError(f"give {field} {self.gamma} values, one for each value of slope")
+        return self
+
+    @property
+    def gamma(self) -> int:
+        """The longest draft block that the model describes."""
+        return len(self.slope)
+
+    def with_temperatures(self, sts: Sequence[float]) -> AcceptanceModel:
+        """The same drafter with other STS temperatures; all ones is the head as trained.
+
+        Raises:
+            InputError: not one positive number for each position.
+        """
+        return _validated(self.model_dump() | {"sts": tuple(sts)}, "acceptance model")
+
+    def compile(self, domains: Sequence[str]) -> NDArray[np.void]:
+        """One ``ACCEPTANCE`` record, shape (1,), in which domain ``d`` is ``domains[d]``.
+
+        Raises:
+            InputError: a domain that the model does not describe, or more than ``MAX_DOMAINS`` of them.
+        """
+        if len(domains) > MAX_DOMAINS:
+            raise InputError(f"domains: {len(domains)} are too many; use at most {MAX_DOMAINS}")
+        for name in domains:
+            if name not in self.domains:
+                raise InputError(f"domains: {name!r} is not known; use one of {', '.join(self.domains)}")
+        compiled = np.zeros(1, ACCEPTANCE)
+        record = compiled[0]
+        record["scale"] = self.persistence_tokens
+        record["per_token"] = 1.0 / self.persistence_tokens
+        far = np.arange(self.persistence_tokens) / self.persistence_tokens
+        # Divided by the norm so that the variance is the same between two draws as on one.
+        record["near"][: far.size] = (1.0 - far) / np.hypot(1.0 - far, far)
+        record["far"][: far.size] = far / np.hypot(1.0 - far, far)
+        gain = np.array(self.slope) / np.array(self.sts)
+        record["gain"][: self.gamma] = gain
+        for index, name in enumerate(domains):
+            domain = self.domains[name]
+            for field in ("mean", "ability", "persistence", "variation", "knee"):
+                record[field][index] = getattr(domain, field)
+            record["excess"][index] = domain.stretch - 1.0
+            record["offset"][index, : self.gamma] = domain.offsets
+            record["shift"][index, : self.gamma] = gain * domain.offsets + np.array(self.bias) / np.array(self.sts)
+        return compiled
+
+
+def load(path: str | Path) -> AcceptanceModel:
+    """Reads an acceptance model from YAML or JSON.
+
+    Raises:
+        InputError: the file cannot be read, or a field is missing, unknown or out of range.
+    """
+    try:
+        content = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read ({error.strerror}); check the path") from None
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise InputError(f"{path}: is not YAML or JSON ({' '.join(str(error).split())}); correct the syntax") from None
+    return _validated(content, path)
+
+
+@cache
+def packaged() -> AcceptanceModel:
+    """DSpark on Qwen3-4B, fitted to the figures of arXiv 2607.05147 by :mod:`dspark_simulator.fit_acceptance`."""
+    with resources.as_file(resources.files("dspark_simulator") / PROFILE) as path:
+        return load(path)
+
+
+@njit(cache=True)
+def quality(
+    model: NDArray[np.void], key: np.uint64, domain: int, start: int, count: int, latent: NDArray[np.floating[Any]]
+) -> None:
+    """Writes the latent quality (logits, without position offset) of output tokens ``start`` to ``start + count - 1``.
+
+    Arguments are those of :func:`propose`; ``latent`` is [>= count] of any float type.
+    """
+    m = model[0]
+    # Half a token more keeps the product off the boundary; an integer division would take a tenth of the call.
+    node = int((start + 0.5) * m.per_token)
+    place = start - node * m.scale
+    here = m.persistence[domain] * normal(draw(key, node, PERSISTENCE))
+    ahead = m.persistence[domain] * normal(draw(key, node + 1, PERSISTENCE))
+    level = m.mean[domain] + m.ability[domain] * normal(draw(key, 0, ABILITY))
+    variation = m.variation[domain]
+    knee = m.knee[domain]
+    excess = m.excess[domain]
+    for k in range(count):
+        if place == m.scale:
+            place = 0
+            node += 1
+            here = ahead
+            ahead = m.persistence[domain] * normal(draw(key, node + 1, PERSISTENCE))
+        x = level + m.near[place] * here + m.far[place] * ahead + variation * normal(draw(key, start + k, VARIATION))
+        latent[k] = x + excess * max(x - knee, 0.0)
+        place += 1
+
+
+@njit(cache=True)
+def propose(
+    model: NDArray[np.void], key: np.uint64, domain: int, start: int, gamma: int, survival: NDArray[np.float32]
+) -> int:
+    """Drafts one block and finds how much of it the target accepts.
+
+    Args:
+        model: [1], of dtype ``ACCEPTANCE``.
+        key: the request's :func:`dspark_simulator.draws.stream`.
+        domain: the request's domain, as an index into the compiled order.
+        start: the output index of the first draft, in tokens.
+        gamma: drafts in the block, 0 to the ``gamma`` of the model compiled (not checked here).
+        survival: [>= gamma], float32; receives the probability, by the head, that each prefix is accepted.
+
+    Returns:
+        The number of leading drafts that the target accepts, in tokens.
+    """
+    m = model[0]
+    # Three passes, the latent quality kept in `survival`, are faster than one that calls exp with all of it live.
+    quality(model, key, domain, start, gamma, survival)
+    accepted = 0
+    while accepted < gamma:
+        odds_against = math.exp(-survival[accepted] - m.offset[domain, accepted])
+        if uniform(draw(key, start + accepted, ACCEPT)) * (1.0 + odds_against) >= 1.0:
+            break
+        accepted += 1
+    reciprocal = 1.0
+    for k in range(gamma):
+        reciprocal *= 1.0 + math.exp(-m.gain[k] * survival[k] - m.shift[domain, k])
+        survival[k] = 1.0 / reciprocal
+    return accepted
+
+
+def _validated(content: Any, source: str | Path) -> AcceptanceModel:
+    try:
+        return AcceptanceModel.model_validate(content)
+    except ValidationError as error:
+        raise from_validation(error, source) from None

@@ -1,0 +1,354 @@
+"""Refits the packaged acceptance profile to published figures: ``python -m dspark_simulator.fit_acceptance DIR``.
+
+DIR holds tables read off arXiv 2607.05147 (DSpark on Qwen3-4B): conditional acceptance by position (Fig. 2), accepted
+length by draft length (Fig. 4), the confidence threshold sweep (Fig. 5), calibration of the head (Fig. 6) and accepted
+length by data set (Table 1). Needs SciPy (the ``dev`` extra) and some minutes.
+
+The fitted figures are expectations over the acceptance draws, not counts, so that they are smooth in the parameters:
+given the latent quality of an output, the chance that a block starts at a token follows from the chances of the tokens
+before it.
+
+Fig. 5 drops a block's drafts from the first one whose raw confidence ``c_k`` is below the threshold. The figures rule
+the other readings out: with the survival ``a_k`` in its place the threshold of 0.1 would cut most blocks of seven (two
+thirds of Fig. 6's ``a_7`` are below it) and not the one in a hundred that it does, and with confidences after STS the
+sum of squared residuals grows fivefold.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import pandas as pd
+import yaml
+from numba import njit
+from numpy.lib.stride_tricks import sliding_window_view
+from numpy.typing import NDArray
+from scipy.optimize import least_squares
+
+from dspark_simulator import sts
+from dspark_simulator.acceptance import PROFILE, AcceptanceModel, Domain, propose, quality
+from dspark_simulator.draws import stream
+from sglang_dspark.files import write_atomically
+
+Floats = NDArray[np.float64]
+Values = dict[str, Floats]
+
+GROUPS = ("Math", "Code", "Chat")
+DATASETS = ("GSM8K", "MATH500", "AIME25", "MBPP", "HumanEval", "LiveCodeBench", "MT-Bench", "Alpaca", "Arena-Hard-v2")
+SWEPT = ("GSM8K", "HumanEval", "MT-Bench")
+"""The data set behind each domain of Fig. 5: its accepted length without a threshold is that of Table 1."""
+CALIBRATED = DATASETS.index("Alpaca")
+CALIBRATED_POSITIONS = (1, 3, 5, 7)
+THRESHOLDS = tuple(step / 10 for step in range(10))
+BLOCK = 7
+LONG_BLOCKS = (11, 15)
+FIG6_BINS = 20
+
+PERSISTENCE_TOKENS = 32
+REQUESTS = 3000
+TOKENS = 96
+SEED = 20260705
+
+INITIAL: Values = {
+    "mean": np.array([3.3, 3.0, 2.6, 2.8, 3.0, 2.7, 1.2, 1.2, 1.1]),
+    "knee": np.array([3.0, 3.0, 1.0]),
+    "log_stretch": np.array([1.2]),
+    "log_spread": np.array([0.0, 0.0, -0.2]),
+    "shared": np.array([0.0, 0.0]),
+    "offset": np.array([-0.4, -0.7, -1.0] * 4),
+    "slope": np.array([1.4, 1.0]),
+    "bias": np.array([0.2, 0.2]),
+    "late": np.array([-0.4, -0.8] * 3),
+}
+"""Start of the search. ``shared`` is the logit of the share of variance that tokens of a passage have in common, for
+all data sets and for Alpaca; ``offset`` is that of positions 3, 5 and 7 for the groups and Alpaca; ``slope`` and
+``bias`` are those of positions 1 and 7; ``late`` is how much lower positions 11 and 15 are than position 7."""
+
+
+class Published(NamedTuple):
+    """The figures to reproduce; domains and data sets in the order of ``GROUPS`` and ``DATASETS``."""
+
+    conditional: Floats  # [3, 7]
+    accepted_length: Floats  # [9], tokens
+    long_length: Floats  # [3, 2], tokens, for LONG_BLOCKS
+    verify_tokens: Floats  # [3, 10], for THRESHOLDS
+    rate: Floats  # [3, 10], percent
+    histogram: Floats  # [4, 20], share of raw survivals in each bin
+    observed: Floats  # [4, 20], acceptance in each bin
+    auc: Floats  # [4]
+    ece: Floats  # [4]
+
+
+def read(folder: Path) -> Published:
+    """Reads the published tables."""
+
+    def table(name: str) -> pd.DataFrame:
+        return pd.read_csv(folder / f"dspark_paper_{name}.csv")
+
+    def by_group(frame: pd.DataFrame, column: str, group: str = "domain") -> Floats:
+        return np.array([frame.loc[frame[group] == name, column] for name in GROUPS], np.float64)
+
+    fig2, fig4, fig5 = table("fig2_conditional_acceptance"), table("fig4_draft_length"), table("fig5_threshold_sweep")
+    fig4 = fig4[(fig4.drafter == "DSpark (markov)") & fig4.draft_length_incl_anchor.isin([g + 1 for g in LONG_BLOCKS])]
+    lengths = table("table1_accepted_length").query("target == 'Qwen3-4B' and drafter == 'DSpark'").set_index("dataset")
+    bars, curve = table("fig6_histogram"), table("fig6_reliability").query("curve == 'before_STS'")
+    histogram = np.array([bars[bars.draft_position == j].bar_height_pt for j in CALIBRATED_POSITIONS])
+    verify_tokens = by_group(fig5, "accepted_plus_rejected_tokens_per_step")
+    # The last block of an answer is cut short; without that a whole block would be verified at threshold 0.
+    cut = verify_tokens[:, :1] / (BLOCK + 1)
+    calibration = table("calibration")
+    return Published(
+        conditional=by_group(fig2[fig2.drafter == "DSpark"], "conditional_acceptance"),
+        accepted_length=lengths.loc[list(DATASETS), "accepted_length_incl_bonus"].to_numpy(np.float64),
+        long_length=by_group(fig4, "value", "domain_or_context"),
+        verify_tokens=verify_tokens / cut,
+        rate=by_group(fig5, "acceptance_rate_pct") * cut,
+        histogram=histogram / histogram.sum(1, keepdims=True),
+        observed=np.array([curve[curve.draft_position == j].observed_acceptance for j in CALIBRATED_POSITIONS]),
+        auc=calibration.roc_auc.to_numpy(np.float64),
+        ece=calibration.ece_before_pct.to_numpy(np.float64) / 100.0,
+    )
+
+
+def described(values: Values) -> AcceptanceModel:
+    """The acceptance model of ``values``, with all temperatures 1."""
+    positions = np.arange(1, LONG_BLOCKS[-1] + 1)
+    early = values["offset"].reshape(4, 3)
+    late = early[:, 2:] + values["late"].reshape(3, 2)[[0, 1, 2, 2]]
+    offsets = [
+        np.interp(positions, (1, 3, 5, 7, *LONG_BLOCKS), (0.0, *e, *x)) for e, x in zip(early, late, strict=True)
+    ]
+    domains = {}
+    for index, name in enumerate(DATASETS):
+        group = index // 3
+        apart = index == CALIBRATED
+        spread = np.exp(values["log_spread"][group])
+        shared = 1.0 / (1.0 + np.exp(-values["shared"][int(apart)]))
+        common = float(spread * np.sqrt(shared / 2.0))
+        domains[name.lower()] = Domain(
+            mean=values["mean"][index],
+            ability=common,
+            persistence=common,
+            variation=spread * np.sqrt(1.0 - shared),
+            knee=values["knee"][group],
+            stretch=np.exp(values["log_stretch"][0]),
+            offsets=tuple(offsets[3 if apart else group]),
+        )
+    return AcceptanceModel(
+        target="Qwen/Qwen3-4B",
+        drafter="DSpark, block 7; positions 8 to 15 from drafters of longer blocks",
+        source="arXiv 2607.05147, Table 1 and Figures 2, 4, 5 and 6",
+        persistence_tokens=PERSISTENCE_TOKENS,
+        slope=tuple(np.interp(positions, (1, BLOCK), values["slope"])),
+        bias=tuple(np.interp(positions, (1, BLOCK), values["bias"])),
+        sts=(1.0,) * len(positions),
+        domains=domains,
+    )
+
+
+@njit(cache=True)
+def _qualities(model: NDArray[np.void], domain: int, seed: int, latent: Floats) -> None:
+    for r in range(latent.shape[0]):
+        quality(model, stream(seed, r), domain, 0, latent.shape[1], latent[r])
+
+
+@njit(cache=True)
+def _blocks(
+    model: NDArray[np.void], domain: int, latent: Floats, gamma: int, threshold: float, start: Floats
+) -> tuple[Floats, Floats]:
+    """Expected blocks along outputs whose latent quality is known.
+
+    Args:
+        latent: [requests, tokens], from :func:`quality`.
+        threshold: logit of the raw confidence below which a draft and those after it are dropped.
+        start: [requests, tokens - gamma]; receives the chance that a block starts there.
+
+    Returns:
+        [gamma] each: the share of blocks in which a draft is verified, and in which it is accepted.
+    """
+    m = model[0]
+    verified, accepted = np.zeros(gamma), np.zeros(gamma)
+    blocks = 0.0
+    chance = np.empty(latent.shape[1] + 1)
+    for r in range(latent.shape[0]):
+        chance[:] = 0.0
+        chance[0] = 1.0
+        for i in range(start.shape[1]):
+            start[r, i] = chance[i]
+            blocks += chance[i]
+            reach = chance[i]
+            length = 0
+            while length < gamma:
+                x = latent[r, i + length]
+                if m.gain[length] * x + m.shift[domain, length] < threshold:
+                    break
+                verified[length] += chance[i]
+                p = 1.0 / (1.0 + np.exp(-x - m.offset[domain, length]))
+                chance[i + length + 1] += reach * (1.0 - p)
+                reach *= p
+                accepted[length] += reach
+                length += 1
+            chance[i + length + 1] += reach
+    return verified / blocks, accepted / blocks
+
+
+def _sigmoid(x: Floats) -> Floats:
+    return 0.5 * (1.0 + np.tanh(0.5 * x))
+
+
+class _Outputs:
+    """Outputs of one data set under a model, and what the figures would show of them."""
+
+    def __init__(self, model: AcceptanceModel, dataset: str) -> None:
+        self.record = model.compile([dataset.lower()])
+        self.latent = np.empty((REQUESTS, TOKENS))
+        _qualities(self.record, 0, SEED, self.latent)
+
+    def blocks(self, gamma: int = BLOCK, threshold: float = 0.0) -> tuple[Floats, Floats, Floats]:
+        start = np.empty((REQUESTS, TOKENS - gamma))
+        logit = np.log(threshold / (1.0 - threshold)) if threshold > 0.0 else -np.inf
+        verified, accepted = _blocks(self.record, 0, self.latent, gamma, logit, start)
+        return start, verified, accepted
+
+    def calibration(self, start: Floats) -> tuple[Floats, Floats, Floats]:
+        """Weight of each block [N], and raw survival and chance of acceptance of its prefixes [N, BLOCK]."""
+        m = self.record[0]
+        x = sliding_window_view(self.latent, BLOCK, axis=1)[:, : start.shape[1]].reshape(-1, BLOCK)
+        survival = np.cumprod(_sigmoid(m["gain"][:BLOCK] * x + m["shift"][0, :BLOCK]), axis=1)
+        prefix = np.cumprod(_sigmoid(x + m["offset"][0, :BLOCK]), axis=1)
+        return start.ravel() / start.sum(), survival, prefix
+
+
+def _auc(weight: Floats, score: Floats, chance: Floats) -> float:
+    order = np.argsort(score)
+    positive, negative = (weight * chance)[order], (weight * (1.0 - chance))[order]
+    return float(positive @ (np.cumsum(negative) - negative / 2.0) / (positive.sum() * negative.sum()))
+
+
+def _residuals(values: Values, published: Published) -> Floats:
+    """Differences from the published figures, in units of how near each should come."""
+    model = described(values)
+    conditional = np.empty((len(DATASETS), BLOCK))
+    lengths = np.empty(len(DATASETS))
+    residuals = [np.concatenate([values[name] - INITIAL[name] for name in ("log_stretch", "log_spread", "shared")])]
+    for index, name in enumerate(DATASETS):
+        outputs = _Outputs(model, name)
+        start, _, accepted = outputs.blocks()
+        lengths[index] = 1.0 + accepted.sum()
+        conditional[index] = accepted / np.concatenate([[1.0], accepted[:-1]])
+        if name in SWEPT:
+            rows = [outputs.blocks(threshold=threshold)[1:] for threshold in THRESHOLDS]
+            verify_tokens, kept = 1.0 + np.array(rows).sum(2).T
+            domain = SWEPT.index(name)
+            residuals.append((verify_tokens - published.verify_tokens[domain]) / 0.08)
+            residuals.append((100.0 * kept / verify_tokens - published.rate[domain]) / 0.8)
+        if index == CALIBRATED:
+            weight, survival, prefix = outputs.calibration(start)
+            for row, position in enumerate(CALIBRATED_POSITIONS):
+                score, chance = survival[:, position - 1], prefix[:, position - 1]
+                share = published.histogram[row]
+                bin_of = np.minimum((score * FIG6_BINS).astype(np.int64), FIG6_BINS - 1)
+                mass, happened, gap = (
+                    np.bincount(bin_of, weight * each, FIG6_BINS) for each in (1.0, chance, score - chance)
+                )
+                observed = happened / np.maximum(mass, 1e-12)
+                residuals.append((np.cumsum(mass - share) / 0.05)[:-1])
+                residuals.append((observed - published.observed[row]) * np.sqrt(share) / 0.025)
+                residuals.append(
+                    np.array(
+                        [
+                            (weight @ chance - share @ published.observed[row]) / 0.017,
+                            (_auc(weight, score, chance) - published.auc[row]) / 0.003,
+                            (np.abs(gap).sum() - published.ece[row]) / 0.002,
+                        ]
+                    )
+                )
+    residuals.append(((conditional.reshape(3, 3, BLOCK).mean(1) - published.conditional) / 0.005).ravel())
+    residuals.append((lengths / published.accepted_length - 1.0) / 0.005)
+    return np.concatenate(residuals)
+
+
+def _late_residuals(values: Values, published: Published) -> Floats:
+    model = described(values)
+    outputs = [_Outputs(model, name) for name in DATASETS]
+    lengths = np.array([[1.0 + each.blocks(gamma)[2].sum() for gamma in LONG_BLOCKS] for each in outputs])
+    residuals: Floats = (lengths.reshape(3, 3, 2).mean(1) / published.long_length - 1.0).ravel() / 0.005
+    return residuals
+
+
+def _minimised(residuals: Callable[[Values], Floats], values: Values, names: list[str]) -> Values:
+    """``values`` with those of ``names`` moved to the least sum of squared residuals."""
+    sizes = np.cumsum([values[name].size for name in names])[:-1]
+
+    def at(x: Floats) -> Values:
+        return values | dict(zip(names, np.split(x, sizes), strict=True))
+
+    def jacobian(x: Floats, step: float = 0.02) -> Floats:
+        # Not SciPy's differences: their steps are relative, and would be lost in what is left of the sampling noise.
+        base = residuals(at(x))
+        return np.stack([(residuals(at(x + move)) - base) / step for move in step * np.eye(x.size)], axis=1)
+
+    first = np.concatenate([values[name] for name in names])
+    found = least_squares(lambda x: residuals(at(x)), first, jacobian, ftol=3e-3, max_nfev=15, verbose=2)
+    return at(found.x)
+
+
+@njit(cache=True)
+def _propose_all(
+    model: NDArray[np.void], domains: int, seed: int, requests: int, tokens: int, gamma: int,
+    survival: NDArray[np.float32], accepted: NDArray[np.int64],
+) -> int:  # fmt: skip
+    blocks = 0
+    for domain in range(domains):
+        for r in range(requests):
+            key = stream(seed + domain, r)
+            i = 0
+            while i < tokens:
+                accepted[blocks] = propose(model, key, domain, i, gamma, survival[blocks])
+                i += accepted[blocks] + 1
+                blocks += 1
+    return blocks
+
+
+def temperatures(model: AcceptanceModel, requests: int = 50, tokens: int = 448) -> tuple[float, ...]:
+    """STS temperatures from simulated blocks of all domains alike."""
+    names = list(model.domains)
+    most = len(names) * requests * tokens
+    survival, accepted = np.empty((most, model.gamma), np.float32), np.empty(most, np.int64)
+    raw = model.with_temperatures((1.0,) * model.gamma).compile(names)
+    blocks = _propose_all(raw, len(names), SEED + 1, requests, tokens, model.gamma, survival, accepted)
+    products = np.concatenate([np.ones((blocks, 1)), survival[:blocks].astype(np.float64)], axis=1)
+    confidence = np.clip(products[:, 1:] / products[:, :-1], 1e-7, 1.0 - 1e-7)
+    logits = np.log(confidence / (1.0 - confidence))
+    prefix_accepted = accepted[:blocks, None] > np.arange(model.gamma)
+    return tuple(sts.fit(logits, prefix_accepted))
+
+
+def main(folder: Path, target: Path) -> None:
+    """Fits the model to the tables in ``folder`` and writes it to ``target``."""
+    published = read(folder)
+    early = [name for name in INITIAL if name != "late"]
+    values = _minimised(lambda each: _residuals(each, published), INITIAL, early)
+    values = _minimised(lambda each: _late_residuals(each, published), values, ["late"])
+    model = described({name: value.round(4) for name, value in values.items()})
+    model = model.with_temperatures(temperatures(model))
+    content = yaml.safe_dump(
+        _rounded(model.model_dump(mode="json")), sort_keys=False, default_flow_style=None, width=120
+    )
+    write_atomically(target, f"# Written by python -m dspark_simulator.fit_acceptance.\n{content}")
+
+
+def _rounded(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {name: _rounded(each) for name, each in value.items()}
+    if isinstance(value, list):
+        return [_rounded(each) for each in value]
+    return round(value, 4) if isinstance(value, float) else value
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]), Path(__file__).with_name(PROFILE))

@@ -1,0 +1,190 @@
+"""Deployments small enough to predict by hand, and an engine whose steps a test takes one at a time."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from dspark_simulator.acceptance import AcceptanceModel
+from dspark_simulator.costs import CurveCost, live
+from dspark_simulator.engines import ENGINES
+from dspark_simulator.scenario import Memory, Run, Scenario
+from dspark_simulator.server import Server
+from dspark_simulator.simulation import KINDS, StepLog
+from dspark_simulator.state import METRICS, QUEUED, STATE, Record
+from dspark_simulator.workloads import Arrivals, Fixed, Lengths, RequestClass, Slo, Workload
+from sglang_dspark.policy import AnyPolicy, Engine, NoDraft, compile_rule
+
+DOMAIN = "any"
+
+
+def drafter(p: float) -> AcceptanceModel:
+    """A drafter whose every token is accepted with probability ``p``, and whose head says so."""
+    return AcceptanceModel(p=p)
+
+
+def step_cost(
+    step_s: float = 0.01,
+    per_token_s: float = 0.0,
+    *,
+    prefill_s: float = 0.02,
+    prefill_per_token_s: float = 0.0,
+    draft_s: float = 0.001,
+    eager_s: float | None = None,
+    **fields: Any,
+) -> CurveCost:
+    """Steps that take ``step_s + per_token_s * tokens``, prefills alike, and eager steps ``eager_s`` whatever they hold."""
+    at = (1, 1001)
+    return CurveCost.model_validate(
+        {
+            "kind": "curve",
+            "curve": {
+                "captured": {"tokens": at, "seconds": [step_s + per_token_s * n for n in at]},
+                "draft": {"requests": [1], "seconds": [draft_s]},
+                "eager": None if eager_s is None else {"tokens": [1], "seconds": [eager_s]},
+            },
+            "prefill": {"tokens": at, "seconds": [prefill_s + prefill_per_token_s * n for n in at]},
+            **fields,
+        }
+    )
+
+
+def a_class(prompt: int | Lengths | None = 1, output: int | Lengths | None = 10, **fields: Any) -> RequestClass:
+    """A request class; a plain number is a fixed length."""
+
+    def lengths(given: int | Lengths | None) -> Lengths | None:
+        return Fixed(tokens=given) if isinstance(given, int) else given
+
+    defaults = {"name": "chat", "domain": DOMAIN, "slo": Slo(ttft_s=1.0, tpot_s=0.05)}
+    return RequestClass(prompt=lengths(prompt), output=lengths(output), **{**defaults, **fields})
+
+
+def a_scenario(
+    arrivals: Arrivals,
+    *classes: RequestClass,
+    requests: int,
+    warmup: int = 0,
+    cost: CurveCost | None = None,
+    kv_tokens: int = 1_000_000,
+    p: float = 0.75,
+    max_s: float = 1e6,
+    **fields: Any,
+) -> Scenario:
+    """A scenario of one replica that has none of the packaged scenarios' detail."""
+    return Scenario(
+        name="by hand",
+        model="none",
+        hardware="none",
+        memory=Memory(kv_tokens=kv_tokens, kv_tokens_without_draft=kv_tokens),
+        cost=cost or step_cost(),
+        acceptance=drafter(p),
+        workload=Workload(arrivals=arrivals, classes=classes or (a_class(),)),
+        run=Run(requests=requests, warmup_requests=warmup, max_s=max_s),
+        **fields,
+    )
+
+
+class Step(NamedTuple):
+    """One step of a :class:`Bench`, as the step log has it; requests and KV are what it leaves behind."""
+
+    kind: str
+    running: int
+    queued: int
+    kv_tokens: int
+    prefill_tokens: int
+    cap: int
+    tier: int
+    step_s: float
+    ended: int
+
+
+class Bench:
+    """One replica whose requests are handed in, and whose steps are taken, by a test. Ids count from 0."""
+
+    def __init__(
+        self,
+        server: Server,
+        *,
+        kv_tokens: int = 1_000_000,
+        cost: CurveCost | None = None,
+        p: float = 0.75,
+        policy: AnyPolicy | None = None,
+        stock: bool = False,
+        oracle: bool = False,
+        classes: tuple[RequestClass, ...] = (),
+        seed: int = 0,
+    ) -> None:
+        classes = classes or (a_class(),)
+        self.flags = server.record(classes, kv_tokens)
+        self.flags[0]["seed"], self.flags[0]["measure_to"] = seed, 1 << 60
+        self.flags[0]["stock"], self.flags[0]["oracle"] = stock, oracle
+        engine = Engine(server.gamma, server.tiers(), server.captured_requests())
+        self.rule = compile_rule(policy or NoDraft(), engine)
+        self.cost = live((cost or step_cost()).tabulate(), 0.0, 1.0)
+        self.acceptance = drafter(p).compile([klass.domain for klass in classes])
+        self.state, self.metrics, self.queue = np.zeros(1, STATE), np.zeros(1, METRICS), np.zeros(4096, QUEUED)
+        self.state[0]["ratio"] = self.flags[0]["ratio_first"]
+        self.advance = ENGINES[server.engine]
+        self.now_s = 0.0
+        self.sent = 0
+
+    def send(self, prompt: int, output: int, *, cached: int = 0, slo_class: int = 0) -> int:
+        """A request that arrives now; returns its id."""
+        s = self.state[0]
+        place = (int(s["queue_head"]) + int(s["queued"])) % len(self.queue)
+        self.queue[place] = (self.sent, self.now_s, prompt, output, slo_class, cached, 0, 0.0, 0.0)
+        s["queued"] += 1
+        self.sent += 1
+        return self.sent - 1
+
+    def step(self) -> Step:
+        """Runs one step; its time is 0 where there is nothing to run."""
+        step_s, ended = self.advance(
+            self.state, self.queue, self.flags, self.rule, self.cost, self.acceptance, self.metrics, self.now_s
+        )
+        self.now_s += step_s
+        s = self.state[0]
+        fields = ("running", "queued", "kv_used", "prefill_tokens", "cap", "tier")
+        return Step(KINDS.get(int(s["kind"]), "idle"), *(int(s[name]) for name in fields), step_s, ended)
+
+    def steps(self, count: int) -> list[Step]:
+        """The next ``count`` steps."""
+        return [self.step() for _ in range(count)]
+
+    def drain(self, limit: int = 100_000) -> list[Step]:
+        """Steps until nothing is left to do."""
+        done: list[Step] = []
+        while len(done) < limit:
+            step = self.step()
+            if step.step_s == 0.0 and step.ended == 0:
+                return done
+            done.append(step)
+        raise AssertionError(f"still busy after {limit} steps: {done[-3:]}")
+
+    def produced(self) -> dict[int, int]:
+        """Output tokens so far of each decoding request, by id."""
+        return dict(self._running("id", "produced"))
+
+    def waiting(self, last: int | None = None) -> Record:
+        """QUEUED [n], the next one first; the ``last`` ones only where given."""
+        queued = int(self.state[0]["queued"])
+        rows = np.roll(self.queue, -int(self.state[0]["queue_head"]))[:queued]
+        return rows if last is None else rows[queued - last :]
+
+    def lengths(self) -> list[int]:
+        """Verify lengths of the last step, where no request has left since."""
+        return [length for (length,) in self._running("length")]
+
+    def _running(self, *fields: str) -> Iterable[tuple[int, ...]]:
+        s = self.state[0]
+        return zip(*(s[name][: int(s["running"])].tolist() for name in fields), strict=True)
+
+
+def totals(log: list[StepLog], field: str, replicas: int) -> list[float]:
+    """The sum of a step-log field by replica."""
+    sums = [0.0] * replicas
+    for step in log:
+        sums[step.replica] += getattr(step, field)
+    return sums

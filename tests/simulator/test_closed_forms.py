@@ -1,0 +1,203 @@
+"""The simulator against queueing theory and against what can be computed without it."""
+
+from __future__ import annotations
+
+import math
+from itertools import islice
+
+import numpy as np
+import pytest
+from scipy import stats
+
+from dspark_simulator.scenario import Scenario
+from dspark_simulator.server import Server
+from dspark_simulator.simulation import Arm, StepLog, simulate
+from dspark_simulator.workloads import Closed, Poisson, Uniform
+from sglang_dspark.policy import AnyPolicy, Fixed
+from tests.simulator.deployment import Bench, a_class, a_scenario, step_cost
+
+STEP_S, TOKEN_S, PREFILL_S = 0.01, 1e-4, 0.02
+COST = step_cost(STEP_S, TOKEN_S, prefill_s=PREFILL_S, draft_s=0.0)
+
+
+def plain(**flags: object) -> Arm:
+    return Arm("no speculation", Server.model_validate({"speculative": False, **flags}))
+
+
+def arrivals(scenario: Scenario, seed: int, count: int) -> np.ndarray:
+    chunks = islice(scenario.workload.chunks(seed), -(-count // 1024))
+    return np.concatenate([chunk["arrival_s"] for chunk in chunks])[:count]
+
+
+# Closed loop: N / T(N)
+
+
+@pytest.mark.parametrize(("clients", "captured"), [(1, 1), (8, 8), (10, 12), (48, 48)])
+def test_sglang_throughput_of_a_closed_loop(clients: int, captured: int) -> None:
+    """All clients prefill in one step and decode together, ``output - 1`` steps of T(N) each."""
+    output = 200
+    scenario = a_scenario(
+        Closed(clients=clients), a_class(1, output), cost=COST, requests=5 * clients, warmup=2 * clients
+    )
+    result = simulate(scenario, plain())
+    cycle_s = PREFILL_S + (output - 1) * (STEP_S + TOKEN_S * captured)
+    assert result.throughput_tok_s == pytest.approx(clients * output / cycle_s, rel=1e-9)
+    assert result.throughput_tok_s == pytest.approx(clients / (STEP_S + TOKEN_S * captured), rel=0.01)
+    assert result.ttft.mean_s == pytest.approx(PREFILL_S)
+    assert result.tpot.mean_s == pytest.approx(STEP_S + TOKEN_S * captured)
+
+
+@pytest.mark.parametrize(("clients", "captured"), [(1, 1), (8, 8), (10, 16), (48, 48)])
+def test_vllm_throughput_of_a_closed_loop(clients: int, captured: int) -> None:
+    """A one-token prompt costs its step what a decoding request does, so every step makes N tokens, whatever ends."""
+    scenario = a_scenario(
+        Closed(clients=clients), a_class(1, Uniform(min=1, max=60)), cost=COST, requests=30 * clients, warmup=clients
+    )
+    result = simulate(scenario, plain(engine="vllm"))
+    assert result.throughput_tok_s == pytest.approx(clients / (STEP_S + TOKEN_S * captured), rel=1e-9)
+
+
+def test_sglang_closed_loop_with_random_lengths() -> None:
+    """Against the loop written down: requests that ended are replaced in a prefill step, else all decode."""
+    clients, requests, warmup = 16, 600, 100
+    scenario = a_scenario(
+        Closed(clients=clients), a_class(1, Uniform(min=2, max=60)), cost=COST, requests=requests, warmup=warmup
+    )
+    output = np.concatenate([chunk["output"] for chunk in islice(scenario.workload.chunks(3), 1)])
+    sent, now_s, tokens, window = clients, 0.0, 0, []
+    left, fresh = output[:clients].copy(), clients
+    while len(window) < 2:
+        if fresh:
+            now_s += PREFILL_S
+            tokens += fresh
+            left[clients - fresh :] -= 1
+        else:
+            now_s += STEP_S + TOKEN_S * clients
+            tokens += clients
+            left -= 1
+        left = left[left > 0]
+        fresh = clients - len(left)
+        left = np.append(left, output[sent : sent + fresh])
+        for bound in (warmup, requests):
+            if sent <= bound < sent + fresh:
+                window.append((now_s, tokens))
+        sent += fresh
+    (opened_s, before), (closed_s, after) = window
+    result = simulate(scenario, plain(), seed=3)
+    assert result.window_s == pytest.approx(closed_s - opened_s, rel=1e-9)
+    assert result.throughput_tok_s == pytest.approx((after - before) / (closed_s - opened_s), rel=1e-9)
+
+
+# Accepted length: (1 - p^(gamma + 1)) / (1 - p)
+
+
+def moments(p: float, drafts: int) -> tuple[float, float]:
+    """Mean and variance of the tokens of a round: a geometric run of accepted drafts cut at ``drafts``, and one more."""
+    lengths = np.arange(1, drafts + 2)
+    chances = p ** (lengths - 1) * np.where(lengths <= drafts, 1 - p, 1.0)
+    mean = float(lengths @ chances)
+    assert mean == pytest.approx((1 - p ** (drafts + 1)) / (1 - p))
+    return mean, float(lengths**2 @ chances) - mean**2
+
+
+@pytest.mark.parametrize("engine", ["sglang", "vllm"])
+@pytest.mark.parametrize("p", [0.3, 0.75, 0.95])
+@pytest.mark.parametrize(
+    ("gamma", "mode", "policy"),
+    [(1, "static", None), (7, "static", None), (16, "static", None), (7, "compact", Fixed(length=3))],
+)
+def test_accepted_length_of_a_fixed_gamma(engine: str, p: float, gamma: int, mode: str, policy: AnyPolicy | None) -> None:
+    drafts = gamma if policy is None else policy.length
+    server = Server.model_validate({"engine": engine, "gamma": gamma, "verify_mode": mode})
+    scenario = a_scenario(Closed(clients=16), a_class(1, 2000), requests=48, warmup=16, p=p, drafter_gamma=16)
+    result = simulate(scenario, Arm("fixed", server, policy), seed=gamma)
+    mean, variance = moments(p, drafts)
+    rounds = 32 * 2000 / mean
+    assert abs(result.accepted_length - mean) < 4 * math.sqrt(variance / rounds)
+    assert result.verify_length == drafts
+
+
+def test_accepted_lengths_are_geometric() -> None:
+    p, gamma, requests = 0.75, 7, 40
+    bench = Bench(Server(gamma=gamma), p=p, seed=2)
+    for _ in range(requests):
+        bench.send(1, 2000)
+    bench.drain()
+    counts = bench.metrics[0]["accepted_length"][1 : gamma + 2]
+    chances = np.array([p**k * (1 - p) for k in range(gamma)] + [p**gamma])
+    assert counts.sum() > 15_000
+    assert stats.chisquare(counts, chances * counts.sum()).pvalue > 0.01
+
+
+# Open loop: M/D/1 and Little's law
+
+
+def at_batch_one(service_s: float, requests: int) -> Scenario:
+    """Half of the server's time is asked for."""
+    rate_per_s = 0.5 / service_s
+    return a_scenario(Poisson(rate_per_s=rate_per_s), a_class(1, 2), cost=step_cost(prefill_s=0.02), requests=requests)
+
+
+@pytest.mark.parametrize(("engine", "prefill_s", "service_s"), [("sglang", 0.02, 0.03), ("vllm", 0.01, 0.02)])
+def test_waiting_times_follow_lindley(engine: str, prefill_s: float, service_s: float) -> None:
+    """One request at a time, each a prefill and one decoding step: the recursion on the same arrivals."""
+    requests = 10_000
+    scenario = at_batch_one(service_s, requests)
+    result = simulate(scenario, plain(engine=engine, max_running_requests=1), seed=1)
+    waited_s, sum_s = 0.0, 0.0
+    for gap_s in np.diff(arrivals(scenario, 1, requests)):
+        waited_s = max(waited_s + service_s - gap_s, 0.0)
+        sum_s += waited_s
+    assert result.ttft.mean_s - prefill_s == pytest.approx(sum_s / requests, rel=1e-9)
+    assert result.tpot.mean_s == pytest.approx(0.01)
+    assert result.utilisation == pytest.approx(0.5, rel=0.02)
+
+
+def test_waiting_time_of_m_d_1() -> None:
+    """Pollaczek and Khinchine: rho S / (2 (1 - rho)). The mean of so many requests has a standard error of 0.8 %."""
+    service_s = 0.03
+    scenario = at_batch_one(service_s, 50_000)
+    arm = plain(max_running_requests=1)
+    waited_s = np.mean([simulate(scenario, arm, seed=seed).ttft.mean_s - 0.02 for seed in range(5)])
+    assert waited_s == pytest.approx(service_s / 2, rel=0.02)
+
+
+def in_system(log: list[StepLog], at_s: np.ndarray) -> float:
+    """Mean requests in the system over the steps of a log.
+
+    A step starts with the requests that the one before left, running or queued, and those that came since; they and the
+    ones that come while it runs stay to its end. Between steps nobody may wait.
+    """
+    start_s, step_s = (np.array([getattr(step, name) for step in log]) for name in ("start_s", "step_s"))
+    left = np.array([step.running + step.queued for step in log])
+    end_s = start_s + step_s
+    idle = start_s[1:] - end_s[:-1] > 1e-9
+    assert not left[:-1][idle].any()
+    # An arrival that wakes an idle engine may be a rounding error later than the step that it starts.
+    came = np.searchsorted(at_s, start_s + 1e-9)
+    at_start = np.diff(came, prepend=0) + np.concatenate([[0], left[:-1]])
+    total_s = float(at_start @ step_s)
+    for i in range(len(log)):
+        during = at_s[came[i] : np.searchsorted(at_s, end_s[i])]
+        total_s += (end_s[i] - during).sum()
+    return total_s / end_s[-1]
+
+
+@pytest.mark.parametrize("engine", ["sglang", "vllm"])
+@pytest.mark.parametrize(("rate_per_s", "max_running"), [(20.0, 48), (18.0, 3)])
+def test_littles_law(engine: str, rate_per_s: float, max_running: int) -> None:
+    requests, output = 12_000, 10
+    scenario = a_scenario(Poisson(rate_per_s=rate_per_s), a_class(1, output), cost=COST, requests=requests)
+    log: list[StepLog] = []
+    arm = plain(engine=engine, max_running_requests=max_running)
+    result = simulate(scenario, arm, seed=4, log=log)
+    time_in_system_s = result.ttft.mean_s + (output - 1) * result.tpot.mean_s
+    mean = in_system(log, arrivals(scenario, 4, requests + 1000))
+    assert mean == pytest.approx(rate_per_s * time_in_system_s, rel=0.02)
+
+
+def test_littles_law_of_the_result() -> None:
+    scenario = a_scenario(Poisson(rate_per_s=18.0), a_class(1, 10), cost=COST, requests=12_000)
+    result = simulate(scenario, plain(max_running_requests=3), seed=4)
+    mean = result.running * result.utilisation + result.queued
+    assert mean == pytest.approx(18.0 * (result.ttft.mean_s + 9 * result.tpot.mean_s), rel=0.02)

@@ -1,0 +1,449 @@
+"""SGLang's batch formation, rule by rule, on steps predicted by hand."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from dspark_simulator import draws
+from dspark_simulator.acceptance import propose
+from dspark_simulator.server import Server
+from sglang_dspark.policy import Fixed, NoDraft, Static, Threshold
+from tests.simulator.deployment import Bench, a_class, step_cost
+
+PLAIN = Server(speculative=False)
+
+
+def plain(**flags: object) -> Server:
+    return Server.model_validate({"speculative": False, **flags})
+
+
+def decoding(server: Server, requests: int, **given: object) -> Bench:
+    """A bench whose ``requests`` have just been prefilled and have far to go."""
+    bench = Bench(server, **given)  # type: ignore[arg-type]
+    for _ in range(requests):
+        bench.send(1, 10_000)
+    assert bench.step().running == requests
+    return bench
+
+
+def ratio(bench: Bench) -> float:
+    return float(bench.state[0]["ratio"])
+
+
+# Prefill
+
+
+def test_prefill_goes_before_decode() -> None:
+    bench = Bench(PLAIN)
+    bench.send(5, 10)
+    assert bench.step()[:5] == ("prefill", 1, 0, 5, 5)
+    assert bench.step()[:5] == ("decode", 1, 0, 6, 0)
+    bench.send(7, 10)
+    assert bench.step()[:5] == ("prefill", 2, 0, 13, 7)
+    assert bench.produced() == {0: 2, 1: 1}
+    assert bench.step()[:5] == ("decode", 2, 0, 15, 0)
+    assert bench.produced() == {0: 3, 1: 2}
+
+
+def test_steps_take_their_parts() -> None:
+    cost = step_cost(
+        0.01,
+        1e-4,
+        prefill_s=0.02,
+        prefill_per_token_s=1e-3,
+        draft_s=0.003,
+        overhead_s=0.5,
+        inject_s_per_token=1e-5,
+        context_s_per_token=1e-6,
+        prefill_context_s=1e-7,
+    )
+    bench = Bench(Server(gamma=3), cost=cost)
+    bench.send(100, 50)
+    assert bench.step().step_s == pytest.approx(0.5 + 0.12 + 100 * 50 * 1e-7 + 100 * 1e-5)
+    assert bench.step().step_s == pytest.approx(0.5 + 0.003 + 0.0104 + 100 * 1e-6 + 4 * 1e-5)
+    bench = Bench(PLAIN, cost=cost)
+    bench.send(100, 50)
+    assert bench.step().step_s == pytest.approx(0.5 + 0.12 + 100 * 50 * 1e-7)
+    assert bench.step().step_s == pytest.approx(0.5 + 0.0101 + 100 * 1e-6)
+
+
+@pytest.mark.parametrize("prompt", [1, 4, 5, 8, 9, 13])
+def test_long_prompts_are_prefilled_in_chunks(prompt: int) -> None:
+    bench = Bench(plain(chunked_prefill_size=4, max_running_requests=2))
+    bench.send(prompt, 2)
+    steps = bench.drain()
+    chunks = [step.prefill_tokens for step in steps[:-1]]
+    assert len(chunks) == -(-prompt // 4)
+    assert all(step.kind == "prefill" for step in steps[:-1])
+    assert chunks[:-1] == [4] * (len(chunks) - 1)
+    assert sum(chunks) == prompt
+    assert [step.running for step in steps] == [0] * (len(chunks) - 1) + [1, 0]
+    assert steps[-1].kind == "decode"
+
+
+def test_what_a_last_chunk_leaves_goes_to_the_next_prompt() -> None:
+    bench = Bench(plain(chunked_prefill_size=4, max_running_requests=8))
+    bench.send(10, 5)
+    bench.send(3, 5)
+    steps = bench.steps(4)
+    assert [step.prefill_tokens for step in steps] == [4, 4, 4, 1]
+    assert [step.running for step in steps] == [0, 0, 1, 2]
+    assert [step.kv_tokens for step in steps] == [4, 8, 12, 13]
+
+
+def test_max_prefill_tokens_ends_a_prefill_batch() -> None:
+    """``PrefillAdder`` stops once the tokens are spent; the prompt that overspends them still goes whole."""
+    bench = Bench(plain(max_prefill_tokens=10))
+    for _ in range(3):
+        bench.send(6, 5)
+    assert [step.prefill_tokens for step in bench.steps(3)] == [12, 6, 0]
+
+
+def test_mixed_chunk_gives_running_requests_one_token() -> None:
+    server = Server(gamma=3, enable_mixed_chunk=True, chunked_prefill_size=6, max_running_requests=4)
+    bench = Bench(server, p=1.0)
+    bench.send(2, 100)
+    bench.steps(2)
+    assert bench.produced() == {0: 5}
+    bench.send(10, 100)
+    first, second = bench.steps(2)
+    # The running request's token comes out of the chunk.
+    assert first[:2] == ("mixed", 1) and (first.prefill_tokens, first.tier) == (5, 6)
+    assert second[:2] == ("mixed", 2) and (second.prefill_tokens, second.tier) == (5, 6)
+    assert bench.produced() == {0: 7, 1: 1}
+    assert bench.step().kind == "decode"
+    assert bench.produced() == {0: 11, 1: 5}
+
+
+def test_without_mixed_chunk_running_requests_wait() -> None:
+    bench = Bench(Server(gamma=3, chunked_prefill_size=6, max_running_requests=4), p=1.0)
+    bench.send(2, 100)
+    bench.steps(2)
+    bench.send(10, 100)
+    assert [step.kind for step in bench.steps(2)] == ["prefill", "prefill"]
+    assert bench.produced() == {0: 5, 1: 1}
+
+
+@pytest.mark.parametrize(("cached", "prefilled"), [(0, 10), (6, 4), (9, 1), (10, 1)])
+def test_prefix_cache_hits_shorten_prefill(cached: int, prefilled: int) -> None:
+    cost = step_cost(prefill_s=0.0, prefill_per_token_s=1.0, prefill_context_s=1e-3)
+    bench = Bench(PLAIN, cost=cost)
+    bench.send(10, 5, cached=cached)
+    step = bench.step()
+    assert step.prefill_tokens == prefilled
+    assert step.kv_tokens == 10
+    pairs = prefilled * ((10 - prefilled) + prefilled / 2)
+    assert step.step_s == pytest.approx(prefilled + 1e-3 * pairs)
+
+
+def test_max_running_requests_is_respected() -> None:
+    bench = Bench(plain(max_running_requests=2))
+    for output in (3, 5, 4, 2, 1):
+        bench.send(1, output)
+    log = [step[:3] for step in bench.drain()]
+    assert log == [
+        ("prefill", 2, 3),
+        ("decode", 2, 3),
+        ("decode", 1, 3),
+        ("prefill", 2, 2),
+        ("decode", 2, 2),
+        ("decode", 1, 2),
+        ("prefill", 2, 1),
+        ("decode", 0, 1),
+        ("prefill", 0, 0),
+    ]
+
+
+# Memory
+
+
+def test_retraction_takes_the_request_with_the_least_output() -> None:
+    bench = Bench(plain(schedule_conservativeness=0.1), kv_tokens=24)
+    bench.send(4, 12)
+    log = bench.steps(3)
+    bench.send(3, 12)
+    log += bench.drain()
+    assert [step[:4] for step in log] == [
+        ("prefill", 1, 0, 4),
+        ("decode", 1, 0, 5),
+        ("decode", 1, 0, 6),
+        # 3 + 12 + 1 tokens fit what is left beside the 9 that the first is expected to write at a ratio of 0.07.
+        ("prefill", 2, 0, 9),
+        *[("decode", 2, 0, 9 + 2 * k) for k in range(1, 8)],
+        # 25 tokens would be needed: the second, with 8 tokens of output against 10, goes.
+        ("decode", 1, 1, 14),
+        ("decode", 0, 1, 0),
+        # Its prompt and its output so far, and it has 3 tokens to go.
+        ("prefill", 1, 0, 11),
+        ("decode", 1, 0, 12),
+        ("decode", 1, 0, 13),
+        ("decode", 0, 0, 0),
+    ]
+    assert log[13].prefill_tokens == 11
+    metrics = bench.metrics[0]
+    assert (metrics["retracted"], metrics["aborted"], metrics["finished"].sum()) == (1, 0, 2)
+    assert metrics["tokens"] == 24
+
+
+def test_retraction_takes_the_longest_prompt_among_equals() -> None:
+    bench = Bench(plain(schedule_conservativeness=0.1), kv_tokens=24)
+    bench.send(4, 12)
+    bench.step()
+    bench.send(3, 12)
+    bench.steps(9)
+    assert bench.produced() == {0: 9, 1: 9}
+    bench.step()
+    assert bench.produced() == {1: 10}
+    assert bench.waiting()["id"].tolist() == [0]
+
+
+def test_retracted_requests_queue_behind_the_others() -> None:
+    bench = Bench(plain(schedule_conservativeness=0.1), kv_tokens=24)
+    bench.send(4, 12)
+    bench.steps(3)
+    bench.send(3, 12)
+    bench.step()
+    bench.send(2, 20)
+    while not bench.metrics[0]["retracted"]:
+        bench.step()
+    assert bench.waiting()["id"].tolist() == [2, 1]
+
+
+def test_new_token_ratio_after_retraction() -> None:
+    """Written so far and 20 more each, over what may be written (``estimate_new_token_ratio_after_retract``)."""
+    bench = Bench(plain(schedule_conservativeness=0.1), kv_tokens=320)
+    bench.send(50, 200)
+    bench.steps(3)
+    bench.send(49, 200)
+    while not bench.metrics[0]["retracted"]:
+        bench.step()
+    (produced,) = bench.produced().values()
+    assert ratio(bench) == pytest.approx((produced - 1 + 20) / 201)
+
+
+@pytest.mark.parametrize(("speculative", "gamma"), [(False, 1), (True, 1), (True, 5)])
+def test_retraction_happens_only_when_the_pool_is_full(speculative: bool, gamma: int) -> None:
+    reserve = 2 * (gamma + 1) if speculative else 1
+    rng = np.random.default_rng(7)
+    retracted = 0
+    for _ in range(30):
+        server = Server(speculative=speculative, gamma=gamma, schedule_conservativeness=0.05, chunked_prefill_size=64)
+        bench = Bench(server, kv_tokens=200)
+        for _ in range(60):
+            for _ in range(rng.poisson(0.3)):
+                bench.send(int(rng.integers(1, 40)), int(rng.integers(1, 60)))
+            s = bench.state[0]
+            running = int(s["running"])
+            produced, prompt, context, held = (
+                s[name][:running].copy() for name in ("produced", "prompt", "context", "allocated")
+            )
+            before = int(bench.metrics[0]["retracted"])
+            free = 200 - int(s["kv_used"])
+            step = bench.step()
+            gone = int(bench.metrics[0]["retracted"]) - before
+            retracted += gone
+            if step.kind != "decode":
+                assert gone == 0
+                continue
+            needs = np.maximum(context + reserve - held, 0)
+            # Kept best: most output, then shortest prompt.
+            order = sorted(range(running), key=lambda r: (produced[r], -prompt[r]), reverse=True)
+            expected = []
+            while needs[order].sum() > free and len(order) > 1:
+                worst = order.pop()
+                expected.append((produced[worst], prompt[worst]))
+                free += held[worst]
+            last = bench.waiting(gone)
+            assert list(zip(last["produced"], last["prompt"], strict=True)) == expected
+    assert retracted > 20
+
+
+def test_a_request_that_does_not_fit_alone_is_aborted() -> None:
+    bench = Bench(PLAIN, kv_tokens=40)
+    bench.send(20, 30)
+    bench.send(20, 10)
+    bench.drain()
+    metrics = bench.metrics[0]
+    assert (metrics["aborted"], metrics["finished"].sum(), metrics["tokens"]) == (1, 1, 10)
+
+
+def admitted(bench: Bench, prompt: int, output: int) -> bool:
+    bench.send(prompt, output)
+    return bench.step().kind == "prefill"
+
+
+@pytest.mark.parametrize(
+    ("conservativeness", "least"),
+    # 10 held, 59 to come at the ratio, 20 + 30 + 1 asked for: above 61 + 59 * ratio.
+    [(1.0, 103), (0.5, 82), (2.0, 121)],
+)
+def test_admission_by_new_token_ratio(conservativeness: float, least: int) -> None:
+    for kv_tokens in (least - 1, least):
+        bench = Bench(plain(schedule_conservativeness=conservativeness), kv_tokens=kv_tokens)
+        bench.send(10, 60)
+        bench.step()
+        assert admitted(bench, 20, 30) == (kv_tokens == least)
+
+
+@pytest.mark.parametrize(
+    ("steps", "first_output", "output", "least"),
+    [
+        # Ratio 0.7 - 100 * 0.602 / 600; 110 held, 299 to come, 171 asked for.
+        (100, 400, 150, 461),
+        # The floor, 0.14 * 0.7; 710 held, 299 to come, 421 asked for.
+        (700, 1000, 400, 1161),
+    ],
+)
+def test_new_token_ratio_decays_with_decoding(steps: int, first_output: int, output: int, least: int) -> None:
+    for kv_tokens in (least - 1, least):
+        bench = Bench(PLAIN, kv_tokens=kv_tokens)
+        bench.send(10, first_output)
+        bench.steps(1 + steps)
+        assert admitted(bench, 20, output) == (kv_tokens == least)
+
+
+def test_admission_counts_at_most_4096_new_tokens() -> None:
+    for kv_tokens, fits in ((6994, False), (6995, True)):
+        bench = Bench(PLAIN, kv_tokens=kv_tokens, classes=(a_class(max_new_tokens=10_000),))
+        bench.send(10, 50)
+        bench.step()
+        # 10 held, 0.7 * 4096 to come, 20 + 4096 + 1 asked for: above 6994.2.
+        assert admitted(bench, 20, 5) == fits
+
+
+def test_a_refused_queue_waits_for_a_request_to_leave() -> None:
+    bench = Bench(PLAIN, kv_tokens=102)
+    bench.send(10, 60)
+    bench.step()
+    assert not admitted(bench, 20, 30)
+    steps = bench.steps(59)
+    assert [step.kind for step in steps] == ["decode"] * 58 + ["prefill"]
+
+
+def test_new_token_ratio_starts_anew_when_idle() -> None:
+    """``Scheduler.on_idle`` resets the tracker."""
+    bench = Bench(PLAIN)
+    bench.send(1, 50)
+    bench.drain()
+    assert ratio(bench) == 0.7
+
+
+def test_speculation_reserves_two_blocks_a_request() -> None:
+    bench = decoding(Server(gamma=7), 3)
+    assert bench.step().kv_tokens == 3 * (1 + 2 * 8)
+
+
+# Capture
+
+
+@pytest.mark.parametrize(("running", "tier"), [(1, 8), (8, 64), (9, 80), (31, 256), (33, 320), (48, 384)])
+def test_blocks_are_padded_to_captured_batches(running: int, tier: int) -> None:
+    bench = decoding(Server(gamma=7), running, cost=step_cost(0.01, 1e-4, draft_s=0.0))
+    step = bench.step()
+    assert (step.kind, step.tier, step.cap) == ("decode", tier, 7 * running)
+    assert step.step_s == pytest.approx(0.01 + 1e-4 * tier)
+    assert bench.lengths() == [7] * running
+    assert bench.metrics[0]["eager"] == 0
+
+
+@pytest.mark.parametrize(
+    ("mode", "running", "tier"), [("compact", 3, 16), ("compact", 9, 32), ("cap-accept", 3, 24), ("cap-accept", 9, 80)]
+)
+def test_only_compact_mode_shrinks_the_step(mode: str, running: int, tier: int) -> None:
+    server = Server(gamma=7, verify_mode=mode)  # type: ignore[arg-type]
+    bench = decoding(server, running, policy=Fixed(length=2))
+    assert bench.step().tier == tier
+    assert bench.lengths() == [2] * running
+
+
+@pytest.mark.parametrize(("running", "tier"), [(3, 4), (9, 12), (13, 16), (48, 48)])
+def test_plain_decoding_is_padded_to_captured_batches(running: int, tier: int) -> None:
+    bench = decoding(PLAIN, running, cost=step_cost(0.01, 1e-4))
+    step = bench.step()
+    assert step.tier == tier
+    assert step.step_s == pytest.approx(0.01 + 1e-4 * tier)
+
+
+def test_a_stock_server_drops_its_schedule_past_the_last_graph() -> None:
+    server = Server(gamma=7, verify_mode="compact", capture_requests=4, max_running_requests=8)
+    cost = step_cost(0.01, draft_s=0.001, eager_s=0.1)
+    for running, lengths, tier, step_s in ((4, 2, 16, 0.011), (5, 7, 40, 0.101)):
+        bench = decoding(server, running, cost=cost, policy=Fixed(length=2), stock=True)
+        step = bench.step()
+        assert bench.lengths() == [lengths] * running
+        assert (step.tier, step.step_s) == (tier, pytest.approx(step_s))
+        assert bench.metrics[0]["eager"] == (running > 4)
+
+
+def test_static_mode_runs_whole_blocks_eagerly_past_the_last_graph() -> None:
+    server = Server(gamma=7, capture_requests=4, max_running_requests=8)
+    bench = decoding(server, 5, cost=step_cost(draft_s=0.001, eager_s=0.1))
+    step = bench.step()
+    assert (step.tier, step.step_s) == (40, pytest.approx(0.101))
+    assert bench.lengths() == [7] * 5
+
+
+def test_the_plugin_rests_the_drafter_past_the_last_graph() -> None:
+    server = Server(gamma=7, verify_mode="compact", capture_requests=4, max_running_requests=8)
+    bench = decoding(server, 5, cost=step_cost(draft_s=0.001, eager_s=0.1), policy=Fixed(length=2))
+    step = bench.step()
+    assert step.step_s == pytest.approx(0.1)
+    assert bench.lengths() == [0] * 5
+    assert bench.metrics[0]["eager"] == 1
+    assert step.tier == 5
+
+
+# Confidence
+
+
+def caps(bench: Bench, steps: int) -> list[int]:
+    return [step.cap for step in bench.steps(steps)]
+
+
+@pytest.mark.parametrize("lag", [1, 2])
+def test_a_request_counts_as_certain_until_its_confidences_arrive(lag: int) -> None:
+    # Survivals of 0.8, 0.64, 0.512, 0.41, ...: three reach the threshold.
+    server = Server(gamma=7, verify_mode="compact", confidence_lag_steps=lag)  # type: ignore[arg-type]
+    bench = decoding(server, 1, p=0.8, policy=Static(theta=0.5))
+    assert caps(bench, 5) == [7] * lag + [3] * (5 - lag)
+    bench.send(1, 10_000)
+    assert bench.step().kind == "prefill"
+    assert caps(bench, 4) == [3 + 7] * lag + [6] * (4 - lag)
+
+
+def test_confidences_are_lost_while_the_drafter_rests() -> None:
+    policy = Threshold(running=(1,), theta=(0.5,), off_above=1)
+    bench = decoding(Server(gamma=7, verify_mode="compact"), 1, p=0.8, policy=policy)
+    assert caps(bench, 3) == [7, 7, 3]
+    bench.send(1, 4)
+    bench.step()
+    assert caps(bench, 3) == [0, 0, 0]
+    assert bench.lengths() == [0]
+    assert caps(bench, 3) == [7, 7, 3]
+
+
+@pytest.mark.parametrize("lag", [1, 2])
+def test_the_budget_sees_the_confidences_of_lag_steps_before(lag: int) -> None:
+    server = Server(gamma=7, verify_mode="compact", confidence_lag_steps=lag)  # type: ignore[arg-type]
+    theta = 0.3
+    bench = decoding(server, 4, policy=Static(theta=theta), seed=5)
+    wanted: list[int] = []
+    for _ in range(30):
+        counts = 0
+        for request, produced in bench.produced().items():
+            survival = np.empty(7, np.float32)
+            key = np.uint64(draws.stream(5, request))
+            propose(bench.acceptance, key, 0, produced, 7, survival)
+            counts += int((survival >= np.float32(theta)).sum())
+        wanted.append(counts)
+        step = bench.step()
+        assert step.cap == (28 if len(wanted) <= lag else wanted[-1 - lag])
+
+
+def test_no_draft_verifies_anchors_only() -> None:
+    bench = decoding(Server(gamma=7, verify_mode="compact"), 3, cost=step_cost(draft_s=1.0), policy=NoDraft())
+    step = bench.step()
+    assert (step.cap, step.tier, step.step_s) == (0, 8, pytest.approx(0.01))
+    assert bench.lengths() == [0] * 3
+    assert set(bench.produced().values()) == {2}

@@ -1,0 +1,372 @@
+"""Conservation, determinism and common random numbers, and what holds whatever the scenario."""
+
+from __future__ import annotations
+
+import math
+import pickle
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from dspark_simulator.scenario import Run, Scenario
+from dspark_simulator.server import Server
+from dspark_simulator.simulation import Arm, StepLog, simulate
+from dspark_simulator.workloads import Arrivals, Closed, Gamma, Poisson, RequestClass, Trace, Uniform
+from sglang_dspark.policy import AnyPolicy, Argmax, Fixed, Greedy, NoDraft, Static, Threshold
+from tests.simulator.deployment import Bench, a_class, a_scenario, step_cost
+
+COMPACT = Server(gamma=7, verify_mode="compact", max_running_requests=16)
+ARMS = (
+    Arm("static", Server(gamma=7, max_running_requests=16)),
+    Arm("argmax", COMPACT, Argmax(fill=True)),
+    Arm("threshold", COMPACT, Threshold(running=(1, 16), theta=(0.1, 0.5))),
+    Arm("oracle", COMPACT, oracle=True),
+    Arm("plain", Server(speculative=False)),
+    Arm("vllm", COMPACT.model_copy(update={"engine": "vllm"}), Argmax()),
+)
+
+
+def small(**fields: Any) -> Scenario:
+    lengths = {"prompt": Uniform(min=1, max=200), "output": Uniform(min=1, max=80)}
+    given = {"requests": 200, "warmup": 20, "kv_tokens": 3000, "cost": step_cost(0.01, 1e-5), **fields}
+    return a_scenario(Poisson(rate_per_s=12.0), a_class(**lengths), **given)
+
+
+def outcome(scenario: Scenario, arm: Arm, seed: int = 0) -> bytes:
+    """A result and its step log in bytes."""
+    log: list[StepLog] = []
+    return pickle.dumps((simulate(scenario, arm, seed=seed, log=log), log))
+
+
+# Determinism
+
+
+@pytest.mark.parametrize("arm", ARMS, ids=lambda arm: arm.name)
+def test_same_seed_same_bytes(arm: Arm) -> None:
+    scenario = small(replicas=2, router="random")
+    assert outcome(scenario, arm, 5) == outcome(scenario, arm, 5)
+    assert outcome(scenario, arm, 5) != outcome(scenario, arm, 6)
+
+
+def test_arms_do_not_depend_on_each_other() -> None:
+    scenario = small()
+    forward = [outcome(scenario, arm) for arm in ARMS]
+    backward = [outcome(scenario, arm) for arm in reversed(ARMS)]
+    assert forward == backward[::-1]
+
+
+def test_another_process_finds_the_same() -> None:
+    scenario, arm = small(), ARMS[1]
+    code = (
+        "import sys; from tests.simulator.test_simulation import ARMS, outcome, small;"
+        "sys.stdout.buffer.write(outcome(small(), ARMS[1]))"
+    )
+    root = Path(__file__).parents[2]
+    other = subprocess.run([sys.executable, "-c", code], cwd=root, capture_output=True, check=True).stdout
+    assert pickle.loads(other) == pickle.loads(outcome(scenario, arm))
+
+
+# Conservation
+
+
+@pytest.mark.parametrize("engine", ["sglang", "vllm"])
+@pytest.mark.parametrize("kv_tokens", [300, 100_000])
+def test_tokens_and_memory_are_conserved(engine: str, kv_tokens: int) -> None:
+    """At every step: tokens out are those of finished, running and waiting requests; KV in use is what slots hold."""
+    rng = np.random.default_rng(11)
+    server = Server.model_validate({"engine": engine, "gamma": 3, "schedule_conservativeness": 0.2})
+    bench = Bench(server, kv_tokens=kv_tokens)
+    outputs: list[int] = []
+    for _ in range(400):
+        for _ in range(rng.poisson(0.4)):
+            outputs.append(int(rng.integers(1, 60)))
+            bench.send(int(rng.integers(1, 100)), outputs[-1], cached=int(rng.integers(0, 20)))
+        bench.step()
+        check_books(bench, outputs)
+    bench.drain()
+    metrics = bench.metrics[0]
+    assert metrics["aborted"] == 0
+    assert (metrics["retracted"] > 0) == (kv_tokens == 300)
+    assert metrics["tokens"] == sum(outputs)
+    assert metrics["finished"].sum() == len(outputs)
+    assert bench.state[0]["kv_used"] == 0
+
+
+def check_books(bench: Bench, outputs: list[int]) -> None:
+    s, metrics, waiting = bench.state[0], bench.metrics[0], bench.waiting()
+    running, slots = int(s["running"]), int(s["running"]) + int(s["partial"])
+    inside = {*s["id"][:slots].tolist(), *waiting["id"].tolist()}
+    assert len(inside) == slots + len(waiting)
+    in_flight = s["produced"][:slots].sum() + waiting["produced"].sum()
+    assert metrics["tokens"] == in_flight + sum(out for i, out in enumerate(outputs) if i not in inside)
+    assert s["kv_used"] == s["allocated"][:slots].sum() <= bench.flags[0]["kv_capacity"]
+    assert (s["allocated"][:slots] >= s["context"][:slots]).all()
+    assert slots <= bench.flags[0]["max_running"]
+    assert metrics["finished"].sum() + metrics["aborted"] + len(inside) == len(outputs)
+    assert (s["context"][:running] == s["prompt"][:running] + s["produced"][:running] - 1).all()
+
+
+def test_goodput_and_throughput_count_the_same_tokens() -> None:
+    """A closed loop in lockstep, whose window holds whole requests only."""
+    scenario = a_scenario(Closed(clients=8), a_class(1, 50), requests=80, warmup=16)
+    result = simulate(scenario, Arm("static", Server(gamma=7, max_running_requests=8, speculative=False)))
+    assert result.throughput_tok_s * result.window_s == pytest.approx(64 * 50)
+    assert result.goodput_tok_s == pytest.approx(result.throughput_tok_s)
+    assert result.goodput_per_s * result.window_s == pytest.approx(64)
+
+
+# Common random numbers
+
+
+def rounds_by_request(max_running: int, policy: AnyPolicy | None = None) -> dict[int, list[int]]:
+    """Output tokens after each round of each request, from a server that runs ``max_running`` at once."""
+    mode = "static" if policy is None else "compact"
+    server = Server.model_validate({"gamma": 7, "verify_mode": mode, "max_running_requests": max_running})
+    bench = Bench(server, policy=policy, seed=9)
+    for output in np.random.default_rng(1).integers(100, 300, 64).tolist():
+        bench.send(1, output)
+    seen: dict[int, list[int]] = {}
+    for _ in range(100_000):
+        step = bench.step()
+        if step.step_s == 0.0:
+            return seen
+        for request, produced in bench.produced().items():
+            if step.kind == "decode":
+                seen.setdefault(request, []).append(produced)
+    raise AssertionError("still busy")
+
+
+def test_acceptances_do_not_depend_on_the_batch() -> None:
+    alone = rounds_by_request(1)
+    assert len(alone) == 64
+    assert rounds_by_request(8) == alone
+    assert rounds_by_request(64) == alone
+    assert rounds_by_request(8, Fixed(length=7)) == alone
+    assert rounds_by_request(8, Fixed(length=6)) != alone
+
+
+def test_accepted_length_does_not_depend_on_the_batch() -> None:
+    scenario = a_scenario(Closed(clients=64), a_class(1, Uniform(min=100, max=300)), requests=600, warmup=100)
+    lengths = [
+        simulate(scenario, Arm("static", Server(gamma=7, max_running_requests=running))).accepted_length
+        for running in (8, 64)
+    ]
+    assert lengths[0] == pytest.approx(lengths[1], rel=0.01)
+
+
+# Windows and ends
+
+
+def test_requests_at_one_time_all_arrive(tmp_path: Path) -> None:
+    """The third time is one to which the waits before do not add up exactly."""
+    path = tmp_path / "trace.csv"
+    times = (0.0, 0.134, 1.054, 1.054, 2.054)
+    rows = [f"2023-11-16 18:00:{time:010.7f},10,3" for time in times]
+    path.write_text("\n".join(["TIMESTAMP,ContextTokens,GeneratedTokens", *rows]) + "\n")
+    scenario = a_scenario(Trace(path=path), a_class(None, None), requests=5)
+    assert simulate(scenario, ARMS[0]).unfinished == 0
+
+
+def test_a_run_that_ends_within_its_warm_up_says_so() -> None:
+    with pytest.raises(ValueError, match=r"by hand: run\.max_s: 1e-06 ends within the warm-up; raise it or lower"):
+        simulate(small(max_s=1e-6), ARMS[0])
+
+
+def test_max_s_cuts_a_run_short() -> None:
+    result = simulate(small(max_s=5.0), ARMS[0])
+    assert result.simulated_s == 5.0
+    assert 0 < result.unfinished < 180
+
+
+def test_an_overload_ends() -> None:
+    """Retracted requests go behind a queue that grows for ever; the run must not follow it to ``max_s``."""
+    scenario = a_scenario(
+        Poisson(rate_per_s=300.0),
+        a_class(Uniform(min=1, max=30), Uniform(min=1, max=60), max_new_tokens=100),
+        requests=300,
+        kv_tokens=200,
+        max_s=600.0,
+    )
+    arm = Arm("plain", Server(speculative=False, schedule_conservativeness=0.1))
+    assert simulate(scenario, arm).simulated_s < 600.0
+
+
+@pytest.mark.parametrize("requests", [8, 9])
+def test_more_clients_than_requests(requests: int) -> None:
+    scenario = a_scenario(Closed(clients=8), requests=requests)
+    assert math.isfinite(simulate(scenario, ARMS[0]).throughput_tok_s)
+
+
+# Whatever the scenario
+
+
+@st.composite
+def servers(draw: st.DrawFn) -> Server:
+    running = draw(st.sampled_from([1, 2, 5, 48]))
+    chunk = draw(st.sampled_from([4, 64, 16384]))
+    return Server(
+        engine=draw(st.sampled_from(["sglang", "vllm"])),
+        speculative=draw(st.booleans()),
+        gamma=draw(st.sampled_from([1, 3, 7, 16])),
+        verify_mode=draw(st.sampled_from(["static", "cap-accept", "compact"])),
+        max_running_requests=running,
+        capture_requests=draw(st.sampled_from([1, 4, 512])),
+        capture_tokens=draw(st.sampled_from([1, 20, 1024])),
+        chunked_prefill_size=chunk,
+        max_prefill_tokens=draw(st.sampled_from([1, 20, 16384])),
+        enable_mixed_chunk=chunk > running and draw(st.booleans()),
+        schedule_conservativeness=draw(st.sampled_from([0.05, 1.0, 2.0])),
+        confidence_lag_steps=draw(st.sampled_from([1, 2])),
+    )
+
+
+POLICIES: list[AnyPolicy | None] = [
+    None,
+    NoDraft(),
+    Fixed(length=0),
+    Fixed(length=3),
+    Static(theta=0.3),
+    Greedy(),
+    Argmax(),
+    Argmax(fill=True),
+    Threshold(running=(1, 16), theta=(0.1, 0.5), min_length=1, max_length=5, fill=True, off_above=20),
+    Threshold(running=(4,), theta=(0.9,), weight=(1.0, 2.0), price_per_token=1e-3),
+]
+
+
+@st.composite
+def arms(draw: st.DrawFn) -> Arm:
+    server = draw(servers())
+    policy = draw(st.sampled_from(POLICIES)) if server.speculative else None
+    return Arm("any", server, policy, stock=draw(st.booleans()), oracle=draw(st.integers(0, 5)) == 0)
+
+
+def lengths(longest: int) -> st.SearchStrategy[Uniform]:
+    return st.builds(lambda ends: Uniform(min=min(ends), max=max(ends)), st.tuples(*[st.integers(1, longest)] * 2))
+
+
+@st.composite
+def classes(draw: st.DrawFn) -> RequestClass:
+    return a_class(
+        draw(lengths(120)),
+        draw(lengths(60)),
+        name=str(draw(st.uuids())),
+        share=draw(st.sampled_from([0.1, 1.0])),
+        cached_prefix=draw(st.sampled_from([0.0, 0.5, 1.0])),
+        max_new_tokens=draw(st.sampled_from([0, 100])),
+    )
+
+
+# Open loops are slow enough for any server here, since behind an overload a retracted request waits for ever.
+ARRIVALS: st.SearchStrategy[Arrivals] = st.one_of(
+    st.builds(Closed, clients=st.integers(1, 40)),
+    st.builds(Poisson, rate_per_s=st.floats(0.3, 1.0)),
+    st.builds(Gamma, rate_per_s=st.floats(0.3, 1.0), burstiness=st.floats(1.0, 5.0)),
+)
+
+
+@settings(max_examples=120, deadline=None, suppress_health_check=[HealthCheck.too_slow], derandomize=True)
+@given(
+    arm=arms(),
+    arrivals=ARRIVALS,
+    mix=st.lists(classes(), min_size=1, max_size=3, unique_by=lambda klass: klass.name),
+    kv_tokens=st.sampled_from([35, 100, 300, 100_000]),
+    requests=st.integers(41, 150),
+    replicas=st.integers(1, 3),
+    router=st.sampled_from(["random", "round_robin", "least_loaded"]),
+    p=st.sampled_from([0.0, 0.5, 0.9, 1.0]),
+    seed=st.integers(0, 2**40),
+)
+def test_any_scenario(
+    arm: Arm,
+    arrivals: Arrivals,
+    mix: list[RequestClass],
+    kv_tokens: int,
+    requests: int,
+    replicas: int,
+    router: str,
+    p: float,
+    seed: int,
+) -> None:
+    scenario = a_scenario(
+        arrivals,
+        *mix,
+        requests=requests,
+        kv_tokens=kv_tokens,
+        p=p,
+        replicas=replicas,
+        router=router,
+        drafter_gamma=16,
+        max_s=2000.0,
+    )
+    log: list[StepLog] = []
+    result = simulate(scenario, arm, seed=seed, log=log)
+    server = arm.server
+    assert result.unfinished == 0
+    assert sum(klass.requests for klass in result.classes) + result.aborted == requests == result.requests
+    assert 0 <= result.throughput_tok_s < math.inf
+    assert all(0 <= step.kv_tokens <= kv_tokens for step in log)
+    assert all(step.running <= server.max_running_requests for step in log)
+    assert all(step.prefill_tokens > 0 for step in log if step.kind != "decode")
+    assert all(0 <= step.cap <= server.gamma * server.max_running_requests for step in log)
+    assert all(before.start_s <= after.start_s for before, after in zip(log, log[1:], strict=False))
+    if not math.isnan(result.verify_length):
+        assert 0 <= result.verify_length <= (server.gamma if server.speculative else 0)
+        assert 1 <= result.accepted_length <= result.verify_length + 1
+    if kv_tokens == 100_000:
+        assert result.retracted == result.aborted == 0
+
+
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow], derandomize=True)
+@given(
+    server=servers(),
+    policy=st.sampled_from([policy for policy in POLICIES if policy is None or not policy.needs_belief]),
+    stock=st.booleans(),
+    kv_tokens=st.sampled_from([150, 300, 100_000]),
+    requests=st.lists(
+        st.tuples(st.integers(0, 5), st.integers(1, 60), st.integers(1, 40), st.integers(0, 60)), min_size=1, max_size=40
+    ),
+    p=st.sampled_from([0.0, 0.5, 0.9, 1.0]),
+)
+def test_any_batch(
+    server: Server,
+    policy: AnyPolicy | None,
+    stock: bool,
+    kv_tokens: int,
+    requests: list[tuple[int, int, int, int]],
+    p: float,
+) -> None:
+    bench = Bench(server, policy=policy if server.speculative else None, stock=stock, kv_tokens=kv_tokens, p=p)
+    outputs: list[int] = []
+    for steps_before, prompt, output, cached in requests:
+        for _ in range(steps_before):
+            bench.step()
+            check_books(bench, outputs)
+        bench.send(prompt, output, cached=cached)
+        outputs.append(output)
+    bench.drain()
+    check_books(bench, outputs)
+    metrics = bench.metrics[0]
+    assert metrics["aborted"] == 0
+    assert metrics["tokens"] == sum(outputs)
+    assert bench.state[0]["kv_used"] == bench.state[0]["running"] == bench.state[0]["partial"] == 0
+    gamma = server.gamma if server.speculative else 0
+    assert not metrics["verify_length"][gamma + 1 :].any()
+    assert not metrics["accepted_length"][gamma + 2 :].any()
+    assert not metrics["accepted_length"][0]
+    rounds = metrics["request_rounds"]
+    assert metrics["verify_length"].sum() == metrics["accepted_length"].sum() == rounds
+    accepted = metrics["accepted_length"] @ np.arange(len(metrics["accepted_length"]))
+    assert accepted <= metrics["verified"] == metrics["verify_length"] @ np.arange(len(metrics["verify_length"])) + rounds
+
+
+def test_scenarios_keep_their_run() -> None:
+    scenario = small()
+    assert scenario.at_load(2.0).workload.arrivals == Poisson(rate_per_s=24.0)
+    assert scenario.at_load(2.0).run == Run(requests=200, warmup_requests=20, max_s=1e6)

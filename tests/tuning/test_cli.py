@@ -1,0 +1,377 @@
+"""The ``dspark`` command: what it prints, what it writes, and that it is the library that it runs."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any, NamedTuple, get_args, get_type_hints
+
+import numpy as np
+import optuna
+import pandas as pd
+import pytest
+import yaml
+from optuna.storages import JournalStorage
+from optuna.storages.journal import JournalFileBackend
+
+from dspark_simulator.scenario import Run, Scenario, load
+from dspark_simulator.simulation import Arm, simulate
+from dspark_tuning import arms, outputs, report
+from dspark_tuning.commands import common, served
+from dspark_tuning.commands import tune as tune_command
+from dspark_tuning.evaluate import Cell, measure
+from dspark_tuning.search import STUDY
+from dspark_tuning.tune import OBJECTIVES, Outcome
+from sglang_dspark.policy import SpsAdditiveTable, Threshold
+from sglang_dspark.policy.artifact import Artifact
+from tests.policy.test_artifact import ARTIFACT
+from tests.shared_data import trace
+from tests.tuning.command import Ran, dspark
+
+PINS = ["--pin", "max_running_requests=96", "--pin", "family=threshold", "--pin", "fill=false"]
+TINY = ["--load", 2, "--load", 24, "--trials", 32, "--replications", 6, *PINS]
+COMMANDS = ("scenario list", "scenario show", "simulate", "tune", "policy diff", "bench simulator", "bench policy")
+
+
+def test_help_and_usage_errors_load_nothing_heavy() -> None:
+    script = """
+import contextlib, io, sys
+from dspark_tuning.cli import main
+imported = [*sys.modules]
+for command in sys.argv[1:]:
+    with contextlib.redirect_stdout(io.StringIO()), contextlib.suppress(SystemExit):
+        main([*command.split(), "--help"])
+with contextlib.redirect_stderr(io.StringIO()), contextlib.suppress(SystemExit):
+    main(["tune", "--trials", "none"])
+print(*imported)
+print(*sys.modules)
+"""
+    ran = subprocess.run([sys.executable, "-c", script, *COMMANDS], check=True, capture_output=True, text=True)
+    imported, helped = (set(line.split()) for line in ran.stdout.splitlines())
+    assert "dspark_tuning.commands.tune" in imported
+    heavy = {"numba", "numpy", "pandas", "optuna", "pyarrow", "plotly", "simpy"}
+    assert not helped & heavy
+    # Typer itself reads options with pydantic.
+    assert not imported & (heavy | {"pydantic"})
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_every_command_explains_itself_and_has_json(command: str) -> None:
+    ran = dspark(*command.split(), "--help")
+    assert ran.code == 0
+    assert "--json" in ran.out
+
+
+def test_the_objectives_are_those_of_the_tuner() -> None:
+    hint = get_type_hints(tune_command.tune)["objective"]
+    assert get_args(hint) == OBJECTIVES
+
+
+def test_json_has_no_nan(capsys: pytest.CaptureFixture[str]) -> None:
+    common.print_json({"a": math.nan, "b": [np.float64(math.inf), np.int64(3)], "c": Run(requests=200).requests})
+    assert json.loads(capsys.readouterr().out) == {"a": None, "b": [None, 3], "c": 200}
+
+
+class TestScenario:
+    def test_list_names_every_packaged_one(self) -> None:
+        rows = dspark("scenario", "list", "--json").json()
+        assert "b300-v4flash" in [row["name"] for row in rows]
+        text = dspark("scenario", "list").out
+        assert all(row["name"] in text and row["model"] in text for row in rows)
+
+    def test_a_packaged_one_can_be_copied_and_checked(self, tmp_path: Path) -> None:
+        for row in dspark("scenario", "list", "--json").json():
+            shown = dspark("scenario", "show", row["name"])
+            file = tmp_path / "mine.yaml"
+            file.write_text(shown.out)
+            assert dspark("scenario", "check", file, "--json").json()["name"] == row["name"]
+            assert load(str(file)) == load(row["name"])
+
+    def test_show_as_json_has_the_defaults(self) -> None:
+        shown = dspark("scenario", "show", "b300-v4flash", "--json").json()
+        assert Scenario.model_validate(shown) == load("b300-v4flash")
+        assert shown["server"]["schedule_conservativeness"] == 1.0
+
+    def test_the_schema_knows_every_field_that_is_written(self) -> None:
+        schema = dspark("scenario", "schema").json()
+        written: dict[str, Any] = yaml.safe_load(dspark("scenario", "show", "b300-v4flash").out)
+        assert written.keys() <= schema["properties"].keys()
+        assert schema["additionalProperties"] is False
+        assert dspark("scenario", "schema", "--json").json() == schema
+
+
+class TestSimulate:
+    def test_json_is_what_the_library_finds(self) -> None:
+        found = dspark("simulate", "--load", 8, "--seed", 5, "--requests", 60, "--json").json()
+        scenario = load("b300-v4flash").at_load(8)
+        warmup = scenario.run.warmup_requests
+        run = Run(requests=60 + warmup, warmup_requests=warmup, max_s=scenario.run.max_s)
+        result = simulate(scenario.model_copy(update={"run": run}), arms.default(scenario), seed=5)
+        assert found["result"]["requests"] == 60
+        assert found["result"]["throughput_tok_s"] == result.throughput_tok_s
+        assert found["result"]["tpot"] == result.tpot._asdict()
+        assert found["result"]["ttft"]["p99_s"] == result.ttft.p99_s
+        assert [c["good"] for c in found["result"]["classes"]] == [c.good for c in result.classes]
+        assert found["truth"] == scenario.live.centre()._asdict()
+
+    def test_clients_of_a_closed_loop_are_all_there_before_anything_is_measured(self) -> None:
+        result = dspark("simulate", "--load", 300, "--requests", 100, "--arm", "plain", "--json").json()["result"]
+        assert result["running"] > 290
+
+    def test_the_table_has_the_classes_and_the_figures(self) -> None:
+        arguments = ("simulate", "--load", 8, "--requests", 60)
+        result = dspark(*arguments, "--json").json()["result"]
+        text = dspark(*arguments).out
+        assert f"{result['accepted_length']:.2f}" in text
+        assert f"{1e3 * result['mean_step_s']:.2f}" in text
+        assert all(klass["name"] in text for klass in result["classes"])
+
+    @pytest.mark.parametrize(
+        ("arm", "verify_length"), [("plain", 0), ("default", 7), ("fixed-1", 1), ("fixed-3", 3), ("static-0", 7)]
+    )
+    def test_arms(self, arm: str, verify_length: int) -> None:
+        result = dspark("simulate", "--load", 4, "--requests", 30, "--arm", arm, "--json").json()["result"]
+        assert result["verify_length"] == verify_length
+        assert (result["accepted_length"] == 1) == (arm == "plain")
+
+    def test_scheduling_arms_verify_less_than_everything_under_load(self) -> None:
+        arguments = ("simulate", "--load", 48, "--requests", 60, "--json", "--arm")
+        found = {arm: dspark(*arguments, arm).json() for arm in ("greedy", "argmax", "aligned", "oracle", "static-.6")}
+        assert len({run["arm"] for run in found.values()}) == 5
+        assert all(0 < run["result"]["verify_length"] < 7 for run in found.values())
+
+    def test_a_policy_brings_its_server(self, tmp_path: Path) -> None:
+        path = tmp_path / "policy.json"
+        path.write_text(WEIGHTED.model_dump_json())
+        scenario = load("b300-v4flash")
+        arm = served.tuned(path, scenario)
+        changed = {
+            "gamma": 5,
+            "max_running_requests": 128,
+            "capture_requests": 96,
+            "chunked_prefill_size": 4096,
+            "verify_mode": "compact",
+            "confidence_lag_steps": 1,
+        }
+        server = scenario.server.model_copy(update=changed)
+        assert arm == Arm(str(path), server, WEIGHTED.policy, WEIGHTED.cost_belief)
+        at_load = scenario.at_load(64).model_copy(update={"run": Run(requests=250, warmup_requests=150)})
+        found = dspark("simulate", "--requests", 100, "--load", 64, "--policy", path, "--json").json()["result"]
+        assert found["throughput_tok_s"] == simulate(at_load, arm).throughput_tok_s
+        assert found["verify_length"] <= 5
+        assert found["queued"] == 0
+
+    def test_a_policy_that_says_serve_plain_serves_plain(self, tmp_path: Path) -> None:
+        path = tmp_path / "policy.json"
+        path.write_text(WEIGHTED.model_copy(update={"serve": "plain"}).model_dump_json())
+        assert served.tuned(path, load("b300-v4flash")) == arms.plain(load("b300-v4flash"))
+
+    def test_steps_are_written_and_do_not_overlap(self, tmp_path: Path) -> None:
+        path = tmp_path / "steps.parquet"
+        result = dspark("simulate", "--load", 4, "--requests", 30, "--steps", path, "--json").json()["result"]
+        steps = pd.read_parquet(path)
+        assert len(steps) >= result["steps"]
+        assert set(steps["kind"]) == {"prefill", "decode"}
+        ends = (steps["start_s"] + steps["step_s"]).to_numpy()
+        assert (steps["start_s"].to_numpy()[1:] >= ends[:-1] - 1e-9).all()
+        assert steps.loc[steps["kind"] == "decode", "running"].max() == 4
+
+    def test_a_trace_is_replayed(self) -> None:
+        path = trace("azure_llm_2023_conv.csv")
+        found = dspark("simulate", "--trace", path, "--requests", 300, "--json").json()["result"]
+        rows = pd.read_csv(path, parse_dates=["TIMESTAMP"])
+        warmup = load("b300-v4flash").run.warmup_requests
+        window = rows["TIMESTAMP"].iloc[warmup + 300] - rows["TIMESTAMP"].iloc[warmup]
+        assert found["window_s"] == pytest.approx(window.total_seconds(), abs=1e-5)
+
+
+WEIGHTED: Artifact = ARTIFACT.model_copy(
+    update={
+        "policy": Threshold(running=(1, 64), theta=(0.1, 0.6), weight=(1.0, 1.5)),
+        "gamma": 5,
+        "sts_temperatures": (1.0,) * 5,
+        "classes": ("chat", "code"),
+        "server_flags": {
+            "--speculative-algorithm": "DSPARK",
+            "--max-running-requests": "128",
+            "--cuda-graph-max-bs-decode": "96",
+            "--chunked-prefill-size": "4096",
+        },
+        "environment": {"SGLANG_RAGGED_VERIFY_MODE": "compact", "SGLANG_DSPARK_CONFIDENCE_RELAY_LAG_STEPS": "1"},
+    }
+)
+
+
+class Tuned(NamedTuple):
+    folder: Path
+    json: Any
+    outcome: Outcome
+
+
+@pytest.fixture(scope="module")
+def tuned(tmp_path_factory: pytest.TempPathFactory) -> Tuned:
+    folder = tmp_path_factory.mktemp("tuned") / "new" / "out"
+    written: list[Outcome] = []
+    write = outputs.write
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(outputs, "write", lambda outcome, folder: written.append(outcome) or write(outcome, folder))
+        found = dspark("tune", *TINY, "--workers", 1, "--out", folder, "--json").json()
+    return Tuned(folder, found, written[0])
+
+
+@pytest.fixture
+def outcome(tuned: Tuned) -> Outcome:
+    return tuned.outcome
+
+
+class Continued(NamedTuple):
+    """A run that was interrupted and started again with the same command."""
+
+    folder: Path
+    interrupted: Ran
+    kept: int
+    files: set[str]
+    again: Ran
+
+
+@pytest.fixture(scope="module")
+def continued(tmp_path_factory: pytest.TempPathFactory) -> Continued:
+    folder = tmp_path_factory.mktemp("interrupted")
+    command = ["tune", *map(str, TINY), "--workers", "2", "--out", str(folder)]
+    script = "from dspark_tuning.cli import main; main()"
+    running = subprocess.Popen(
+        [sys.executable, "-c", script, *command],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+    while _stored(folder) < 16:
+        assert running.poll() is None, running.communicate()
+        time.sleep(0.05)
+    # As a terminal does it: every process of the command is told.
+    os.killpg(running.pid, signal.SIGINT)
+    out, err = running.communicate(timeout=60)
+    files = {path.name for path in folder.iterdir()}
+    return Continued(folder, Ran(running.returncode, out, err), _stored(folder), files, dspark(*command))
+
+
+def _stored(folder: Path) -> int:
+    """Trials in the journal of a run."""
+    if not (folder / "journal.log").exists():
+        return 0
+    storage = JournalStorage(JournalFileBackend(str(folder / "journal.log")))
+    return len(optuna.load_study(study_name=STUDY, storage=storage).trials) if storage.get_all_studies() else 0
+
+
+class TestTune:
+    def test_every_file_is_there_and_nothing_else(self, tuned: Tuned) -> None:
+        written = {"policy.json", "report.html", "trials.parquet", "trials.csv", "evidence.parquet"}
+        if json.loads((tuned.folder / "policy.json").read_text())["policy"]["family"] == "argmax":
+            written.add("sps_table.json")
+        assert {Path(file).name for file in tuned.json["files"]} == written
+        assert {path.name for path in tuned.folder.iterdir()} == written | {"journal.log"}
+
+    def test_the_policy_passes_the_check_and_can_be_shown(self, tuned: Tuned) -> None:
+        path = tuned.folder / "policy.json"
+        assert dspark("policy", "check", path, "--json").json()["valid"]
+        assert str(path) in dspark("policy", "check", path).out
+        shown = dspark("policy", "show", path)
+        assert arms.ALIGNED in shown.out
+        assert "searched: max_running_requests" in shown.out
+        assert dspark("policy", "show", path, "--json").json() == json.loads(path.read_text())
+
+    def test_the_figures_are_those_of_the_report_rows(self, tuned: Tuned) -> None:
+        rows = pd.read_parquet(tuned.folder / "evidence.parquet")
+        assert len(rows) == len(tuned.json["arms"]) * 2 * 6
+        speed = rows.pivot(index=["load", "seed"], columns="arm", values="throughput_tok_s")
+        for arm in tuned.json["arms"]:
+            ratios = speed[tuned.json["winner"]] / speed[arm["arm"]]
+            assert arm["gain"]["ratio"] == pytest.approx(math.exp(np.log(ratios).mean()))
+            assert arm["throughput_tok_s"] == pytest.approx(speed[arm["arm"]].mean())
+        split = tuned.json["split"]
+        assert split["flags"]["ratio"] * split["policy"]["ratio"] == pytest.approx(split["both"]["ratio"])
+
+    def test_every_baseline_is_a_row_of_the_table(self, tuned: Tuned, continued: Continued) -> None:
+        scenario = load("b300-v4flash")
+        for arm in (*arms.baselines(scenario, scenario.server, 0.5), arms.oracle(scenario.server)):
+            assert f" {arm.name} " in continued.again.out
+        assert tuned.json["advice"] in " ".join(continued.again.out.split())
+
+    def test_trials_are_kept_as_two_tables(self, tuned: Tuned) -> None:
+        parquet, csv = pd.read_parquet(tuned.folder / "trials.parquet"), pd.read_csv(tuned.folder / "trials.csv")
+        assert len(parquet) == len(csv) == tuned.json["trials"] == 32
+        assert list(parquet["number"]) == list(range(32))
+        assert list(parquet.columns) == list(csv.columns)
+
+    def test_pins_hold(self, tuned: Tuned) -> None:
+        trials = pd.read_parquet(tuned.folder / "trials.parquet")
+        assert set(trials["max_running_requests"]) == {96}
+        assert set(trials["family"]) == {"threshold"}
+        assert not trials["fill"].any()
+
+    def test_an_interrupt_keeps_the_trials_and_says_so(self, continued: Continued) -> None:
+        assert continued.interrupted.code == 130
+        assert continued.interrupted.out == ""
+        kept = f"{continued.kept} trials are kept in {continued.folder}"
+        assert continued.interrupted.err == f"dspark: interrupted: {kept}; the same command continues\n"
+        assert continued.files == {"journal.log"}
+
+    def test_the_same_command_continues_to_the_same_policy(self, tuned: Tuned, continued: Continued) -> None:
+        assert continued.again.code == 0
+        for name in ("policy.json", "trials.csv"):
+            assert (continued.folder / name).read_bytes() == (tuned.folder / name).read_bytes()
+
+
+class TestOutputs:
+    def test_nothing_is_written_if_anything_fails(
+        self, outcome: Outcome, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(report, "render", lambda outcome: 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            outputs.write(outcome, tmp_path)
+        assert not list(tmp_path.iterdir())
+
+    def test_a_table_for_a_stock_server_comes_and_goes_with_the_policy(self, outcome: Outcome, tmp_path: Path) -> None:
+        belief = arms.profiled_belief(outcome.scenario).corrected(0.004, 1.1)
+        table = tmp_path / "sps_table.json"
+        assert table in outputs.write(outcome._replace(sps_table=belief), tmp_path)
+        assert SpsAdditiveTable.model_validate_json(table.read_text()) == belief
+        assert table not in outputs.write(outcome._replace(sps_table=None), tmp_path)
+        assert not table.exists()
+
+    def test_the_written_policy_simulates_as_it_did_in_the_report(self, outcome: Outcome, tmp_path: Path) -> None:
+        outputs.write(outcome, tmp_path)
+        arm = served.tuned(tmp_path / "policy.json", outcome.scenario)
+        row = outcome.rows[outcome.rows["arm"] == outcome.winner.name].iloc[-1]
+        again = measure(outcome.scenario, Cell(arm, row["load"], int(row["seed"])))
+        assert again["throughput_tok_s"] == row["throughput_tok_s"]
+
+
+def test_policies_are_compared_field_by_field(tmp_path: Path) -> None:
+    old, new = tmp_path / "old.json", tmp_path / "new.json"
+    old.write_text(ARTIFACT.model_dump_json())
+    new.write_text(ARTIFACT.model_copy(update={"advice": "Wait [a bit]."}).model_dump_json())
+    assert dspark("policy", "diff", old, old, "--json").json() == []
+    assert dspark("policy", "diff", old, new, "--json").json() == [
+        {"field": "advice", "old": json.dumps(ARTIFACT.advice), "new": '"Wait [a bit]."'}
+    ]
+    assert "Wait [a bit]." in dspark("policy", "diff", old, new).out
+
+
+def test_the_simulator_bench_has_every_figure() -> None:
+    found = dspark("bench", "simulator", "--scale", "0.01", "--json").json()
+    assert found["cases"].keys() == {"low", "busy", "full", "large"}
+    for case in found["cases"].values():
+        assert case.keys() == {"requests_per_s", "sim_s_per_s", "mean_batch", "rss_mb"}
+        assert all(value > 0 for value in case.values())
+    assert 20 < found["cases"]["busy"]["mean_batch"] < 48
+    assert found["cases"]["full"]["mean_batch"] == pytest.approx(256, rel=0.05)
+    assert found["decision_us"]["256"].keys() == {"none", "fixed", "static", "greedy", "argmax", "threshold"}
+    assert 0 < found["help_s"] < found["first_result_s"]

@@ -1,0 +1,515 @@
+"""The report: what a browser would make of it, against figures that are known beforehand."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import os
+import re
+import shlex
+import subprocess
+import sys
+from collections.abc import Callable
+from html.parser import HTMLParser
+from itertools import pairwise, product
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
+from scipy import stats
+from typer.testing import CliRunner
+
+from dspark_simulator import scenario as scenarios
+from dspark_simulator.scenario import Scenario
+from dspark_simulator.simulation import Arm
+from dspark_tuning import arms
+from dspark_tuning.cli import app
+from dspark_tuning.report import page, render
+from dspark_tuning.report.asked import step_times
+from dspark_tuning.report.history import importances
+from dspark_tuning.report.policy import step_time_s, survival_needed
+from dspark_tuning.report.provenance import command, without_secrets
+from dspark_tuning.space import Space
+from dspark_tuning.tune import Options, Outcome, compare
+from sglang_dspark.errors import InputError
+from sglang_dspark.policy import Argmax, Engine, Fixed, SpsAdditiveTable, SpsTable, Threshold, compile_rule
+from sglang_dspark.policy.artifact import Artifact, Provenance
+from sglang_dspark.policy.capture import sglang_tiers
+from sglang_dspark.policy.families import Static
+from sglang_dspark.policy.families.threshold import theta_at
+
+HOSTILE = """</script><script>alert(1)</script><img src="http://evil.example/x" onerror='alert(2)'>&amp;"""
+SEEDS = range(2, 62, 3)
+LOADS = (1.0, 16.0, 64.0)
+# Throughput of each arm where nothing varies, tokens/s at load 1.
+THROUGHPUT = {
+    arms.PLAIN: 100.0,
+    arms.DEFAULT: 200.0,
+    arms.TUNED_FLAGS: 240.0,
+    arms.fixed_name(1): 150.0,
+    arms.fixed_name(7): 230.0,
+    arms.STATIC: 250.0,
+    arms.GREEDY: 245.0,
+    arms.ARGMAX: 260.0,
+    arms.ALIGNED: 264.0,
+    arms.ALIGNED_DEFAULT_FLAGS: 210.0,
+    arms.ORACLE: 400.0,
+    arms.TUNED: 300.0,
+}
+THRESHOLD = Threshold(running=(1, 8, 32), theta=(0.05, 0.2, 0.5), weight=(1.0, 2.0), fill=True, off_above=40)
+VOID = {"meta", "br", "img", "link", "input", "hr", "base"}
+
+
+class Page(HTMLParser):
+    """What a browser sees: elements with their attributes, tables by caption, text of scripts and code."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.open: list[str] = []
+        self.elements: list[tuple[str, dict[str, str]]] = []
+        self.tables: dict[str, dict[str, list[str]]] = {}
+        self.scripts: list[str] = []
+        self.codes: list[str] = []
+        self.strong: list[str] = []
+        self.text = ""
+        self._row: list[str] = []
+        self._caption = ""
+        self.feed(text)
+        self.close()
+        assert not self.open
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.elements.append((tag, {name: value or "" for name, value in attrs}))
+        if tag not in VOID:
+            self.open.append(tag)
+        if tag in ("th", "td"):
+            self._row.append("")
+        for kind, texts in (("script", self.scripts), ("code", self.codes)):
+            if tag == kind:
+                texts.append("")
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.open.pop() == tag
+        if tag == "caption":
+            self.tables[self._caption] = {}
+        if tag == "tr":
+            self.tables[self._caption][self._row[0]] = self._row[1:]
+            self._row = []
+        if tag == "table":
+            self._caption = ""
+
+    def handle_data(self, data: str) -> None:
+        if self.open[-1:] == ["script"]:
+            self.scripts[-1] += data
+        elif "code" in self.open:
+            self.codes[-1] += data
+        elif "caption" in self.open:
+            self._caption += data
+        elif "th" in self.open or "td" in self.open:
+            self._row[-1] += data
+            if self.open[-1] == "strong":
+                self.strong.append(data)
+        elif self.open[-1:] != ["style"]:
+            self.text += data
+
+    def of(self, tag: str) -> list[dict[str, str]]:
+        return [attributes for name, attributes in self.elements if name == tag]
+
+    def table(self, caption: str) -> dict[str, list[str]]:
+        (found,) = [table for text, table in self.tables.items() if text.startswith(caption)]
+        return found
+
+    def drawing(self, key: str) -> list[dict[str, Any]]:
+        """The traces that the script of a drawing hands to Plotly."""
+        call = re.compile(rf'Plotly\.newPlot\(\s*"{key}",\s*')
+        (script,) = [script[found.end() :] for script in self.scripts if (found := call.search(script))]
+        traces: list[dict[str, Any]] = json.JSONDecoder().raw_decode(script)[0]
+        return traces
+
+
+def rows(winner: str = arms.TUNED, seeds: range = SEEDS) -> pd.DataFrame:
+    rng = np.random.default_rng(0)
+    found = []
+    for arm, load, seed in product(THROUGHPUT, LOADS, seeds):
+        if winner != arms.TUNED and arm == arms.TUNED:
+            continue
+        throughput = THROUGHPUT[arm] * load * math.exp(0.02 * rng.standard_normal())
+        found.append(
+            {
+                "arm": arm, "load": load, "seed": seed, "overhead_s": 0.004, "slope": 1.0, "requests": 50,
+                "window_s": 10.0, "throughput_tok_s": throughput, "goodput_per_s": throughput / 300,
+                "tpot_mean_s": load / throughput, "tpot_p50_s": load / throughput, "tpot_p99_s": 0.0321,
+                "ttft_p50_s": 0.0456, "ttft_p99_s": 0.0789, "accepted_length": 3.21, "verify_length": 4.56,
+                "unfinished": 0, "aborted": 0, "retracted": 0,
+            }
+        )  # fmt: skip
+    return pd.DataFrame(found)
+
+
+def trials(space: Space, count: int = 60) -> pd.DataFrame:
+    """Trials of which ``gamma`` alone decides the score."""
+    rng = np.random.default_rng(1)
+    found = []
+    for number in range(count):
+        family = "threshold" if number % 2 else "argmax"
+        params = {name: _any(choice, rng) for name, choice in (space.families[family] | space.server).items()}
+        params |= space.pins
+        score = 5.0 + 0.1 * params["gamma"]
+        rungs = {f"rung_{rung}": score for rung in range(3 - number % 3)}
+        state = "complete" if len(rungs) == 3 else "pruned"
+        found.append({"number": number, "state": state, **rungs, "family": family, **params})
+    return pd.DataFrame(found)
+
+
+def _any(choice: Any, rng: np.random.Generator) -> Any:
+    if isinstance(choice, CategoricalDistribution):
+        return choice.choices[int(rng.integers(len(choice.choices)))]
+    if isinstance(choice, IntDistribution):
+        return int(rng.integers(choice.low, choice.high + 1))
+    assert isinstance(choice, FloatDistribution)
+    return float(rng.uniform(choice.low, choice.high))
+
+
+def outcome(
+    name: str = arms.TUNED,
+    policy: Any = THRESHOLD,
+    belief: Any = None,
+    scenario: Scenario | None = None,
+    options: Options | None = None,
+    seeds: range = SEEDS,
+    **server: Any,
+) -> Outcome:
+    scenario = scenario or scenarios.load("b300-v4flash").model_copy(update={"loads": LOADS})
+    options = options or Options(Path("runs/a"), trials=60)
+    space = Space(scenario, options.pins)
+    flags = scenario.server.model_copy(update={"verify_mode": "compact", "max_running_requests": 128} | server)
+    found = rows(name, seeds)
+    classes = tuple(klass.name for klass in scenario.workload.classes)
+    artifact = Artifact(
+        policy=policy or Fixed(length=7),
+        gamma=7,
+        classes=classes,
+        sts_temperatures=(1.0,) * 7,
+        cost_belief=space.belief,
+        server_flags={"--max-running-requests": "128"},
+        environment={"SGLANG_RAGGED_VERIFY_MODE": "compact"},
+        advice=f"Serve {scenario.name} so.",
+        provenance=Provenance(
+            scenario=scenario.name,
+            hardware=scenario.hardware,
+            model=scenario.model,
+            engine="sglang",
+            workload={},
+            slo={},
+            objective=options.objective,
+            simulator_version="0.1.0",
+            truths={},
+            seeds={"report": list(seeds)},
+            trials=60,
+            search_space=space.describe(),
+        ),
+        evidence=(),
+    )
+    arm = Arm(name, flags, policy, belief)
+    return Outcome(scenario, options, arm, flags, trials(space), found, compare(found, name), artifact, None)
+
+
+def hostile() -> Outcome:
+    plain = scenarios.load("b300-v4flash")
+    classes = tuple(klass.model_copy(update={"name": f"{klass.name}{HOSTILE}"}) for klass in plain.workload.classes)
+    scenario = plain.model_copy(
+        update={
+            "name": HOSTILE, "description": HOSTILE, "model": HOSTILE, "hardware": HOSTILE, "loads": LOADS,
+            "workload": plain.workload.model_copy(update={"classes": classes}),
+        }
+    )  # fmt: skip
+    storage = "postgresql://me:hunter2@db/" + HOSTILE
+    return outcome(scenario=scenario, options=Options(Path(HOSTILE), storage=storage, pins={"gamma": 5}))
+
+
+def figures(cell: str) -> list[float]:
+    """The numbers of ``1.034 [1.021, 1.047]``."""
+    return [float(part) for part in re.findall(r"[\d.]+", cell)]
+
+
+def digest() -> str:
+    return hashlib.sha256(render(outcome()).encode()).hexdigest()
+
+
+@pytest.fixture(scope="module")
+def text() -> str:
+    return render(outcome())
+
+
+@pytest.fixture(scope="module")
+def report(text: str) -> Page:
+    return Page(text)
+
+
+@pytest.fixture
+def read(monkeypatch: pytest.MonkeyPatch) -> Callable[[Outcome], Page]:
+    """Renders without Plotly's own script, which takes most of the time and is the same on every page."""
+    monkeypatch.setattr(page, "get_plotlyjs", lambda: "")
+    return lambda told: Page(render(told))
+
+
+def test_nothing_is_loaded_from_the_network(text: str, report: Page) -> None:
+    loading = {"link", "img", "iframe", "object", "embed", "base", "video", "audio", "form"}
+    assert not {tag for tag, _ in report.elements} & loading
+    for tag, attributes in report.elements:
+        assert not {"src", "srcset", "poster", "data", "action", "background"} & attributes.keys(), tag
+        assert attributes.get("href", "#").startswith("#")
+    policies = [meta["content"] for meta in report.of("meta") if meta.get("http-equiv") == "Content-Security-Policy"]
+    assert policies and policies[0].startswith("default-src 'none';") and "http" not in policies[0]
+    style = text[text.index("<style>") : text.index("</style>")]
+    assert "url(" not in style and "@import" not in style
+    drawings = [script for script in report.scripts if "Plotly.newPlot(" in script[:400]]
+    # Plotly's default tool bar has a button that uploads.
+    assert len(drawings) == len(report.of("figure")) and all('"modeBarButtons"' in script for script in drawings)
+
+
+def test_same_bytes_whatever_the_hash_seed() -> None:
+    code = "from tests.tuning.test_report import digest; print(digest())"
+    root = Path(__file__).parents[2]
+    other = subprocess.run(
+        [sys.executable, "-c", code], env=os.environ | {"PYTHONHASHSEED": "7"}, capture_output=True, text=True, cwd=root
+    )
+    assert other.stdout.strip() == digest(), other.stderr
+
+
+def test_page_can_be_read_by_keyboard_and_by_ear(report: Page) -> None:
+    headings = [int(tag[1]) for tag, _ in report.elements if re.fullmatch(r"h\d", tag)]
+    assert headings[0] == 1 and headings.count(1) == 1
+    assert all(after <= before + 1 for before, after in pairwise(headings))
+    assert all(cell.get("scope") in ("row", "col") for cell in report.of("th"))
+    assert len(report.of("table")) == len(report.of("caption")) == len(report.tables)
+    assert all(
+        region["tabindex"] == "0" and region["aria-label"]
+        for region in report.of("div")
+        if "scroll" in region.get("class", "")
+    )
+    ids = [attributes["id"] for _, attributes in report.elements if "id" in attributes]
+    assert len(ids) == len(set(ids))
+    assert {link["href"][1:] for link in report.of("a")} <= set(ids)
+    assert {figure["aria-labelledby"] for figure in report.of("figure")} <= set(ids)
+    assert report.of("html") == [{"lang": "en"}]
+
+
+def test_says_that_it_is_simulated(report: Page) -> None:
+    assert "All figures on this page are simulated. Nothing was measured on a GPU here" in report.text
+    assert "Interpolated between measurements" in report.text
+    assert "3.00 to 9.00 ms more a step than profiled, verify time times 0.9 to 1.1" in report.text
+    assert "is added at rates that the scenario gives" in report.text
+    text = step_times(scenarios.load("h200-qwen3-8b"))
+    assert text.startswith("Computed, not measured: a roofline") and "H200" in text
+
+
+def test_every_arm_and_its_figures_are_in_the_table(report: Page) -> None:
+    table = report.table("Means over the 60 report cells of each arm")
+    data = rows()
+    for arm in THROUGHPUT:
+        cells = table[f"{arm} (chosen)" if arm == arms.TUNED else arm]
+        part = data[data["arm"] == arm]
+        assert cells[0] == f"{part['throughput_tok_s'].mean():,.0f}"
+        assert float(cells[1]) == pytest.approx(part["goodput_per_s"].mean(), rel=0.01)
+        assert float(cells[2]) == pytest.approx(1e3 * part["tpot_p50_s"].mean(), rel=0.01)
+        assert cells[3:8] == ["32.1", "45.6", "78.9", "3.21", "4.56"]
+    assert table[f"{arms.TUNED} (chosen)"][8:] == ["", ""]
+
+
+def test_intervals_are_those_of_students_t(report: Page) -> None:
+    data = rows().assign(log=lambda x: np.log(x["throughput_tok_s"]))
+    logs = data.groupby(["arm", "seed"])["log"].mean().unstack("arm")
+    for arm in set(THROUGHPUT) - {arms.TUNED}:
+        gain = logs[arms.TUNED] - logs[arm]
+        low, high = stats.t.interval(0.95, len(gain) - 1, gain.mean(), stats.sem(gain))
+        found = report.table("Means over the 60 report cells of each arm")[arm][8]
+        assert figures(found) == pytest.approx(np.exp([gain.mean(), low, high]), rel=2e-3)
+
+
+def test_gain_is_the_product_of_flags_and_policy(report: Page) -> None:
+    table = report.table("Where the gain comes from")
+    flags, policy, both, plain = (figures(cells[0])[0] for cells in list(table.values())[1:])
+    assert flags == pytest.approx(1.2, rel=0.01)
+    assert policy == pytest.approx(1.25, rel=0.01)
+    assert both == pytest.approx(flags * policy, rel=0.002)
+    assert plain == pytest.approx(3.0, rel=0.01)
+    assert f"{flags:.3f} [" in report.text and f"{policy:.3f} [" in report.text
+
+
+@pytest.mark.parametrize("metric", ["throughput", "goodput"])
+def test_drawing_and_table_by_load_agree(report: Page, metric: str) -> None:
+    traces = report.drawing(f"{metric}-by-load")
+    table = report.table(f"{metric.capitalize()} as a ratio to '{arms.DEFAULT}', with")
+    assert {trace["name"] for trace in traces} == {arm for arm in THROUGHPUT if "fixed" not in arm} | {"fixed lengths"}
+    for trace in traces:
+        name = arms.fixed_name(int(trace["text"][0])) if trace["name"] == "fixed lengths" else trace["name"]
+        assert trace["y"] == pytest.approx([THROUGHPUT[name] / THROUGHPUT[arms.DEFAULT]] * 3, rel=0.03)
+        assert [figures(cell)[0] for cell in table[name]] == pytest.approx(trace["y"], rel=3e-3)
+        # Set side by side, each is still nearest to its own load.
+        assert np.abs(np.log2(np.array(trace["x"]) / LOADS)).max() < 0.5
+        assert trace["customdata"] == list(LOADS)
+
+
+def test_strong_is_what_an_interval_tells_from_one(report: Page) -> None:
+    cells = {cell for table in report.tables.values() for cells in table.values() for cell in cells if "[" in cell}
+    apart = {cell for cell in cells if (found := figures(cell))[1] > 1 or found[2] < 1}
+    assert apart and cells - apart
+    assert {text for text in report.strong if "[" in text} == apart
+
+
+def test_lines_are_told_apart_without_colour(report: Page) -> None:
+    looks = {
+        trace["name"]: (trace["line"]["dash"], trace["marker"]["symbol"]) for trace in report.drawing("frontier-by-arm")
+    }
+    assert len(looks) == len(set(looks.values())) == len(THROUGHPUT) - 1
+
+
+def test_frontier_is_throughput_over_the_speed_of_a_user(report: Page) -> None:
+    data = rows()
+    (tuned,) = [trace for trace in report.drawing("frontier-by-arm") if trace["name"] == arms.TUNED]
+    part = data[data["arm"] == arms.TUNED].groupby("load")
+    assert tuned["x"] == pytest.approx(part["tpot_mean_s"].apply(lambda tpot_s: (1 / tpot_s).mean()).tolist())
+    assert tuned["y"] == pytest.approx(part["throughput_tok_s"].mean().tolist())
+
+
+def test_threshold_is_drawn_as_the_engine_applies_it(report: Page) -> None:
+    rule = compile_rule(THRESHOLD, Engine(7, sglang_tiers(128, 7), 128, None))
+    traces = {trace["name"]: trace for trace in report.drawing("threshold")}
+    assert list(traces) == ["chat", "code"]
+    for (name, trace), weight in zip(traces.items(), THRESHOLD.weight, strict=True):
+        assert trace["x"][0] == 1 and trace["x"][-1] == THRESHOLD.off_above
+        expected = [theta_at(rule[0], int(requests)) / weight for requests in trace["x"]]
+        assert trace["y"] == pytest.approx(expected), name
+
+
+def test_price_raises_the_threshold_of_long_contexts(read: Callable[[Outcome], Page]) -> None:
+    priced = THRESHOLD.model_copy(update={"price_per_token": 1e-4})
+    short, long = (survival_needed(priced, np.array([8]), 2.0, context)[0] for context in (0, 5000))
+    assert (short, long) == pytest.approx((0.1, 0.15))
+    names = [trace["name"] for trace in read(outcome(policy=priced)).drawing("threshold")]
+    assert names == [
+        f"{klass}, {context} tokens of context" for klass in ("chat", "code") for context in ("0", "8,192")
+    ]
+
+
+def test_belief_is_drawn_beside_the_profile(read: Callable[[Outcome], Page]) -> None:
+    profile = Space(scenarios.load("b300-v4flash"), {}).belief
+    made = read(outcome(policy=Argmax(fill=True), belief=profile.corrected(0.005, 1.0)))
+    traces = {trace["name"]: trace for trace in made.drawing("belief")}
+    for requests in ("1 request", "16 requests", "64 requests"):
+        belief, known = traces[f"belief, {requests}"], traces[f"profile, {requests}"]
+        assert belief["x"] == known["x"] == [int(requests.split()[0]) * tokens for tokens in range(1, 9)]
+        assert np.array(belief["y"]) - known["y"] == pytest.approx(np.full(8, 5.0))
+
+
+def test_step_time_of_both_table_forms() -> None:
+    additive = SpsAdditiveTable(
+        bias_seconds=0.004, bs_probes=(1, 3), alpha_seconds=(0.0, 0.002), m_probes=(2, 6), theta_seconds=(0.01, 0.03)
+    )
+    assert step_time_s(additive, 2, np.array([2, 4, 9])) == pytest.approx([0.015, 0.025, 0.035])
+    floor = SpsTable(sample_batch_tokens=(1, 4), sample_steps_per_sec=(100.0, 50.0), max_batch_tokens=8)
+    assert step_time_s(floor, 2, np.array([3, 4, 7])) == pytest.approx([0.01, 0.02, 0.02])
+
+
+def test_search_history_shows_every_trial_once(report: Page) -> None:
+    drawn = {trace["name"]: trace for trace in report.drawing("search-history")}
+    table = report.table("Every trial")
+    numbers = [number for name, trace in drawn.items() if name != "best so far" for number in trace["x"]]
+    assert sorted(numbers) == list(range(60)) and len(table) == 61
+    best = [score for score in drawn["best so far"]["y"] if score is not None]
+    assert best == sorted(best) and best[-1] == pytest.approx(max(drawn["finished"]["y"]))
+    assert [cells[-1] for cells in list(report.table("The ladder").values())[1:]] == ["60", "40", "20"]
+
+
+def test_importance_finds_what_decided_the_score(report: Page) -> None:
+    for family in ("threshold", "argmax"):
+        shares = {name: figures(cells[0])[0] for name, cells in list(report.table(f"{family}: importance").items())[1:]}
+        assert next(iter(shares)) == "gamma" and shares["gamma"] > 0.3
+        assert sum(shares.values()) == pytest.approx(1, abs=0.05)
+    flat = pd.DataFrame(
+        {"rung_0": [1.0, 2.0, 3.0] * 10, "size": [64.0, 128.0, 256.0] * 10, "other": [True, False] * 15}
+    )
+    choices = {"size": CategoricalDistribution((64, 128, 256)), "other": CategoricalDistribution((True, False))}
+    assert importances(flat, choices)["size"] > 0.9
+
+
+def test_hostile_names_stay_text(read: Callable[[Outcome], Page]) -> None:
+    told = hostile()
+    made = read(told)
+    assert len(made.of("script")) == len(read(outcome()).of("script"))
+    assert not made.of("img")
+    assert not [name for _, attributes in made.elements for name in attributes if name.startswith("on")]
+    assert made.text.count(HOSTILE) >= 5
+    assert any(HOSTILE in header for header in made.table("Request classes"))
+    # Plotly reads some HTML in names, so there they are escaped once more.
+    assert {trace["name"] for trace in made.drawing("threshold")} == {
+        klass.name.replace("&", "&amp;")
+        .replace("<", "&lt;")
+        .replace(">", "&gt;")
+        .replace('"', "&quot;")
+        .replace("'", "&#x27;")
+        for klass in told.scenario.workload.classes
+    }
+
+
+def test_a_hostile_arm_stays_text(read: Callable[[Outcome], Page]) -> None:
+    told = outcome()
+    told = told._replace(rows=told.rows.replace(arms.GREEDY, HOSTILE), versus=told.versus.replace(arms.GREEDY, HOSTILE))
+    made = read(told)
+    assert not made.of("img")
+    assert HOSTILE in made.table("Means over")
+
+
+def test_command_asks_the_same_again(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    asked: list[Any] = []
+
+    def tune(scenario: Scenario, options: Options, *_: object) -> Outcome:
+        asked.extend([scenario, options])
+        raise InputError("enough")
+
+    monkeypatch.setattr("dspark_tuning.tune.tune", tune)
+    pins = {"gamma": 5, "fill": False, "verify_mode": "cap-accept", "theta_1": 0.25}
+    options = Options(tmp_path / "a b", "tpot", trials=32, replications=7, seed=3, storage="sqlite:///x.db", pins=pins)
+    words = shlex.split(command(["b300-v4flash", "--load", "4", "--load", "32"], options))
+    assert words.pop(0) == "dspark"
+    assert CliRunner().invoke(app, [*words, "--workers", "1"]).exit_code != 0
+    assert asked == [scenarios.load("b300-v4flash").model_copy(update={"loads": (4.0, 32.0)}), options]
+
+
+def test_storage_keeps_its_secrets() -> None:
+    assert without_secrets("postgresql://me:pw@db:5432/x?password=pw") == "postgresql://me:***@db:5432/x"
+    assert without_secrets("sqlite:///runs/a.db") == "sqlite:///runs/a.db"
+    assert "hunter2" not in render(hostile())
+
+
+def test_report_names_the_scenario_or_holds_it(report: Page, read: Callable[[Outcome], Page]) -> None:
+    assert any("dspark tune b300-v4flash --load 1 --load 16 --load 64 --objective" in code for code in report.codes)
+    other = scenarios.load("b300-v4flash").model_copy(update={"gpus": 3})
+    codes = read(outcome(scenario=other)).codes
+    (found,) = [code for code in codes if code.startswith("name:")]
+    assert scenarios.parse(found, "report", Path()) == other
+    assert any("dspark tune scenario.yaml --objective" in code for code in codes)
+
+
+@pytest.mark.parametrize(
+    ("name", "policy"),
+    [(arms.PLAIN, None), (arms.DEFAULT, None), (arms.STATIC, Static(theta=0.3)), (arms.TUNED_FLAGS, None)],
+)
+def test_a_baseline_may_win(name: str, policy: Any, read: Callable[[Outcome], Page]) -> None:
+    made = read(outcome(name, policy))
+    assert f"{name} (chosen)" in made.table("Means over")
+    assert ("schedules nothing" in made.text) == (policy is None)
+
+
+def test_an_open_loop_with_one_load_and_few_replications(read: Callable[[Outcome], Page]) -> None:
+    plain = scenarios.load("b300-v4flash")
+    scenario = plain.with_workload(plain.workload.with_rate(3.0)).model_copy(update={"loads": LOADS})
+    made = read(outcome(scenario=scenario, seeds=range(3), options=Options(Path("x"), objective="front")))
+    # Too few for an interval: the ratio stands alone.
+    assert all("[" not in cell for cells in made.table("Where the gain comes from").values() for cell in cells)
+    assert "factor on the scenario's rate" in made.text

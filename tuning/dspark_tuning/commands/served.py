@@ -1,0 +1,94 @@
+"""What ``--arm`` and ``--policy`` name: a simulated server and the policy on it."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+from pydantic import ValidationError
+
+from dspark_simulator.scenario import Scenario
+from dspark_simulator.server import Server
+from dspark_simulator.simulation import Arm
+from dspark_tuning import arms
+from sglang_dspark.errors import InputError, from_validation
+from sglang_dspark.policy import Argmax, Greedy
+from sglang_dspark.policy.artifact import load
+
+ARMS = "plain, default, fixed-N, static-THETA, greedy, argmax, aligned or oracle"
+
+# The flags and variables of an artifact that change what is simulated, by field of the simulated server.
+FLAGS = {
+    "--max-running-requests": "max_running_requests",
+    "--cuda-graph-max-bs-decode": "capture_requests",
+    "--chunked-prefill-size": "chunked_prefill_size",
+    "--max-prefill-tokens": "max_prefill_tokens",
+    "SGLANG_RAGGED_VERIFY_MODE": "verify_mode",
+    "SGLANG_DSPARK_CONFIDENCE_RELAY_LAG_STEPS": "confidence_lag_steps",
+}
+
+
+def named(name: str, scenario: Scenario) -> Arm:
+    """A way of serving under the scenario's own flags.
+
+    Raises:
+        InputError: No such arm, or a length or threshold that it cannot have.
+    """
+    server = scenario.server
+    known = {
+        "plain": arms.plain(scenario),
+        "default": arms.default(scenario),
+        "greedy": Arm(arms.GREEDY, arms.compact(server), Greedy()),
+        "argmax": Arm(arms.ARGMAX, arms.compact(server), Argmax(), stock=True),
+        "aligned": Arm(arms.ALIGNED, arms.compact(server), Argmax(fill=True), stock=True),
+        "oracle": arms.oracle(server),
+    }
+    if name in known:
+        return known[name]
+    if match := re.fullmatch(r"fixed-(\d{1,2})", name):
+        gamma = int(match[1])
+        if not 1 <= gamma <= scenario.drafter_gamma:
+            raise InputError(
+                f"--arm: {name!r} is outside the drafter's block; give fixed-1 to fixed-{scenario.drafter_gamma}"
+            )
+        return arms.default(
+            scenario.model_copy(update={"server": server.model_copy(update={"gamma": gamma})})
+        )._replace(name=arms.fixed_name(gamma))
+    if match := re.fullmatch(r"static-([01]|0?\.\d+)", name):
+        return arms.static_threshold(server, float(match[1]))._replace(name=f"static {match[1]}")
+    raise InputError(f"--arm: {name!r} is not known; give {ARMS}")
+
+
+def tuned(path: Path, scenario: Scenario) -> Arm:
+    """The policy of an artifact on a server that is started with the artifact's flags.
+
+    Raises:
+        InputError: Not an artifact, a flag that the simulated server cannot have, or a policy for another drafter or
+            for other classes.
+    """
+    artifact = load(path)
+    if artifact.serve == "plain":
+        return arms.plain(scenario)
+    if artifact.gamma > scenario.drafter_gamma:
+        raise InputError(
+            f"{path}: gamma: {artifact.gamma} is beyond the block of {scenario.name}'s drafter; "
+            f"use a policy with at most {scenario.drafter_gamma}"
+        )
+    classes = tuple(klass.name for klass in scenario.workload.classes)
+    if artifact.classes != classes and len(set(getattr(artifact.policy, "weight", ()))) > 1:
+        raise InputError(
+            f"{path}: classes: {', '.join(artifact.classes)} are weighted, but {scenario.name} has "
+            f"{', '.join(classes)}; tune for that scenario"
+        )
+    settings = artifact.server_flags | artifact.environment
+    changed = {FLAGS[name]: _number(value) for name, value in settings.items() if name in FLAGS}
+    fields = scenario.server.model_dump() | changed | {"gamma": artifact.gamma, "speculative": True}
+    try:
+        server = Server.model_validate(fields)
+    except ValidationError as error:
+        raise from_validation(error, path) from error
+    return Arm(str(path), server, artifact.policy, artifact.cost_belief)
+
+
+def _number(value: str) -> int | str:
+    return int(value) if value.isdecimal() else value

@@ -1,0 +1,152 @@
+"""``dspark tune``: from a scenario to a policy.json."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+import typer
+
+from dspark_tuning.commands.common import (
+    DEFAULT_SCENARIO,
+    Json,
+    ScenarioName,
+    Seed,
+    TraceFile,
+    Workers,
+    console,
+    cpus,
+    print_json,
+    read_scenario,
+)
+
+if TYPE_CHECKING:
+    from dspark_simulator.scenario import Scenario
+    from dspark_tuning.progress import Bar
+    from dspark_tuning.tune import Outcome
+
+# 128 + SIGINT, as a shell reports it.
+INTERRUPTED = 130
+
+
+def tune(
+    scenario: ScenarioName = DEFAULT_SCENARIO,
+    trace: TraceFile = None,
+    objective: Annotated[
+        Literal["throughput", "goodput", "tpot", "front"],
+        typer.Option("--objective", help="What to maximise; tpot minimises the mean, front weighs it with throughput."),
+    ] = "throughput",
+    trials: Annotated[
+        int, typer.Option("--trials", min=1, help="Candidates, rounded up to whole batches of 16.")
+    ] = 320,
+    replications: Annotated[
+        int, typer.Option("--replications", min=6, help="Seeds of the report, each with its own requests and truth.")
+    ] = 20,
+    workers: Workers = None,
+    dask: Annotated[
+        str | None, typer.Option("--dask", metavar="ADDRESS", help="Simulate on the cluster of this dask scheduler.")
+    ] = None,
+    storage: Annotated[
+        str | None, typer.Option("--storage", metavar="URL", help="Optuna storage. [default: a journal file in --out]")
+    ] = None,
+    seed: Seed = 0,
+    pin: Annotated[
+        list[str] | None, typer.Option("--pin", metavar="NAME=VALUE", help="A parameter that is not searched.")
+    ] = None,
+    load: Annotated[
+        list[float] | None, typer.Option("--load", help="Tune for this load instead of the scenario's; repeatable.")
+    ] = None,
+    out: Annotated[Path, typer.Option("--out", metavar="DIR", help="Where the results are written.")] = Path("out"),
+    as_json: Json = False,
+) -> None:
+    """Search a verification policy and server flags; compare them with every baseline; write policy.json.
+
+    Interrupted or killed, the same command continues where it was.
+    """
+    chosen = read_scenario(scenario, trace, load or ())
+    pins = dict(_pin(text) for text in pin or ())
+
+    from dspark_tuning import outputs, progress
+    from dspark_tuning.evaluate import executor
+    from dspark_tuning.space import Space
+    from dspark_tuning.tune import Options
+    from dspark_tuning.tune import tune as run
+
+    # What is wrong is said before anything is simulated or written.
+    Space(chosen, pins)
+    outputs.check_writable(out)
+    options = Options(out, objective, trials, replications=replications, seed=seed, storage=storage, pins=pins)
+    bar = progress.of_tuning(chosen, options)
+    try:
+        with executor(workers or cpus(), dask) as pool, bar:
+            _first(chosen, bar)
+            outcome = run(chosen, options, pool, bar)
+        files = outputs.write(outcome, out)
+    except KeyboardInterrupt:
+        kept = f"{bar.trials} trials are kept in {storage or out}"
+        print(f"dspark: interrupted: {kept}; the same command continues", file=sys.stderr)
+        raise typer.Exit(INTERRUPTED) from None
+    if as_json:
+        print_json(_as_json(outcome, files))
+    else:
+        _print(outcome, files)
+
+
+def _first(scenario: Scenario, bar: Bar) -> None:
+    """Simulates once: worker processes find the engine compiled, and a scenario that cannot run fails here."""
+    from dspark_tuning import arms
+    from dspark_tuning.evaluate import Cell, measure
+    from dspark_tuning.tune import Stage
+
+    bar(Stage("compile (the first run only)", 1, 0))
+    measure(scenario, Cell(arms.default(scenario), scenario.loads[0], seed=0))
+
+
+def _pin(text: str) -> tuple[str, Any]:
+    from sglang_dspark.errors import InputError
+
+    name, equals, value = text.partition("=")
+    if not equals:
+        raise InputError(f"--pin: {text!r} has no value; write NAME=VALUE")
+    try:
+        return name, json.loads(value)
+    except json.JSONDecodeError:
+        return name, value
+
+
+def _print(outcome: Outcome, files: list[Path]) -> None:
+    from dspark_tuning import summary, tables
+
+    winner, metric, scenario = outcome.winner.name, summary.metric(outcome), outcome.scenario
+    out = console()
+    out.print(tables.tuning(summary.summaries(outcome), winner, metric))
+    loads = ", ".join(f"{load:g}" for load in scenario.loads)
+    out.print(
+        f"Means over the report: loads {loads}, {outcome.options.replications} replications each, on requests and live "
+        "step times that the search never saw. Percentiles are the mean of each simulation's own. Ratios are geometric "
+        "means over loads with the 95 % interval of paired replications."
+    )
+    out.print(tables.gains(summary.split(outcome), metric))
+    out.print(outcome.artifact.advice)
+    out.print(f"Wrote {', '.join(map(str, files))}.", soft_wrap=True)
+
+
+def _as_json(outcome: Outcome, files: list[Path]) -> dict[str, Any]:
+    from dspark_tuning import summary
+
+    return {
+        "scenario": outcome.scenario.name,
+        "objective": outcome.options.objective,
+        "metric": summary.metric(outcome),
+        "loads": outcome.scenario.loads,
+        "replications": outcome.options.replications,
+        "trials": len(outcome.trials),
+        "winner": outcome.winner.name,
+        "advice": outcome.artifact.advice,
+        "arms": summary.summaries(outcome),
+        "split": summary.split(outcome),
+        "by_load": outcome.versus.to_dict("records"),
+        "files": files,
+    }

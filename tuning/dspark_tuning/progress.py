@@ -1,0 +1,84 @@
+"""How far a tuning run is: one bar over all its stages, on stderr."""
+
+from __future__ import annotations
+
+from types import TracebackType
+from typing import Self
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, SpinnerColumn, TaskProgressColumn, TextColumn, TimeElapsedColumn
+
+from dspark_simulator.scenario import Scenario
+from dspark_tuning import arms
+from dspark_tuning.search import RUNGS
+from dspark_tuning.tune import FINALISTS, Options, Stage
+
+SEARCH = "search"
+
+
+class Bar:
+    """Shows the stages of a run in one bar.
+
+    Args:
+        simulations: What the whole run will take, in full-length simulations; None where nobody knows.
+        per_trial: What a trial of the search takes.
+
+    Attributes:
+        trials: Trials that the search has finished.
+    """
+
+    def __init__(self, simulations: float | None = None, per_trial: float = 1.0) -> None:
+        self.per_trial = per_trial
+        self.trials = 0
+        self._stage, self._done = "", 0
+        self._bar = Progress(
+            SpinnerColumn(),
+            TextColumn("{task.description}", markup=False),
+            BarColumn(),
+            TaskProgressColumn(),
+            TimeElapsedColumn(),
+            console=Console(stderr=True),
+        )
+        self._task = self._bar.add_task("starting", total=simulations)
+
+    def __enter__(self) -> Self:
+        self._bar.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if kind is None:
+            self._bar.update(self._task, description="done", total=1, completed=1)
+            self._bar.stop()
+        else:
+            # Of a run that fails only the line that says why remains; ``Progress.stop`` would end in an empty one.
+            self._bar.live.transient = True
+            self._bar.live.stop()
+
+    def __call__(self, stage: Stage) -> None:
+        self._done = stage.done if stage.name != self._stage else min(self._done + stage.done, stage.total)
+        self._stage = stage.name
+        if stage.name == SEARCH:
+            self.trials = self._done
+        self._bar.update(
+            self._task,
+            description=f"{stage.name}, {self._done} of {stage.total}",
+            advance=stage.done * (self.per_trial if stage.name == SEARCH else 1.0),
+        )
+
+
+def of_tuning(scenario: Scenario, options: Options) -> Bar:
+    """The bar of :func:`dspark_tuning.tune.tune` with these arguments."""
+    per_trial, share = 0.0, 1.0
+    for rung in RUNGS:
+        per_trial += share * rung.length * rung.seeds * len(scenario.loads)
+        share *= rung.keep
+    baselines = len(arms.baselines(scenario, scenario.server, arms.STATIC_THETAS[0]))
+    # Two seeds for each static threshold, half the replications to select, and the winner and the oracle in the report.
+    others = (
+        2 * len(arms.STATIC_THETAS)
+        + (baselines + FINALISTS) * max(2, options.replications // 2)
+        + (baselines + 2) * options.replications
+    )
+    return Bar(per_trial * options.trials + others * len(scenario.loads), per_trial)

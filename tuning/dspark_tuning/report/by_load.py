@@ -1,0 +1,112 @@
+"""Throughput and goodput by load, beside DSpark as it comes."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import pandas as pd
+import plotly.graph_objects as go
+
+from dspark_simulator.scenario import Scenario
+from dspark_tuning import arms
+from dspark_tuning.compare import Ratio
+from dspark_tuning.report.numbers import (
+    GOODPUT,
+    NONE,
+    THROUGHPUT,
+    Metric,
+    arms_of,
+    heading,
+    interval,
+    load_label,
+    number,
+    ratios,
+)
+from dspark_tuning.report.page import Cell, Html, Row, Section, figure, paragraph, subheading, table
+from dspark_tuning.report.plots import FIXED_NAMES, arm_lines, doubling, drawing, panels
+from dspark_tuning.tune import Outcome
+
+# Arms that differ from the choice in the schedule alone.
+SAME_FLAGS = (arms.TUNED_FLAGS, arms.STATIC, arms.GREEDY, arms.ARGMAX, arms.ALIGNED, arms.ORACLE)
+UNSCHEDULED = {arms.PLAIN, arms.DEFAULT, arms.TUNED_FLAGS, *FIXED_NAMES}
+
+
+def section(outcome: Outcome) -> Section:
+    parts: list[Html] = []
+    for metric, column in ((THROUGHPUT, "throughput_tok_s"), (GOODPUT, "goodput_per_s")):
+        parts += [
+            subheading(heading(metric.title)),
+            _ratio_figure(outcome, metric, column),
+            _gain_figure(outcome, metric),
+        ]
+    note = paragraph(
+        "In goodput, a run in which fewer than 1 % of the requests met their service levels counts as 1 %, so that "
+        "ratios exist."
+    )
+    return Section("loads", "By load", [*parts, note])
+
+
+def load_table(scenario: Scenario, caption: str, figures: pd.DataFrame, cells: Sequence[Cell]) -> Html:
+    """A table of arms by load.
+
+    Args:
+        figures: Columns arm and load.
+        cells: What to show of each row of ``figures``.
+    """
+    at = dict(zip(zip(figures["arm"], figures["load"], strict=True), cells, strict=True))
+    loads = sorted(figures["load"].unique())
+    header = [f"Arm, by {load_label(scenario)}", *(f"{load:g}" for load in loads)]
+    return table(caption, header, [Row(arm, [at.get((arm, load), NONE) for load in loads]) for arm in arms_of(figures)])
+
+
+def mean_table(outcome: Outcome, caption: str, column: str) -> Html:
+    """Means of a figure by arm and load."""
+    means = outcome.rows.groupby(["arm", "load"], sort=False)[column].mean().reset_index()
+    return load_table(outcome.scenario, caption, means, [number(mean) for mean in means[column]])
+
+
+def _ratio_figure(outcome: Outcome, metric: Metric, column: str) -> Html:
+    found = ratios(outcome.rows, arms.DEFAULT, metric)
+    ratio = f"{heading(metric.title)} as a ratio to '{arms.DEFAULT}'"
+    return figure(
+        f"{metric.key}-by-load",
+        _ratio_drawing(outcome, found, f"ratio of {metric.title}"),
+        f"{ratio} on the same requests and truths, by load, on a logarithmic scale; whiskers are 95 % intervals. Arms "
+        "are set side by side around their load. The thin dotted lines are fixed lengths, each with its length at its "
+        "start.",
+        load_table(outcome.scenario, f"{ratio}, with its 95 % interval", found, _intervals(found)),
+        mean_table(outcome, f"Mean {metric.unit}", column),
+    )
+
+
+def _ratio_drawing(outcome: Outcome, found: pd.DataFrame, title: str) -> go.Figure:
+    drawn = drawing(load_label(outcome.scenario), heading(title), height=760)
+    doubling(drawn, outcome.scenario.loads)
+    upper, lower = panels(drawn, "Without a schedule, and the choice", "With a schedule")
+    drawn.update_yaxes(type="log", tickformat=".4~g", nticks=6)
+    unscheduled = found["arm"].isin(UNSCHEDULED)
+    chosen = found["arm"] == outcome.winner.name
+    arm_lines(drawn, found[unscheduled | chosen], "load", "ratio", "low", "high", axis=upper, side_by_side=True)
+    arm_lines(drawn, found[~unscheduled | chosen], "load", "ratio", "low", "high", axis=lower, side_by_side=True)
+    return drawn
+
+
+def _gain_figure(outcome: Outcome, metric: Metric) -> Html:
+    versus = outcome.versus
+    found = versus[(versus["metric"] == metric.key) & versus["load"].notna() & (versus["arm"] != outcome.winner.name)]
+    drawn = drawing(load_label(outcome.scenario), f"Ratio of {metric.title}")
+    doubling(drawn, outcome.scenario.loads)
+    drawn.update_yaxes(type="log", tickformat=".4~g", nticks=6)
+    arm_lines(drawn, found[found["arm"].isin(SAME_FLAGS)], "load", "ratio", "low", "high", side_by_side=True)
+    ratio = f"{heading(metric.title)} of '{outcome.winner.name}' over each arm"
+    return figure(
+        f"{metric.key}-gain",
+        drawn,
+        f"{ratio} with the tuned flags, on the same requests and truths, by load; above 1 the choice is better. "
+        "Whiskers are 95 % intervals.",
+        load_table(outcome.scenario, f"{ratio}, with its 95 % interval", found, _intervals(found)),
+    )
+
+
+def _intervals(found: pd.DataFrame) -> list[Cell]:
+    return [interval(Ratio(*values)) for values in zip(*(found[field] for field in Ratio._fields), strict=True)]

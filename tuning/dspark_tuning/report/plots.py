@@ -1,0 +1,163 @@
+"""What all drawings have in common: legible on white and on black, in colour and without."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from html import escape
+from typing import NamedTuple
+
+import pandas as pd
+import plotly.graph_objects as go
+
+from dspark_tuning import arms
+from sglang_dspark.policy.belief import MAX_GAMMA
+
+
+class Style(NamedTuple):
+    """A line that is told from others by its dashes and its symbol, and by its colour where there is one.
+
+    Every colour here keeps a contrast of 3 on the page's white and on its black.
+    """
+
+    colour: str
+    dash: str
+    symbol: str
+    width: float = 1.5
+
+
+STYLES = {
+    arms.PLAIN: Style("#2f7fc4", "longdash", "diamond"),
+    arms.DEFAULT: Style("#7d8288", "solid", "square"),
+    arms.TUNED_FLAGS: Style("#00946b", "dash", "triangle-up"),
+    arms.STATIC: Style("#c8528f", "dot", "triangle-down-open"),
+    arms.GREEDY: Style("#a2702a", "longdashdot", "x"),
+    arms.ARGMAX: Style("#0f8f9b", "dashdot", "cross"),
+    arms.ALIGNED: Style("#8a6bd1", "dashdot", "circle-open"),
+    arms.ALIGNED_DEFAULT_FLAGS: Style("#8a6bd1", "dot", "square-open"),
+    arms.ORACLE: Style("#7d8288", "dot", "star-open"),
+    arms.TUNED: Style("#d9580d", "solid", "circle", 3.0),
+}
+FIXED = Style("#7d8288", "dot", "circle-open", 1.0)
+FIXED_NAMES = {arms.fixed_name(gamma): str(gamma) for gamma in range(1, MAX_GAMMA + 1)}
+# Octaves between neighbours that are set side by side.
+APART = 0.06
+# Where lines are not arms.
+SERIES = tuple(
+    STYLES[arm] for arm in (arms.TUNED, arms.PLAIN, arms.TUNED_FLAGS, arms.ALIGNED, arms.STATIC, arms.GREEDY)
+)
+
+
+def drawing(x_title: str, y_title: str, height: int = 520) -> go.Figure:
+    """An empty drawing. Text and grid take the page's colours from its style sheet."""
+    axis = {"showline": False, "zeroline": False, "ticks": "", "automargin": True}
+    return go.Figure(
+        layout=go.Layout(
+            template=None,
+            paper_bgcolor="rgba(0,0,0,0)",
+            plot_bgcolor="rgba(0,0,0,0)",
+            height=height,
+            margin={"l": 8, "r": 8, "t": 36, "b": 8},
+            font={"family": "system-ui, sans-serif", "size": 13, "color": "#7d8288"},
+            # A drag would take a touch screen's scrolling away; the tool bar still offers zoom.
+            dragmode=False,
+            hoverlabel={"bgcolor": "#1f2429", "bordercolor": "#7d8288", "font": {"color": "#ffffff"}, "namelength": -1},
+            modebar={"bgcolor": "rgba(0,0,0,0)", "color": "#7d8288", "activecolor": "#d9580d"},
+            legend={
+                "orientation": "h",
+                "x": 0,
+                "y": 0,
+                "yref": "container",
+                "yanchor": "bottom",
+                "bgcolor": "rgba(0,0,0,0)",
+            },
+            xaxis=axis | {"title": {"text": escape(x_title), "standoff": 12}},
+            yaxis=axis | {"title": {"text": escape(y_title), "standoff": 12}},
+        )
+    )
+
+
+def doubling(figure: go.Figure, values: Sequence[float]) -> None:
+    """A logarithmic x axis with ticks at ``values``."""
+    figure.update_xaxes(type="log", tickvals=list(values), ticktext=[f"{value:g}" for value in values])
+
+
+def line(figure: go.Figure, name: str, style: Style, x: Iterable[float], y: Iterable[float], **more: object) -> None:
+    """Adds a line with markers; ``more`` goes to Plotly's scatter trace."""
+    # Plotly reads a subset of HTML in names.
+    figure.add_scatter(
+        x=list(x),
+        y=list(y),
+        name=escape(name),
+        line={"color": style.colour, "dash": style.dash, "width": style.width},
+        marker={
+            "symbol": style.symbol,
+            "size": 8,
+            "color": style.colour,
+            "line": {"color": style.colour, "width": 1.5},
+        },
+        **({"mode": "lines+markers"} | more),
+    )
+
+
+def panels(figure: go.Figure, upper: str, lower: str) -> tuple[str, str]:
+    """Splits a drawing into two with one x axis; returns the names of their y axes."""
+    figure.update_layout(
+        xaxis={"anchor": "y2"},
+        yaxis={"domain": [0.53, 0.97]},
+        yaxis2=figure.layout.yaxis.to_plotly_json() | {"domain": [0.0, 0.44]},
+        annotations=[
+            {"text": f"<b>{escape(text)}</b>", "x": 0, "y": y, "xref": "paper", "yref": "paper", "showarrow": False}
+            | {"xanchor": "left", "yanchor": "bottom"}
+            for text, y in ((upper, 0.975), (lower, 0.445))
+        ],
+    )
+    return "y", "y2"
+
+
+def arm_lines(
+    figure: go.Figure,
+    table: pd.DataFrame,
+    x: str,
+    y: str,
+    low: str = "",
+    high: str = "",
+    *,
+    axis: str = "y",
+    side_by_side: bool = False,
+) -> None:
+    """One line an arm, fixed lengths as one thin family whose starts carry their length.
+
+    Args:
+        table: Columns arm, load, and those that ``x``, ``y`` and, for intervals, ``low`` and ``high`` name.
+        axis: The y axis to draw on.
+        side_by_side: On a logarithmic x axis, move arms apart that would cover each other.
+    """
+    named = [arm for arm in table["arm"].unique() if arm not in FIXED_NAMES]
+    known = {trace.legendgroup for trace in figure.data}
+    for arm, part in table.groupby("arm", sort=False):
+        name = str(arm)
+        fixed = name in FIXED_NAMES
+        label = "fixed lengths" if fixed else name
+        at = part[x]
+        more: dict[str, object] = {"legendgroup": label, "showlegend": label not in known, "yaxis": axis}
+        known.add(label)
+        if fixed:
+            more |= {"mode": "lines+text", "text": [FIXED_NAMES[name]] + [""] * (len(part) - 1)}
+            more |= {"textposition": "middle left", "textfont": {"size": 11}}
+        if side_by_side:
+            place = -1 if fixed else named.index(name)
+            at = at * 2 ** (APART * (place - (len(named) - 1) / 2))
+        if low and not fixed:
+            more["error_y"] = {
+                "type": "data",
+                "symmetric": False,
+                "thickness": 1,
+                "width": 3,
+                "array": list(part[high] - part[y]),
+                "arrayminus": list(part[y] - part[low]),
+            }
+        more |= {
+            "customdata": list(part["load"]),
+            "hovertemplate": f"{escape(label)}, %{{customdata:g}}: %{{y:.4g}}<extra></extra>",
+        }
+        line(figure, label, FIXED if fixed else STYLES.get(name, SERIES[0]), at, part[y], **more)

@@ -1,0 +1,244 @@
+"""What a person reads: Rich tables of scenarios, results, tunings, policies and benchmarks. Times in milliseconds."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterable, Mapping
+from typing import TYPE_CHECKING, Any
+
+from rich import box
+from rich.table import Table
+
+if TYPE_CHECKING:
+    from dspark_simulator.result import Result
+    from dspark_tuning.compare import Ratio
+    from dspark_tuning.summary import ArmSummary, Split
+    from sglang_dspark.policy.artifact import Artifact
+
+
+# What a policy benchmark compares with, by its key.
+BENCHED = {
+    "vs_argmax_same_flags": "argmax, aligned, same flags",
+    "vs_argmax_default_flags": "argmax, aligned, default flags",
+    "vs_default": "DSPARK as it comes",
+    "vs_no_spec": "no speculation",
+}
+
+
+def scenarios(rows: Iterable[Mapping[str, Any]]) -> Table:
+    """Scenarios with what is served, on what and under which traffic."""
+    table = _table("scenario", "model", "hardware", "engine", "traffic", "loads")
+    for row in rows:
+        loads = ", ".join(f"{load:g}" for load in row["loads"])
+        table.add_row(row["name"], row["model"], row["hardware"], row["engine"], row["traffic"], loads)
+    return table
+
+
+def latencies(result: Result) -> Table:
+    """Finished requests, goodput and latencies of a run, overall and by class."""
+    times = [f"{name} ms, p50 / p90 / p99" for name in ("TTFT", "TPOT", "ITL")]
+    table = _table("class", numbers=["requests", "goodput 1/s", *times])
+    finished = result.requests - result.unfinished - result.aborted
+    everyone = ("all", finished, result.goodput_per_s, result.ttft, result.tpot, result.itl)
+    for name, requests, goodput, *parts in (
+        everyone,
+        *((c.name, c.requests, c.goodput_per_s, c.ttft, c.tpot, c.itl) for c in result.classes),
+    ):
+        table.add_row(name, str(requests), number(goodput), *(ms(p.p50_s, p.p90_s, p.p99_s) for p in parts))
+    return table
+
+
+def figures(result: Result) -> Table:
+    """What the server did in the measuring window of a run."""
+    table = _table("server", numbers=[""])
+    for name, value in (
+        ("throughput, tokens/s", number(result.throughput_tok_s)),
+        ("accepted length, tokens a round", number(result.accepted_length)),
+        ("verify length, drafts a round", number(result.verify_length)),
+        ("running requests", number(result.running)),
+        ("queued requests", number(result.queued)),
+        ("utilisation", percent(result.utilisation)),
+        ("KV pool in use", percent(result.kv_use)),
+        ("steps", str(result.steps)),
+        ("mean step, ms", ms(result.mean_step_s)),
+        ("eager steps", str(result.eager_steps)),
+        ("retracted requests", str(result.retracted)),
+        ("aborted requests", str(result.aborted)),
+        ("unfinished requests", str(result.unfinished)),
+        ("window, simulated s", number(result.window_s)),
+    ):
+        table.add_row(name, value)
+    return table
+
+
+def tuning(rows: Iterable[ArmSummary], winner: str, metric: str) -> Table:
+    """Every arm of a tuning's report; the chosen one is bold."""
+    table = _table(
+        "arm",
+        numbers=[
+            "tokens/s",
+            "goodput 1/s",
+            "TPOT ms, p50 / p99",
+            "TTFT ms, p50 / p99",
+            "accepted length",
+            "verify length",
+            f"chosen / arm, {metric}",
+        ],
+    )
+    for row in rows:
+        table.add_row(
+            row.arm,
+            number(row.throughput_tok_s),
+            number(row.goodput_per_s),
+            ms(row.tpot_p50_s, row.tpot_p99_s),
+            ms(row.ttft_p50_s, row.ttft_p99_s),
+            number(row.accepted_length),
+            number(row.verify_length),
+            "" if row.arm == winner else ratio(row.gain),
+            style="bold" if row.arm == winner else None,
+        )
+    return table
+
+
+def gains(split: Split, metric: str) -> Table:
+    """Where the gain over DSPARK as it comes is from."""
+    table = _table(f"gain in {metric} over DSPARK as it comes", numbers=["ratio and 95 % interval"])
+    table.add_row("by the server's flags", ratio(split.flags))
+    table.add_row("by the policy on top of them", ratio(split.policy))
+    table.add_row("both", ratio(split.both))
+    return table
+
+
+def policy(artifact: Artifact) -> Table:
+    """What an artifact tells the engine, and where it comes from."""
+    table = _table("field", "value")
+    for name, value in artifact.policy.model_dump().items():
+        table.add_row("policy" if name == "family" else f"  {name}", _text(value))
+    came = artifact.provenance
+    for name, value in (
+        ("serve", artifact.serve),
+        ("gamma", artifact.gamma),
+        ("classes", artifact.classes),
+        ("scenario", f"{came.scenario}: {came.model} on {came.hardware}, {came.engine}"),
+        ("objective", f"{came.objective}, {came.trials} trials"),
+    ):
+        table.add_row(name, _text(value))
+    for name, value in (artifact.environment | artifact.server_flags).items():
+        table.add_row(name, value)
+    for name, value in came.search_space.items():
+        table.add_row(f"searched: {name}", _text(value))
+    table.add_row("advice", artifact.advice)
+    return table
+
+
+def evidence(artifact: Artifact) -> Table:
+    """The artifact's comparison with every arm, over all loads."""
+    table = _table("arm", "metric", numbers=["mean", "chosen / arm", "replications"])
+    for row in artifact.evidence:
+        if row.load is None:
+            table.add_row(
+                row.arm,
+                row.metric,
+                number(row.mean),
+                interval(row.ratio, row.low, row.high),
+                str(row.replications),
+            )
+    return table
+
+
+def changes(rows: Iterable[tuple[str, str, str]]) -> Table:
+    """Fields in which two artifacts differ."""
+    table = _table("field", "old", "new")
+    for row in rows:
+        table.add_row(*row)
+    return table
+
+
+def simulator_bench(found: Mapping[str, Any]) -> Table:
+    """Speed and memory of the simulator by case."""
+    table = _table("case", numbers=["requests/s", "simulated s/s", "mean batch", "RSS MB"])
+    for name, case in found["cases"].items():
+        table.add_row(
+            name,
+            number(case["requests_per_s"]),
+            number(case["sim_s_per_s"]),
+            number(case["mean_batch"]),
+            number(case["rss_mb"]),
+        )
+    return table
+
+
+def decisions(found: Mapping[str, Any]) -> Table:
+    """Cost of a decision, both stages, by family."""
+    requests = list(found["decision_us"])
+    table = _table("budget and lengths", numbers=[f"us at {count} requests" for count in requests])
+    for family in found["decision_us"][requests[0]]:
+        table.add_row(family, *(number(found["decision_us"][count][family]) for count in requests))
+    return table
+
+
+def policy_bench(found: Mapping[str, Any]) -> Table:
+    """The ratios of a policy benchmark over all loads."""
+    table = _table(f"{found['winner']}, over", numbers=["throughput", "goodput"])
+    for key, name in BENCHED.items():
+        table.add_row(name, _interval(found[key]), _interval(found[key]["goodput"]))
+    table.add_row("DSPARK as it comes, high load", _interval(found["vs_default"]["high_load"]), "")
+    fixed = found["vs_best_fixed_by_load"]
+    table.add_row(
+        f"best fixed gamma by load, at its worst ({fixed['arm']} at load {fixed['load']:g})", _interval(fixed), ""
+    )
+    table.add_row("no speculation, at its worst load", number(found["worst_vs_no_spec"]), "")
+    return table
+
+
+def policy_bench_by_load(found: Mapping[str, Any]) -> Table:
+    """The same in throughput, load by load."""
+    compared = BENCHED | {"vs_best_fixed_by_load": "best fixed gamma"}
+    table = _table(numbers=["load", *compared.values()])
+    for rows in zip(*(found[key]["by_load"] for key in compared), strict=True):
+        table.add_row(f"{rows[0]['load']:g}", *(_interval(row) for row in rows))
+    return table
+
+
+def _interval(found: Mapping[str, float]) -> str:
+    return interval(found["ratio"], found["low"], found["high"])
+
+
+def number(value: float) -> str:
+    """Three significant digits or more, never in powers of ten."""
+    if math.isnan(value):
+        return "-"
+    digits = 3 if abs(value) < 1 else 2 if abs(value) < 100 else 1 if abs(value) < 1000 else 0
+    return f"{value:,.{digits}f}"
+
+
+def ms(*seconds: float) -> str:
+    return " / ".join(number(1e3 * value) for value in seconds)
+
+
+def percent(share: float) -> str:
+    return "-" if math.isnan(share) else f"{100 * share:.1f} %"
+
+
+def ratio(found: Ratio) -> str:
+    return interval(found.ratio, found.low, found.high)
+
+
+def interval(centre: float, low: float, high: float) -> str:
+    return f"{centre:.3f}" if math.isnan(low) else f"{centre:.3f} ({low:.3f} to {high:.3f})"
+
+
+def _text(value: Any) -> str:
+    if isinstance(value, str):
+        return value
+    return json.dumps(value)
+
+
+def _table(*names: str, numbers: Iterable[str] = ()) -> Table:
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    for name in names:
+        table.add_column(name, overflow="fold", no_wrap=name == "arm")
+    for name in numbers:
+        table.add_column(name, justify="right")
+    return table
