@@ -4,17 +4,17 @@ The token at output index ``i`` of a request has a latent quality in logits,
 
     x = mean + ability * A(request) + persistence * P(i) + variation * V(i),
 
-where ``A``, ``P`` and ``V`` are standard normal draws and ``P`` drifts along the output, linearly between one draw every
+where ``A``, ``P`` and ``V`` are standard normal draws; ``P`` drifts along the output, linearly between one draw every
 ``persistence_tokens`` tokens. Above ``knee`` quality grows ``stretch`` times as fast, for text that is all but
 determined. As position ``j`` of a draft block the token is accepted, given that its prefix was, iff a uniform draw of
-its own is below ``sigmoid(z)``, ``z = x + offsets[j]``: neither the draw nor ``x`` depends on the policy or on where the
-block began. The head's raw logit is ``slope[j] * z + bias[j]``, which sequential temperature scaling divides by
+its own is below ``sigmoid(z)``, ``z = x + offsets[j]``: neither the draw nor ``x`` depends on the policy or on where
+the block began. The head's raw logit is ``slope[j] * z + bias[j]``, which sequential temperature scaling divides by
 ``sts[j]``.
 
-The head sees all of ``z``: a part of it hidden from the head and independent between tokens could not be told from the
-acceptance draw, and a hidden part shared by the tokens of a request does not improve the fit to the published figures.
-A confidence therefore never depends on an acceptance draw. How the shared quality divides into ``ability`` and
-``persistence``, and how long it persists, is an assumption: the paper's figures speak of single blocks.
+The head sees all of ``z``. A part hidden from it and independent between tokens could not be told from the acceptance
+draw, and a hidden part shared by the tokens of a request does not improve the fit to the published figures. So a
+confidence never depends on an acceptance draw. How shared quality divides into ``ability`` and ``persistence``, and how
+long it persists, is an assumption: the paper's figures speak of single blocks.
 """
 
 from __future__ import annotations

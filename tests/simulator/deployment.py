@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from dspark_simulator.acceptance import AcceptanceModel
+from dspark_simulator.acceptance import MAX_GAMMA, AcceptanceModel, Domain
 from dspark_simulator.costs import CurveCost, live
 from dspark_simulator.engines import ENGINES
 from dspark_simulator.scenario import Memory, Run, Scenario
@@ -22,7 +23,19 @@ DOMAIN = "any"
 
 def drafter(p: float) -> AcceptanceModel:
     """A drafter whose every token is accepted with probability ``p``, and whose head says so."""
-    return AcceptanceModel(p=p)
+    logit = 100.0 if p == 1.0 else -100.0 if p == 0.0 else math.log(p / (1.0 - p))
+    same = Domain(mean=logit, ability=0, persistence=0, variation=0, knee=100, stretch=1, offsets=(0,) * MAX_GAMMA)
+    ones = (1,) * MAX_GAMMA
+    return AcceptanceModel(
+        target="none",
+        drafter="none",
+        source="none",
+        persistence_tokens=1,
+        slope=ones,
+        bias=(0,) * MAX_GAMMA,
+        sts=ones,
+        domains={DOMAIN: same},
+    )
 
 
 def step_cost(

@@ -321,6 +321,27 @@ def test_a_refused_queue_waits_for_a_request_to_leave() -> None:
     assert [step.kind for step in steps] == ["decode"] * 58 + ["prefill"]
 
 
+def test_max_new_tokens_is_capped_to_what_the_pool_holds() -> None:
+    """``Scheduler`` lowers what a client asks for to what fits beside its prompt, so a long limit is no refusal."""
+    bench = Bench(PLAIN, kv_tokens=200, classes=(a_class(max_new_tokens=10_000),))
+    bench.send(10, 5)
+    bench.drain()
+    assert bench.metrics[0]["aborted"] == 0
+    assert bench.metrics[0]["tokens"] == 5
+
+
+def test_new_token_ratio_stands_still_in_mixed_steps() -> None:
+    """Only ``update_running_batch`` lets it decay, and a step with a prefill does not come there."""
+    bench = Bench(plain(enable_mixed_chunk=True, chunked_prefill_size=60))
+    bench.send(1, 50)
+    bench.steps(3)
+    after_two = ratio(bench)
+    assert after_two == pytest.approx(0.7 - 2 * 0.602 / 600)
+    bench.send(100, 50)
+    assert [step.kind for step in bench.steps(2)] == ["mixed", "mixed"]
+    assert ratio(bench) == after_two
+
+
 def test_new_token_ratio_starts_anew_when_idle() -> None:
     """``Scheduler.on_idle`` resets the tracker."""
     bench = Bench(PLAIN)

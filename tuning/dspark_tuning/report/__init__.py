@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from dspark_tuning.report import answer, asked, baselines, by_load, frontier, history, policy, provenance
 from dspark_tuning.report.page import document
-from dspark_tuning.report.policy import policy
 from dspark_tuning.tune import Outcome
 
 __all__ = ["render"]

@@ -28,6 +28,10 @@ def section(outcome: Outcome) -> Section:
         ("Objective", f"{objective.title}, {objective.unit}; geometric mean over the loads"),
         ("Step times", step_times(scenario)),
         ("Live steps", truths(scenario.live)),
+        (
+            "Acceptance",
+            "given by the scenario" if scenario.acceptance else "the DSpark paper's Qwen3-4B drafter",
+        ),
     ]
     classes = table(
         "Request classes; lengths in tokens, service levels in milliseconds",
