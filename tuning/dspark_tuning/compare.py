@@ -10,6 +10,8 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from dspark_tuning.evaluate import log_score
+
 CONFIDENCE = 0.95
 
 
@@ -38,9 +40,16 @@ def paired(scores: pd.DataFrame, arm: str, base: str) -> NDArray[np.float64]:
     Args:
         scores: Columns arm, load, seed, score, the score a logarithm.
     """
-    table = scores[scores["arm"].isin([arm, base])].pivot_table(index="seed", columns=["arm"], values="score")
+    table = scores.groupby(["arm", "seed"])["score"].mean()
     logs: NDArray[np.float64] = (table[arm] - table[base]).to_numpy()
     return logs
+
+
+def gain(rows: pd.DataFrame, arm: str, base: str, metric: str) -> Ratio:
+    """``arm`` over ``base`` in an objective of :func:`log_score`, over all loads and seeds of ``rows``."""
+    two = rows[rows["arm"].isin([arm, base])]
+    scores = two[["arm", "load", "seed"]].assign(score=log_score(two, metric))
+    return ratio(paired(scores, arm, base))
 
 
 def t_quantile(p: float, freedom: int) -> float:

@@ -41,6 +41,8 @@ class Rung(NamedTuple):
 
 
 RUNGS = (Rung(0.25, 1, 0.4), Rung(0.5, 2, 0.4), Rung(1.0, 4, 1.0))
+# TPE learns nothing of two objectives from pruned trials, so the front is searched on the last rung alone.
+FRONT_RUNGS = RUNGS[-1:]
 
 
 class Plan(NamedTuple):
@@ -138,7 +140,8 @@ def _climb(asked: list[tuple[optuna.Trial, Params]], plan: Plan, space: Space, e
     left = list(range(len(asked)))
     scores: list[dict[int, float]] = [{} for _ in asked]
     values: dict[int, list[float]] = {}
-    for height, rung in enumerate(RUNGS):
+    rungs = FRONT_RUNGS if plan.objective == "front" else RUNGS
+    for height, rung in enumerate(rungs):
         cells = [
             Cell(arms[i], load, seed, rung.length)
             for i in left
@@ -149,7 +152,7 @@ def _climb(asked: list[tuple[optuna.Trial, Params]], plan: Plan, space: Space, e
         score = log_score(rows, plan.objective).groupby(rows["arm"]).mean()
         for i in left:
             scores[i][height] = float(score[str(i)])
-        if height == len(RUNGS) - 1:
+        if rung == rungs[-1]:
             values = {i: _values(rows[rows["arm"] == str(i)], plan.objective) for i in left}
         ranked = sorted(left, key=lambda i: (-scores[i][height], i))
         left = sorted(ranked[: max(1, round(len(ranked) * rung.keep))])

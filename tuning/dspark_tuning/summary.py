@@ -5,8 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, NamedTuple
 
 from dspark_tuning import arms
-from dspark_tuning.compare import Ratio, paired, ratio
-from dspark_tuning.evaluate import log_score
+from dspark_tuning.compare import Ratio, gain
 
 if TYPE_CHECKING:
     from dspark_tuning.tune import Outcome
@@ -56,21 +55,15 @@ def summaries(outcome: Outcome) -> list[ArmSummary]:
     figures = list(ArmSummary._fields[1:-1])
     means = outcome.rows.groupby("arm", sort=False)[figures].mean()
     winner = outcome.winner.name
-    return [ArmSummary._make((arm, *means.loc[arm], gain(outcome, winner, arm))) for arm in means.index]
+    rows, told = outcome.rows, metric(outcome)
+    return [ArmSummary._make((arm, *means.loc[arm], gain(rows, winner, str(arm), told))) for arm in means.index]
 
 
 def split(outcome: Outcome) -> Split:
     """The gain of the winner, told apart by what it needs: other flags, or our policy."""
-    winner = outcome.winner.name
+    rows, winner, told = outcome.rows, outcome.winner.name, metric(outcome)
     return Split(
-        flags=gain(outcome, arms.TUNED_FLAGS, arms.DEFAULT),
-        policy=gain(outcome, winner, arms.TUNED_FLAGS),
-        both=gain(outcome, winner, arms.DEFAULT),
+        flags=gain(rows, arms.TUNED_FLAGS, arms.DEFAULT, told),
+        policy=gain(rows, winner, arms.TUNED_FLAGS, told),
+        both=gain(rows, winner, arms.DEFAULT, told),
     )
-
-
-def gain(outcome: Outcome, arm: str, base: str) -> Ratio:
-    """``arm`` over ``base`` on the report set, in :func:`metric`, over all loads."""
-    rows = outcome.rows
-    scores = rows[["arm", "load", "seed"]].assign(score=log_score(rows, metric(outcome)))
-    return ratio(paired(scores, arm, base))

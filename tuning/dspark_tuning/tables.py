@@ -78,12 +78,12 @@ def tuning(rows: Iterable[ArmSummary], winner: str, metric: str) -> Table:
         "arm",
         numbers=[
             "tokens/s",
-            "goodput 1/s",
-            "TPOT ms, p50 / p99",
-            "TTFT ms, p50 / p99",
-            "accepted length",
-            "verify length",
-            f"chosen / arm, {metric}",
+            "goodput\n1/s",
+            "TPOT ms\np50 / p99",
+            "TTFT ms\np50 / p99",
+            "accepted\nlength",
+            "verify\nlength",
+            f"chosen / arm\n{metric}",
         ],
     )
     for row in rows:
@@ -226,7 +226,7 @@ def ratio(found: Ratio) -> str:
 
 
 def interval(centre: float, low: float, high: float) -> str:
-    return f"{centre:.3f}" if math.isnan(low) else f"{centre:.3f} ({low:.3f} to {high:.3f})"
+    return f"{centre:.3f}" if math.isnan(low) else f"{centre:.3f} [{low:.3f}, {high:.3f}]"
 
 
 def _text(value: Any) -> str:
@@ -236,7 +236,7 @@ def _text(value: Any) -> str:
 
 
 def _table(*names: str, numbers: Iterable[str] = ()) -> Table:
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, collapse_padding=True)
     for name in names:
         table.add_column(name, overflow="fold", no_wrap=name == "arm")
     for name in numbers:

@@ -15,16 +15,18 @@ from dspark_simulator.scenario import Scenario, seeds
 from dspark_simulator.server import Server
 from dspark_simulator.simulation import Arm
 from dspark_tuning import arms
-from dspark_tuning.compare import Ratio, paired, ratio
+from dspark_tuning.compare import gain
 from dspark_tuning.evaluate import evaluate, grid, log_score
 from dspark_tuning.search import RUNGS, Plan, finished, open_study, params_of, search
 from dspark_tuning.space import Space
+from sglang_dspark.errors import InputError
 from sglang_dspark.policy import Argmax, Fixed, NoDraft, SpsAdditiveTable
 from sglang_dspark.policy.artifact import Artifact, EvidenceRow, Provenance
 
 Objective = Literal["throughput", "goodput", "tpot", "front"]
 OBJECTIVES: tuple[Objective, ...] = ("throughput", "goodput", "tpot", "front")
 FINALISTS = 6
+LEAST_REPLICATIONS = 6
 METRICS = ("throughput", "goodput")
 
 
@@ -92,6 +94,10 @@ def tune(
     Raises:
         InputError: A pin or the storage is not usable.
     """
+    if options.replications < LEAST_REPLICATIONS:
+        raise InputError(
+            f"--replications: {options.replications} give no interval; give at least {LEAST_REPLICATIONS}"
+        )
     space = Space(scenario, options.pins)
     plan = Plan(
         options.objective,
@@ -106,10 +112,11 @@ def tune(
         progress(Stage(stage, len(cells), 0))
         return evaluate(scenario, cells, executor, lambda done: progress(Stage(stage, len(cells), done)))
 
-    progress(Stage("search", plan.trials, len(study.get_trials(deepcopy=False))))
-    trials = []
-    for trials in search(study, plan, space, lambda cells: evaluate(scenario, cells, executor)):
-        progress(Stage("search", plan.trials, min(plan.batch, len(trials))))
+    trials = study.get_trials(deepcopy=False)
+    progress(Stage("search", plan.trials, len(trials)))
+    for told in search(study, plan, space, lambda cells: evaluate(scenario, cells, executor)):
+        progress(Stage("search", plan.trials, len(told) - len(trials)))
+        trials = told
     best = finished(trials)[:FINALISTS]
     finalists = [space.arm(f"finalist {trial.number}", params_of(trial)) for trial in best]
     server = finalists[0].server
@@ -123,10 +130,12 @@ def tune(
     scores = _scores(run("select", grid([*baselines, *finalists], scenario.loads, select)), options.objective)
     # In a tie the baseline stays: it needs no file of ours.
     winner = _best([*baselines, *finalists], scores)
-    compared = [*baselines, arms.oracle(server)]
+    # Baselines "with the tuned flags" have the winner's from here on.
+    server = winner.server if winner.server.speculative else scenario.server
+    compared = [*arms.baselines(scenario, server, theta), arms.oracle(server)]
     if winner in finalists:
-        server, winner = winner.server, winner._replace(name=arms.TUNED)
-        compared = [*arms.baselines(scenario, server, theta), arms.oracle(server), winner]
+        winner = winner._replace(name=arms.TUNED)
+        compared.append(winner)
 
     report = seeds("report", options.seed, options.replications)
     rows = run("report", grid(compared, scenario.loads, report))
@@ -140,14 +149,13 @@ def compare(rows: pd.DataFrame, winner: str) -> pd.DataFrame:
     """Paired ratios of ``winner`` over every arm, by load and over all loads (load NaN), in throughput and goodput."""
     found = []
     for metric in METRICS:
-        scores = rows[["arm", "load", "seed"]].assign(score=log_score(rows, metric))
         column = "throughput_tok_s" if metric == "throughput" else "goodput_per_s"
         for load in (*sorted(rows["load"].unique()), math.nan):
-            part = scores if math.isnan(load) else scores[scores["load"] == load]
-            means = rows.loc[part.index].groupby("arm")[column].mean()
+            part = rows if math.isnan(load) else rows[rows["load"] == load]
+            means = part.groupby("arm")[column].mean()
             for arm in rows["arm"].unique():
-                gain = ratio(paired(part, winner, arm)) if arm != winner else Ratio(1.0, 1.0, 1.0, 0)
-                found.append({"arm": arm, "load": load, "metric": metric, "mean": means[arm], **gain._asdict()})
+                over = gain(part, winner, arm, metric)._asdict()
+                found.append({"arm": arm, "load": load, "metric": metric, "mean": means[arm], **over})
     return pd.DataFrame(found)
 
 

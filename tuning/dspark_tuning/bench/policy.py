@@ -12,7 +12,7 @@ import pandas as pd
 
 from dspark_simulator.scenario import DEFAULT, load
 from dspark_tuning import arms
-from dspark_tuning.compare import paired, ratio
+from dspark_tuning.compare import gain
 from dspark_tuning.evaluate import log_score
 from dspark_tuning.tune import METRICS, Options, Outcome, Stage, tune
 
@@ -90,8 +90,5 @@ def _best_fixed(rows: pd.DataFrame, winner: str, gamma: int) -> dict[str, Any]:
 
 
 def _ratio(rows: pd.DataFrame, winner: str, arm: str, metric: str) -> dict[str, float]:
-    if arm == winner:
-        return {"ratio": 1.0, "low": 1.0, "high": 1.0}
-    scores = rows[["arm", "load", "seed"]].assign(score=log_score(rows, metric))
-    found = ratio(paired(scores, winner, arm))
+    found = gain(rows, winner, arm, metric)
     return {"ratio": found.ratio, "low": found.low, "high": found.high}

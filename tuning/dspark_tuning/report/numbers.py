@@ -8,7 +8,7 @@ from typing import NamedTuple
 import pandas as pd
 
 from dspark_simulator.scenario import Scenario
-from dspark_tuning.compare import Ratio, paired, ratio
+from dspark_tuning.compare import Ratio, gain, ratio
 from dspark_tuning.evaluate import log_score
 from dspark_tuning.report.page import Cell, Strong
 
@@ -80,8 +80,7 @@ def ratios(rows: pd.DataFrame, base: str, metric: Metric) -> pd.DataFrame:
 
 def overall(rows: pd.DataFrame, arm: str, base: str, metric: Metric) -> Ratio:
     """The paired ratio of ``arm`` over ``base`` over all loads."""
-    scores = rows[["arm", "load", "seed"]].assign(score=log_score(rows, metric.key))
-    return ratio(paired(scores, arm, base))
+    return gain(rows, arm, base, metric.key)
 
 
 def arms_of(rows: pd.DataFrame) -> list[str]:
