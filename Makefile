@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 .PHONY: demo test lint bench clean
 
 demo: $(VENV)/base
-	$(BIN)/dspark tune --trials 96 --out out
+	$(BIN)/dspark tune --trials 64 --replications 8 --out out
 
 test: $(VENV)/dev
 	$(BIN)/pytest -n 2

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from pydantic import ValidationError
 
@@ -11,19 +13,49 @@ class InputError(ValueError):
     """Input that a person can mend. The message is one line: where, which field, which value, what to do."""
 
 
-def from_validation(error: ValidationError, source: str | Path) -> InputError:
-    """Turns the first finding of a pydantic validation into an :class:`InputError` naming ``source``."""
+def from_validation(error: ValidationError, source: str | Path, content: object = None) -> InputError:
+    """Turns the first finding of a pydantic validation into an :class:`InputError` naming ``source``.
+
+    Args:
+        content: What was validated, by which fields are told from the tags that pydantic puts among them.
+    """
     finding = error.errors(include_url=False)[0]
     cause = finding.get("ctx", {}).get("error")
     if isinstance(cause, InputError):
-        return cause
-    field = ".".join(str(part) for part in finding["loc"]) or "(root)"
-    value = finding.get("input")
+        return cause if str(cause).startswith(str(source)) else InputError(f"{source}: {cause}")
+    where = ": ".join(part for part in (str(source), _field(finding["loc"], content)) if part)
     if finding["type"] == "missing":
-        return InputError(f"{source}: {field}: missing; add the field")
+        return InputError(f"{where}: missing; add the field")
+    value = finding.get("input")
     if finding["type"] == "extra_forbidden":
-        return InputError(f"{source}: {field}: unknown field (value {_short(value)}); remove it or check its spelling")
-    return InputError(f"{source}: {field}: {_short(value)} is not valid; {_remedy(finding['msg'])}")
+        return InputError(f"{where}: unknown field (value {_short(value)}); remove it or check its spelling")
+    if finding["type"] == "value_error" and isinstance(value, dict):
+        # Several fields do not fit together: the message names them, and their values are not one.
+        return InputError(f"{where}: {_remedy(finding['msg'])}")
+    return InputError(f"{where}: {_short(value)} is not valid; {_remedy(finding['msg'])}")
+
+
+def _field(location: Sequence[int | str], content: object) -> str:
+    """The place of a finding as the person wrote it: without the tags of unions."""
+    parts = []
+    tagged = False
+    for i, part in enumerate(location):
+        if isinstance(content, dict):
+            chosen = not tagged and part in (content.get("kind"), content.get("family"))
+            if chosen or (part not in content and i < len(location) - 1):
+                tagged = True
+                continue
+        parts.append(str(part))
+        if isinstance(content, dict) or (isinstance(content, list) and isinstance(part, int)):
+            content, tagged = _inside(content, part), False
+    return ".".join(parts)
+
+
+def _inside(content: Any, part: int | str) -> object:
+    try:
+        return content[part]
+    except (KeyError, IndexError):
+        return None
 
 
 def _remedy(message: str) -> str:

@@ -133,7 +133,7 @@ def parse(text: str, source: str) -> Artifact:
     try:
         return Artifact.model_validate(content)
     except ValidationError as error:
-        raise from_validation(error, source) from error
+        raise from_validation(error, source, content) from error
 
 
 def dumps(artifact: Artifact) -> str:

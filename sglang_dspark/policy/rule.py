@@ -109,21 +109,23 @@ def plan(
     requests = lagged.shape[0]
     # Past the captured graphs a step runs eagerly whatever is decided; drafts would make it longer still.
     if requests == 0 or requests > record.off_above or not fits(rule, requests, requests):
-        return pad(rule, requests), 0, False
+        return pad(rule, requests, requests), 0, False
     least, most = requests * record.min_length, requests * record.max_length
     cap = min(max(families.wanted(rule, lagged, context, slo_class), least), most)
     if record.tiers > 0:
         cap = min(cap, record.tier[record.tiers - 1] - requests)
-    tier = pad(rule, requests + cap)
+    tier = pad(rule, requests, requests + cap)
     if record.fill:
         cap = min(tier - requests, most)
     return tier, cap, True
 
 
 @njit(cache=True)
-def pad(rule: Rule, tokens: int) -> int:
-    """The captured size that ``tokens`` are padded to, or ``tokens`` itself past the last one."""
+def pad(rule: Rule, requests: int, tokens: int) -> int:
+    """The captured size that a step's ``tokens`` are padded to, or ``tokens`` themselves where it runs eagerly."""
     record = rule[0]
+    if requests > record.max_requests:
+        return tokens
     for i in range(record.tiers):
         if record.tier[i] >= tokens:
             return int(record.tier[i])

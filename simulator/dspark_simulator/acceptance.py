@@ -239,4 +239,4 @@ def _validated(content: Any, source: str | Path) -> AcceptanceModel:
     try:
         return AcceptanceModel.model_validate(content)
     except ValidationError as error:
-        raise from_validation(error, source) from None
+        raise from_validation(error, source, content) from None

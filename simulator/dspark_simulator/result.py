@@ -44,7 +44,8 @@ class Result(NamedTuple):
         accepted_length: Tokens a round, the target's own included.
         verify_length: Drafts verified a round and request.
         utilisation: Share of the window in which a step ran, mean over replicas.
-        running, queued, kv_use: Means over the window, weighted by time; ``running`` over busy time.
+        running, kv_use: Means over busy time, of the requests that decode and of the KV pool's used share.
+        queued: Mean over the window of the requests that wait or whose prompt is being prefilled.
         unfinished: Measured requests that were not done when the run stopped.
     """
 
@@ -82,7 +83,12 @@ class Result(NamedTuple):
         return row
 
 
-Snapshot = tuple[float, Record]
+class Snapshot(NamedTuple):
+    """What had happened by a moment: METRICS [replicas], and the integral of requests in the system over time."""
+
+    at_s: float
+    metrics: Record
+    requests_s: float
 
 
 def summarise(
@@ -97,14 +103,14 @@ def summarise(
     """Puts a result together.
 
     Args:
-        opened, closed: Time and METRICS [replicas] at the ends of the measuring window.
+        opened, closed: The ends of the measuring window.
         metrics: METRICS [replicas] at the end of the run.
         kv_tokens: KV pool of a replica.
     """
-    window_s = closed[0] - opened[0]
+    window_s = closed.at_s - opened.at_s
 
     def window(field: str) -> Any:
-        return (closed[1][field] - opened[1][field]).sum(axis=0)
+        return (closed.metrics[field] - opened.metrics[field]).sum(axis=0)
 
     def over(value: float, base: float) -> float:
         return float(value / base) if base > 0 else math.nan
@@ -127,7 +133,7 @@ def summarise(
         verify_length=over(int(window("verified")) - rounds, rounds),
         utilisation=over(busy_s, window_s * len(metrics)),
         running=over(float(window("running_s")), busy_s),
-        queued=over(float(window("queued_s")), window_s),
+        queued=over(closed.requests_s - opened.requests_s - float(window("running_s")), window_s),
         kv_use=over(float(window("kv_s")), busy_s * kv_tokens),
         steps=int(window("steps")),
         mean_step_s=over(busy_s, int(window("steps"))),

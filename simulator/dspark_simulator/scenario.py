@@ -196,7 +196,7 @@ def parse(text: str, source: str, base: Path) -> Scenario:
     try:
         return Scenario.model_validate(content, context={"base": base})
     except ValidationError as error:
-        raise from_validation(error, source) from error
+        raise from_validation(error, source, content) from error
 
 
 def json_schema() -> dict[str, Any]:

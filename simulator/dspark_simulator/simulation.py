@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from dspark_simulator.costs import live, sps_additive
 from dspark_simulator.engines import ENGINES
-from dspark_simulator.result import Result, summarise
+from dspark_simulator.result import Result, Snapshot, summarise
 from dspark_simulator.router import ROUTERS
 from dspark_simulator.scenario import Scenario, Truth
 from dspark_simulator.server import Server
@@ -116,8 +116,9 @@ class _Simulation:
             for index in range(scenario.replicas)
         ]
         self.outstanding = [0] * scenario.replicas
-        self.opened: tuple[float, Record] | None = None
-        self.closed: tuple[float, Record] | None = None
+        self.requests_s, self.counted_s = 0.0, 0.0
+        self.opened: Snapshot | None = None
+        self.closed: Snapshot | None = None
 
     def run(self) -> Result:
         clients = self.scenario.workload.clients
@@ -155,8 +156,9 @@ class _Simulation:
         row = self.requests.next()
         if self.sent == self.first:
             self.opened = self._snapshot()
-        elif self.sent == self.last:
+        elif self.sent == self.last and self.opened is not None and self.env.now > self.opened.at_s:
             self.closed = self._snapshot()
+        self._count()
         replica = self.route(self.seed, self.sent, self.outstanding)
         self.outstanding[replica] += 1
         self.sent += 1
@@ -164,26 +166,35 @@ class _Simulation:
 
     def ended(self, replica: int, requests: int) -> None:
         """Takes note that a replica ended ``requests`` requests; clients of a closed loop send their next ones."""
+        self._count()
         self.outstanding[replica] -= requests
         if self.scenario.workload.clients is not None:
             for _ in range(requests):
                 self.send(self.env.now)
-        if self.closed is not None and not self.done.triggered:
+        if self.sent >= self.last and not self.done.triggered:
             measured = sum(int(r.metrics[0]["finished"].sum()) + int(r.metrics[0]["aborted"]) for r in self.replicas)
             if measured == self.last - self.first:
                 self.done.succeed()
 
     def _arrivals(self) -> Generator[simpy.Event, None, None]:
-        while True:
+        # As many follow the measured requests as there are of them: under overload the queue would grow for ever.
+        while self.sent < 2 * self.last - self.first:
             at_s = self.requests.peek()
-            yield self.env.timeout(at_s - self.env.now)
+            # Waits that do not add up exactly may end a rounding error late.
+            yield self.env.timeout(max(at_s - self.env.now, 0.0))
             self.send(at_s)
 
     def _metrics(self) -> Record:
         return np.concatenate([replica.metrics for replica in self.replicas])
 
-    def _snapshot(self) -> tuple[float, Record]:
-        return self.env.now, self._metrics()
+    def _snapshot(self) -> Snapshot:
+        self._count()
+        return Snapshot(self.env.now, self._metrics(), self.requests_s)
+
+    def _count(self) -> None:
+        """Brings the integral of requests in the system up to now."""
+        self.requests_s += sum(self.outstanding) * (self.env.now - self.counted_s)
+        self.counted_s = self.env.now
 
 
 class _Requests:
@@ -252,7 +263,8 @@ class _Replica:
             )
             if self.simulation.log is not None and step_s > 0:
                 self._record(self.simulation.log, now_s, step_s)
-            if step_s > 0:
+            if step_s > 0 or ended:
+                # A step that only rejects takes no time, but others get their turn.
                 yield self.env.timeout(step_s)
             if ended:
                 self.simulation.ended(self.index, ended)

@@ -108,7 +108,6 @@ METRICS = np.dtype(
         ("request_rounds", "i8"),
         ("busy_s", "f8"),
         ("running_s", "f8"),
-        ("queued_s", "f8"),
         ("kv_s", "f8"),
         ("accepted_length", "i8", (MAX_GAMMA + 2,)),
         ("verify_length", "i8", (MAX_GAMMA + 1,)),

@@ -67,7 +67,7 @@ def test_round_trip(tmp_path: Path) -> None:
         (changed("schema_version", value=2), r"^p: schema_version: '2' is not 1; tune again"),
         (changed("schema_version", value=True), r"^p: schema_version: 'True' is not 1"),
         (changed("extra", value=1), r"^p: extra: unknown field"),
-        (changed("policy", "thetta", value=1), r"^p: policy\.threshold\.thetta: unknown field"),
+        (changed("policy", "thetta", value=1), r"^p: policy\.thetta: unknown field"),
         (changed("policy", "theta", value=[0.1]), r"differ in length"),
         (changed("policy", "family", value="magic"), r"^p: policy: .*expected tags"),
         (changed("gamma", value=5), r"sts_temperatures has 7 entries for gamma 5"),

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -19,22 +18,31 @@ from dspark_simulator.workloads import Arrivals, Fixed, Lengths, RequestClass, S
 from sglang_dspark.policy import AnyPolicy, Engine, NoDraft, compile_rule
 
 DOMAIN = "any"
+FLAT = (0.0,) * MAX_GAMMA
 
 
 def drafter(p: float) -> AcceptanceModel:
     """A drafter whose every token is accepted with probability ``p``, and whose head says so."""
     logit = 100.0 if p == 1.0 else -100.0 if p == 0.0 else math.log(p / (1.0 - p))
-    same = Domain(mean=logit, ability=0, persistence=0, variation=0, knee=100, stretch=1, offsets=(0,) * MAX_GAMMA)
+    return _drafter(Domain(mean=logit, ability=0, persistence=0, variation=0, knee=100, stretch=1, offsets=FLAT))
+
+
+def uneven_drafter() -> AcceptanceModel:
+    """A drafter whose tokens differ, by request, along the output and one by one, but not by position in a block."""
+    return _drafter(Domain(mean=0.8, ability=0.7, persistence=0.6, variation=1, knee=2, stretch=2, offsets=FLAT))
+
+
+def _drafter(domain: Domain) -> AcceptanceModel:
     ones = (1,) * MAX_GAMMA
     return AcceptanceModel(
         target="none",
         drafter="none",
         source="none",
-        persistence_tokens=1,
+        persistence_tokens=16,
         slope=ones,
-        bias=(0,) * MAX_GAMMA,
+        bias=FLAT,
         sts=ones,
-        domains={DOMAIN: same},
+        domains={DOMAIN: domain},
     )
 
 
@@ -48,7 +56,7 @@ def step_cost(
     eager_s: float | None = None,
     **fields: Any,
 ) -> CurveCost:
-    """Steps that take ``step_s + per_token_s * tokens``, prefills alike, and eager steps ``eager_s`` whatever they hold."""
+    """Steps that take ``step_s + per_token_s * tokens``, prefills alike; eager ones take ``eager_s`` if given."""
     at = (1, 1001)
     return CurveCost.model_validate(
         {
@@ -122,7 +130,7 @@ class Bench:
         *,
         kv_tokens: int = 1_000_000,
         cost: CurveCost | None = None,
-        p: float = 0.75,
+        acceptance: AcceptanceModel | None = None,
         policy: AnyPolicy | None = None,
         stock: bool = False,
         oracle: bool = False,
@@ -136,7 +144,7 @@ class Bench:
         engine = Engine(server.gamma, server.tiers(), server.captured_requests())
         self.rule = compile_rule(policy or NoDraft(), engine)
         self.cost = live((cost or step_cost()).tabulate(), 0.0, 1.0)
-        self.acceptance = drafter(p).compile([klass.domain for klass in classes])
+        self.acceptance = (acceptance or drafter(0.75)).compile([klass.domain for klass in classes])
         self.state, self.metrics, self.queue = np.zeros(1, STATE), np.zeros(1, METRICS), np.zeros(4096, QUEUED)
         self.state[0]["ratio"] = self.flags[0]["ratio_first"]
         self.advance = ENGINES[server.engine]
@@ -159,8 +167,17 @@ class Bench:
         )
         self.now_s += step_s
         s = self.state[0]
-        fields = ("running", "queued", "kv_used", "prefill_tokens", "cap", "tier")
-        return Step(KINDS.get(int(s["kind"]), "idle"), *(int(s[name]) for name in fields), step_s, ended)
+        return Step(
+            kind=KINDS.get(int(s["kind"]), "idle"),
+            running=int(s["running"]),
+            queued=int(s["queued"]),
+            kv_tokens=int(s["kv_used"]),
+            prefill_tokens=int(s["prefill_tokens"]),
+            cap=int(s["cap"]),
+            tier=int(s["tier"]),
+            step_s=step_s,
+            ended=ended,
+        )
 
     def steps(self, count: int) -> list[Step]:
         """The next ``count`` steps."""
@@ -178,7 +195,7 @@ class Bench:
 
     def produced(self) -> dict[int, int]:
         """Output tokens so far of each decoding request, by id."""
-        return dict(self._running("id", "produced"))
+        return dict(zip(self._running("id"), self._running("produced"), strict=True))
 
     def waiting(self, last: int | None = None) -> Record:
         """QUEUED [n], the next one first; the ``last`` ones only where given."""
@@ -188,11 +205,11 @@ class Bench:
 
     def lengths(self) -> list[int]:
         """Verify lengths of the last step, where no request has left since."""
-        return [length for (length,) in self._running("length")]
+        return self._running("length")
 
-    def _running(self, *fields: str) -> Iterable[tuple[int, ...]]:
+    def _running(self, field: str) -> list[int]:
         s = self.state[0]
-        return zip(*(s[name][: int(s["running"])].tolist() for name in fields), strict=True)
+        return [int(value) for value in s[field][: int(s["running"])]]
 
 
 def totals(log: list[StepLog], field: str, replicas: int) -> list[float]:

@@ -536,7 +536,7 @@ def spoiled(part: str, field: str, value: Any) -> dict[str, Any]:
 
 
 BAD: list[tuple[dict[str, Any], str, str]] = [
-    ({"kind": "guess"}, "(root)", "'table', 'curve', 'roofline'"),
+    ({"kind": "guess"}, "'guess'", "'table', 'curve', 'roofline'"),
     ({"kind": "curve", "curve": CURVE, "overhead": 1.0}, "curve.overhead", "unknown field"),
     ({"kind": "curve"}, "curve.curve", "missing; add the field"),
     ({"kind": "curve", "curve": "h100.csv"}, "curve.curve", "choose one of b300_v4flash_curve.csv"),

@@ -68,7 +68,8 @@ def plane(axes: tuple[int, int]) -> np.ndarray:
     rows, columns = np.divmod(np.arange(N), SIDE)
     points[:, axes[0]] += rows
     points[:, axes[1]] += columns
-    return uniforms_of(bits_of(points)).reshape(SIDE, SIDE)
+    drawn: np.ndarray = uniforms_of(bits_of(points))
+    return drawn.reshape(SIDE, SIDE)
 
 
 def named(axes: tuple[int, int]) -> str:
@@ -78,7 +79,7 @@ def named(axes: tuple[int, int]) -> str:
 @pytest.mark.parametrize("axes", PLANES, ids=named)
 def test_uniform(axes: tuple[int, int]) -> None:
     u = plane(axes)
-    assert 0.0 <= u.min() and u.max() < 1.0
+    assert u.min() >= 0.0 and u.max() < 1.0
     counts = np.bincount((u.ravel() * 256).astype(int), minlength=256)
     assert stats.chisquare(counts).pvalue > 1e-3
     # The low bits too: the cells within the 256ths.

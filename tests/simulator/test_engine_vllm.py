@@ -6,7 +6,7 @@ import pytest
 
 from dspark_simulator.server import Server
 from sglang_dspark.policy import Fixed
-from tests.simulator.deployment import Bench, step_cost
+from tests.simulator.deployment import Bench, drafter, step_cost
 
 
 def vllm(**flags: object) -> Server:
@@ -18,7 +18,9 @@ def plain(**flags: object) -> Server:
 
 
 def test_decode_and_prefill_share_a_step() -> None:
-    bench = Bench(vllm(gamma=3, max_prefill_tokens=32), p=1.0, cost=step_cost(0.01, 1e-4, draft_s=0.001))
+    bench = Bench(
+        vllm(gamma=3, max_prefill_tokens=32), acceptance=drafter(1.0), cost=step_cost(0.01, 1e-4, draft_s=0.001)
+    )
     for _ in range(2):
         bench.send(1, 100)
     assert bench.step()[:6] == ("prefill", 2, 0, 2, 2, 0)
@@ -115,7 +117,6 @@ def test_the_youngest_is_preempted_to_the_front_of_the_queue() -> None:
     assert bench.metrics[0]["retracted"] == 1
 
 
-@pytest.mark.xfail(strict=True, reason="vllm.step admits from the queue after a preemption")
 def test_a_step_that_preempts_admits_nobody() -> None:
     """``Scheduler.schedule`` looks at the waiting queue only where nothing was preempted."""
     bench = Bench(vllm(gamma=7), kv_tokens=100)
@@ -126,9 +127,8 @@ def test_a_step_that_preempts_admits_nobody() -> None:
     assert (step.kind, step.running, step.queued) == ("decode", 1, 1)
 
 
-@pytest.mark.xfail(strict=True, reason="vllm.step calls finish_prefill with nothing joined and so forgets the partial prompt")
 def test_a_prompt_waits_while_blocks_take_the_whole_step() -> None:
-    bench = Bench(vllm(gamma=7, max_prefill_tokens=8), p=0.0)
+    bench = Bench(vllm(gamma=7, max_prefill_tokens=8), acceptance=drafter(0.0))
     bench.send(2, 4)
     bench.send(12, 4)
     steps = bench.drain()

@@ -65,7 +65,7 @@ def test_least_loaded_keeps_replicas_level() -> None:
 
 
 def test_random_routing_makes_independent_queues() -> None:
-    """Four replicas at four times the rate: each is the M/D/1 queue that one alone is, and so wait rho S / 2 (1 - rho)."""
+    """Four replicas at four times the rate: each is the M/D/1 queue that one alone is, waiting rho S / 2 (1 - rho)."""
     service_s, rho, replicas = 0.03, 0.5, 4
     rate_per_s = rho / service_s
     waited_s = {}

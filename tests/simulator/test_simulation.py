@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 import signal
 import subprocess
@@ -11,17 +12,17 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
 from dspark_simulator import draws
-from dspark_simulator.acceptance import Domain, propose
+from dspark_simulator.acceptance import propose
 from dspark_simulator.scenario import Run, Scenario
 from dspark_simulator.server import Server
 from dspark_simulator.simulation import Arm, StepLog, simulate
 from dspark_simulator.workloads import Arrivals, Closed, Gamma, Poisson, RequestClass, Trace, Uniform
 from sglang_dspark.policy import AnyPolicy, Argmax, Fixed, Greedy, NoDraft, Static, Threshold
-from tests.simulator.deployment import DOMAIN, Bench, a_class, a_scenario, drafter, step_cost
+from tests.simulator.deployment import DOMAIN, Bench, a_class, a_scenario, drafter, step_cost, uneven_drafter
 
 COMPACT = Server(gamma=7, verify_mode="compact", max_running_requests=16)
 ARMS = (
@@ -122,15 +123,12 @@ def test_goodput_and_throughput_count_the_same_tokens() -> None:
 # Common random numbers
 
 
-TEXT = Domain(mean=0.8, ability=0.7, persistence=0.6, variation=1.0, knee=2.0, stretch=2.0, offsets=(0.0,) * 16)
-
-
 def test_the_acceptance_of_a_token_is_its_own() -> None:
     """Whatever block a token falls into, from whatever start and of whatever gamma, it is accepted or it is not.
 
     Here without offsets by position, which would lower or raise the chance that the same draw is held against.
     """
-    model = drafter(0.5).model_copy(update={"domains": {DOMAIN: TEXT}}).compile([DOMAIN])
+    model = uneven_drafter().compile([DOMAIN])
     survival = np.empty(16, np.float32)
     for request in range(40):
         key = np.uint64(draws.stream(4, request))
@@ -147,7 +145,7 @@ def rounds_by_request(max_running: int, policy: AnyPolicy | None = None) -> dict
     """Output tokens after each round of each request, from a server that runs ``max_running`` at once."""
     mode = "static" if policy is None else "compact"
     server = Server.model_validate({"gamma": 7, "verify_mode": mode, "max_running_requests": max_running})
-    bench = Bench(server, policy=policy, seed=9)
+    bench = Bench(server, acceptance=uneven_drafter(), policy=policy, seed=9)
     for output in np.random.default_rng(1).integers(100, 300, 64).tolist():
         bench.send(1, output)
     seen: dict[int, list[int]] = {}
@@ -182,7 +180,6 @@ def test_accepted_length_does_not_depend_on_the_batch() -> None:
 # Windows and ends
 
 
-@pytest.mark.xfail(strict=True, reason="_Simulation._arrivals asks SimPy for a negative delay")
 def test_requests_at_one_time_all_arrive(tmp_path: Path) -> None:
     """The third time is one to which the waits before do not add up exactly."""
     path = tmp_path / "trace.csv"
@@ -204,7 +201,6 @@ def test_max_s_cuts_a_run_short() -> None:
     assert 0 < result.unfinished < 180
 
 
-@pytest.mark.xfail(strict=True, reason="arrivals go on for ever, and retracted requests behind them")
 def test_an_overload_ends() -> None:
     """Retracted requests go behind a queue that grows for ever; the run must not follow it to ``max_s``."""
     scenario = a_scenario(
@@ -218,14 +214,12 @@ def test_an_overload_ends() -> None:
     assert simulate(scenario, arm).simulated_s < 300.0
 
 
-@pytest.mark.xfail(strict=True, reason="the measuring window is empty and throughput NaN")
 def test_fewer_requests_than_clients() -> None:
     """All are sent at once, so that no time passes between the first measured request and the one after the last."""
     scenario = a_scenario(Closed(clients=8), requests=7)
     assert math.isfinite(simulate(scenario, ARMS[0]).throughput_tok_s)
 
 
-@pytest.mark.xfail(strict=True, reason="_Replica._serve never yields where every step only aborts")
 def test_a_closed_loop_whose_requests_never_fit_ends() -> None:
     scenario = a_scenario(Closed(clients=2), a_class(50, 10), requests=20, kv_tokens=40)
 
@@ -294,7 +288,7 @@ def lengths(longest: int) -> st.SearchStrategy[Uniform]:
 @st.composite
 def classes(draw: st.DrawFn) -> RequestClass:
     return a_class(
-        draw(lengths(120)),
+        draw(lengths(80)),
         draw(lengths(60)),
         name=str(draw(st.uuids())),
         share=draw(st.sampled_from([0.1, 1.0])),
@@ -306,21 +300,27 @@ def classes(draw: st.DrawFn) -> RequestClass:
 # Requests that even the smallest pool takes in, so that time goes on.
 TINY = a_class(Uniform(min=1, max=5), Uniform(min=1, max=5), name="tiny")
 
-# Open loops are slow enough for any server here: each ends.
 ARRIVALS: st.SearchStrategy[Arrivals] = st.one_of(
     st.builds(Closed, clients=st.integers(1, 40)),
-    st.builds(Poisson, rate_per_s=st.floats(0.3, 1.0)),
-    st.builds(Gamma, rate_per_s=st.floats(0.3, 1.0), burstiness=st.floats(1.0, 5.0)),
+    st.builds(Poisson, rate_per_s=st.floats(0.3, 200.0)),
+    st.builds(Gamma, rate_per_s=st.floats(0.3, 200.0), burstiness=st.floats(1.0, 5.0)),
 )
 
 
-@settings(max_examples=120, deadline=None, suppress_health_check=[HealthCheck.too_slow], derandomize=True)
+# A scenario that fails may run to max_s, so it is not shrunk.
+@settings(
+    max_examples=120,
+    phases=(Phase.explicit, Phase.generate),
+    deadline=None,
+    suppress_health_check=[HealthCheck.too_slow],
+    derandomize=True,
+)
 @given(
     arm=arms(),
     arrivals=ARRIVALS,
     mix=st.lists(classes(), max_size=3, unique_by=lambda klass: klass.name),
     kv_tokens=st.sampled_from([35, 100, 300, 100_000]),
-    requests=st.integers(41, 150),
+    requests=st.integers(41, 100),
     replicas=st.integers(1, 3),
     router=st.sampled_from(["random", "round_robin", "least_loaded"]),
     p=st.sampled_from([0.0, 0.5, 0.9, 1.0]),
@@ -347,7 +347,7 @@ def test_any_scenario(
         replicas=replicas,
         router=router,
         drafter_gamma=16,
-        max_s=2000.0,
+        max_s=1e4,
     )
     log: list[StepLog] = []
     result = simulate(scenario, arm, seed=seed, log=log)
@@ -359,7 +359,7 @@ def test_any_scenario(
     assert all(step.running <= server.max_running_requests for step in log)
     assert all(step.prefill_tokens > 0 for step in log if step.kind != "decode")
     assert all(0 <= step.cap <= server.gamma * server.max_running_requests for step in log)
-    assert all(before.start_s <= after.start_s for before, after in zip(log, log[1:], strict=False))
+    assert all(before.start_s <= after.start_s for before, after in itertools.pairwise(log))
     if not math.isnan(result.verify_length):
         assert 0 <= result.verify_length <= (server.gamma if server.speculative else 0)
         assert 1 <= result.accepted_length <= result.verify_length + 1 + 1e-9
@@ -374,7 +374,9 @@ def test_any_scenario(
     stock=st.booleans(),
     kv_tokens=st.sampled_from([150, 300, 100_000]),
     requests=st.lists(
-        st.tuples(st.integers(0, 5), st.integers(1, 60), st.integers(1, 40), st.integers(0, 60)), min_size=1, max_size=40
+        st.tuples(st.integers(0, 5), st.integers(1, 60), st.integers(1, 40), st.integers(0, 60)),
+        min_size=1,
+        max_size=40,
     ),
     p=st.sampled_from([0.0, 0.5, 0.9, 1.0]),
 )
@@ -386,7 +388,9 @@ def test_any_batch(
     requests: list[tuple[int, int, int, int]],
     p: float,
 ) -> None:
-    bench = Bench(server, policy=policy if server.speculative else None, stock=stock, kv_tokens=kv_tokens, p=p)
+    if not server.speculative:
+        policy, stock = None, False
+    bench = Bench(server, policy=policy, stock=stock, kv_tokens=kv_tokens, acceptance=drafter(p))
     outputs: list[int] = []
     for steps_before, prompt, output, cached in requests:
         for _ in range(steps_before):
@@ -406,8 +410,10 @@ def test_any_batch(
     assert not metrics["accepted_length"][0]
     rounds = metrics["request_rounds"]
     assert metrics["verify_length"].sum() == metrics["accepted_length"].sum() == rounds
-    accepted = metrics["accepted_length"] @ np.arange(len(metrics["accepted_length"]))
-    assert accepted <= metrics["verified"] == metrics["verify_length"] @ np.arange(len(metrics["verify_length"])) + rounds
+    accepted, verified = (
+        int(metrics[name] @ np.arange(len(metrics[name]))) for name in ("accepted_length", "verify_length")
+    )
+    assert accepted <= verified + rounds == metrics["verified"]
 
 
 def test_scenarios_keep_their_run() -> None:

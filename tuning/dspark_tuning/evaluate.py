@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import math
 import multiprocessing
+import signal
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Executor, ProcessPoolExecutor
 from contextlib import contextmanager
@@ -41,7 +42,8 @@ def run_of(scenario: Scenario, load: float, length: float) -> Run:
         return run.model_copy(update={"requests": run.warmup_requests + measured})
     clients = int(load)
     warmup = clients + clients // 2 + 4
-    return Run(requests=warmup + max(1, round((2 * clients + 48) * length)), warmup_requests=warmup)
+    measured = max(1, round((2 * clients + 48) * length))
+    return Run(requests=warmup + measured, warmup_requests=warmup, max_s=scenario.run.max_s)
 
 
 def measure(scenario: Scenario, cell: Cell) -> dict[str, Any]:
@@ -118,7 +120,9 @@ def executor(workers: int, dask: str | None = None) -> Iterator[Executor | None]
     else:
         # Spawned, since a forked child would inherit the threads of a progress bar.
         context = multiprocessing.get_context("spawn")
-        with ProcessPoolExecutor(workers, mp_context=context) as pool:
+        # An interrupt is the parent's to answer.
+        ignore = (signal.SIGINT, signal.SIG_IGN)
+        with ProcessPoolExecutor(workers, mp_context=context, initializer=signal.signal, initargs=ignore) as pool:
             try:
                 yield pool
             except BaseException:

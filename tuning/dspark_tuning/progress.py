@@ -10,7 +10,7 @@ from rich.progress import BarColumn, Progress, SpinnerColumn, TaskProgressColumn
 
 from dspark_simulator.scenario import Scenario
 from dspark_tuning import arms
-from dspark_tuning.search import RUNGS
+from dspark_tuning.search import FRONT_RUNGS, RUNGS
 from dspark_tuning.tune import FINALISTS, Options, Stage
 
 SEARCH = "search"
@@ -71,7 +71,7 @@ class Bar:
 def of_tuning(scenario: Scenario, options: Options) -> Bar:
     """The bar of :func:`dspark_tuning.tune.tune` with these arguments."""
     per_trial, share = 0.0, 1.0
-    for rung in RUNGS:
+    for rung in FRONT_RUNGS if options.objective == "front" else RUNGS:
         per_trial += share * rung.length * rung.seeds * len(scenario.loads)
         share *= rung.keep
     baselines = len(arms.baselines(scenario, scenario.server, arms.STATIC_THETAS[0]))

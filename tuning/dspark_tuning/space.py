@@ -7,11 +7,13 @@ from typing import Any
 
 import optuna
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
+from pydantic import ValidationError
 
 from dspark_simulator.scenario import Scenario
+from dspark_simulator.server import Server
 from dspark_simulator.simulation import Arm
 from dspark_tuning.arms import profiled_belief
-from sglang_dspark.errors import InputError
+from sglang_dspark.errors import InputError, from_validation
 from sglang_dspark.policy import Argmax, Threshold
 
 Params = dict[str, Any]
@@ -162,7 +164,13 @@ class Space:
             assert isinstance(choice, FloatDistribution | IntDistribution)
             valid = isinstance(value, int | float) and choice.low <= value <= choice.high
             valid = valid and (isinstance(choice, FloatDistribution) or isinstance(value, int))
-        if not valid:
+        if name in self.server and valid and not isinstance(value, bool):
+            # ``model_copy`` checks nothing, and a flag beyond what the engine's arrays hold would corrupt them.
+            try:
+                Server.model_validate(self.scenario.server.model_dump() | {name: value})
+            except ValidationError as error:
+                raise from_validation(error, "--pin") from error
+        if not valid or (isinstance(value, bool) and choice is not FILL):
             raise InputError(f"--pin {name}: {value!r} is not valid; give {_described(None, choice)}")
         return value
 

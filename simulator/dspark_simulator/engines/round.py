@@ -30,7 +30,7 @@ def decide(
     current = s.survival[s.round % (MAX_LAG + 1), :running]
     whole = running * (gamma + 1)
     if flags.mode == STATIC or flags.oracle:
-        tier, s.cap, draft = pad(rule, whole), whole - running, True
+        tier, s.cap, draft = pad(rule, running, whole), whole - running, True
     else:
         lagged = s.survival[(s.round - flags.lag) % (MAX_LAG + 1), :running]
         for r in range(running):
@@ -39,7 +39,7 @@ def decide(
         tier, s.cap, draft = plan(rule, lagged, context, slo_class)
     # Upstream drops its schedule past the last captured graph and verifies whole blocks eagerly
     # (``ragged_layout_exceeds_captured_grid``).
-    dropped = flags.stock == 1 and not fits(rule, running, tier)
+    dropped = flags.stock == 1 and flags.speculative == 1 and not fits(rule, running, tier)
     draft = draft or dropped
     for r in range(running):
         if draft:
@@ -55,11 +55,11 @@ def decide(
         tier = _foresee(state, rule, cost)
     elif flags.mode == STATIC or dropped:
         length[:] = gamma
-        tier = pad(rule, whole)
+        tier = pad(rule, running, whole)
     else:
         admit(rule, current, context, slo_class, s.cap, length)
         if flags.mode != COMPACT:
-            tier = pad(rule, whole)
+            tier = pad(rule, running, whole)
     s.tier = tier
     m.drafted += running * gamma if draft else 0
     return tier, draft
@@ -75,7 +75,7 @@ def _foresee(state: Record, rule: Rule, cost: Record) -> int:
     for r in range(running):
         context += s.context[r]
         acceptable += s.drafts_accepted[r]
-    best, best_tier = 0.0, pad(rule, running)
+    best, best_tier = 0.0, pad(rule, running, running)
     for i in range(record.tiers):
         tier = record.tier[i]
         if tier < running:
@@ -130,3 +130,13 @@ def accept(state: Record, server: Record, metrics: Record, end_s: float) -> None
         tokens = min(accepted, s.output[r] - s.produced[r])
         s.context[r] += tokens
         emit(state, metrics, server, r, tokens, end_s)
+
+
+@njit(cache=True)
+def count_step(state: Record, metrics: Record, running: int, time_s: float) -> None:
+    """Counts a step of ``time_s`` seconds with ``running`` requests in it, whatever it was."""
+    s, m = state[0], metrics[0]
+    m.steps += 1
+    m.busy_s += time_s
+    m.running_s += running * time_s
+    m.kv_s += s.kv_used * time_s

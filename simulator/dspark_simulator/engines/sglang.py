@@ -7,7 +7,7 @@ from numba import njit
 from dspark_simulator.costs.numeric import inject_s, prefill_s
 from dspark_simulator.engines.memory import LEAST_OUTPUT, make_room
 from dspark_simulator.engines.prefill import finish_prefill, prompt_pairs, take
-from dspark_simulator.engines.round import accept, decide, round_s
+from dspark_simulator.engines.round import accept, count_step, decide, round_s
 from dspark_simulator.engines.slots import fetch, sweep
 from dspark_simulator.state import DECODE, IDLE, MIXED, PREFILL, Record
 from sglang_dspark.policy.record import Rule
@@ -37,7 +37,7 @@ def step(
     s, m = state[0], metrics[0]
     s.kind, s.prefill_tokens = IDLE, 0
     mixed = server[0].mixed_chunk == 1
-    gone = _keep_room(state, queue, server, metrics) if mixed else 0
+    gone = make_room(state, queue, server, metrics, LEAST_OUTPUT) if mixed else 0
     joined, rejected = _form_prefill(state, queue, server, metrics)
     gone += rejected
     busy = s.running
@@ -52,10 +52,11 @@ def step(
             accept(state, server, metrics, now_s + time_s)
         finish_prefill(state, server, metrics, joined, now_s + time_s)
     else:
-        if not mixed:
-            gone += _keep_room(state, queue, server, metrics)
+        gone += _keep_room(state, queue, server, metrics)
         busy = s.running
         if busy == 0:
+            # ``Scheduler.on_idle`` resets the tracker.
+            s.ratio = server[0].ratio_first
             return 0.0, gone
         s.kind = DECODE
         tier, draft = decide(state, server, rule, cost, acceptance, metrics)
@@ -63,11 +64,7 @@ def step(
         m.eager += not captured
         time_s = round_s(state, server, cost, tier, captured, draft)
         accept(state, server, metrics, now_s + time_s)
-    m.steps += 1
-    m.busy_s += time_s
-    m.running_s += busy * time_s
-    m.queued_s += s.queued * time_s
-    m.kv_s += s.kv_used * time_s
+    count_step(state, metrics, busy, time_s)
     return time_s, gone + sweep(state)
 
 
@@ -97,7 +94,7 @@ def _keep_room(state: Record, queue: Record, server: Record, metrics: Record) ->
         produced, most = RETRACT_DECODE_STEPS * s.running, 1
         for r in range(s.running):
             produced += s.produced[r]
-            most += _max_new(server, s.slo_class[r], s.output[r])
+            most += _max_new(server, s.slo_class[r], s.prompt[r], s.output[r])
         s.ratio = min(1.0, produced / most)
     elif s.running > 0:
         s.ratio = max(s.ratio - flags.ratio_decay, flags.ratio_least)
@@ -119,7 +116,7 @@ def _form_prefill(state: Record, queue: Record, server: Record, metrics: Record)
     # ``rem_total_tokens``: what is free less what the running requests are expected to write still.
     kv_left = float(flags.kv_capacity - s.kv_used)
     for r in range(s.running):
-        left = _max_new(server, s.slo_class[r], s.output[r]) - s.produced[r]
+        left = _max_new(server, s.slo_class[r], s.prompt[r], s.output[r]) - s.produced[r]
         kv_left -= min(left, CLIP_MAX_NEW_TOKENS) * s.ratio
     joined, rejected = 0, 0
     if s.partial:
@@ -133,7 +130,7 @@ def _form_prefill(state: Record, queue: Record, server: Record, metrics: Record)
         input_left -= tokens
         kv_left -= tokens
         if s.context[slot] + tokens == s.target[slot]:
-            kv_left -= min(_max_new(server, s.slo_class[slot], s.output[slot]), CLIP_MAX_NEW_TOKENS)
+            kv_left -= min(_max_new(server, s.slo_class[slot], s.prompt[slot], s.output[slot]), CLIP_MAX_NEW_TOKENS)
     while s.queued > 0 and chunk_left > 0 and input_left > 0:
         if s.running + joined >= flags.max_running:
             s.full = 1
@@ -141,7 +138,8 @@ def _form_prefill(state: Record, queue: Record, server: Record, metrics: Record)
         head = queue[s.queue_head]
         target = head.prompt + head.produced
         tokens = target - min(head.cached, target - 1)
-        new = min(max(_max_new(server, head.slo_class, head.output) - head.produced, 0), CLIP_MAX_NEW_TOKENS)
+        most = _max_new(server, head.slo_class, head.prompt, head.output)
+        new = min(max(most - head.produced, 0), CLIP_MAX_NEW_TOKENS)
         # Cached prompt tokens are counted as this request's own: the pool holds them while it runs.
         if target + new + 1 >= kv_left:
             if s.running + joined > 0:
@@ -167,6 +165,8 @@ def _form_prefill(state: Record, queue: Record, server: Record, metrics: Record)
 
 
 @njit(cache=True, inline="always")
-def _max_new(server: Record, slo_class: int, output: int) -> int:
-    """``max_new_tokens`` of a request: what its class asks for, or its output itself where the class names nothing."""
-    return int(max(server[0].max_new[slo_class], output))
+def _max_new(server: Record, slo_class: int, prompt: int, output: int) -> int:
+    """``max_new_tokens`` of a request: what its class asks for, but no more than fits beside its prompt
+    (``Scheduler.init_req_max_new_tokens``), and never less than its output."""
+    flags = server[0]
+    return int(max(min(flags.max_new[slo_class], flags.kv_capacity - prompt - 2), output))

@@ -7,7 +7,7 @@ from numba import njit
 from dspark_simulator.costs.numeric import inject_s
 from dspark_simulator.engines.memory import LAST_ARRIVED, make_room
 from dspark_simulator.engines.prefill import finish_prefill, prompt_pairs, take
-from dspark_simulator.engines.round import accept, decide, round_s
+from dspark_simulator.engines.round import accept, count_step, decide, round_s
 from dspark_simulator.engines.slots import fetch, sweep
 from dspark_simulator.state import DECODE, IDLE, MIXED, PREFILL, Record
 from sglang_dspark.policy.record import Rule
@@ -32,9 +32,11 @@ def step(
     """
     s, flags, m = state[0], server[0], metrics[0]
     s.kind, s.prefill_tokens = IDLE, 0
+    preempted = m.retracted
     gone = make_room(state, queue, server, metrics, LAST_ARRIVED)
     busy = s.running
-    joined, rejected = _form_prefill(state, queue, server, metrics)
+    # Whoever had to make room is not followed by somebody new in the same step.
+    joined, rejected = _form_prefill(state, queue, server, metrics, m.retracted == preempted)
     gone += rejected
     if busy + joined == 0:
         return 0.0, gone
@@ -48,7 +50,7 @@ def step(
         real = s.prefill_tokens
         for r in range(busy):
             real += s.length[r] + 1
-        tokens = pad(rule, real)
+        tokens = pad(rule, busy, real)
     s.tier = tokens
     captured = fits(rule, busy, tokens)
     m.eager += not captured
@@ -59,18 +61,18 @@ def step(
             time_s += inject_s(cost, s.prefill_tokens)
     if busy > 0:
         accept(state, server, metrics, now_s + time_s)
-    finish_prefill(state, server, metrics, joined, now_s + time_s)
-    m.steps += 1
-    m.busy_s += time_s
-    m.running_s += busy * time_s
-    m.queued_s += s.queued * time_s
-    m.kv_s += s.kv_used * time_s
+    if joined > 0:
+        finish_prefill(state, server, metrics, joined, now_s + time_s)
+    count_step(state, metrics, busy, time_s)
     return time_s, gone + sweep(state)
 
 
 @njit(cache=True)
-def _form_prefill(state: Record, queue: Record, server: Record, metrics: Record) -> tuple[int, int]:
+def _form_prefill(state: Record, queue: Record, server: Record, metrics: Record, admit: bool) -> tuple[int, int]:
     """Spends what the running requests leave of ``max_num_batched_tokens`` on prompts, chunk by chunk.
+
+    Args:
+        admit: Whether the queue may send requests, or only a prompt that is cut may go on.
 
     Returns:
         Requests that prefill in this step, and requests rejected because they cannot fit an empty pool.
@@ -89,7 +91,7 @@ def _form_prefill(state: Record, queue: Record, server: Record, metrics: Record)
         left -= tokens
         if s.context[slot] + tokens < s.target[slot]:
             return joined, rejected
-    while s.queued > 0 and left > 0 and s.running + joined < flags.max_running:
+    while admit and s.queued > 0 and left > 0 and s.running + joined < flags.max_running:
         head = queue[s.queue_head]
         target = head.prompt + head.produced
         cached = min(head.cached, target - 1)

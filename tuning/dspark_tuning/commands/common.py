@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import os
 from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -60,16 +61,14 @@ def _valid_load(scenario: Scenario, load: float) -> float:
 
 def cpus() -> int:
     """CPUs that this process may use."""
-    import os
-
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def console(stderr: bool = False) -> Console:
+def console() -> Console:
     """Prints what people read, values as they are: file names may hold what Rich takes for markup."""
     from rich.console import Console
 
-    out = Console(stderr=stderr, markup=False, highlight=False)
+    out = Console(markup=False, highlight=False)
     if not out.is_terminal:
         out.width = max(out.width, PIPE_WIDTH)
     return out

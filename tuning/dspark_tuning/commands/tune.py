@@ -35,9 +35,13 @@ def tune(
     scenario: ScenarioName = DEFAULT_SCENARIO,
     trace: TraceFile = None,
     objective: Annotated[
-        Literal["throughput", "goodput", "tpot", "front"],
-        typer.Option("--objective", help="What to maximise; tpot minimises the mean, front weighs it with throughput."),
-    ] = "throughput",
+        Literal["throughput", "goodput", "tpot", "front"] | None,
+        typer.Option(
+            "--objective",
+            help="What to maximise; tpot minimises the mean, front weighs it with throughput. "
+            "[default: throughput of a closed loop, tpot at the rate of an open one]",
+        ),
+    ] = None,
     trials: Annotated[
         int, typer.Option("--trials", min=1, help="Candidates, rounded up to whole batches of 16.")
     ] = 320,
@@ -77,7 +81,9 @@ def tune(
     # What is wrong is said before anything is simulated or written.
     Space(chosen, pins)
     outputs.check_writable(out)
-    options = Options(out, objective, trials, replications=replications, seed=seed, storage=storage, pins=pins)
+    # An open loop that keeps up has the throughput of its arrivals, whatever serves it.
+    wanted = objective or ("tpot" if chosen.workload.clients is None else "throughput")
+    options = Options(out, wanted, trials, replications=replications, seed=seed, storage=storage, pins=pins)
     bar = progress.of_tuning(chosen, options)
     try:
         with executor(workers or cpus(), dask) as pool, bar:

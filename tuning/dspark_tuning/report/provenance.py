@@ -18,7 +18,7 @@ from dspark_simulator.workloads import Trace
 from dspark_tuning.report.page import Html, Row, Section, code, definitions, details, paragraph, subheading, table
 from dspark_tuning.tune import Options, Outcome
 
-PACKAGES = ("sglang-dspark", "optuna", "cmaes", "numpy", "numba", "pandas", "simpy", "plotly")
+PACKAGES = ("sglang-dspark", "optuna", "numpy", "numba", "pandas", "simpy", "plotly")
 OWN_FILE = "scenario.yaml"
 
 
