@@ -220,17 +220,18 @@ def propose(
         The number of leading drafts that the target accepts, in tokens.
     """
     m = model[0]
-    # Three passes, the latent quality kept in `survival`, are faster than one that calls exp with all of it live.
+    # Three passes, the latent quality kept in `survival`, are faster than one that calls exp with all of it live; so is
+    # exp in single precision, which is that of `survival`.
     quality(model, key, domain, start, gamma, survival)
     accepted = 0
     while accepted < gamma:
-        odds_against = math.exp(-survival[accepted] - m.offset[domain, accepted])
-        if uniform(draw(key, start + accepted, ACCEPT)) * (1.0 + odds_against) >= 1.0:
+        odds_against = math.exp(np.float32(-survival[accepted] - m.offset[domain, accepted]))
+        if not uniform(draw(key, start + accepted, ACCEPT)) * (1.0 + odds_against) < 1.0:
             break
         accepted += 1
     reciprocal = 1.0
     for k in range(gamma):
-        reciprocal *= 1.0 + math.exp(-m.gain[k] * survival[k] - m.shift[domain, k])
+        reciprocal *= 1.0 + math.exp(np.float32(-m.gain[k] * survival[k] - m.shift[domain, k]))
         survival[k] = 1.0 / reciprocal
     return accepted
 
