@@ -8,10 +8,10 @@ The fitted figures are expectations over the acceptance draws, not counts, so th
 given the latent quality of an output, the chance that a block starts at a token follows from the chances of the tokens
 before it.
 
-Fig. 5 drops a block's drafts from the first one whose raw confidence ``c_k`` is below the threshold. The figures rule
-the other readings out: with the survival ``a_k`` in its place the threshold of 0.1 would cut most blocks of seven (two
-thirds of Fig. 6's ``a_7`` are below it) and not the one in a hundred that it does, and with confidences after STS the
-sum of squared residuals grows fivefold.
+Fig. 5 is read as dropping a block's drafts from the first one whose raw confidence ``c_k`` is below the threshold. With
+the survival ``a_k`` in its place the best fit's sum of squared residuals is five times as large, with confidences after
+STS ten times. Nor would a threshold of 0.1 on ``a_k`` cut one chat block in a hundred, as it did, where Fig. 6 has two
+thirds of the ``a_7`` below it.
 """
 
 from __future__ import annotations

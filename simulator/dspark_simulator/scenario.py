@@ -145,9 +145,15 @@ class Scenario(BaseModel):
         return self.acceptance or packaged()
 
     def at_load(self, load: float) -> Scenario:
-        """The scenario with that many clients (closed loop) or that multiple of its rate (open loop)."""
+        """The scenario with that many clients (closed loop) or that multiple of its rate (open loop).
+
+        Clients start together, so the warm-up is prolonged where it would end before each has sent a second request.
+        """
         if self.workload.clients is not None:
-            return self.with_workload(self.workload.with_clients(int(load)))
+            more = max(0, int(load) + int(load) // 2 - self.run.warmup_requests)
+            run = {"requests": self.run.requests + more, "warmup_requests": self.run.warmup_requests + more}
+            longer = self.model_copy(update={"run": self.run.model_copy(update=run)})
+            return longer.with_workload(self.workload.with_clients(int(load)))
         return self.with_workload(self.workload.scaled(load))
 
     def with_workload(self, workload: Workload) -> Scenario:

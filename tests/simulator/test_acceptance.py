@@ -268,6 +268,16 @@ def test_confidence_does_not_depend_on_acceptance(
     assert survival == pytest.approx(expected, rel=1e-6)
 
 
+@pytest.mark.parametrize("scale", [1, 7, 32, 127])
+def test_quality_does_not_depend_on_where_reading_began(scale: int) -> None:
+    model = of(mean=0.4, ability=0.5, persistence=0.7, variation=0.9, persistence_tokens=scale).compile(["text"])
+    whole, part = np.empty(40_000), np.empty(9)
+    quality(model, key(2, 3), 0, 0, len(whole), whole)
+    for start in (*range(300), *range(39_700, 39_990)):
+        quality(model, key(2, 3), 0, start, 9, part)
+        assert np.array_equal(part, whole[start : start + 9])
+
+
 @pytest.mark.parametrize("scale", [1, 10, 128])
 def test_persistence_keeps_its_variance_and_fades(scale: int) -> None:
     model = of(mean=0.0, persistence=2.0, persistence_tokens=scale).compile(["text"])

@@ -212,9 +212,16 @@ def test_retracted_requests_queue_behind_the_others() -> None:
     assert bench.waiting()["id"].tolist() == [2, 1]
 
 
-def test_new_token_ratio_after_retraction() -> None:
+@pytest.mark.parametrize(
+    "mixed",
+    [
+        False,
+        True,
+    ],
+)
+def test_new_token_ratio_after_retraction(mixed: bool) -> None:
     """Written so far and 20 more each, over what may be written (``estimate_new_token_ratio_after_retract``)."""
-    bench = Bench(plain(schedule_conservativeness=0.1), kv_tokens=320)
+    bench = Bench(plain(schedule_conservativeness=0.1, enable_mixed_chunk=mixed), kv_tokens=320)
     bench.send(50, 200)
     bench.steps(3)
     bench.send(49, 200)

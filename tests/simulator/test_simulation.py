@@ -24,13 +24,14 @@ from dspark_simulator.workloads import Arrivals, Closed, Gamma, Poisson, Request
 from sglang_dspark.policy import AnyPolicy, Argmax, Fixed, Greedy, NoDraft, Static, Threshold
 from tests.simulator.deployment import DOMAIN, Bench, a_class, a_scenario, drafter, step_cost, uneven_drafter
 
+PLAIN = Server(speculative=False)
 COMPACT = Server(gamma=7, verify_mode="compact", max_running_requests=16)
 ARMS = (
     Arm("static", Server(gamma=7, max_running_requests=16)),
     Arm("argmax", COMPACT, Argmax(fill=True)),
     Arm("threshold", COMPACT, Threshold(running=(1, 16), theta=(0.1, 0.5))),
     Arm("oracle", COMPACT, oracle=True),
-    Arm("plain", Server(speculative=False)),
+    Arm("plain", PLAIN),
     Arm("vllm", COMPACT.model_copy(update={"engine": "vllm"}), Argmax()),
 )
 
@@ -180,13 +181,45 @@ def test_accepted_length_does_not_depend_on_the_batch() -> None:
 # Windows and ends
 
 
+def a_trace(tmp_path: Path, *rows: tuple[float, int, int]) -> Trace:
+    """A trace of (seconds, prompt, output)."""
+    path = tmp_path / "trace.csv"
+    lines = [f"2023-11-16 18:00:{time:010.7f},{prompt},{output}" for time, prompt, output in rows]
+    path.write_text("\n".join(["TIMESTAMP,ContextTokens,GeneratedTokens", *lines]) + "\n")
+    return Trace(path=path)
+
+
+def test_a_request_waits_for_the_step_that_runs(tmp_path: Path) -> None:
+    """Prefills of 20 ms and decoding steps of 10 ms; the second request comes within the first's second step."""
+    arrivals = a_trace(tmp_path, (0.0, 5, 4), (0.025, 7, 2), (10.0, 1, 1))
+    log: list[StepLog] = []
+    result = simulate(a_scenario(arrivals, a_class(None, None), requests=2), Arm("plain", PLAIN), log=log)
+    seen = [(step.kind, step.running, step.queued, step.kv_tokens, step.prefill_tokens) for step in log[:5]]
+    assert seen == [
+        ("prefill", 1, 0, 5, 5),
+        ("decode", 1, 0, 6, 0),
+        ("prefill", 2, 0, 13, 7),
+        ("decode", 1, 0, 7, 0),
+        ("decode", 0, 0, 0, 0),
+    ]
+    assert [step.start_s for step in log[:5]] == pytest.approx([0.0, 0.02, 0.03, 0.05, 0.06])
+    # First tokens at 20 and 50 ms, last ones at 70 and 60 ms.
+    assert result.ttft.mean_s == pytest.approx((0.02 + 0.025) / 2)
+    assert result.tpot.mean_s == pytest.approx((0.05 / 3 + 0.01) / 2)
+
+
+def test_prefix_hits_of_a_class_reach_the_engine() -> None:
+    scenario = a_scenario(Closed(clients=1), a_class(100, 2, cached_prefix=0.25), requests=5)
+    log: list[StepLog] = []
+    simulate(scenario, Arm("plain", PLAIN), log=log)
+    assert {step.prefill_tokens for step in log if step.kind == "prefill"} == {75}
+    assert {step.kv_tokens for step in log if step.kind == "prefill"} == {100}
+
+
 def test_requests_at_one_time_all_arrive(tmp_path: Path) -> None:
     """The third time is one to which the waits before do not add up exactly."""
-    path = tmp_path / "trace.csv"
     times = (0.0, 0.495, 1.804, 1.804, 2.804)
-    rows = [f"2023-11-16 18:00:{time:010.7f},10,3" for time in times]
-    path.write_text("\n".join(["TIMESTAMP,ContextTokens,GeneratedTokens", *rows]) + "\n")
-    scenario = a_scenario(Trace(path=path), a_class(None, None), requests=5)
+    scenario = a_scenario(a_trace(tmp_path, *((time, 10, 3) for time in times)), a_class(None, None), requests=5)
     assert simulate(scenario, ARMS[0]).unfinished == 0
 
 

@@ -37,6 +37,7 @@ def step(
     s, m = state[0], metrics[0]
     s.kind, s.prefill_tokens = IDLE, 0
     mixed = server[0].mixed_chunk == 1
+    retracted = m.retracted
     gone = make_room(state, queue, server, metrics, LEAST_OUTPUT) if mixed else 0
     joined, rejected = _form_prefill(state, queue, server, metrics)
     gone += rejected
@@ -52,7 +53,7 @@ def step(
             accept(state, server, metrics, now_s + time_s)
         finish_prefill(state, server, metrics, joined, now_s + time_s)
     else:
-        gone += _keep_room(state, queue, server, metrics)
+        gone += _keep_room(state, queue, server, metrics, retracted)
         busy = s.running
         if busy == 0:
             # ``Scheduler.on_idle`` resets the tracker.
@@ -84,10 +85,13 @@ def _prefill_s(state: Record, server: Record, cost: Record, joined: int) -> floa
 
 
 @njit(cache=True)
-def _keep_room(state: Record, queue: Record, server: Record, metrics: Record) -> int:
-    """``Scheduler.update_running_batch``: retract when the pool is full, else let ``new_token_ratio`` decay."""
+def _keep_room(state: Record, queue: Record, server: Record, metrics: Record, retracted: int) -> int:
+    """``Scheduler.update_running_batch``: retract when the pool is full, else let ``new_token_ratio`` decay.
+
+    Args:
+        retracted: Retractions up to the beginning of the step.
+    """
     s, flags = state[0], server[0]
-    retracted = metrics[0].retracted
     aborted = make_room(state, queue, server, metrics, LEAST_OUTPUT)
     if metrics[0].retracted > retracted:
         # ``NewTokenRatioTracker.estimate_new_token_ratio_after_retract``
