@@ -194,7 +194,7 @@ def test_where_drafting_cannot_pay_the_plain_server_is_written(scenario: Scenari
 
 
 def test_a_corrected_argmax_is_written_as_a_table_for_a_stock_server(scenario: Scenario, tmp_path: Path) -> None:
-    late = scenario.model_copy(update={"live": Live(overhead_s=(0.015, 0.016)), "loads": (128.0,)})
+    late = scenario.model_copy(update={"live": Live(overhead_s=(0.012, 0.013)), "loads": (64.0,)})
     found = tune(late, Options(tmp_path, pins={"family": "argmax"}, **SMALL))
     assert isinstance(found.winner.policy, Argmax)
     assert found.sps_table is not None and found.sps_table == found.artifact.cost_belief
