@@ -178,6 +178,15 @@ def decisions(found: Mapping[str, Any]) -> Table:
     return table
 
 
+def planner_bench(found: Mapping[str, Mapping[str, float]]) -> Table:
+    """Host time of a live decision by running requests."""
+    table = _table(numbers=["requests", "ours, us", "SGLang's, us", "ratio", "recording, us"])
+    for requests, row in found.items():
+        names = ("ours_us", "upstream_us", "ratio", "recorder_us")
+        table.add_row(requests, *(number(row[name]) for name in names))
+    return table
+
+
 def policy_bench(found: Mapping[str, Any]) -> Table:
     """The ratios of a policy benchmark over all loads."""
     table = _table(f"{found['winner']}, over", numbers=["throughput", "goodput"])

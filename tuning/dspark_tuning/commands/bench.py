@@ -9,7 +9,7 @@ import typer
 
 from dspark_tuning.commands.common import DEFAULT_SCENARIO, Json, Seed, Workers, console, cpus, print_json
 
-app = typer.Typer(help="Measure the simulator's speed and the tuned policy's gain.", no_args_is_help=True)
+app = typer.Typer(help="Measure the simulator, the tuned policy's gain, and the live decision.", no_args_is_help=True)
 
 
 @app.command()
@@ -62,3 +62,17 @@ def policy(
         console().print(tables.policy_bench(found))
         console().print(tables.policy_bench_by_load(found))
         console().print(found["advice"])
+
+
+@app.command()
+def planner(as_json: Json = False) -> None:
+    """Time a step's budget decision, ours and SGLang's own, in this process; and what recording a step costs."""
+    from sglang_dspark.serving.bench import run
+
+    found = run()
+    if as_json:
+        print_json(found)
+    else:
+        from dspark_tuning import tables
+
+        console().print(tables.planner_bench(found))

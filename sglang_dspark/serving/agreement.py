@@ -1,0 +1,91 @@
+"""One decision for all ranks of a tensor-parallel group: rank 0's.
+
+SGLang's confidence relay may be ready on one rank and not on another, and ranks that lay a step out differently hang in
+its collectives. So rank 0 broadcasts what it decided, over the group's CPU communicator, which the step's layout has to
+wait for on the host anyway. A new policy travels the same way, between steps.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from typing import Any, NamedTuple
+
+import torch
+import torch.distributed as dist
+
+from sglang_dspark.errors import InputError
+
+
+class Words(NamedTuple):
+    """What a step is decided by.
+
+    Attributes:
+        tier, cap, draft: As in ``policy.Budget``.
+        mode: Value of ``live.Mode``.
+        version: Number of the policy in force.
+        news: Bytes of a policy to be taken before the decision is used; 0 for none.
+    """
+
+    tier: int
+    cap: int
+    draft: int
+    mode: int
+    version: int
+    news: int = 0
+
+
+class Agreement:
+    """A tensor-parallel group that follows its first rank. A group of one costs nothing."""
+
+    def __init__(self, group: Any) -> None:
+        """
+        Args:
+            group: SGLang's ``GroupCoordinator``, or anything with its ``world_size``, ``rank_in_group``, ``ranks`` and
+                ``cpu_group``.
+        """
+        self._group = group
+        self._words = torch.zeros(len(Words._fields), dtype=torch.int64)
+        self.leads = group.rank_in_group == 0
+        self.alone = group.world_size == 1
+
+    def on_words(self, mine: Words) -> Words:
+        """Rank 0's words, on every rank."""
+        if self.alone:
+            return mine
+        if self.leads:
+            for i, word in enumerate(mine):
+                self._words[i] = word
+        self._broadcast(self._words)
+        return mine if self.leads else Words(*self._words.tolist())
+
+    def on_text(self, mine: bytes | None, size: int) -> bytes:
+        """Rank 0's bytes, on every rank; ``size`` of them."""
+        if self.alone or self.leads:
+            assert mine is not None
+            text = torch.frombuffer(bytearray(mine), dtype=torch.uint8)
+        else:
+            text = torch.empty(size, dtype=torch.uint8)
+        if not self.alone:
+            self._broadcast(text)
+        return text.numpy().tobytes()
+
+    def check_same(self, text: bytes, name: str) -> None:
+        """Compares a file's hash between ranks.
+
+        Raises:
+            InputError: On every rank, where any of them has other content than rank 0.
+        """
+        if self.alone:
+            return
+        digest = torch.frombuffer(bytearray(hashlib.sha256(text).digest()), dtype=torch.uint8).clone()
+        first = digest.clone()
+        self._broadcast(first)
+        # Every rank must stop, not only the one that differs: the others would wait for it.
+        differs = torch.zeros(self._group.world_size, dtype=torch.int64)
+        differs[self._group.rank_in_group] = int(not torch.equal(first, digest))
+        dist.all_reduce(differs, group=self._group.cpu_group)
+        if ranks := differs.nonzero().flatten().tolist():
+            raise InputError(f"{name}: rank {ranks[0]} has other content than rank 0; copy one file to all hosts")
+
+    def _broadcast(self, values: torch.Tensor) -> None:
+        dist.broadcast(values, src=self._group.ranks[0], group=self._group.cpu_group)

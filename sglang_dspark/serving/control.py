@@ -1,0 +1,57 @@
+"""What an operator can do to a running server: through ``/set_internal_state``, with the keys that it asks for."""
+
+from __future__ import annotations
+
+import logging
+from typing import Any
+
+from sglang_dspark.serving.engine import of
+from sglang_dspark.serving.live import Mode
+
+logger = logging.getLogger(__name__)
+
+MODE = "dspark_policy_mode"
+RELOAD = "dspark_policy_reload"
+
+
+def update_handlers(handlers: dict[str, Any], controller: Any) -> dict[str, Any]:
+    """After ``_update_handlers``: ``{"dspark_policy_mode": 0|1|2}`` (off, on, shadow) and ``dspark_policy_reload``.
+
+    SGLang takes numbers only there, and hands them to every rank between two steps.
+    """
+    from sglang.srt.managers.scheduler_components.internal_state import UpdateRejected, _UpdateHandler
+
+    live = of(controller.scheduler.draft_worker)
+    if live is None:
+        return handlers
+
+    def check_mode(key: str, value: Any) -> None:
+        if value not in list(Mode):
+            raise UpdateRejected(f"{key} must be 0 (off), 1 (on) or 2 (shadow), got {value}.")
+
+    def set_mode(key: str, value: Any) -> None:
+        live.configured = live.asked = Mode(int(value))
+
+    def reload(key: str, value: Any) -> None:
+        if value and live.watcher is not None:
+            live.watcher.ask()
+
+    return handlers | {
+        MODE: _UpdateHandler(check_mode, set_mode),
+        RELOAD: _UpdateHandler(lambda key, value: None, reload),
+    }
+
+
+def add_state(result: None, controller: Any, state: dict[str, Any]) -> None:
+    """After ``_add_speculative``: the policy in force, in ``/get_server_info``."""
+    live = of(controller.scheduler.draft_worker)
+    if live is None:
+        return
+    now = live.in_force
+    state["dspark_policy"] = {
+        "file": live.settings.policy,
+        "version": now.version,
+        "family": now.artifact.policy.family,
+        "mode": live.mode.name.lower(),
+        "sha256": now.sha256,
+    }

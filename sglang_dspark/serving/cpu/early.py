@@ -1,0 +1,86 @@
+"""Whether this process belongs to a CPU server, and the packages that such a server imports before anything else.
+
+Runs before SGLang looks at its device, so nothing of SGLang is imported here.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Final
+
+VARIABLE: Final = "SGLANG_USE_CPU_ENGINE"
+STAND_IN: Final = str(Path(__file__).parent / "stand_in")
+
+
+def prepare(arguments: Sequence[str] | None = None) -> None:
+    """Puts the stand-ins in place, if and only if a CPU server was asked for and has no kernels of its own.
+
+    Asked for means ``--device cpu`` on the command line (or ``device: cpu`` in its ``--config``), or
+    ``SGLANG_USE_CPU_ENGINE=1``, which is what child processes inherit and what a program that makes a
+    ``sglang.Engine(device="cpu")`` sets before it imports sglang. A GPU that is missing or broken asks for nothing.
+
+    Args:
+        arguments: The command line; ``sys.argv`` by default.
+    """
+    if os.environ.get(VARIABLE) != "1":
+        if not asks_for_cpu(sys.argv[1:] if arguments is None else arguments):
+            return
+        os.environ[VARIABLE] = "1"
+    if "sgl_kernel" not in sys.modules and not _has_cpu_kernels():
+        # A folder on the path also reaches spawned children, whose plugins load after sgl_kernel is imported.
+        if STAND_IN not in sys.path:
+            sys.path.insert(0, STAND_IN)
+        from sglang_dspark.serving.cpu import torchvision_stand_in
+
+        torchvision_stand_in.install()
+
+
+def in_use() -> bool:
+    """Whether the stand-in is what this process imports as ``sgl_kernel``."""
+    if os.environ.get(VARIABLE) != "1":
+        return False
+    spec = importlib.util.find_spec("sgl_kernel")
+    return spec is not None and str(spec.origin).startswith(STAND_IN)
+
+
+def asks_for_cpu(arguments: Sequence[str]) -> bool:
+    """Whether a server's command line says ``--device cpu``; the last word counts, and it beats the config file."""
+    device = _last(arguments, "--device")
+    if device is None and (config := _last(arguments, "--config")) is not None:
+        device = _device_in(Path(config))
+    return device == "cpu"
+
+
+def _last(arguments: Sequence[str], option: str) -> str | None:
+    value = None
+    for i, word in enumerate(arguments):
+        if word == option and i + 1 < len(arguments):
+            value = arguments[i + 1]
+        elif word.startswith(f"{option}="):
+            value = word.partition("=")[2]
+    return value
+
+
+def _device_in(config: Path) -> str | None:
+    import yaml
+
+    try:
+        content = yaml.safe_load(config.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, yaml.YAMLError):
+        return None  # SGLang reads the file too, and says what is wrong with it.
+    return content.get("device") if isinstance(content, dict) else None
+
+
+def _has_cpu_kernels() -> bool:
+    """Whether an installed ``sgl_kernel`` is a CPU build. The CUDA build keeps one library for each architecture."""
+    spec = importlib.util.find_spec("sgl_kernel")
+    if spec is None or not spec.submodule_search_locations:
+        return False
+    folders = [Path(folder) for folder in spec.submodule_search_locations]
+    if any(str(folder).startswith(STAND_IN) for folder in folders):
+        return False
+    return not any(child.name.startswith("sm") and child.is_dir() for folder in folders for child in folder.iterdir())

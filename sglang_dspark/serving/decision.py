@@ -1,0 +1,105 @@
+"""The host's part of a step in one compiled call: which confidences are fresh, their survivals, and the budget."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+from numba import njit
+from numpy.typing import NDArray
+
+from sglang_dspark.policy.belief import MAX_REQUESTS, MAX_TOKENS
+from sglang_dspark.policy.record import Budget, Load, Rule
+from sglang_dspark.policy.rule import fits, plan
+
+
+class Lagged(NamedTuple):
+    """Confidences from one or two steps ago, by row.
+
+    Attributes:
+        confidence: float32 [N, gamma].
+        generation: int64 [N], each row's slot generation when its confidence was recorded.
+        rows: int64 [R], the row of each request.
+        current_generation: int64 [R], the generations of the requests' slots now.
+    """
+
+    confidence: NDArray[np.float32]
+    generation: NDArray[np.int64]
+    rows: NDArray[np.int64]
+    current_generation: NDArray[np.int64]
+
+
+class Decider:
+    """Decides budgets under one rule. Holds the scratch space, so not for two threads at once."""
+
+    def __init__(self, rule: Rule) -> None:
+        self.rule = rule
+        record = rule[0]
+        self._requests_s, self._tokens_s, self._is_rate = record["requests_s"], record["tokens_s"], record["is_rate"]
+        self._survival = np.ones((MAX_REQUESTS, int(rule[0]["gamma"])), np.float32)
+
+    def budget(self, lagged: Lagged | None, load: Load) -> Budget:
+        """``policy.budget`` of ``policy.lag.fresh_survival``, without arrays between; None is nothing fresh."""
+        requests = len(load.context)
+        if lagged is None:
+            self._survival[:requests] = 1.0
+            return Budget(*plan(self.rule, self._survival[:requests], load.context, load.slo_class))
+        return Budget(*decide(self.rule, *lagged, load.context, load.slo_class, self._survival))
+
+    def fits(self, requests: int, tokens: int) -> bool:
+        """Whether a step of that size runs in a captured graph; true where nothing is captured."""
+        return bool(fits(self.rule, requests, tokens))
+
+    def believed_s(self, requests: int, tokens: int) -> float:
+        """Seconds that the cost belief gives a step."""
+        tokens = min(tokens, MAX_TOKENS)
+        if self._is_rate:
+            return 1.0 / float(self._tokens_s[tokens])
+        return float(self._requests_s[requests] + self._tokens_s[tokens])
+
+
+@njit(cache=True)
+def decide(
+    rule: Rule,
+    confidence: NDArray[np.float32],
+    generation: NDArray[np.int64],
+    rows: NDArray[np.int64],
+    current_generation: NDArray[np.int64],
+    context: NDArray[np.int64],
+    slo_class: NDArray[np.int64],
+    survival: NDArray[np.float32],
+) -> tuple[int, int, bool]:
+    """Compiled form of :meth:`Decider.budget`; ``survival`` float32 [MAX_REQUESTS, gamma] is scratch."""
+    requests, gamma = rows.shape[0], confidence.shape[1]
+    for r in range(requests):
+        row = rows[r]
+        if current_generation[r] >= 1 and generation[row] == current_generation[r]:
+            product = 1.0
+            for j in range(gamma):
+                product *= confidence[row, j]
+                survival[r, j] = product
+        else:
+            survival[r, :] = 1.0
+    return plan(rule, survival[:requests], context, slo_class)
+
+
+@njit(cache=True)
+def carry(
+    ring_confidence: NDArray[np.float32],
+    ring_generation: NDArray[np.int64],
+    rows: NDArray[np.int64],
+    confidence: NDArray[np.float32],
+    generation: NDArray[np.int64],
+) -> None:
+    """Stores a step's confidences in one place of upstream's lag ring (``_shift_to_lag``).
+
+    Args:
+        ring_confidence: float32 [slots, gamma].
+        ring_generation: int64 [slots].
+        rows: int64 [R].
+        confidence: float32 [R, gamma].
+        generation: int64 [R].
+    """
+    for r in range(rows.shape[0]):
+        ring_confidence[rows[r]] = confidence[r]
+        ring_generation[rows[r]] = generation[r]

@@ -1,0 +1,334 @@
+"""The functions that SGLang calls: a decode step's way through the policy. ``hooks`` says where each of them sits.
+
+With overlap scheduling a step is decided in ``prepare_verify_budget``, without it at the start of ``_forward_decode``;
+the rest of the step applies what was decided.
+"""
+
+from __future__ import annotations
+
+import functools
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from sglang_dspark.errors import InputError
+from sglang_dspark.policy.belief import MAX_REQUESTS
+from sglang_dspark.serving import settings
+from sglang_dspark.serving.classes import read_keys
+from sglang_dspark.serving.decision import Lagged, carry
+from sglang_dspark.serving.lengths import verify_lengths
+from sglang_dspark.serving.live import Geometry, LivePolicy, Mode, Step, tempered
+
+_ROWS = np.arange(MAX_REQUESTS, dtype=np.int64)
+
+
+def attach(result: None, planner: Any, **arguments: Any) -> None:
+    """After ``DSparkVerifyPlanner.__init__``: binds the policy to the planner, or ends the process in one line."""
+    asked = settings.current()
+    if asked is None or planner._budget_planner is None:
+        return
+    try:
+        text = Path(asked.policy).read_bytes()
+        planner.dspark = LivePolicy(asked, text, planner, planner._tp_sync._tp_group, read_keys(asked.class_keys))
+    except (InputError, OSError) as error:
+        print("sglang-dspark: error:", " ".join(str(error).splitlines()), file=sys.stderr, flush=True)
+        sys.exit(2)
+    planner._budget_planner.dspark = planner.dspark
+
+
+def attach_scheduler(result: None, scheduler: Any) -> None:
+    """After ``Scheduler.init_internal_state``: what of the scheduler the policy looks at."""
+    live = of(getattr(scheduler, "draft_worker", None))
+    if live is not None:
+        from sglang_dspark.serving import observers
+
+        live.queue = scheduler.waiting_queue
+        observers.start(live, scheduler)
+
+
+def of(worker: Any) -> LivePolicy | None:
+    """The policy of a ``DSparkWorkerV2``, if it has one."""
+    return getattr(worker.__dict__.get("_verify_planner"), "dspark", None) if worker is not None else None
+
+
+def geometry(planner: Any) -> Geometry:
+    """The graphs that were captured for verification (``ragged_capture_num_tokens``)."""
+    runner = planner.model_runner.decode_cuda_graph_runner
+    if runner is None or not runner.ragged_verify_mode:
+        return Geometry()
+    return Geometry(tuple(runner.capture_num_tokens), min(runner.max_bs, MAX_REQUESTS))
+
+
+def prepare_verify_budget(original: Callable[..., None], planner: Any, batch: Any, future_map: Any) -> None:
+    """Around the budget of a step with overlap: notes the batch, lets upstream resolve the confidences, agrees."""
+    live: LivePolicy | None = getattr(planner, "dspark", None)
+    draft_input = batch.spec_info
+    if live is None or draft_input is None or batch.forward_mode.is_extend() or batch.is_extend_in_batch:
+        original(planner, batch, future_map)
+        return
+    step = live.begin(batch, geometry(planner))
+    original(planner, batch, future_map)
+    # Where the relay was not ready, upstream has not asked; what nobody has seen counts as survival 1.
+    live.decide(step, None)
+    step.upstream_cap = draft_input.verify_token_budget if step.mode is not Mode.ON else None
+    live.agree(step, planner._budget_planner.forced_budget_frac is not None)
+    if step.steers and step.budget is not None:
+        draft_input.verify_token_budget = step.budget.cap
+        batch.spec_verify_tier_num_tokens = len(batch.reqs) + step.budget.cap
+
+
+def forward_decode(
+    original: Callable[..., Any],
+    worker: Any,
+    batch: Any,
+    on_publish: Any,
+    grammar_barrier: Any = None,
+    coordination_plan: Any = None,
+) -> Any:
+    """Around a decode step: decides it where ``prepare_verify_budget`` has not, and sends its record on."""
+    live = of(worker)
+    if live is None or batch.forward_mode.is_idle():
+        return original(worker, batch, on_publish, grammar_barrier, coordination_plan)
+    planner = worker._verify_planner
+    worker._proposer.dspark = live
+    if live.step is None:
+        step = live.begin(batch, geometry(planner))
+        host = planner._budget_planner
+        _decide(live, step, _carried(planner, batch.req_pool_indices_cpu))
+        live.agree(step, host.forced_budget_frac is not None)
+    result = original(worker, batch, on_publish, grammar_barrier, coordination_plan)
+    result.dspark_step = live.finish()
+    return result
+
+
+def compute_budget(
+    original: Callable[..., int],
+    host: Any,
+    *,
+    confidence: torch.Tensor,
+    generation: torch.Tensor,
+    current_generation: torch.Tensor,
+    req_pool_indices_cpu: torch.Tensor,
+) -> int:
+    """Around the budget: the policy's, from upstream's lag ring; upstream's own where that is what is applied."""
+    live: LivePolicy | None = getattr(host, "dspark", None)
+    step = None if live is None else live.step
+    upstream = step is None or step.mode is not Mode.ON or host.forced_budget_frac is not None
+    if live is not None and step is not None and (not upstream or step.mode is Mode.SHADOW):
+        if host.carry_steps:
+            host._ensure_carry(gamma=confidence.shape[1])
+            lagged = _in_ring(host, req_pool_indices_cpu, current_generation)
+        else:
+            lagged = Lagged(
+                confidence.numpy(), generation.numpy(), _ROWS[: len(confidence)], current_generation.numpy()
+            )
+        _decide(live, step, lagged)
+    if upstream or step is None:
+        return original(
+            host,
+            confidence=confidence,
+            generation=generation,
+            current_generation=current_generation,
+            req_pool_indices_cpu=req_pool_indices_cpu,
+        )
+    if host.carry_steps:
+        place = host._carry_pos % host.carry_steps
+        carry(
+            host._carry_confidence[place].numpy(),
+            host._carry_generation[place].numpy(),
+            req_pool_indices_cpu.numpy(),
+            confidence.numpy(),
+            generation.numpy(),
+        )
+        host._carry_pos += 1
+    if step.budget is None:
+        return 0  # Not rank 0, which says what it is.
+    requests = len(step.load.context)
+    host.last_decision = _upstream().VerifyBudgetDecision(
+        budget=step.budget.cap,
+        predicted_step_seconds=step.in_force.decider.believed_s(requests, requests + step.budget.cap),
+    )
+    return step.budget.cap
+
+
+@functools.cache
+def _upstream() -> Any:
+    from sglang.srt.speculative.dspark_components import dspark_planner
+
+    return dspark_planner
+
+
+def _decide(live: LivePolicy, step: Step, lagged: Lagged | None) -> None:
+    if lagged is not None and step.mode is not Mode.ON:
+        confidence = tempered(lagged.confidence[lagged.rows], step.in_force.artifact.sts_temperatures)
+        lagged = Lagged(
+            confidence, lagged.generation[lagged.rows], _ROWS[: len(lagged.rows)], lagged.current_generation
+        )
+    live.decide(step, lagged)
+
+
+def _carried(planner: Any, rows: torch.Tensor) -> Lagged | None:
+    """The lagged confidences of a step that has not drafted yet: all that upstream's ring will give it."""
+    host = planner._budget_planner
+    if host._carry_confidence is None:
+        return None
+    return _in_ring(host, rows, planner.model_runner.req_to_token_pool.req_generation[rows])
+
+
+def _in_ring(host: Any, rows: torch.Tensor, current_generation: torch.Tensor) -> Lagged:
+    place = host._carry_pos % host.carry_steps
+    return Lagged(
+        host._carry_confidence[place].numpy(),
+        host._carry_generation[place].numpy(),
+        rows.numpy(),
+        current_generation.numpy(),
+    )
+
+
+def steering(planner: Any) -> Step | None:
+    """The step in which the policy's decision is applied; None while upstream's is."""
+    live: LivePolicy | None = getattr(planner, "dspark", None)
+    step = None if live is None else live.step
+    return step if step is not None and step.steers else None
+
+
+def resolve_verify_token_budget(
+    original: Callable[..., int | None], planner: Any, *, draft_input: Any, **arguments: Any
+) -> int | None:
+    """Around the step's budget: the decision, in steps without a draft too. Upstream's call feeds its lag ring."""
+    found = original(planner, draft_input=draft_input, **arguments)
+    step = steering(planner)
+    if step is None or step.budget is None:
+        live = getattr(planner, "dspark", None)
+        if live is not None and live.step is not None and live.step.upstream_cap is None:
+            live.step.upstream_cap = found
+        return found
+    draft_input.verify_token_budget = step.budget.cap
+    return step.budget.cap
+
+
+def schedule_verify_lens(
+    original: Callable[..., torch.Tensor | None],
+    planner: Any,
+    *,
+    req_pool_indices: torch.Tensor,
+    device: torch.device,
+    confidence: torch.Tensor | None,
+    **arguments: Any,
+) -> torch.Tensor | None:
+    """Around the lengths: the policy's, anchors included, as upstream counts them.
+
+    Returns:
+        int32 [R] on the device.
+    """
+    step = steering(planner)
+    if step is None or step.budget is None:
+        return original(planner, req_pool_indices=req_pool_indices, device=device, confidence=confidence, **arguments)
+    if confidence is None or not step.budget.draft:
+        return torch.ones(len(req_pool_indices), dtype=torch.int32, device=device)
+    lens = verify_lengths(step.in_force.decider.rule, confidence, step.load, step.budget.cap).to(device).add_(1)
+    from sglang.srt.speculative.spec_tp_sync import SpecTpSyncSite
+
+    planner._tp_sync.sync(SpecTpSyncSite.DSPARK_PLAN, lens)
+    return lens
+
+
+def schedule_layout(original: Callable[..., Any], planner: Any, **arguments: Any) -> Any:
+    """Around the layout: past the captured graphs, the decision runs eagerly, where upstream verifies whole blocks."""
+    step = steering(planner)
+    requests = len(arguments["req_pool_indices"])
+    if step is None or step.budget is None or step.in_force.decider.fits(requests, requests + step.budget.cap):
+        return original(planner, **arguments)
+    from sglang.srt.speculative.ragged_verify import RaggedVerifyLayout
+
+    lens = planner._schedule_verify_lens(
+        req_pool_indices=arguments["req_pool_indices"],
+        prefix_lens=arguments["prefix_lens"],
+        device=arguments["device"],
+        confidence=arguments["confidence"],
+        budget=step.budget.cap,
+    )
+    lens_cpu = lens.tolist() if step.budget.draft else [1] * requests
+    return RaggedVerifyLayout.from_verify_lens(
+        verify_lens_cpu=lens_cpu, device=arguments["device"], grid=[sum(lens_cpu)]
+    )
+
+
+def begin_epilogue_step(
+    original: Callable[..., None], epilogue: Any, verify_lens: torch.Tensor | None, armed: bool
+) -> None:
+    """Around the graph epilogue's staging: an eager step of more rows than it has is not staged."""
+    if verify_lens is not None and len(verify_lens) > epilogue.max_bs:
+        verify_lens, armed = None, False
+    original(epilogue, verify_lens, armed=armed)
+
+
+def propose(original: Callable[..., Any], proposer: Any, **arguments: Any) -> Any:
+    """Around the draft: none where the policy rests the drafter; its tokens are then never verified."""
+    live: LivePolicy | None = proposer.__dict__.get("dspark")
+    step = None if live is None else live.step
+    if live is None or step is None:
+        return original(proposer, **arguments)
+    if step.steers and step.budget is not None and not step.budget.draft:
+        return _no_draft(proposer, **arguments)
+    proposal = original(proposer, **arguments)
+    step.drafted = True
+    confidence = proposal.confidence
+    if live.observers and confidence is not None:
+        # A draft graph writes the next step's confidences to the same place.
+        step.confidence = confidence if confidence.device.type == "cpu" else confidence.clone()
+    return proposal
+
+
+def _no_draft(
+    proposer: Any, *, batch: Any, draft_input: Any, bs: int, sampling_info: Any, anchor_prepared: bool = False, **_: Any
+) -> Any:
+    """A proposal that cost nothing: the anchors, and in place of drafts token 0, drafted with certainty."""
+    from sglang.srt.speculative.dspark_components.dspark_draft import (
+        DraftBlockResult,
+        DraftProposal,
+        resolve_draft_params,
+    )
+
+    device = batch.seq_lens.device
+    ids = proposer.draft_block_ids_view(bs=bs, device=device)
+    if not anchor_prepared:
+        ids[:, 0].copy_(draft_input.bonus_tokens.view(-1))
+    params = resolve_draft_params(sampling_info=sampling_info, bs=bs, device=device)
+    block = DraftBlockResult(
+        draft_tokens=torch.zeros((bs, proposer.gamma), dtype=torch.int64, device=device),
+        corrected_logits=None,
+        greedy_mask=params.greedy_mask,
+        temperatures=params.temperatures,
+        greedy_draft=True,
+    )
+    return DraftProposal(
+        draft_block_ids=ids if proposer.sample_from_anchor else ids[:, : proposer.gamma].contiguous(), draft_block=block
+    )
+
+
+def note_non_decode_step(result: None, planner: Any) -> None:
+    """After upstream's note of a prefill: the next decode step's time is not a step's time."""
+    live = getattr(planner, "dspark", None)
+    if live is not None:
+        live.prefills += 1
+
+
+def copy_to_cpu(result: Any, *arguments: Any, **keywords: Any) -> None:
+    """Before the results are copied: the confidences go with them, behind the same event."""
+    step: Step | None = result.__dict__.get("dspark_step")
+    if step is not None and step.confidence is not None and step.confidence.device.type != "cpu":
+        from sglang.srt.managers.utils import _async_d2h
+
+        step.confidence = _async_d2h(step.confidence)
+
+
+def resolve_tokens(tokens: Any, processor: Any, result: Any, batch: Any) -> None:
+    """After the results of a step have reached the host."""
+    step: Step | None = result.__dict__.get("dspark_step")
+    if step is not None:
+        step.live.observe(step, result.accept_lens, result.cap_lens)

@@ -1,0 +1,92 @@
+"""Hands over to upstream's planner when the server is no longer what the policy was tuned for."""
+
+from __future__ import annotations
+
+import logging
+import math
+from statistics import median
+from typing import Final
+
+import numpy as np
+
+from sglang_dspark.policy.belief import MAX_GAMMA
+from sglang_dspark.serving.live import LivePolicy, Mode, Outcome, Step
+
+logger = logging.getLogger(__name__)
+
+WINDOW_STEPS: Final = 256
+LEAST_DRAFTS: Final = 2_000
+
+_POSITIONS: Final = np.arange(MAX_GAMMA)
+
+
+class Guard:
+    """Compares two ratios with what the artifact promises, over windows of steps that it steered.
+
+    Acceptance is drafts accepted over drafts expected from their confidences, 1 where those are calibrated. Step time
+    is the median of measured over believed seconds, which the tuner expected between ``believed * slope + overhead``
+    at the two ends of ``provenance.truths``. Either may leave its range by the factor ``1 + margin``.
+
+    Attributes:
+        falls: How often it handed over.
+    """
+
+    def __init__(self, live: LivePolicy, margin: float) -> None:
+        self._live = live
+        self._factor = 1.0 + margin
+        self.falls = 0
+        self.acceptance = math.nan
+        self.step_time = math.nan
+        self._version = 0
+        self._reset()
+
+    def _reset(self) -> None:
+        self._expected = self._accepted = 0.0
+        self._drafts = 0
+        self._excess: list[float] = []
+
+    def __call__(self, step: Step, outcome: Outcome) -> None:
+        if not step.steers or step.budget is None:
+            return
+        if step.in_force.version != self._version:
+            self._version = step.in_force.version
+            self._reset()
+        verified = int(outcome.verified.sum())
+        if outcome.confidence is not None and verified:
+            survival = outcome.confidence.cumprod(axis=1)
+            within = _POSITIONS[None, : survival.shape[1]] < outcome.verified[:, None]
+            self._expected += float(survival.sum(where=within))
+            self._accepted += float(outcome.accepted.sum())
+            self._drafts += verified
+        if step.budget.draft and not math.isnan(outcome.elapsed_s):
+            self._excess.append(self._beyond(step, step.budget.tier, outcome.elapsed_s))
+        if len(self._excess) >= WINDOW_STEPS:
+            self.step_time = median(self._excess)
+            self._excess.clear()
+            if not 1 / self._factor <= self.step_time <= self._factor:
+                self._fall(f"steps take {self.step_time:.2f} times what the policy was tuned for")
+        if self._drafts >= LEAST_DRAFTS:
+            self.acceptance = self._accepted / max(self._expected, 1e-9)
+            self._expected = self._accepted = 0.0
+            self._drafts = 0
+            if not 1 / self._factor <= self.acceptance <= self._factor:
+                self._fall(f"{self.acceptance:.2f} times the drafts are accepted that the confidences promise")
+
+    def _beyond(self, step: Step, tokens: int, elapsed_s: float) -> float:
+        """How many times the step's time is outside the range that it was tuned for; 1 inside."""
+        believed_s = step.in_force.decider.believed_s(len(step.load.context), tokens)
+        truths = step.in_force.artifact.provenance.truths
+        (low, high), (slow, fast) = truths.get("overhead_s", [0.0, 0.0]), truths.get("slope", [1.0, 1.0])
+        least_s, most_s = believed_s * slow + low, believed_s * fast + high
+        return elapsed_s / most_s if elapsed_s > most_s else min(1.0, elapsed_s / least_s)
+
+    def _fall(self, reason: str) -> None:
+        if self._live.asked is not Mode.ON:
+            return
+        self.falls += 1
+        self._live.asked = Mode.OFF
+        logger.warning(
+            "%s: %s; SGLang's own planner takes over. Tune again, or set the mode to 1 to go on",
+            self._live.settings.policy,
+            reason,
+        )

@@ -1,0 +1,263 @@
+"""Every place at which the plugin enters SGLang, why, and how it is checked that SGLang still has it.
+
+``HookRegistry.apply_hooks`` logs a failure and goes on, and a signature may change without a name changing. So each
+target is listed with the parameters that we rely on, looked up before anything is patched, and checked afterwards.
+
+Supported is the version below; a new one is added by running ``make test`` against it (``tests/live`` drives its real
+server), correcting the table where a shape differs, and adding the version.
+"""
+
+from __future__ import annotations
+
+import importlib.metadata
+import inspect
+import pkgutil
+from collections.abc import Callable, Iterable
+from typing import Any, Final, Literal, NamedTuple
+
+from sglang_dspark.errors import InputError
+
+SUPPORTED: Final = ("0.5.23",)
+
+Kind = Literal["around", "after", "before", "replace"]
+
+PLANNER: Final = "sglang.srt.speculative.dspark_components.dspark_planner"
+DRAFT: Final = "sglang.srt.speculative.dspark_components.dspark_draft"
+VERIFY: Final = "sglang.srt.speculative.dspark_components.dspark_verify"
+WORKER: Final = "sglang.srt.speculative.dspark_components.dspark_worker_v2"
+MANAGERS: Final = "sglang.srt.managers"
+
+
+class Hook(NamedTuple):
+    """One entry into SGLang.
+
+    Attributes:
+        target: Dotted path of the function or method.
+        kind: How ``call`` is called; see ``sglang.srt.plugins.hook_registry.HookType``.
+        parameters: Parameters of the target that ``call`` relies on.
+        why: What it is needed for.
+    """
+
+    target: str
+    kind: Kind
+    call: Callable[..., Any]
+    parameters: tuple[str, ...]
+    why: str
+
+
+def launch_hooks() -> tuple[Hook, ...]:
+    """In every process that reads a command line, whatever was asked."""
+    from sglang_dspark.serving import launch
+
+    return (
+        Hook(
+            "sglang.srt.server_args.ServerArgs.add_cli_args",
+            "after",
+            launch.add_flags,
+            ("parser",),
+            "the plugin's flags, for launch_server, `sglang serve` and --config",
+        ),
+    )
+
+
+def policy_hooks() -> tuple[Hook, ...]:
+    """In the processes of a server that was asked for a policy."""
+    from sglang_dspark.serving import control, engine
+
+    planner, host = f"{PLANNER}.DSparkVerifyPlanner", f"{PLANNER}.HostConfidenceBudgetPlanner"
+    state = f"{MANAGERS}.scheduler_components.internal_state.SchedulerInternalStateController"
+    processor = f"{MANAGERS}.scheduler_components.batch_result_processor.SchedulerBatchResultProcessor"
+    return (
+        Hook(
+            f"{planner}.__init__",
+            "after",
+            engine.attach,
+            ("draft_model", "gamma", "model_runner", "device", "tp_rank", "tp_sync"),
+            "binds the policy to the planner, before the draft graphs capture the STS temperatures",
+        ),
+        Hook(
+            f"{planner}.prepare_verify_budget",
+            "around",
+            engine.prepare_verify_budget,
+            ("batch", "future_map"),
+            "with overlap, the budget is made here: the one place that has the batch and the lagged confidences",
+        ),
+        Hook(
+            f"{WORKER}.DSparkWorkerV2._forward_decode",
+            "around",
+            engine.forward_decode,
+            ("batch", "on_publish", "grammar_barrier", "coordination_plan"),
+            "without overlap, the batch is first seen here; the step's record leaves with its result",
+        ),
+        Hook(
+            f"{host}.compute_budget",
+            "around",
+            engine.compute_budget,
+            ("confidence", "generation", "current_generation", "req_pool_indices_cpu"),
+            "the decision itself, in place of upstream's and on upstream's own lag ring",
+        ),
+        Hook(
+            f"{planner}.resolve_verify_token_budget",
+            "around",
+            engine.resolve_verify_token_budget,
+            ("draft_input", "confidence", "prefix_lens", "req_pool_indices"),
+            "upstream has no budget in a step without a draft and would verify whole blocks",
+        ),
+        Hook(
+            f"{planner}._schedule_verify_lens",
+            "around",
+            engine.schedule_verify_lens,
+            ("req_pool_indices", "prefix_lens", "device", "confidence", "budget"),
+            "lengths by the policy's scores: class weights, context price, least and longest length",
+        ),
+        Hook(
+            f"{planner}.schedule_layout",
+            "around",
+            engine.schedule_layout,
+            ("req_pool_indices", "prefix_lens", "device", "confidence", "budget"),
+            "past the captured graphs upstream drops the schedule and verifies whole blocks",
+        ),
+        Hook(
+            f"{VERIFY}.DsparkVerifyEpilogue.begin_step",
+            "around",
+            engine.begin_epilogue_step,
+            ("verify_lens", "armed"),
+            "such a step has more rows than the graph's buffers, which it does not use",
+        ),
+        Hook(
+            f"{planner}.note_non_decode_step",
+            "after",
+            engine.note_non_decode_step,
+            (),
+            "a step's time is not measured across a prefill",
+        ),
+        Hook(
+            f"{DRAFT}.DraftBlockProposer.propose",
+            "around",
+            engine.propose,
+            ("batch", "draft_input", "verify_window", "bs", "device", "sampling_info", "anchor_prepared"),
+            "skips the draft forward where the policy says not to draft",
+        ),
+        Hook(
+            f"{MANAGERS}.utils.GenerationBatchResult.copy_to_cpu",
+            "before",
+            engine.copy_to_cpu,
+            (),
+            "takes the step's confidences to the host with the results, behind the same event",
+        ),
+        Hook(
+            f"{processor}._resolve_spec_v2_tokens",
+            "after",
+            engine.resolve_tokens,
+            ("result", "batch"),
+            "verify and accepted lengths on the host, where upstream has waited for them anyway",
+        ),
+        Hook(
+            f"{MANAGERS}.scheduler.Scheduler.init_internal_state",
+            "after",
+            engine.attach_scheduler,
+            (),
+            "the queue, for records, and the labels of SGLang's metrics",
+        ),
+        Hook(
+            f"{state}._update_handlers",
+            "after",
+            control.update_handlers,
+            (),
+            "the kill switch and reload, behind the authorisation that /set_internal_state has",
+        ),
+        Hook(
+            f"{state}._add_speculative",
+            "after",
+            control.add_state,
+            ("state",),
+            "the policy in force, in /get_server_info",
+        ),
+    )
+
+
+def cpu_hooks() -> tuple[Hook, ...]:
+    """On the CPU engine, whether or not there is a policy."""
+    from sglang_dspark.serving.cpu import patches, sampling
+
+    return (
+        Hook(
+            "sglang.srt.arg_groups.speculative_hook._handle_dspark",
+            "around",
+            patches.handle_dspark,
+            ("server_args",),
+            "it refuses the CPU",
+        ),
+        Hook(
+            "torch.Tensor.record_stream",
+            "around",
+            patches.record_stream,
+            (),
+            "DSparkWorkerV2._forward_decode calls it, and PyTorch has none for the CPU",
+        ),
+        Hook(
+            "sglang.kernels.ops.speculative.reject_sampling.chain_speculative_sampling_triton",
+            "around",
+            sampling.chain_speculative_sampling,
+            ("predicts", "accept_index", "accept_token_num", "candidates", "retrive_index", "uniform_samples"),
+            "rejection sampling at temperatures above 0 is a Triton kernel without another form",
+        ),
+        Hook(
+            "sglang.srt.models.dspark.DSparkDraftMixin._fused_kv_write_bundle",
+            "replace",
+            patches.no_fused_kv_write,
+            ("pool",),
+            "bf16 only: the draft's KV write is one Triton kernel there",
+        ),
+        Hook(
+            "sglang.srt.models.dflash.DFlashAttention.__init__",
+            "after",
+            patches.without_fused_rope,
+            (),
+            "bf16 only: norm and rope are one Triton kernel there",
+        ),
+    )
+
+
+def misfit(hooks: Iterable[Hook]) -> str | None:
+    """What of ``hooks`` the installed SGLang does not have, as a phrase; None where all fit."""
+    version = importlib.metadata.version("sglang")
+    if version not in SUPPORTED:
+        return f"sglang {version} is not supported"
+    for hook in hooks:
+        try:
+            target = pkgutil.resolve_name(hook.target)
+        except (ImportError, AttributeError) as error:
+            return f"{hook.target} is not there ({error})"
+        names = inspect.signature(inspect.unwrap(target)).parameters if hook.parameters else {}
+        if missing := [name for name in hook.parameters if name not in names]:
+            return f"{hook.target} has no parameter {missing[0]!r}"
+    return None
+
+
+def check(hooks: Iterable[Hook]) -> None:
+    """Refuses an SGLang that the plugin does not fit.
+
+    Raises:
+        InputError: Another version, a target that is not there, or one without a parameter that is relied on.
+    """
+    if found := misfit(hooks):
+        supported = ", ".join(SUPPORTED)
+        raise InputError(f"sglang: {found}; install a supported version ({supported}) or start without the policy")
+
+
+def install(hooks: Iterable[Hook]) -> None:
+    """Patches every target and makes sure that each patch took.
+
+    Raises:
+        InputError: As :func:`check`, or a patch that SGLang's registry failed to apply.
+    """
+    from sglang.srt.plugins.hook_registry import HookRegistry, HookType
+
+    hooks = tuple(hooks)
+    check(hooks)
+    for hook in hooks:
+        HookRegistry.register(hook.target, hook.call, HookType(hook.kind))
+    HookRegistry.apply_hooks()
+    if failed := [hook.target for hook in hooks if hook.target not in HookRegistry._patched]:
+        raise InputError(f"sglang: {failed[0]} could not be hooked; see the log above, or start without the policy")

@@ -1,0 +1,336 @@
+"""The policy in a running scheduler: what is in force, what each step is decided by, and how either changes.
+
+What is in force changes between steps only, on all ranks in the same one: rank 0's words about a step carry the mode
+and the policy that hold from the next.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import math
+import time
+from collections import deque
+from collections.abc import Callable, Sequence
+from enum import IntEnum
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from sglang_dspark.errors import InputError
+from sglang_dspark.policy import Budget, Engine, Load, compile_rule
+from sglang_dspark.policy.artifact import Artifact, parse
+from sglang_dspark.policy.belief import MAX_REQUESTS
+from sglang_dspark.serving.agreement import Agreement, Words
+from sglang_dspark.serving.classes import Classes
+from sglang_dspark.serving.decision import Decider, Lagged
+from sglang_dspark.serving.settings import Settings
+
+if TYPE_CHECKING:
+    from sglang_dspark.serving.watch import Watcher
+
+logger = logging.getLogger(__name__)
+
+REST = Budget(0, 0, False)
+
+
+class Mode(IntEnum):
+    """Who decides: upstream (``OFF``), the policy (``ON``), or upstream with the policy looking on (``SHADOW``)."""
+
+    OFF = 0
+    ON = 1
+    SHADOW = 2
+
+
+class Geometry(NamedTuple):
+    """What of the server a rule is bound to; it is known once the graphs are captured.
+
+    Attributes:
+        tiers: Captured verify tokens, ascending; empty where nothing is captured.
+        max_requests: Largest batch that a captured graph takes.
+    """
+
+    tiers: tuple[int, ...] = ()
+    max_requests: int = MAX_REQUESTS
+
+
+class InForce(NamedTuple):
+    """A policy bound to the server. Replaced whole."""
+
+    artifact: Artifact
+    text: bytes
+    version: int
+    geometry: Geometry
+    decider: Decider
+    classes: Classes
+    needs_context: bool
+    needs_class: bool
+
+    @property
+    def sha256(self) -> str:
+        """Of the file, as ``sha256sum`` prints it."""
+        return hashlib.sha256(self.text).hexdigest()
+
+
+class Step:
+    """One decode step, from its decision to its results.
+
+    Attributes:
+        in_force, mode: What holds in this step.
+        load: What the host knew.
+        steers: The policy's decision is the one that is applied.
+        budget: The policy's decision; rank 0's once it is agreed.
+        upstream_cap: Upstream's budget, where that was computed.
+        drafted: The drafter ran.
+        confidence: float [R, gamma]; on the device until the step's results are copied to the host.
+        prefills: Prefills that the scheduler had launched before it.
+    """
+
+    __slots__ = (
+        "budget",
+        "confidence",
+        "drafted",
+        "in_force",
+        "live",
+        "load",
+        "mode",
+        "prefills",
+        "steers",
+        "upstream_cap",
+    )
+
+    def __init__(self, live: LivePolicy, in_force: InForce, mode: Mode, load: Load) -> None:
+        self.live = live
+        self.in_force = in_force
+        self.mode = mode
+        self.load = load
+        self.steers = False
+        self.budget: Budget | None = None
+        self.upstream_cap: int | None = None
+        self.drafted = False
+        self.confidence: torch.Tensor | None = None
+        self.prefills = live.prefills
+
+
+class Outcome(NamedTuple):
+    """What became of a step, on the host.
+
+    Attributes:
+        verified: int32 [R], drafts verified, 0..gamma.
+        accepted: int32 [R], of those, accepted.
+        confidence: float32 [R, gamma], with the policy's STS temperatures; None in a step without a draft.
+        ended_s: Monotonic.
+        elapsed_s: Since the step before; NaN where a prefill ran between them.
+    """
+
+    verified: NDArray[np.int32]
+    accepted: NDArray[np.int32]
+    confidence: NDArray[np.float32] | None
+    ended_s: float
+    elapsed_s: float
+
+
+Observer = Callable[[Step, Outcome], None]
+
+
+class LivePolicy:
+    """One rank's side of the policy. All ranks of a group make the same calls in the same steps.
+
+    Attributes:
+        asked: The mode that holds from the next step, if this is rank 0.
+        queue: The scheduler's waiting requests.
+        detailed: Note every request's context and class, whether or not the policy looks at them.
+        gamma: Drafts a block.
+        observers: Called with every step's outcome.
+        step: The step that is being decided or run.
+        prefills: Prefills launched so far.
+    """
+
+    def __init__(
+        self, settings: Settings, text: bytes, planner: Any, group: Any, keys: tuple[bytes, ...] | None
+    ) -> None:
+        """
+        Args:
+            text: The policy file's content.
+            planner: SGLang's ``DSparkVerifyPlanner``.
+            group: The ``GroupCoordinator`` of the ranks that run one batch.
+            keys: See ``classes.read_keys``.
+
+        Raises:
+            InputError: The artifact does not fit the draft, or differs between ranks.
+        """
+        self.settings = settings
+        self.keys = keys
+        self.agreement = Agreement(group)
+        self.agreement.check_same(text, settings.policy)
+        self.configured = Mode[settings.mode.upper()]
+        self.asked = self.configured
+        self.queue: Sequence[Any] = ()
+        self.detailed = False
+        self.observers: list[Observer] = []
+        self.watcher: Watcher | None = None
+        self.step: Step | None = None
+        self.prefills = 0
+        self._ended_s = math.nan
+        self._ended_prefills = (0, 0)
+        self.gamma = int(planner.gamma)
+        self._planner = planner
+        self._upstream_verifies_all = bool(planner._is_verify_all)
+        self._neutral = torch.ones(planner.gamma, dtype=torch.float32, device=planner.device)
+        # One tensor for good: captured draft graphs read it where it is.
+        planner._confidence_head.sts_temperatures = self._neutral.clone()
+        self._news: deque[InForce] = deque(maxlen=1)
+        self._next: InForce | None = None
+        self._next_mode = self.configured
+        self.mode = Mode.OFF
+        self._context = np.zeros(MAX_REQUESTS, np.int64)
+        self._slo_class = np.zeros(MAX_REQUESTS, np.int64)
+        self.in_force = self.bind(parse(text.decode(), settings.policy), text, 1, Geometry())
+        self._turn()
+
+    def bind(self, artifact: Artifact, text: bytes, version: int, geometry: Geometry) -> InForce:
+        """Compiles an artifact for this server.
+
+        Raises:
+            InputError: It is for another block, or needs a belief that it does not have.
+        """
+        gamma = self.gamma
+        if artifact.gamma != gamma:
+            raise InputError(
+                f"{self.settings.policy}: gamma: {artifact.gamma} is not the running block of {gamma}; tune for {gamma}"
+            )
+        tiers = np.asarray(geometry.tiers, np.int64)
+        rule = compile_rule(artifact.policy, Engine(gamma, tiers, geometry.max_requests, artifact.cost_belief))
+        weights = getattr(artifact.policy, "weight", (1.0,))
+        return InForce(
+            artifact,
+            text,
+            version,
+            geometry,
+            Decider(rule),
+            Classes(artifact.classes, weights, self.keys),
+            bool(rule[0]["price_per_token"]),
+            len(set(weights)) > 1,
+        )
+
+    def offer(self, text: bytes) -> None:
+        """On rank 0, from any thread: a policy to be taken between two steps.
+
+        Raises:
+            InputError: It is not an artifact, or as :meth:`bind`; the policy in force stays.
+        """
+        try:
+            decoded = text.decode()
+        except UnicodeDecodeError as error:
+            raise InputError(f"{self.settings.policy}: not UTF-8 text; write a policy.json") from error
+        now = self.in_force
+        self._news.append(self.bind(parse(decoded, self.settings.policy), text, now.version + 1, now.geometry))
+
+    def begin(self, batch: Any, geometry: Geometry) -> Step:
+        """Brings what was agreed into force, and notes the load of a decode step."""
+        if self._next is not None or self._next_mode is not self.mode:
+            self._turn()
+        now = self.in_force
+        if geometry != now.geometry:
+            now = self.in_force = self.bind(now.artifact, now.text, now.version, geometry)
+        requests = batch.reqs
+        n = len(requests)
+        context, slo_class = self._context[:n], self._slo_class[:n]
+        if now.needs_context or self.detailed:
+            if batch.seq_lens_cpu is not None:
+                context = batch.seq_lens_cpu[:n].numpy().astype(np.int64)
+            else:
+                context = np.fromiter((request.kv.kv_committed_len for request in requests), np.int64, n)
+        if now.needs_class or self.detailed:
+            slo_class = np.empty(n, np.int64)
+            now.classes.of(requests, slo_class)
+        self.step = Step(self, now, self.mode, Load(context, slo_class, len(self.queue)))
+        return self.step
+
+    def decide(self, step: Step, lagged: Lagged | None) -> None:
+        """Makes rank 0's decision, once a step; None is for a step without fresh confidences."""
+        if step.budget is None and self.agreement.leads:
+            step.budget = step.in_force.decider.budget(lagged, step.load)
+
+    def agree(self, step: Step, forced: bool) -> None:
+        """Gives every rank rank 0's decision, and the mode and the policy that hold from the next step.
+
+        Args:
+            forced: The operator has fixed upstream's budget (``dspark_force_budget_frac``), which then decides.
+        """
+        news = self._news.popleft() if self._news and self.agreement.leads else None
+        size = 0 if news is None else len(news.text)
+        budget = step.budget or REST
+        words = self.agreement.on_words(Words(budget.tier, budget.cap, budget.draft, self.asked, size))
+        step.budget = Budget(words.tier, words.cap, bool(words.draft))
+        step.steers = step.mode is Mode.ON and not forced
+        self._next_mode = self.asked = Mode(words.mode)
+        if words.news:
+            text = self.agreement.on_text(None if news is None else news.text, words.news)
+            if news is None:
+                now = step.in_force
+                news = self.bind(parse(text.decode(), self.settings.policy), text, now.version + 1, now.geometry)
+            self._next = news
+            # A policy that was tuned again deserves another try after a fall-back.
+            self._next_mode = self.asked = self.configured if self.asked is Mode.OFF else self.asked
+
+    def finish(self) -> Step | None:
+        """Ends the step; its record goes on with the results."""
+        step, self.step = self.step, None
+        return step
+
+    def observe(self, step: Step, accept_lens: torch.Tensor, cap_lens: torch.Tensor | None) -> None:
+        """Takes a step's results, which upstream has on the host by now.
+
+        Args:
+            accept_lens: int32 [R], tokens of the round, the target's own included.
+            cap_lens: int32 [R], verify lengths, anchors included; None where whole blocks were verified.
+        """
+        ended_s = time.monotonic()
+        # A prefill may have run between the launches of two steps, or between their results.
+        prefills = (step.prefills, self.prefills)
+        elapsed_s = ended_s - self._ended_s if prefills == self._ended_prefills else math.nan
+        self._ended_s, self._ended_prefills = ended_s, prefills
+        if not self.observers:
+            return
+        accepted = accept_lens.numpy() - 1
+        verified = np.full_like(accepted, self.gamma) if cap_lens is None else cap_lens.numpy() - 1
+        confidence = None
+        if step.confidence is not None:
+            confidence = step.confidence.numpy()
+            if step.mode is not Mode.ON:
+                confidence = tempered(confidence, step.in_force.artifact.sts_temperatures)
+        outcome = Outcome(verified, accepted, confidence, ended_s, elapsed_s)
+        for observer in self.observers:
+            observer(step, outcome)
+
+    def _turn(self) -> None:
+        """Brings the agreed policy and mode into force."""
+        if self._next is not None:
+            self.in_force, self._next = self._next, None
+        self.mode = self._next_mode
+        now = self.in_force
+        family, mode = now.artifact.policy.family, self.mode.name.lower()
+        logger.info("DSpark policy %d (%s) of %s: %s", now.version, family, self.settings.policy, mode)
+        steering = self.mode is Mode.ON
+        # Compact without a table marks itself verify-all and would pass over every budget.
+        self._planner._is_verify_all = self._upstream_verifies_all and not steering
+        temperatures = self._planner._confidence_head.sts_temperatures
+        if steering:
+            temperatures.copy_(torch.tensor(now.artifact.sts_temperatures, dtype=torch.float32))
+        else:
+            temperatures.copy_(self._neutral)
+
+
+def tempered(confidence: NDArray[np.float32], temperatures: Sequence[float]) -> NDArray[np.float32]:
+    """Confidences that came without sequential temperature scaling, with it: the logit of each position over its own.
+
+    Args:
+        confidence: float32 [R, gamma].
+    """
+    inside = np.clip(confidence.astype(np.float64), 1e-7, 1 - 1e-7)
+    logit = np.log(inside / (1 - inside))
+    scaled: NDArray[np.float64] = 1 / (1 + np.exp(-logit / np.asarray(temperatures)))
+    return scaled.astype(np.float32)

@@ -1,0 +1,131 @@
+"""What the operator asks of the plugin: the flags, and the variable that carries them to the scheduler processes."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from typing import Annotated, Any, Final, Literal, NamedTuple
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from sglang_dspark.errors import InputError, from_validation
+
+VARIABLE: Final = "DSPARK_SERVING"
+
+ModeName = Literal["on", "shadow", "off"]
+
+
+class Settings(BaseModel):
+    """The plugin's flags.
+
+    Attributes:
+        policy: Path of a ``policy.json``; watched for changes while the server runs.
+        mode: ``on`` applies the policy, ``shadow`` decides and applies upstream's decision, ``off`` only loads it.
+        fallback_margin: How far observed acceptance or step time may leave what the artifact was tuned for before the
+            plugin hands over to upstream; 0.5 is half as much again, either way. 0 never hands over.
+        class_keys: File of keys, one a line, of the callers who may use classes with a weight above 1; all if absent.
+        record: Folder for Parquet records of every decode step.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+    policy: str
+    mode: ModeName = "on"
+    fallback_margin: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 0.5
+    class_keys: str | None = None
+    record: str | None = None
+
+
+class Flag(NamedTuple):
+    """A command line flag of the plugin and the keyword of ``sglang.Engine`` with the same meaning."""
+
+    option: str
+    field: str
+    metavar: str
+    help: str
+
+    @property
+    def keyword(self) -> str:
+        return self.option.removeprefix("--").replace("-", "_")
+
+
+FLAGS: Final = (
+    Flag(
+        "--speculative-dspark-policy",
+        "policy",
+        "FILE",
+        "DSPARK only. A policy.json of `dspark tune`: how many drafts a step verifies, given the load. "
+        "A changed file is taken between steps.",
+    ),
+    Flag(
+        "--speculative-dspark-policy-mode",
+        "mode",
+        "on|shadow|off",
+        "Whether the policy decides (on, default), decides beside SGLang's own planner, whose decision is applied "
+        "(shadow), or waits (off).",
+    ),
+    Flag(
+        "--speculative-dspark-fallback-margin",
+        "fallback_margin",
+        "SHARE",
+        "How far acceptance or step time may leave what the policy was tuned for before SGLang's own planner takes "
+        "over (default 0.5: half as much again, either way; 0: never).",
+    ),
+    Flag(
+        "--speculative-dspark-class-keys",
+        "class_keys",
+        "FILE",
+        "Keys, one a line: requests of classes with a weight above 1 must carry one of them in custom_params "
+        "as `slo_key` (default: all requests may use all classes).",
+    ),
+    Flag(
+        "--speculative-dspark-record",
+        "record",
+        "FOLDER",
+        "Writes every decode step to Parquet files in this folder.",
+    ),
+)
+
+
+def put(field: str, value: object) -> None:
+    """Adds one setting to what child processes inherit."""
+    os.environ[VARIABLE] = json.dumps({**_raw(), field: value}, sort_keys=True)
+
+
+def clear() -> None:
+    """Forgets what was asked, for a process that starts several engines."""
+    os.environ.pop(VARIABLE, None)
+
+
+def current() -> Settings | None:
+    """What was asked of this process or its parent; None where nothing was.
+
+    Raises:
+        InputError: A setting without a policy, or a value that cannot be used.
+    """
+    raw = _raw()
+    if not raw:
+        return None
+    if "policy" not in raw:
+        option = next(flag.option for flag in FLAGS if flag.field in raw)
+        raise InputError(f"{option}: needs --speculative-dspark-policy; give a policy.json as well")
+    try:
+        settings = Settings.model_validate(raw)
+    except ValidationError as error:
+        loc = error.errors()[0]["loc"]
+        option = next((flag.option for flag in FLAGS if loc and flag.field == loc[0]), VARIABLE)
+        raise from_validation(error, option, raw) from error
+    return settings.model_copy(update={"policy": str(Path(settings.policy).absolute())})
+
+
+def _raw() -> dict[str, Any]:
+    text = os.environ.get(VARIABLE, "")
+    if not text:
+        return {}
+    try:
+        raw = json.loads(text)
+    except json.JSONDecodeError as error:
+        raise InputError(f"{VARIABLE}: not JSON ({error}); it is set by the server's own flags") from error
+    if not isinstance(raw, dict):
+        raise InputError(f"{VARIABLE}: {text[:60]!r} is not an object; it is set by the server's own flags")
+    return raw

@@ -1,0 +1,182 @@
+"""The plugin's figures on SGLang's own ``/metrics``.
+
+A step adds to arrays in one compiled call; once a second what was added goes to ``prometheus_client``, whose counters
+cost microseconds each.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Final
+
+import numpy as np
+from numba import njit
+from numpy.typing import NDArray
+
+from sglang_dspark.policy.belief import MAX_GAMMA
+from sglang_dspark.serving.guard import Guard
+from sglang_dspark.serving.live import LivePolicy, Mode, Outcome, Step
+from sglang_dspark.serving.watch import Watcher
+
+PREFIX: Final = "sglang:dspark_"
+LENGTHS: Final = MAX_GAMMA + 2
+
+Table = NDArray[np.float64]
+_NONE: Final = np.zeros((0, 0), np.float32)
+
+# Rows of the table of totals by length or position.
+VERIFIED, ACCEPTED, REACHED, TAKEN, PROMISED = range(5)
+
+
+@njit(cache=True)
+def tally(
+    totals: Table,
+    by_class: Table,
+    verified: NDArray[np.int32],
+    accepted: NDArray[np.int32],
+    confidence: NDArray[np.float32],
+    slo_class: NDArray[np.int64],
+) -> None:
+    """Adds a step.
+
+    Args:
+        totals: float64 [5, LENGTHS]: rounds by verify length and by accepted length (tokens, the target's own
+            included); drafts by position that were judged, that were accepted, and the sum of their confidences.
+        by_class: float64 [classes, 3]: rounds, drafts verified, tokens.
+        confidence: float32 [R, gamma], or [0, 0] in a step without a draft.
+    """
+    for r in range(verified.shape[0]):
+        v, a = verified[r], accepted[r]
+        totals[VERIFIED, v] += 1
+        totals[ACCEPTED, a + 1] += 1
+        k = slo_class[r]
+        by_class[k, 0] += 1
+        by_class[k, 1] += v
+        by_class[k, 2] += a + 1
+        if confidence.shape[0]:
+            for j in range(min(v, a + 1)):
+                totals[REACHED, j] += 1
+                totals[TAKEN, j] += j < a
+                totals[PROMISED, j] += confidence[r, j]
+
+
+class Telemetry:
+    """Counts steps, and publishes the counts."""
+
+    def __init__(self, live: LivePolicy, guard: Guard, watcher: Watcher, labels: Mapping[str, str]) -> None:
+        """
+        Args:
+            labels: SGLang's own, so that its dashboards join ours.
+        """
+        # SGLang sets PROMETHEUS_MULTIPROC_DIR first, and the library chooses its storage when it is imported.
+        from prometheus_client import Counter, Gauge
+
+        self._live, self._guard, self._watcher = live, guard, watcher
+        self._totals, self._by_class = np.zeros((5, LENGTHS)), np.zeros((16, 3))
+        self._steps = {"on": 0, "shadow": 0, "off": 0}
+        self._resting = self._drafted = 0
+        self._shadow_disagreed = 0
+        self._tier = 0
+        self._told: dict[Any, float] = {}
+        names, self._labels = tuple(labels), tuple(labels.values())
+
+        def counter(name: str, text: str, *more: str) -> Any:
+            return Counter(PREFIX + name, text, (*names, *more))
+
+        def gauge(name: str, text: str, *more: str) -> Any:
+            return Gauge(PREFIX + name, text, (*names, *more), multiprocess_mode="mostrecent")
+
+        self._counters = {
+            "steps": counter("steps_total", "Decode steps, by the mode they ran in.", "mode"),
+            "resting": counter("resting_steps_total", "Steps without a draft forward, by decision of the policy."),
+            "drafted": counter("drafted_tokens_total", "Tokens drafted."),
+            "verified": counter("verified_tokens_total", "Drafts verified."),
+            "accepted": counter("accepted_tokens_total", "Drafts accepted."),
+            "verify_length": counter("verify_length_total", "Rounds by drafts verified.", "length"),
+            "accepted_length": counter("accepted_length_total", "Rounds by tokens, the target's included.", "length"),
+            "judged": counter("position_judged_total", "Drafts that the target judged, by position.", "position"),
+            "taken": counter("position_accepted_total", "Of those, accepted.", "position"),
+            "promised": counter("position_confidence_total", "Of those, the sum of confidences.", "position"),
+            "class_rounds": counter("class_rounds_total", "Rounds by class.", "slo_class"),
+            "class_verified": counter("class_verified_tokens_total", "Drafts verified, by class.", "slo_class"),
+            "class_tokens": counter("class_tokens_total", "Tokens of rounds, by class.", "slo_class"),
+            "shadow": counter("shadow_disagreements_total", "Shadow steps in which the policy's budget was another."),
+            "reloads": counter("policy_reloads_total", "Policies taken while running."),
+            "refusals": counter("policy_refusals_total", "Policy files that could not be taken."),
+            "falls": counter("policy_fallbacks_total", "Times upstream's planner took over by itself."),
+            "class_refusals": counter("class_refusals_total", "Requests without a key for the class they named."),
+        }
+        self._gauges = {
+            "version": gauge("policy_version", "Number of the policy in force; the one of the start is 1."),
+            "mode": gauge("policy_mode", "0 off, 1 on, 2 shadow."),
+            "tier": gauge("verify_tier_tokens", "Verify tokens that the last step was padded to."),
+            "calibration": gauge("calibration_error", "Mean confidence less acceptance, by position.", "position"),
+            "acceptance": gauge("acceptance_ratio", "Drafts accepted over drafts promised, in the last window."),
+            "step_time": gauge("step_time_ratio", "Step time over the range it was tuned for; 1 inside it."),
+        }
+
+    def __call__(self, step: Step, outcome: Outcome) -> None:
+        confidence = outcome.confidence
+        tally(
+            self._totals,
+            self._by_class,
+            outcome.verified,
+            outcome.accepted,
+            _NONE if confidence is None else confidence,
+            step.load.slo_class,
+        )
+        self._steps[step.mode.name.lower()] += 1
+        if step.drafted:
+            self._drafted += self._live.gamma * len(outcome.verified)
+        else:
+            self._resting += 1
+        budget = step.budget
+        if budget is not None:
+            self._tier = budget.tier
+            if step.mode is Mode.SHADOW and step.upstream_cap != budget.cap:
+                self._shadow_disagreed += 1
+
+    def publish(self) -> None:
+        """Tells ``prometheus_client`` what was added since the last call."""
+        totals, by_class, live = self._totals.copy(), self._by_class.copy(), self._live
+        lengths = np.arange(LENGTHS)
+        tell = self._tell
+        for mode, steps in self._steps.items():
+            tell("steps", steps, mode)
+        tell("resting", self._resting)
+        tell("drafted", self._drafted)
+        tell("verified", float(totals[VERIFIED] @ lengths))
+        tell("accepted", float(totals[ACCEPTED] @ np.maximum(lengths - 1, 0)))
+        for i in range(LENGTHS):
+            tell("verify_length", totals[VERIFIED, i], str(i))
+            tell("accepted_length", totals[ACCEPTED, i], str(i))
+            tell("judged", totals[REACHED, i], str(i + 1))
+            tell("taken", totals[TAKEN, i], str(i + 1))
+            tell("promised", totals[PROMISED, i], str(i + 1))
+            if totals[REACHED, i]:
+                error = (totals[PROMISED, i] - totals[TAKEN, i]) / totals[REACHED, i]
+                self._gauges["calibration"].labels(*self._labels, str(i + 1)).set(error)
+        for i, name in enumerate(live.in_force.artifact.classes):
+            tell("class_rounds", by_class[i, 0], name)
+            tell("class_verified", by_class[i, 1], name)
+            tell("class_tokens", by_class[i, 2], name)
+        tell("shadow", self._shadow_disagreed)
+        tell("reloads", self._watcher.reloads)
+        tell("refusals", self._watcher.refusals)
+        tell("falls", self._guard.falls)
+        tell("class_refusals", live.in_force.classes.refused)
+        self._set("version", live.in_force.version)
+        self._set("mode", live.mode)
+        self._set("tier", self._tier)
+        self._set("acceptance", self._guard.acceptance)
+        self._set("step_time", self._guard.step_time)
+
+    def _tell(self, name: str, total: float, *label: str) -> None:
+        """Raises a counter to ``total``. Counters that count nothing yet are not there."""
+        more = total - self._told.get((name, *label), 0.0)
+        if more > 0:
+            self._counters[name].labels(*self._labels, *label).inc(more)
+            self._told[(name, *label)] = total
+
+    def _set(self, name: str, value: float) -> None:
+        self._gauges[name].labels(*self._labels).set(value)
