@@ -21,17 +21,15 @@ class Words(NamedTuple):
 
     Attributes:
         tier, cap, draft: As in ``policy.Budget``.
-        mode: Value of ``live.Mode``.
-        version: Number of the policy in force.
-        news: Bytes of a policy to be taken before the decision is used; 0 for none.
+        mode: Value of ``live.Mode``, from the next step on.
+        news: Bytes of a policy that is in force from the next step on; 0 for none.
     """
 
     tier: int
     cap: int
     draft: int
     mode: int
-    version: int
-    news: int = 0
+    news: int
 
 
 class Agreement:

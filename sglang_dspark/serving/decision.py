@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from sglang_dspark.policy.belief import MAX_REQUESTS, MAX_TOKENS
 from sglang_dspark.policy.record import Budget, Load, Rule
-from sglang_dspark.policy.rule import fits, plan
+from sglang_dspark.policy.rule import fits, lengths, plan
 
 
 class Lagged(NamedTuple):
@@ -45,6 +45,18 @@ class Decider:
             self._survival[:requests] = 1.0
             return Budget(*plan(self.rule, self._survival[:requests], load.context, load.slo_class))
         return Budget(*decide(self.rule, *lagged, load.context, load.slo_class, self._survival))
+
+    def warm(self) -> None:
+        """Compiles all that a step calls, before the server serves: a first compilation takes seconds."""
+        one = np.ones(1, np.int64)
+        none = np.zeros(1, np.int64)
+        confidence = np.full((1, self._survival.shape[1]), 0.5, np.float32)
+        load = Load(one, none)
+        for lagged in (None, Lagged(confidence, one, none, one)):
+            self.budget(lagged, load)
+        lengths(self.rule, confidence, load, 1)
+        carry(confidence.copy(), one.copy(), none, confidence, one)
+        self.fits(1, 1)
 
     def fits(self, requests: int, tokens: int) -> bool:
         """Whether a step of that size runs in a captured graph; true where nothing is captured."""

@@ -188,6 +188,7 @@ class LivePolicy:
         self._context = np.zeros(MAX_REQUESTS, np.int64)
         self._slo_class = np.zeros(MAX_REQUESTS, np.int64)
         self.in_force = self.bind(parse(text.decode(), settings.policy), text, 1, Geometry())
+        self.in_force.decider.warm()
         self._turn()
 
     def bind(self, artifact: Artifact, text: bytes, version: int, geometry: Geometry) -> InForce:

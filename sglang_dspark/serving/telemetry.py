@@ -78,6 +78,8 @@ class Telemetry:
         self._shadow_disagreed = 0
         self._tier = 0
         self._told: dict[Any, float] = {}
+        none = np.zeros(0, np.int32)
+        tally(self._totals, self._by_class, none, none, _NONE, np.zeros(0, np.int64))  # Compiles it.
         names, self._labels = tuple(labels), tuple(labels.values())
 
         def counter(name: str, text: str, *more: str) -> Any:

@@ -18,12 +18,21 @@ class Span(NamedTuple):
     Attributes:
         slots: int64 [before + new], where its keys and values are, new ones last.
         new: Queries.
-        mask: bool [new, before + new], what each query sees if attention is causal; None for a single query.
     """
 
     slots: torch.Tensor
     new: int
-    mask: torch.Tensor | None
+
+
+def causal_mask(before: int, new: int, window: int) -> torch.Tensor | None:
+    """What each of a request's new queries sees if attention is causal: bool [new, before + new]; None for all.
+
+    Args:
+        window: Earlier positions that a query sees beside its own; -1 for all.
+    """
+    if window >= 0:
+        return torch.ones(new, before + new, dtype=torch.bool).tril(before).triu(before - window)
+    return torch.ones(new, before + new, dtype=torch.bool).tril(before) if new > 1 else None
 
 
 class VerifyBackend(TorchNativeAttnBackend):  # type: ignore[misc]
@@ -33,6 +42,8 @@ class VerifyBackend(TorchNativeAttnBackend):  # type: ignore[misc]
     def init_forward_metadata(self, forward_batch: Any) -> None:
         super().init_forward_metadata(forward_batch)
         self._spans: list[Span] = []
+        # By window: layers of a kind share their masks.
+        self._masks: dict[int, list[torch.Tensor | None]] = {}
         if forward_batch.forward_mode.is_target_verify():
             before = forward_batch.seq_lens.tolist()
             layout = resolve_ragged_verify_layout(forward_batch)
@@ -47,8 +58,7 @@ class VerifyBackend(TorchNativeAttnBackend):  # type: ignore[misc]
             return
         table = self.req_to_token_pool.req_to_token
         for row, old, count in zip(forward_batch.req_pool_indices.tolist(), before, new, strict=True):
-            mask = torch.ones(count, old + count, dtype=torch.bool).tril(old) if count > 1 else None
-            self._spans.append(Span(table[row, : old + count].long(), count, mask))
+            self._spans.append(Span(table[row, : old + count].long(), count))
 
     def forward_extend(
         self,
@@ -74,18 +84,30 @@ class VerifyBackend(TorchNativeAttnBackend):  # type: ignore[misc]
         queries = q.view(-1, layer.tp_q_head_num, layer.qk_head_dim)
         keys = self.token_to_kv_pool.get_key_buffer(layer.layer_id)
         values = self.token_to_kv_pool.get_value_buffer(layer.layer_id)
-        causal = layer.attn_type != AttentionType.ENCODER_ONLY
-        out = torch.zeros_like(queries)
+        out = queries.new_zeros(len(queries), layer.tp_q_head_num, layer.v_head_dim)
         start = 0
-        for span in self._spans:
+        for span, mask in zip(self._spans, self._masks_of(layer), strict=True):
             rows = slice(start, start + span.new)
             out[rows] = scaled_dot_product_attention(
                 queries[rows].transpose(0, 1)[None],
                 keys[span.slots].transpose(0, 1)[None].to(q.dtype),
                 values[span.slots].transpose(0, 1)[None].to(q.dtype),
-                attn_mask=span.mask if causal else None,
+                attn_mask=mask,
                 scale=layer.scaling,
                 enable_gqa=layer.tp_q_head_num != layer.tp_k_head_num,
             )[0].transpose(0, 1)
             start += span.new
         return out.view(q.shape[0], -1)
+
+    def _masks_of(self, layer: Any) -> list[torch.Tensor | None]:
+        """One mask a span; None where every query sees everything."""
+        window = -1 if layer.sliding_window_size is None else int(layer.sliding_window_size)
+        if layer.is_cross_attention or (layer.attn_type == AttentionType.ENCODER_ONLY and window >= 0):
+            raise NotImplementedError(
+                "the CPU engine of sglang-dspark has no cross-attention and no bidirectional sliding window"
+            )
+        if layer.attn_type == AttentionType.ENCODER_ONLY:
+            return [None] * len(self._spans)
+        if window not in self._masks:
+            self._masks[window] = [causal_mask(len(span.slots) - span.new, span.new, window) for span in self._spans]
+        return self._masks[window]

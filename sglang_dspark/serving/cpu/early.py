@@ -21,15 +21,16 @@ def prepare(arguments: Sequence[str] | None = None) -> None:
 
     Asked for means ``--device cpu`` on the command line (or ``device: cpu`` in its ``--config``), or
     ``SGLANG_USE_CPU_ENGINE=1``, which is what child processes inherit and what a program that makes a
-    ``sglang.Engine(device="cpu")`` sets before it imports sglang. A GPU that is missing or broken asks for nothing.
+    ``sglang.Engine(device="cpu")`` sets before it imports sglang: that import fixes the device. A command line that
+    names another device beats the variable. A GPU that is missing or broken asks for nothing.
 
     Args:
         arguments: The command line; ``sys.argv`` by default.
     """
-    if os.environ.get(VARIABLE) != "1":
-        if not asks_for_cpu(sys.argv[1:] if arguments is None else arguments):
-            return
-        os.environ[VARIABLE] = "1"
+    device = device_asked_for(sys.argv[1:] if arguments is None else arguments)
+    if device != "cpu" and (device is not None or os.environ.get(VARIABLE) != "1"):
+        return
+    os.environ[VARIABLE] = "1"
     if "sgl_kernel" not in sys.modules and not _has_cpu_kernels():
         # A folder on the path also reaches spawned children, whose plugins load after sgl_kernel is imported.
         if STAND_IN not in sys.path:
@@ -47,12 +48,12 @@ def in_use() -> bool:
     return spec is not None and str(spec.origin).startswith(STAND_IN)
 
 
-def asks_for_cpu(arguments: Sequence[str]) -> bool:
-    """Whether a server's command line says ``--device cpu``; the last word counts, and it beats the config file."""
+def device_asked_for(arguments: Sequence[str]) -> str | None:
+    """The device that a server's command line names: the last ``--device``, which beats the one in ``--config``."""
     device = _last(arguments, "--device")
     if device is None and (config := _last(arguments, "--config")) is not None:
         device = _device_in(Path(config))
-    return device == "cpu"
+    return device
 
 
 def _last(arguments: Sequence[str], option: str) -> str | None:
@@ -72,7 +73,8 @@ def _device_in(config: Path) -> str | None:
         content = yaml.safe_load(config.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError, yaml.YAMLError):
         return None  # SGLang reads the file too, and says what is wrong with it.
-    return content.get("device") if isinstance(content, dict) else None
+    device = content.get("device") if isinstance(content, dict) else None
+    return None if device is None else str(device)
 
 
 def _has_cpu_kernels() -> bool:

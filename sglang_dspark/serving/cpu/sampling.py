@@ -69,13 +69,14 @@ def chain_speculative_sampling(
     drafts = candidates[:, 1:].long()
     p = target_probs[:, :gamma].gather(2, drafts[:, :, None]).squeeze(2)
     q = draft_probs.gather(2, drafts[:, :, None]).squeeze(2)
-    # A proposal of NaN or 0 is never accepted, whatever the coin.
-    taken = (q > 0) & (uniform_samples[:, :gamma] * q < p)
+    # A proposal that is no probability (0, NaN, infinite) is never accepted, whatever the coin.
+    taken = (q > 0) & (q <= 1) & (uniform_samples[:, :gamma] * q < p)
     accepted = taken.long().cumprod(dim=1).sum(dim=1)
     rest = target_probs[rows, accepted].float()
     rejected = accepted < gamma
-    proposed = draft_probs[rows, accepted.clamp(max=gamma - 1)].float().nan_to_num(0.0)
-    rest = (rest - proposed * rejected[:, None]).clamp(min=0.0)
+    proposed = draft_probs[rows, accepted.clamp(max=gamma - 1)].float()
+    proposed = torch.where((proposed >= 0) & (proposed <= 1) & rejected[:, None], proposed, 0.0)
+    rest = (rest - proposed).clamp(min=0.0)
     drawn = _draw(rest, uniform_samples_for_final_sampling)
     slot = retrive_index.long()
     along = torch.arange(slots) <= accepted[:, None]
