@@ -1,0 +1,44 @@
+"""One policy of every family, such that at the demo's loads each verifies something between nothing and all."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from sglang_dspark.demo.serve import temperatures
+from sglang_dspark.drafter.text import CLASSES
+from sglang_dspark.policy import Argmax, Fixed, Greedy, NoDraft, SpsAdditiveTable, Static, Threshold
+from sglang_dspark.policy.artifact import Artifact
+from sglang_dspark.serving import bench
+
+# About what the demo pair's steps cost on a CPU.
+BELIEF = SpsAdditiveTable(
+    bias_seconds=0.04,
+    bs_probes=(1, 16),
+    alpha_seconds=(0.015, 0.02),
+    m_probes=(1, 128),
+    theta_seconds=(0.0005, 0.06),
+)
+
+FAMILIES: dict[str, Any] = {
+    "none": NoDraft(),
+    "fixed": Fixed(length=3),
+    "static": Static(theta=0.3),
+    "greedy": Greedy(),
+    "argmax": Argmax(fill=True),
+    "threshold": Threshold(
+        running=(1, 8, 16),
+        theta=(0.05, 0.3, 0.5),
+        weight=(1.0, 2.0, 0.5),
+        price_per_token=0.001,
+        min_length=1,
+        off_above=14,
+    ),
+}
+
+
+def artifact(family: str, **fields: Any) -> Artifact:
+    """The demo's artifact around a family's policy."""
+    return bench.artifact(
+        FAMILIES[family],
+        **{"classes": CLASSES, "sts_temperatures": temperatures(), "cost_belief": BELIEF, **fields},
+    )

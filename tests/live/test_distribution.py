@@ -1,0 +1,37 @@
+"""Temperature 1: first tokens are distributed as the target says, and a scheduler that peeks is found out."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from sglang_dspark.drafter.text import held_out
+from tests.live import sampled, servers
+from tests.live.policies import artifact
+
+ALPHA = 1e-4
+PEEKING = Path(__file__).parent / "peeking"
+
+
+def prompt() -> str:
+    return held_out("code", 1, 24, seed=4)[0]
+
+
+@pytest.mark.parametrize("steered", [servers.COMPACT], indirect=True)
+def test_first_tokens_are_distributed_as_the_target_says(steered: servers.Steered) -> None:
+    steered.use(artifact("static"))
+    found = sampled.fit(sampled.draw(steered.server, prompt()), sampled.exact(prompt()))
+    print(f"chi-square {found.statistic:.0f} on {found.degrees} degrees, p = {found.p_value:.3f}")
+    assert found.degrees > 50
+    assert found.p_value > ALPHA
+
+
+@pytest.mark.xdist_group("sync")
+def test_a_scheduler_that_peeks_is_found_out(tmp_path: Path) -> None:
+    with servers.steered(tmp_path, "compact", True, {"PYTHONPATH": str(PEEKING)}) as steered:
+        steered.use(artifact("static"))
+        found = sampled.fit(sampled.draw(steered.server, prompt()), sampled.exact(prompt()))
+    print(f"chi-square {found.statistic:.0f} on {found.degrees} degrees, power {found.power(ALPHA):.4f}")
+    assert found.p_value < ALPHA
+    assert found.power(ALPHA) >= 0.99

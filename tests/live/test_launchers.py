@@ -1,0 +1,117 @@
+"""The flag reaches every way of starting SGLang, and what does not fit is refused there before weights load."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from sglang_dspark.demo import DRAFT, TARGET
+from sglang_dspark.demo.server import DSPARK, ENVIRONMENT, FLAGS
+from sglang_dspark.policy.artifact import save
+from tests.live.policies import artifact
+
+pytestmark = pytest.mark.xdist_group("overlap")
+
+ENGINE = """
+import os
+os.environ["SGLANG_USE_CPU_ENGINE"] = "1"
+import sglang
+if __name__ == "__main__":
+    flags = {flags!r}
+    sglang.Engine(**flags)
+"""
+
+
+def run(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, *arguments],
+        capture_output=True,
+        text=True,
+        timeout=300,
+        env={**os.environ, **ENVIRONMENT, **environment},
+    )
+
+
+def words(flags: dict[str, str]) -> list[str]:
+    return [word for flag, value in flags.items() for word in ((flag, value) if value else (flag,))]
+
+
+def lines(ran: subprocess.CompletedProcess[str]) -> list[str]:
+    return [line for line in ran.stderr.splitlines() if line.startswith("sglang-dspark: error:")]
+
+
+@pytest.fixture
+def wrong(tmp_path: Path) -> Path:
+    """A policy for another block."""
+    path = tmp_path / "policy.json"
+    save(artifact("fixed").model_copy(update={"gamma": 5, "sts_temperatures": (1.0,) * 5}), path)
+    return path
+
+
+def test_launch_server_refuses_in_one_line(wrong: Path) -> None:
+    ran = run("-m", "sglang.launch_server", *words({**FLAGS, **DSPARK, "--speculative-dspark-policy": str(wrong)}))
+    assert ran.returncode == 2
+    (line,) = lines(ran)
+    assert str(wrong) in line and "gamma" in line and "--speculative-dspark-block-size 5" in line
+    assert "Load weight" not in ran.stderr and "Traceback" not in ran.stderr
+
+
+def test_sglang_serve_refuses_in_one_line(wrong: Path) -> None:
+    command = ["-c", "from sglang.cli.main import main; main()", "serve"]
+    ran = run(*command, *words({**FLAGS, **DSPARK, "--speculative-dspark-policy": str(wrong)}))
+    assert ran.returncode == 2
+    assert "gamma" in lines(ran)[0]
+
+
+def test_a_config_file_is_read(wrong: Path, tmp_path: Path) -> None:
+    content = {flag.removeprefix("--"): value or True for flag, value in {**FLAGS, **DSPARK}.items()}
+    config = tmp_path / "config.yaml"
+    config.write_text(json.dumps(content | {"speculative-dspark-policy": str(wrong)}))
+    ran = run("-m", "sglang.launch_server", "--config", str(config))
+    assert ran.returncode == 2
+    assert "gamma" in lines(ran)[0]
+
+
+def test_the_engine_raises(wrong: Path, tmp_path: Path) -> None:
+    flags = {
+        "model_path": str(TARGET),
+        "device": "cpu",
+        "attention_backend": "torch_native",
+        "speculative_algorithm": "DSPARK",
+        "speculative_draft_model_path": str(DRAFT),
+        "speculative_draft_attention_backend": "torch_native",
+        "speculative_dspark_policy": str(wrong),
+    }
+    script = tmp_path / "engine.py"
+    script.write_text(ENGINE.format(flags=flags))
+    ran = run(str(script))
+    assert ran.returncode == 1
+    assert "InputError" in ran.stderr.splitlines()[-1] and "gamma" in ran.stderr.splitlines()[-1]
+
+
+@pytest.mark.parametrize(
+    ("name", "flags", "environment", "says"),
+    [
+        ("missing", {"--speculative-dspark-policy": "/nowhere.json"}, {}, "/nowhere.json: cannot be read"),
+        ("sps", {"--speculative-dspark-sps-table-path": "x.json"}, {}, "--speculative-dspark-sps-table-path"),
+        ("static", {}, {"SGLANG_RAGGED_VERIFY_MODE": "static"}, "nothing to schedule"),
+    ],
+)
+def test_what_does_not_fit_together_is_refused(
+    tmp_path: Path, name: str, flags: dict[str, str], environment: dict[str, str], says: str
+) -> None:
+    path = tmp_path / "policy.json"
+    save(artifact("fixed"), path)
+    ran = run(
+        "-m",
+        "sglang.launch_server",
+        *words({**FLAGS, **DSPARK, "--speculative-dspark-policy": str(path), **flags}),
+        **environment,
+    )
+    assert ran.returncode == 2, ran.stderr[-2000:]
+    assert says in lines(ran)[0]
