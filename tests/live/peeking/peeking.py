@@ -1,6 +1,7 @@
-"""An SGLang plugin that breaks DSPARK on purpose: it verifies the first draft if its token is even, and else nothing.
+"""An SGLang plugin that breaks DSPARK on purpose: a block is verified as far as the drafts after it have even tokens.
 
-It looks at the token whose verification it decides about, which no lossless scheduler may do.
+SGLang draws the token after the verified prefix by testing the next draft, accepted or not. So whether draft k is
+verified may depend on its own token there, and must not depend on the token of draft k + 1, which this looks at.
 """
 
 from __future__ import annotations
@@ -22,7 +23,8 @@ def register() -> None:
         return proposal
 
     def peek(*_: Any) -> torch.Tensor:
-        return (drafted["tokens"][:, 0] % 2 == 0).to(torch.int32)
+        even = drafted["tokens"][:, 1:] % 2 == 0
+        return even.to(torch.int32).cumprod(dim=1).sum(dim=1).to(torch.int32)
 
     engine.propose = remember
     engine.verify_lengths = peek
