@@ -67,9 +67,17 @@ def policy(
 @app.command()
 def planner(as_json: Json = False) -> None:
     """Time a step's budget decision, ours and SGLang's own, in this process; and what recording a step costs."""
-    from sglang_dspark.serving.bench import run
+    from sglang_dspark.errors import InputError
 
-    found = run()
+    try:
+        from sglang_dspark.serving import bench, cpu
+    except ImportError as error:
+        raise InputError(
+            f"sglang: not installed ({error}); pip install 'sglang-dspark[serve]', or see Makefile"
+        ) from error
+    # Only host code is timed: SGLang need not find a GPU for it.
+    cpu.prepare(("--device", "cpu"))
+    found = bench.run()
     if as_json:
         print_json(found)
     else:
