@@ -12,6 +12,10 @@ from pydantic import ValidationError
 class InputError(ValueError):
     """Input that a person can mend. The message is one line: where, which field, which value, what to do."""
 
+    def __init__(self, message: str) -> None:
+        # Names of fields and files come from the input, line breaks included.
+        super().__init__(" ".join(message.splitlines()))
+
 
 def from_validation(error: ValidationError, source: str | Path, content: object = None) -> InputError:
     """Turns the first finding of a pydantic validation into an :class:`InputError` naming ``source``.

@@ -99,6 +99,40 @@ class Artifact(_Part):
         return self
 
 
+def untuned(policy: AnyPolicy, belief: CostBelief, gamma: int, **fields: Any) -> Artifact:
+    """An artifact around a policy that nobody has tuned: what its papers would say is empty.
+
+    Args:
+        fields: Of :class:`Artifact`, in place of the neutral ones.
+    """
+    nobody = Provenance(
+        scenario="none",
+        hardware="none",
+        model="none",
+        engine="sglang",
+        workload={},
+        slo={},
+        objective="throughput",
+        simulator_version="none",
+        truths={},
+        seeds={},
+        trials=0,
+        search_space={},
+    )
+    neutral: dict[str, Any] = {
+        "policy": policy,
+        "gamma": gamma,
+        "classes": ("default",),
+        "sts_temperatures": (1.0,) * gamma,
+        "cost_belief": belief,
+        "server_flags": {},
+        "advice": "Not tuned.",
+        "provenance": nobody,
+        "evidence": (),
+    }
+    return Artifact.model_validate(neutral | fields)
+
+
 def load(path: str | Path) -> Artifact:
     """Reads an artifact.
 
@@ -118,7 +152,7 @@ def parse(text: str, source: str) -> Artifact:
     """Reads an artifact from its text; ``source`` names it in errors."""
     try:
         content = json.loads(text)
-    except (json.JSONDecodeError, RecursionError) as error:
+    except (ValueError, RecursionError) as error:
         raise InputError(f"{source}: not JSON ({error}); give a policy.json written by `dspark tune`") from error
     if not isinstance(content, dict):
         raise InputError(f"{source}: holds no fields; give a policy.json written by `dspark tune`")

@@ -15,7 +15,7 @@ import numpy as np
 import torch
 
 from sglang_dspark.policy import AnyPolicy, SpsAdditiveTable, Threshold, sglang_tiers
-from sglang_dspark.policy.artifact import Artifact, Provenance, dumps
+from sglang_dspark.policy.artifact import Artifact, dumps, untuned
 from sglang_dspark.serving import engine
 from sglang_dspark.serving.live import Geometry, LivePolicy
 from sglang_dspark.serving.recorder import Recorder
@@ -36,33 +36,8 @@ POLICY: Final = Threshold(running=(1, 32, 256), theta=(0.05, 0.2, 0.5), fill=Tru
 
 
 def artifact(policy: AnyPolicy = POLICY, gamma: int = GAMMA, **fields: Any) -> Artifact:
-    """An artifact around ``policy`` that nobody tuned: the parts that its papers would fill are empty."""
-    nobody = Provenance(
-        scenario="none",
-        hardware="none",
-        model="none",
-        engine="sglang",
-        workload={},
-        slo={},
-        objective="throughput",
-        simulator_version="0",
-        truths={},
-        seeds={},
-        trials=0,
-        search_space={},
-    )
-    made: dict[str, Any] = {
-        "policy": policy,
-        "gamma": gamma,
-        "classes": ("default",),
-        "sts_temperatures": (1.0,) * gamma,
-        "cost_belief": BELIEF,
-        "server_flags": {},
-        "advice": "Not tuned.",
-        "provenance": nobody,
-        "evidence": (),
-    }
-    return Artifact.model_validate(made | fields)
+    """An untuned artifact with this module's belief."""
+    return untuned(policy, BELIEF, gamma, **fields)
 
 
 class OneRank:

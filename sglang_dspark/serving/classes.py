@@ -67,5 +67,8 @@ class Classes:
         return self._index[name]
 
     def _allowed(self, key: object) -> bool:
-        given = str(key).encode()
+        if not isinstance(key, str):
+            return False
+        # JSON may carry half a surrogate pair, which has no UTF-8 form.
+        given = key.encode("utf-8", "surrogatepass")
         return any(hmac.compare_digest(given, known) for known in self._keys)

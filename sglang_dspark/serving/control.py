@@ -30,7 +30,7 @@ def update_handlers(handlers: dict[str, Any], controller: Any) -> dict[str, Any]
             raise UpdateRejected(f"{key} must be 0 (off), 1 (on) or 2 (shadow), got {value}.")
 
     def set_mode(key: str, value: Any) -> None:
-        live.configured = live.asked = Mode(int(value))
+        live.switch(Mode(int(value)))
 
     def reload(key: str, value: Any) -> None:
         if value and live.watcher is not None:

@@ -8,7 +8,7 @@ import numpy as np
 from numba import njit
 from numpy.typing import NDArray
 
-from sglang_dspark.policy.belief import MAX_REQUESTS, MAX_TOKENS
+from sglang_dspark.policy.belief import MAX_GAMMA, MAX_REQUESTS, MAX_TOKENS
 from sglang_dspark.policy.record import Budget, Load, Rule
 from sglang_dspark.policy.rule import fits, lengths, plan
 
@@ -38,13 +38,18 @@ class Decider:
         self._requests_s, self._tokens_s, self._is_rate = record["requests_s"], record["tokens_s"], record["is_rate"]
         self._survival = np.ones((MAX_REQUESTS, int(rule[0]["gamma"])), np.float32)
 
-    def budget(self, lagged: Lagged | None, load: Load) -> Budget:
-        """``policy.budget`` of ``policy.lag.fresh_survival``, without arrays between; None is nothing fresh."""
+    def budget(self, lagged: Lagged | None, load: Load, unknown: int = MAX_GAMMA) -> Budget:
+        """``policy.budget`` of ``policy.lag.fresh_survival``, without arrays between; None is nothing fresh.
+
+        Args:
+            unknown: Drafts that are taken to survive where there is no fresh confidence; the rest are taken not to.
+        """
         requests = len(load.context)
         if lagged is None:
-            self._survival[:requests] = 1.0
+            self._survival[:requests, :unknown] = 1.0
+            self._survival[:requests, unknown:] = 0.0
             return Budget(*plan(self.rule, self._survival[:requests], load.context, load.slo_class))
-        return Budget(*decide(self.rule, *lagged, load.context, load.slo_class, self._survival))
+        return Budget(*decide(self.rule, *lagged, load.context, load.slo_class, self._survival, unknown))
 
     def warm(self) -> None:
         """Compiles all that a step calls, before the server serves: a first compilation takes seconds."""
@@ -80,6 +85,7 @@ def decide(
     context: NDArray[np.int64],
     slo_class: NDArray[np.int64],
     survival: NDArray[np.float32],
+    unknown: int,
 ) -> tuple[int, int, bool]:
     """Compiled form of :meth:`Decider.budget`; ``survival`` float32 [MAX_REQUESTS, gamma] is scratch."""
     requests, gamma = rows.shape[0], confidence.shape[1]
@@ -91,7 +97,8 @@ def decide(
                 product *= confidence[row, j]
                 survival[r, j] = product
         else:
-            survival[r, :] = 1.0
+            survival[r, :unknown] = 1.0
+            survival[r, unknown:] = 0.0
     return plan(rule, survival[:requests], context, slo_class)
 
 

@@ -33,8 +33,11 @@ def attach(result: None, planner: Any, **arguments: Any) -> None:
         return
     try:
         text = Path(asked.policy).read_bytes()
+    except OSError:
+        text = b""  # Not what rank 0 has, or not an artifact: in either case all ranks stop.
+    try:
         planner.dspark = LivePolicy(asked, text, planner, planner._tp_sync._tp_group, read_keys(asked.class_keys))
-    except (InputError, OSError) as error:
+    except InputError as error:
         print("sglang-dspark: error:", " ".join(str(error).splitlines()), file=sys.stderr, flush=True)
         sys.exit(2)
     planner._budget_planner.dspark = planner.dspark
@@ -92,6 +95,8 @@ def forward_decode(
     """Around a decode step: decides it where ``prepare_verify_budget`` has not, and sends its record on."""
     live = of(worker)
     if live is None or batch.forward_mode.is_idle():
+        if live is not None:
+            live.finish()
         return original(worker, batch, on_publish, grammar_barrier, coordination_plan)
     planner = worker._verify_planner
     worker._proposer.dspark = live

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import math
+from collections.abc import Sequence
 from statistics import median
 from typing import Final
 
@@ -76,9 +77,12 @@ class Guard:
         """How many times the step's time is outside the range that it was tuned for; 1 inside."""
         believed_s = step.in_force.decider.believed_s(len(step.load.context), tokens)
         truths = step.in_force.artifact.provenance.truths
-        (low, high), (slow, fast) = truths.get("overhead_s", [0.0, 0.0]), truths.get("slope", [1.0, 1.0])
-        least_s, most_s = believed_s * slow + low, believed_s * fast + high
-        return elapsed_s / most_s if elapsed_s > most_s else min(1.0, elapsed_s / least_s)
+        low, high = _ends(truths.get("overhead_s"), 0.0)
+        least, most = _ends(truths.get("slope"), 1.0)
+        least_s, most_s = believed_s * least + low, believed_s * most + high
+        if elapsed_s > most_s > 0:
+            return elapsed_s / most_s
+        return elapsed_s / least_s if elapsed_s < least_s else 1.0
 
     def _fall(self, reason: str) -> None:
         if self._live.asked is not Mode.ON:
@@ -90,3 +94,8 @@ class Guard:
             self._live.settings.policy,
             reason,
         )
+
+
+def _ends(values: Sequence[float] | None, neutral: float) -> tuple[float, float]:
+    """The range of an artifact's truths; ``neutral`` where the artifact names none."""
+    return (min(values), max(values)) if values else (neutral, neutral)

@@ -221,13 +221,16 @@ def cpu_hooks() -> tuple[Hook, ...]:
 
 def misfit(hooks: Iterable[Hook]) -> str | None:
     """What of ``hooks`` the installed SGLang does not have, as a phrase; None where all fit."""
-    version = importlib.metadata.version("sglang")
+    try:
+        version = importlib.metadata.version("sglang")
+    except importlib.metadata.PackageNotFoundError:
+        return "sglang is not installed as a package"
     if version not in SUPPORTED:
         return f"sglang {version} is not supported"
     for hook in hooks:
         try:
             target = pkgutil.resolve_name(hook.target)
-        except (ImportError, AttributeError) as error:
+        except Exception as error:  # An import may fail in any way.
             return f"{hook.target} is not there ({error})"
         names = inspect.signature(inspect.unwrap(target)).parameters if hook.parameters else {}
         if missing := [name for name in hook.parameters if name not in names]:
@@ -246,18 +249,27 @@ def check(hooks: Iterable[Hook]) -> None:
         raise InputError(f"sglang: {found}; install a supported version ({supported}) or start without the policy")
 
 
+def enter(hooks: Iterable[Hook]) -> None:
+    """Registers hooks; ``load_plugins`` applies them with those of other plugins."""
+    from sglang.srt.plugins.hook_registry import HookRegistry, HookType
+
+    for hook in hooks:
+        HookRegistry.register(hook.target, hook.call, HookType(hook.kind))
+
+
 def install(hooks: Iterable[Hook]) -> None:
     """Patches every target and makes sure that each patch took.
+
+    Applies at once, and what is registered on these targets later is not: for servers that asked for it only.
 
     Raises:
         InputError: As :func:`check`, or a patch that SGLang's registry failed to apply.
     """
-    from sglang.srt.plugins.hook_registry import HookRegistry, HookType
+    from sglang.srt.plugins.hook_registry import HookRegistry
 
     hooks = tuple(hooks)
     check(hooks)
-    for hook in hooks:
-        HookRegistry.register(hook.target, hook.call, HookType(hook.kind))
+    enter(hooks)
     HookRegistry.apply_hooks()
     if failed := [hook.target for hook in hooks if hook.target not in HookRegistry._patched]:
         raise InputError(f"sglang: {failed[0]} could not be hooked; see the log above, or start without the policy")

@@ -6,6 +6,7 @@ import argparse
 import json
 import logging
 import os
+import re
 import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -20,6 +21,8 @@ from sglang_dspark.serving.settings import FLAGS, Settings
 logger = logging.getLogger(__name__)
 
 VERIFY_MODE: Final = "SGLANG_RAGGED_VERIFY_MODE"
+# What a policy file may set: it must not be able to load code into the server (LD_PRELOAD, PYTHONPATH).
+VARIABLES: Final = re.compile("SGLANG_[A-Z0-9_]+")
 POLICY: Final = "--speculative-dspark-policy"
 
 # Flags of SGLang that the policy stands in for.
@@ -96,6 +99,10 @@ def resolve(server_args: Any, previous: Callable[[Any], None]) -> None:
 def _set_environment(artifact: Artifact) -> None:
     """The variables that the policy was tuned with, where the operator has set none."""
     for name, value in artifact.environment.items():
+        if not VARIABLES.fullmatch(name) or not value.isprintable():
+            raise InputError(
+                f"{POLICY}: environment: {name!r} is not one that a policy may set; only SGLANG_* are, remove it"
+            )
         if name in os.environ:
             if os.environ[name] != value:
                 logger.warning("%s: tuned with %s=%s, started with %s", POLICY, name, value, os.environ[name])
@@ -148,15 +155,17 @@ def check(asked: Settings, artifact: Artifact, cfg: Any) -> None:
 
 def _check_draft(cfg: Any) -> None:
     """A draft without a confidence head has nothing to schedule by; upstream finds out after loading it."""
-    path = Path(cfg.speculative_draft_model_path) / "config.json"
-    if not path.is_file():
+    path = Path(cfg.speculative_draft_model_path or "") / "config.json"
+    if cfg.speculative_draft_model_path is None or not path.is_file():
         return  # From a hub: the planner refuses it, when it has been fetched.
     try:
         config = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise InputError(f"{path}: cannot be read ({error}); give a DSpark checkpoint") from error
-    nested = [config.get(key) or {} for key in ("dspark_config", "dflash_config")]
-    if not any(part.get("enable_confidence_head") for part in (config, *nested)):
+    if not isinstance(config, dict):
+        raise InputError(f"{path}: holds no fields; give a DSpark checkpoint")
+    parts = [config, *(config.get(key) for key in ("dspark_config", "dflash_config"))]
+    if not any(isinstance(part, dict) and part.get("enable_confidence_head") for part in parts):
         raise InputError(
             f"{path}: enable_confidence_head: not set; {POLICY} schedules by confidence, use a draft that has the head"
         )
@@ -167,6 +176,8 @@ def _check_unsupported(cfg: Any) -> None:
         raise InputError(
             f"--attn-dp-size: {cfg.attn_dp_size} is not supported with {POLICY}; use 1, or start without the policy"
         )
+    if cfg.use_ray:
+        raise InputError(f"--use-ray: is not supported with {POLICY}; start without one of the two")
     if cfg.pp_size > 1:
         raise InputError(f"--pp-size: {cfg.pp_size} is not supported with {POLICY}; use 1")
     if cfg.speculative_use_block_verification:

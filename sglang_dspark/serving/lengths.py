@@ -22,13 +22,20 @@ def verify_lengths(rule: Rule, confidence: torch.Tensor, load: Load, cap: int) -
     if confidence.device.type == "cpu":
         current = survival(confidence.float().numpy())
         return torch.from_numpy(lengths(rule, current, load, cap)).to(torch.int32)
+    return on_device(rule, confidence, load, cap)
+
+
+def on_device(rule: Rule, confidence: torch.Tensor, load: Load, cap: int) -> torch.Tensor:
+    """:func:`verify_lengths` without the host: the confidences stay where they are."""
     record = rule[0]
     factor = None
     if record["price_per_token"] or not (record["weight"] == 1.0).all():
         # The same float32 factor that ``policy.record.request_factor`` forms.
         price = 1.0 + float(record["price_per_token"]) * load.context
-        host = torch.from_numpy((record["weight"][load.slo_class] / price).astype(np.float32))
-        factor = host.pin_memory().to(confidence.device, non_blocking=True)
+        factor = torch.from_numpy((record["weight"][load.slo_class] / price).astype(np.float32))
+        if confidence.is_cuda:
+            factor = factor.pin_memory()
+        factor = factor.to(confidence.device, non_blocking=True)
     first = int(record["min_length"]) if len(load.context) * int(record["min_length"]) <= cap else 0
     return ranked(confidence, factor, cap, first, int(record["max_length"]))
 

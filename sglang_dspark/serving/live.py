@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 from sglang_dspark.errors import InputError
 from sglang_dspark.policy import Budget, Engine, Load, compile_rule
 from sglang_dspark.policy.artifact import Artifact, parse
-from sglang_dspark.policy.belief import MAX_REQUESTS
+from sglang_dspark.policy.belief import MAX_GAMMA, MAX_REQUESTS
 from sglang_dspark.serving.agreement import Agreement, Words
 from sglang_dspark.serving.classes import Classes
 from sglang_dspark.serving.decision import Decider, Lagged
@@ -173,6 +173,8 @@ class LivePolicy:
         self.watcher: Watcher | None = None
         self.step: Step | None = None
         self.prefills = 0
+        self._lag = int(planner._budget_planner.lag_steps)
+        self._since_rest = self._lag + 1
         self._ended_s = math.nan
         self._ended_prefills = (0, 0)
         self.gamma = int(planner.gamma)
@@ -203,7 +205,14 @@ class LivePolicy:
                 f"{self.settings.policy}: gamma: {artifact.gamma} is not the running block of {gamma}; tune for {gamma}"
             )
         tiers = np.asarray(geometry.tiers, np.int64)
-        rule = compile_rule(artifact.policy, Engine(gamma, tiers, geometry.max_requests, artifact.cost_belief))
+        try:
+            rule = compile_rule(artifact.policy, Engine(gamma, tiers, geometry.max_requests, artifact.cost_belief))
+        except InputError:
+            raise
+        except (ArithmeticError, ValueError) as error:
+            raise InputError(
+                f"{self.settings.policy}: holds a number that is too large ({error}); tune again"
+            ) from error
         weights = getattr(artifact.policy, "weight", (1.0,))
         return InForce(
             artifact,
@@ -252,8 +261,10 @@ class LivePolicy:
 
     def decide(self, step: Step, lagged: Lagged | None) -> None:
         """Makes rank 0's decision, once a step; None is for a step without fresh confidences."""
-        if step.budget is None and self.agreement.leads:
-            step.budget = step.in_force.decider.budget(lagged, step.load)
+        if step.budget is None and self.agreement.leads and step.mode is not Mode.OFF:
+            # Upstream takes drafts that it knows nothing of to survive. After a rest that would be all of them.
+            known = self._since_rest > self._lag
+            step.budget = step.in_force.decider.budget(lagged, step.load, MAX_GAMMA if known else 1)
 
     def agree(self, step: Step, forced: bool) -> None:
         """Gives every rank rank 0's decision, and the mode and the policy that hold from the next step.
@@ -265,17 +276,24 @@ class LivePolicy:
         size = 0 if news is None else len(news.text)
         budget = step.budget or REST
         words = self.agreement.on_words(Words(budget.tier, budget.cap, budget.draft, self.asked, size))
-        step.budget = Budget(words.tier, words.cap, bool(words.draft))
+        if step.mode is not Mode.OFF:
+            step.budget = Budget(words.tier, words.cap, bool(words.draft))
         step.steers = step.mode is Mode.ON and not forced
+        self._since_rest = 0 if step.steers and not words.draft else self._since_rest + 1
         self._next_mode = self.asked = Mode(words.mode)
         if words.news:
             text = self.agreement.on_text(None if news is None else news.text, words.news)
             if news is None:
                 now = step.in_force
                 news = self.bind(parse(text.decode(), self.settings.policy), text, now.version + 1, now.geometry)
-            self._next = news
+            # It may have been offered before the one that is now in force was taken.
+            self._next = news._replace(version=step.in_force.version + 1)
             # A policy that was tuned again deserves another try after a fall-back.
             self._next_mode = self.asked = self.configured if self.asked is Mode.OFF else self.asked
+
+    def switch(self, mode: Mode) -> None:
+        """The operator's mode, from the next step on. Every rank is told before the same step."""
+        self.configured = self.asked = self._next_mode = mode
 
     def finish(self) -> Step | None:
         """Ends the step; its record goes on with the results."""

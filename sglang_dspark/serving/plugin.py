@@ -6,7 +6,6 @@ import logging
 import os
 import sys
 
-from sglang_dspark.errors import InputError
 from sglang_dspark.serving import hooks, launch, settings
 
 logger = logging.getLogger(__name__)
@@ -32,8 +31,8 @@ def register() -> None:
         return
     try:
         hooks.install(hooks.policy_hooks())
-    except InputError as error:
-        print("sglang-dspark: error:", error, file=sys.stderr, flush=True)
+    except Exception as error:  # Whatever it is, SGLang would log it and serve without the policy.
+        print("sglang-dspark: error:", " ".join(str(error).splitlines()), file=sys.stderr, flush=True)
         sys.exit(2)
 
 
@@ -41,7 +40,7 @@ def _offer_flags() -> None:
     from sglang.srt.arg_groups.resolution_hooks import register_resolution_hook
 
     register_resolution_hook("handle_speculative_decoding")(launch.resolve)
-    hooks.install(hooks.launch_hooks())
+    hooks.enter(hooks.launch_hooks())  # Applied by SGLang, when all plugins have entered theirs.
     if "sglang.srt.entrypoints.engine" in sys.modules:
         launch.accept_engine_keywords(sys.modules["sglang.srt.entrypoints.engine"].Engine)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 import time
@@ -99,7 +100,8 @@ class Recorder:
             self._open = False
             self.lost += rows + len(self.waiting)
             self.waiting.clear()
-            partial.unlink(missing_ok=True)
+            with contextlib.suppress(OSError):
+                partial.unlink(missing_ok=True)
             logger.error("%s: recording ends (%s); serving goes on", self._folder, error)
             return
         self._files += 1

@@ -7,7 +7,7 @@ import os
 from pathlib import Path
 from typing import Annotated, Any, Final, Literal, NamedTuple
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
 from sglang_dspark.errors import InputError, from_validation
 
@@ -34,6 +34,12 @@ class Settings(BaseModel):
     fallback_margin: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 0.5
     class_keys: str | None = None
     record: str | None = None
+
+    @field_validator("mode", mode="before")
+    @classmethod
+    def _on_off(cls, mode: object) -> object:
+        """YAML reads a bare on or off as a boolean, which --config passes on as true or false."""
+        return {"true": "on", "false": "off"}.get(str(mode).lower(), mode)
 
 
 class Flag(NamedTuple):

@@ -14,8 +14,9 @@ from numba import njit
 from numpy.typing import NDArray
 
 from sglang_dspark.policy.belief import MAX_GAMMA
+from sglang_dspark.policy.record import MAX_CLASSES
 from sglang_dspark.serving.guard import Guard
-from sglang_dspark.serving.live import LivePolicy, Mode, Outcome, Step
+from sglang_dspark.serving.live import InForce, LivePolicy, Mode, Outcome, Step
 from sglang_dspark.serving.watch import Watcher
 
 PREFIX: Final = "sglang:dspark_"
@@ -72,14 +73,17 @@ class Telemetry:
         from prometheus_client import Counter, Gauge
 
         self._live, self._guard, self._watcher = live, guard, watcher
-        self._totals, self._by_class = np.zeros((5, LENGTHS)), np.zeros((16, 3))
+        self._totals = np.zeros((5, LENGTHS))
+        # By the names of a policy's classes: the next policy may list others, or in another order.
+        self._by_class: dict[tuple[str, ...], Table] = {}
+        self._classes, self._refused = live.in_force.classes, 0
         self._steps = {"on": 0, "shadow": 0, "off": 0}
         self._resting = self._drafted = 0
         self._shadow_disagreed = 0
         self._tier = 0
         self._told: dict[Any, float] = {}
         none = np.zeros(0, np.int32)
-        tally(self._totals, self._by_class, none, none, _NONE, np.zeros(0, np.int64))  # Compiles it.
+        tally(self._totals, self._of(live.in_force), none, none, _NONE, np.zeros(0, np.int64))  # Compiles it.
         names, self._labels = tuple(labels), tuple(labels.values())
 
         def counter(name: str, text: str, *more: str) -> Any:
@@ -111,7 +115,10 @@ class Telemetry:
         self._gauges = {
             "version": gauge("policy_version", "Number of the policy in force; the one of the start is 1."),
             "mode": gauge("policy_mode", "0 off, 1 on, 2 shadow."),
-            "tier": gauge("verify_tier_tokens", "Verify tokens that the last step was padded to."),
+            "tier": gauge(
+                "verify_tier_tokens",
+                "Verify tokens that the policy padded the last step to; 0 where it did not decide.",
+            ),
             "calibration": gauge("calibration_error", "Mean confidence less acceptance, by position.", "position"),
             "acceptance": gauge("acceptance_ratio", "Drafts accepted over drafts promised, in the last window."),
             "step_time": gauge("step_time_ratio", "Step time over the range it was tuned for; 1 inside it."),
@@ -121,7 +128,7 @@ class Telemetry:
         confidence = outcome.confidence
         tally(
             self._totals,
-            self._by_class,
+            self._of(step.in_force),
             outcome.verified,
             outcome.accepted,
             _NONE if confidence is None else confidence,
@@ -134,13 +141,19 @@ class Telemetry:
             self._resting += 1
         budget = step.budget
         if budget is not None:
-            self._tier = budget.tier
+            self._tier = budget.tier if step.steers else 0
             if step.mode is Mode.SHADOW and step.upstream_cap != budget.cap:
                 self._shadow_disagreed += 1
 
+    def _of(self, in_force: InForce) -> Table:
+        names = in_force.artifact.classes
+        if names not in self._by_class:
+            self._by_class[names] = np.zeros((MAX_CLASSES, 3))
+        return self._by_class[names]
+
     def publish(self) -> None:
         """Tells ``prometheus_client`` what was added since the last call."""
-        totals, by_class, live = self._totals.copy(), self._by_class.copy(), self._live
+        totals, live = self._totals.copy(), self._live
         lengths = np.arange(LENGTHS)
         tell = self._tell
         for mode, steps in self._steps.items():
@@ -158,15 +171,22 @@ class Telemetry:
             if totals[REACHED, i]:
                 error = (totals[PROMISED, i] - totals[TAKEN, i]) / totals[REACHED, i]
                 self._gauges["calibration"].labels(*self._labels, str(i + 1)).set(error)
-        for i, name in enumerate(live.in_force.artifact.classes):
-            tell("class_rounds", by_class[i, 0], name)
-            tell("class_verified", by_class[i, 1], name)
-            tell("class_tokens", by_class[i, 2], name)
+        by_class: dict[str, Table] = {}
+        for names, counted in list(self._by_class.items()):
+            for name, row in zip(names, counted.copy(), strict=False):
+                by_class[name] = by_class.get(name, 0.0) + row
+        for name, (rounds, verified, tokens) in by_class.items():
+            tell("class_rounds", rounds, name)
+            tell("class_verified", verified, name)
+            tell("class_tokens", tokens, name)
         tell("shadow", self._shadow_disagreed)
         tell("reloads", self._watcher.reloads)
         tell("refusals", self._watcher.refusals)
         tell("falls", self._guard.falls)
-        tell("class_refusals", live.in_force.classes.refused)
+        if live.in_force.classes is not self._classes:
+            self._refused += self._classes.refused
+            self._classes = live.in_force.classes
+        tell("class_refusals", self._refused + self._classes.refused)
         self._set("version", live.in_force.version)
         self._set("mode", live.mode)
         self._set("tier", self._tier)

@@ -50,17 +50,27 @@ class Watcher(threading.Thread):
             if ticks * POLL_S >= 1.0:
                 ticks = 0
                 for chore in self.chores:
-                    chore()
+                    self._do(chore)
+
+    def _do(self, chore: Callable[[], None]) -> None:
+        try:
+            chore()
+        except Exception:  # Reloads depend on this thread; they must outlive metrics and records.
+            logger.exception("a background task of DSpark failed")
 
     def look(self) -> None:
         """Reads the file if it has changed or was asked for."""
         stamp = self._stamp()
-        if stamp == self._seen and not self._asked.is_set():
+        asked = self._asked.is_set()
+        if stamp == self._seen and not asked:
             return
         self._asked.clear()
         self._seen = stamp
         try:
-            self._live.offer(self._path.read_bytes())
+            text = self._path.read_bytes()
+            if text == self._live.in_force.text and not asked:
+                return  # Touched: no new policy, which would end a fall-back.
+            self._live.offer(text)
         except (InputError, OSError) as error:
             self.refusals += 1
             logger.error("policy %d stays in force: %s", self._live.in_force.version, error)

@@ -42,7 +42,7 @@ def section(outcome: Outcome) -> Section:
 
 def survival_needed(chosen: Threshold, running: NDArray[np.int64], weight: float, context: int) -> NDArray[np.float64]:
     """float64 [n]: the survival from which a draft counts, at ``running`` [n] requests, ``context`` tokens each."""
-    theta = np.interp(np.log2(running), np.log2(chosen.running), chosen.theta)
+    theta: NDArray[np.float64] = np.interp(np.log2(running), np.log2(chosen.running), chosen.theta)
     return theta * (1 + chosen.price_per_token * context) / weight
 
 

@@ -1,0 +1,14 @@
+"""A trained pair to try things on: a small Qwen3 target and its DSpark drafter. README.md says how it was made."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+TARGET = Path(__file__).parent / "target"
+"""Checkpoint of the target, with its tokenizer."""
+
+DRAFT = Path(__file__).parent / "draft"
+"""Checkpoint of the drafter, in DeepSpec's layout."""
+
+STS = Path(__file__).parent / "sts.json"
+"""The pair's confidence temperatures in SGLang's format."""

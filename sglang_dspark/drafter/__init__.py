@@ -1,0 +1,1 @@
+"""Draft models in PyTorch: the DSpark drafter, its training, and rounds played offline."""

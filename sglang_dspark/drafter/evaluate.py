@@ -1,0 +1,224 @@
+"""Speculative decoding offline: rounds of draft and verification as a server makes them, without the server.
+
+Every round is one pass of the drafter and one of the target over whole sequences, without a KV cache: slow and plain,
+so that it can check what is fast. Acceptance is rejection sampling, which at temperature 0 is equality with the
+target's likeliest token.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import logging
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from tokenizers import Tokenizer
+from torch import Tensor
+from transformers import Qwen3ForCausalLM
+
+from sglang_dspark.drafter.model import Drafter, blocks_mask, target_features
+from sglang_dspark.drafter.text import CLASSES, Klass, held_out
+from sglang_dspark.drafter.train_target import load
+
+log = logging.getLogger(__name__)
+
+SEED = 1
+PROMPT = 96
+"""Tokens of a prompt in :func:`figures`."""
+
+
+class Rounds(NamedTuple):
+    """What R rounds of several requests came to."""
+
+    confidence_logits: NDArray[np.float32]
+    """[R, gamma], raw."""
+
+    accepted: NDArray[np.int64]
+    """[R] drafts accepted, 0..gamma."""
+
+    texts: list[list[int]]
+    """Each request's tokens, its prompt included."""
+
+    @property
+    def accepted_length(self) -> float:
+        """Tokens a round, the target's own included."""
+        return float(self.accepted.mean()) + 1.0
+
+    @property
+    def prefix_accepted(self) -> NDArray[np.bool_]:
+        """[R, gamma] whether the draft at a place and all before it were accepted."""
+        return np.arange(self.confidence_logits.shape[1]) < self.accepted[:, None]
+
+    @property
+    def reached(self) -> NDArray[np.bool_]:
+        """[R, gamma] whether all drafts before a place were accepted, so that its own acceptance counts."""
+        return np.arange(self.confidence_logits.shape[1]) <= self.accepted[:, None]
+
+    def acceptance_by_place(self) -> NDArray[np.float64]:
+        """[gamma] the share accepted of the drafts that were reached; NaN where none was."""
+        reached = self.reached.sum(0)
+        accepted = self.prefix_accepted.sum(0)
+        return np.array([a / r if r else np.nan for a, r in zip(accepted, reached, strict=True)])
+
+    def roc_auc(self) -> float:
+        """How well the confidence of drafts that were reached tells the accepted from the rejected, 0.5..1."""
+        return roc_auc(self.confidence_logits[self.reached], self.prefix_accepted[self.reached])
+
+
+def roc_auc(scores: NDArray[np.float32], positive: NDArray[np.bool_]) -> float:
+    """The chance that a positive scores above a negative, ties counting half; NaN without either."""
+    positives = int(positive.sum())
+    negatives = len(positive) - positives
+    if not positives or not negatives:
+        return float("nan")
+    _, inverse, counts = np.unique(scores, return_inverse=True, return_counts=True)
+    ranks = np.cumsum(counts) - (counts - 1) / 2.0
+    return float((ranks[inverse][positive].sum() - positives * (positives + 1) / 2.0) / (positives * negatives))
+
+
+@torch.no_grad()
+def speculate(
+    target: Qwen3ForCausalLM, drafter: Drafter, prompts: list[list[int]], new: int, temperature: float, seed: int
+) -> Rounds:
+    """Continues each prompt by at least ``new`` tokens, speculating with blocks of gamma drafts.
+
+    Args:
+        temperature: of target and drafter.
+        seed: of the samples.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    gamma = drafter.config.block_size
+    texts = [list(prompt) for prompt in prompts]
+    confidences, accepted = [], []
+
+    def probabilities(logits: Tensor) -> Tensor:
+        if temperature == 0.0:
+            return torch.nn.functional.one_hot(logits.argmax(-1), logits.shape[-1]).to(logits.dtype)
+        return torch.softmax(logits / temperature, dim=-1)
+
+    def look(rows: list[list[int]]) -> tuple[Tensor, Tensor]:
+        # Padding is on the right, where causal attention does not see it.
+        width = max(map(len, rows))
+        tokens = torch.tensor([row + [0] * (width - len(row)) for row in rows])
+        seen = target(input_ids=tokens, output_hidden_states=True, use_cache=False)
+        return target_features(seen.hidden_states, drafter.config.target_layer_ids), seen.logits
+
+    # The prefill gives the first token, as in a server.
+    features, logits = look(texts)
+    for row, text in enumerate(texts):
+        text.append(int(_sample(probabilities(logits[row, len(text) - 1]), generator)))
+    running = list(range(len(texts)))
+    while running:
+        anchors = torch.tensor([texts[row][-1] for row in running])
+        places = torch.tensor([[len(texts[row]) - 1] for row in running])
+        mask = blocks_mask(places, features.shape[1], gamma)
+        hidden = drafter(drafter.block(anchors), places + torch.arange(gamma), features, mask)
+        drafts, drawn_from = drafter.draft(hidden, anchors, temperature, generator)
+        previous = torch.cat([anchors.unsqueeze(1), drafts[:, :-1]], dim=1)
+        confidences.append(drafter.confidence(hidden, previous).float().numpy())
+        features, logits = look([texts[row] + drafts[i].tolist() for i, row in enumerate(running)])
+        rounds = []
+        for i, row in enumerate(running):
+            verified = probabilities(logits[i, len(texts[row]) - 1 : len(texts[row]) + gamma])
+            count, own = _verify(drafts[i], drawn_from[i], verified, generator)
+            texts[row] += [*drafts[i, :count].tolist(), own]
+            rounds.append(count)
+        accepted += rounds
+        on = [i for i, row in enumerate(running) if len(texts[row]) - len(prompts[row]) < new]
+        running = [running[i] for i in on]
+        features = features[on]
+    return Rounds(np.concatenate(confidences), np.array(accepted), texts)
+
+
+def _verify(drafts: Tensor, drawn_from: Tensor, target: Tensor, generator: torch.Generator) -> tuple[int, int]:
+    """Rejection sampling of one block: drafts accepted, and the target's own token after them.
+
+    Args:
+        drafts: [gamma].
+        drawn_from: [gamma, V] distributions of the drafts.
+        target: [gamma + 1, V] the target's.
+    """
+    places = torch.arange(len(drafts))
+    ratio = target[places, drafts] / drawn_from[places, drafts]
+    refused = torch.rand(len(drafts), generator=generator) >= ratio
+    count = int(refused.nonzero()[0]) if refused.any() else len(drafts)
+    rest = target[count]
+    if count < len(drafts):
+        rest = (rest - drawn_from[count]).clamp(min=0.0)
+    return count, int(_sample(rest, generator))
+
+
+def _sample(weights: Tensor, generator: torch.Generator) -> Tensor:
+    return torch.multinomial(weights, 1, generator=generator)
+
+
+class Figures(NamedTuple):
+    """Rounds over held-out prompts of one class at one temperature."""
+
+    klass: Klass
+    temperature: float
+    rounds: Rounds
+
+
+def figures(
+    target: Qwen3ForCausalLM,
+    drafter: Drafter,
+    tokenizer: Tokenizer,
+    count: int,
+    new: int,
+    temperatures: Sequence[float],
+    seed: int,
+) -> list[Figures]:
+    """Speculates over ``count`` held-out prompts of every class at every temperature, ``new`` tokens each."""
+    measured = []
+    for temperature in temperatures:
+        for klass in CLASSES:
+            prompts = [tokenizer.encode(text).ids for text in held_out(klass, count, PROMPT, seed, tokenizer)]
+            rounds = speculate(target, drafter, prompts, new, temperature, seed)
+            measured.append(Figures(klass, temperature, rounds))
+            log.info("%s at temperature %g: accepted length %.2f", klass, temperature, rounds.accepted_length)
+    return measured
+
+
+def save_shard(rounds: list[Rounds], path: Path) -> None:
+    """Writes rounds as SGLang records them, for ``python -m sglang.benchmark.dspark_sts_fit --data-glob``."""
+    content = {
+        "logits": torch.from_numpy(np.concatenate([each.confidence_logits for each in rounds])),
+        "prefix_mask": torch.from_numpy(np.concatenate([each.prefix_accepted for each in rounds])).float(),
+    }
+    torch.save(content, path)
+
+
+def main() -> None:
+    """``python -m sglang_dspark.drafter.evaluate TARGET DRAFT``: prints one JSON object a class and temperature."""
+    parser = argparse.ArgumentParser(description=main.__doc__)
+    parser.add_argument("target", type=Path)
+    parser.add_argument("draft", type=Path)
+    parser.add_argument("--count", type=int, default=24, help="prompts a class")
+    parser.add_argument("--new", type=int, default=128, help="tokens a prompt")
+    parser.add_argument("--seed", type=int, default=SEED)
+    parser.add_argument("--temperature", type=float, nargs="+", default=[0.0, 1.0])
+    parser.add_argument("--threads", type=int, default=2)
+    arguments = parser.parse_args()
+    torch.set_num_threads(arguments.threads)
+    pair = load(arguments.target), Drafter.from_pretrained(arguments.draft)
+    tokenizer = Tokenizer.from_file(str(arguments.target / "tokenizer.json"))
+    for each in figures(*pair, tokenizer, arguments.count, arguments.new, arguments.temperature, arguments.seed):
+        line = {
+            "class": each.klass,
+            "temperature": each.temperature,
+            "rounds": len(each.rounds.accepted),
+            "accepted_length": round(each.rounds.accepted_length, 3),
+            "acceptance_by_place": [round(float(share), 3) for share in each.rounds.acceptance_by_place()],
+            "roc_auc": round(each.rounds.roc_auc(), 3),
+        }
+        print(json.dumps(line))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,80 @@
+"""The packaged pair: its size, its tokenizer, and what it achieves on held-out text."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+
+torch = pytest.importorskip("torch")
+pytest.importorskip("transformers")
+
+from tokenizers import Tokenizer  # noqa: E402
+from transformers import AutoTokenizer, Qwen3ForCausalLM  # noqa: E402
+
+from dspark_simulator.sts import ece  # noqa: E402
+from sglang_dspark import demo  # noqa: E402
+from sglang_dspark.drafter.evaluate import Figures, figures  # noqa: E402
+from sglang_dspark.drafter.model import Drafter  # noqa: E402
+from sglang_dspark.drafter.train_target import load  # noqa: E402
+
+GAMMA = 7
+
+
+@pytest.fixture(scope="module")
+def pair() -> tuple[Qwen3ForCausalLM, Drafter]:
+    return load(demo.TARGET), Drafter.from_pretrained(demo.DRAFT)
+
+
+@pytest.fixture(scope="module")
+def greedy(pair: tuple[Qwen3ForCausalLM, Drafter]) -> dict[str, Figures]:
+    tokenizer = Tokenizer.from_file(str(demo.TARGET / "tokenizer.json"))
+    return {each.klass: each for each in figures(*pair, tokenizer, 12, 64, (0.0,), seed=11)}
+
+
+def test_size() -> None:
+    files = [path for folder in (demo.TARGET, demo.DRAFT) for path in folder.rglob("*") if path.is_file()]
+    assert sum(path.stat().st_size for path in files) <= 12e6
+
+
+def test_pair_fits_together(pair: tuple[Qwen3ForCausalLM, Drafter]) -> None:
+    target, drafter = pair
+    assert drafter.config.block_size == GAMMA
+    assert drafter.config.num_target_layers == target.config.num_hidden_layers
+    assert torch.equal(drafter.embed_tokens.weight, target.model.embed_tokens.weight)
+    assert torch.equal(drafter.lm_head.weight, target.lm_head.weight)
+
+
+def test_tokenizer_loads_and_is_lossless(pair: tuple[Qwen3ForCausalLM, Drafter]) -> None:
+    tokenizer = AutoTokenizer.from_pretrained(demo.TARGET)
+    for text in ("def f(x):\n\treturn  x  # é→漢\r\n", "  leading and trailing  ", '{"a": [1, 2.5, null]}', "🐍"):
+        assert tokenizer.decode(tokenizer(text).input_ids) == text
+    assert tokenizer.eos_token_id == pair[0].config.eos_token_id
+    assert tokenizer.mask_token_id == pair[1].config.mask_token_id
+    assert len(tokenizer) == pair[0].config.vocab_size
+    message = [{"role": "user", "content": "import os\n"}]
+    assert tokenizer.apply_chat_template(message, tokenize=False) == "import os\n"
+
+
+def test_accepted_length_and_ranking(greedy: dict[str, Figures]) -> None:
+    accepted = np.concatenate([each.rounds.accepted for each in greedy.values()])
+    assert accepted.mean() + 1.0 >= 2.2
+    lengths = {klass: each.rounds.accepted_length for klass, each in greedy.items()}
+    assert max(lengths.values()) > 1.15 * min(lengths.values())
+    for klass, each in greedy.items():
+        assert each.rounds.roc_auc() >= 0.75, klass
+
+
+def test_temperatures_calibrate_other_prompts(greedy: dict[str, Figures]) -> None:
+    sts = json.loads(demo.STS.read_text())
+    temperatures = np.array(sts["temperatures"])
+    assert temperatures.shape == (GAMMA,)
+    logits = np.concatenate([each.rounds.confidence_logits for each in greedy.values()])
+    accepted = np.concatenate([each.rounds.prefix_accepted for each in greedy.values()])
+
+    def error(scale: np.ndarray) -> float:
+        survival = np.cumprod(1.0 / (1.0 + np.exp(-logits / scale)), axis=1)
+        return float(np.mean([ece(survival[:, place], accepted[:, place]) for place in range(GAMMA)]))
+
+    assert error(temperatures) < error(np.ones(GAMMA))

@@ -1,0 +1,24 @@
+"""SGLang on this machine: its CPU engine, so that its planner can be imported and driven without a server."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+
+import pytest
+
+os.environ["SGLANG_USE_CPU_ENGINE"] = "1"
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+from sglang_dspark.serving.cpu import early
+
+early.prepare([])
+
+from tests.serving import harness  # noqa: E402
+
+
+@pytest.fixture
+def hooked() -> Iterator[None]:
+    """The planner's hooks in place, as the registry puts them there, for one test."""
+    with harness.hooks_on_planner():
+        yield

@@ -1,0 +1,340 @@
+"""What a start refuses, what it warns of, and how the flags travel to the scheduler."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import logging
+import os
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from sglang_dspark.errors import InputError
+from sglang_dspark.policy import NoDraft
+from sglang_dspark.policy.artifact import dumps
+from sglang_dspark.serving import bench, hooks, launch, settings
+from sglang_dspark.serving.hooks import Hook
+from sglang_dspark.serving.settings import FLAGS, Settings
+
+GAMMA = 7
+
+
+@pytest.fixture(autouse=True)
+def environment(monkeypatch) -> None:
+    """Puts back whatever a test leaves in the environment, which is what children inherit."""
+    monkeypatch.setattr(os, "environ", os.environ.copy())
+    os.environ.pop(settings.VARIABLE, None)
+    os.environ[launch.VERIFY_MODE] = "compact"
+
+
+@pytest.fixture
+def draft(tmp_path: Path) -> Path:
+    (tmp_path / "config.json").write_text(json.dumps({"dspark_config": {"enable_confidence_head": True}}))
+    return tmp_path
+
+
+def server(draft: Path, **changed: Any) -> Any:
+    fields = {
+        "speculative_algorithm": "DSPARK",
+        "speculative_num_draft_tokens": GAMMA + 1,
+        "speculative_draft_model_path": str(draft),
+        "speculative_dspark_sps_table_path": None,
+        "speculative_dspark_confidence_sts_path": None,
+        "speculative_dspark_align_verify_tokens_to_graph_tier": False,
+        "speculative_use_block_verification": False,
+        "attn_dp_size": 1,
+        "use_ray": False,
+        "pp_size": 1,
+        "max_running_requests": 48,
+    }
+    return SimpleNamespace(**(fields | changed))
+
+
+ASKED = Settings(policy="/a/policy.json")
+
+
+def test_what_fits_is_accepted_without_a_word(draft: Path, caplog) -> None:
+    for more in ({}, {"max_running_requests": 1024}, {"max_running_requests": None}):
+        launch.check(ASKED, bench.artifact(), server(draft, **more))
+    assert caplog.records == []
+
+
+@pytest.mark.parametrize(
+    ("changed", "named"),
+    [
+        ({"speculative_algorithm": "EAGLE"}, ("EAGLE", "--speculative-algorithm DSPARK")),
+        ({"speculative_algorithm": None}, ("--speculative-algorithm DSPARK",)),
+        ({"speculative_dspark_sps_table_path": "t"}, ("--speculative-dspark-sps-table-path", "cost_belief")),
+        ({"speculative_dspark_confidence_sts_path": "t"}, ("--speculative-dspark-confidence-sts-path", "sts_temp")),
+        (
+            {"speculative_dspark_align_verify_tokens_to_graph_tier": True},
+            ("--speculative-dspark-align-verify-tokens-to-graph-tier", "fill"),
+        ),
+        ({"speculative_num_draft_tokens": 6}, ("/a/policy.json: gamma: 7", "block-size 7", "tune for 5")),
+        ({"attn_dp_size": 2}, ("--attn-dp-size: 2",)),
+        ({"use_ray": True}, ("--use-ray",)),
+        ({"pp_size": 2}, ("--pp-size: 2",)),
+        ({"speculative_use_block_verification": True}, ("--speculative-use-block-verification",)),
+        ({"max_running_requests": 1025}, ("--max-running-requests: 1025", "1024")),
+    ],
+)
+def test_refusals_name_both_sides(draft: Path, changed: dict[str, Any], named: tuple[str, ...]) -> None:
+    with pytest.raises(InputError) as refused:
+        launch.check(ASKED, bench.artifact(), server(draft, **changed))
+    assert all(word in str(refused.value) for word in named), str(refused.value)
+    assert "policy" in str(refused.value)
+
+
+@pytest.mark.parametrize(
+    ("name", "value"), [(launch.VERIFY_MODE, "static"), ("SGLANG_DSPARK_STS_COLLECT_PATH", "/tmp/x")]
+)
+def test_refusals_by_environment(draft: Path, name: str, value: str) -> None:
+    os.environ[name] = value
+    with pytest.raises(InputError, match=f"^{name}: .*{launch.POLICY}"):
+        launch.check(ASKED, bench.artifact(), server(draft))
+
+
+@pytest.mark.parametrize(
+    ("content", "named"),
+    [
+        ("{}", "enable_confidence_head"),
+        ('{"dspark_config": {"enable_confidence_head": false}}', "enable_confidence_head"),
+        ('{"dspark_config": [1], "dflash_config": "x"}', "enable_confidence_head"),
+        ("[]", "DSpark checkpoint"),
+        ("{", "DSpark checkpoint"),
+    ],
+)
+def test_a_draft_without_confidences_is_refused(draft: Path, content: str, named: str) -> None:
+    (draft / "config.json").write_text(content)
+    with pytest.raises(InputError) as refused:
+        launch.check(ASKED, bench.artifact(), server(draft))
+    assert str(draft / "config.json") in str(refused.value) and named in str(refused.value)
+
+
+@pytest.mark.parametrize("path", ["someone/on-a-hub", None])
+def test_a_draft_that_is_not_here_is_left_to_upstream(draft: Path, path: str | None) -> None:
+    launch.check(ASKED, bench.artifact(), server(draft, speculative_draft_model_path=path))
+
+
+def test_a_missing_key_file_is_refused_before_weights_load(draft: Path) -> None:
+    asked = Settings(policy="p", class_keys="/no/keys")
+    with pytest.raises(InputError, match="--speculative-dspark-class-keys: /no/keys"):
+        launch.check(asked, bench.artifact(), server(draft))
+
+
+def test_other_flags_than_tuned_are_warned_of_with_those_to_use(draft: Path, caplog) -> None:
+    flags = {"--max-running-requests": "64", "--pp-size": "1", "--of-another-version": "3"}
+    launch.check(ASKED, bench.artifact(server_flags=flags), server(draft))
+    assert len(caplog.records) == 1
+    message = caplog.records[0].getMessage()
+    assert "now --max-running-requests 48)" in message
+    assert message.endswith("use: " + " ".join(f"{flag} {value}" for flag, value in flags.items()))
+
+
+def test_advice_to_serve_plainly_is_passed_on(draft: Path, caplog) -> None:
+    launch.check(ASKED, bench.artifact(NoDraft(), serve="plain", advice="Do not draft."), server(draft))
+    assert [record.getMessage() for record in caplog.records] == ["/a/policy.json: Do not draft."]
+
+
+def test_environment_of_the_policy_yields_to_the_operators(caplog) -> None:
+    del os.environ[launch.VERIFY_MODE]
+    os.environ["SGLANG_A"] = "mine"
+    launch._set_environment(bench.artifact(environment={"SGLANG_A": "theirs", "SGLANG_B": "2"}))
+    assert (os.environ["SGLANG_A"], os.environ["SGLANG_B"]) == ("mine", "2")
+    assert os.environ[launch.VERIFY_MODE] == "compact"
+    assert len(caplog.records) == 1 and "SGLANG_A=theirs" in caplog.text and "mine" in caplog.text
+
+
+@pytest.mark.parametrize(
+    "variables",
+    [{"LD_PRELOAD": "/x.so"}, {"PYTHONPATH": "/x"}, {"SGLANG_A": "\0"}, {"SGLANG_=": "1"}, {"": "1"}],
+    ids=str,
+)
+def test_a_policy_cannot_set_other_variables(variables: dict[str, str]) -> None:
+    before = dict(os.environ)
+    with pytest.raises(InputError, match="environment: "):
+        launch._set_environment(bench.artifact(environment=variables))
+    assert dict(os.environ) == before
+
+
+def parser() -> argparse.ArgumentParser:
+    from sglang.srt.server_args import ServerArgs
+
+    made = argparse.ArgumentParser(prog="sglang serve")
+    ServerArgs.add_cli_args(made)
+    launch.add_flags(None, made)
+    return made
+
+
+def parse(arguments: list[str]) -> argparse.Namespace:
+    """As ``prepare_server_args`` does."""
+    from sglang.srt.utils.server_args_config_parser import ConfigArgumentMerger
+
+    made = parser()
+    if "--config" in arguments:
+        arguments = ConfigArgumentMerger(made).merge_config_with_args(arguments)
+    return made.parse_args(arguments)
+
+
+VALUES = {
+    "--speculative-dspark-policy": "p.json",
+    "--speculative-dspark-policy-mode": "shadow",
+    "--speculative-dspark-fallback-margin": "0.25",
+    "--speculative-dspark-class-keys": "keys",
+    "--speculative-dspark-record": "records",
+}
+MEANT = Settings(
+    policy=str(Path("p.json").absolute()), mode="shadow", fallback_margin=0.25, class_keys="keys", record="records"
+)
+
+
+def test_flags_reach_the_children_and_not_server_args() -> None:
+    from sglang.srt.server_args import ServerArgs
+
+    assert set(VALUES) == {flag.option for flag in FLAGS}
+    raw = parse(["--model-path", "m", *(word for pair in VALUES.items() for word in pair)])
+    assert ServerArgs.from_cli_args(raw).model_path == "m"
+    assert settings.current() == MEANT
+
+
+def test_flags_in_a_configuration_file(tmp_path: Path) -> None:
+    config = tmp_path / "server.yaml"
+    config.write_text("model-path: m\n" + "".join(f"{k.removeprefix('--')}: {v}\n" for k, v in VALUES.items()))
+    parse(["--config", str(config)])
+    assert settings.current() == MEANT
+    parse(["--config", str(config), "--speculative-dspark-policy-mode", "off"])
+    assert settings.current().mode == "off"
+
+
+@pytest.mark.parametrize("mode", ["on", "off", "shadow"])
+def test_on_and_off_in_yaml_are_modes_though_yaml_calls_them_booleans(tmp_path: Path, mode: str) -> None:
+    config = tmp_path / "server.yaml"
+    config.write_text(f"model-path: m\nspeculative-dspark-policy: p.json\nspeculative-dspark-policy-mode: {mode}\n")
+    parse(["--config", str(config)])
+    assert settings.current().mode == mode
+
+
+def test_flags_share_no_name_with_sglangs() -> None:
+    from sglang.srt.server_args import ServerArgs
+
+    alone = argparse.ArgumentParser()
+    ServerArgs.add_cli_args(alone)
+    ours = {flag.field for flag in FLAGS}
+    assert not ours & {action.dest for action in alone._actions}
+    assert not ours & set(ServerArgs.__struct_fields__)
+
+
+def test_no_flag_is_no_setting() -> None:
+    parse(["--model-path", "m"])
+    assert settings.current() is None and settings.VARIABLE not in os.environ
+
+
+def test_engine_takes_the_flags_as_keywords_and_forgets_them() -> None:
+    from sglang.srt.server_args import ServerArgs
+
+    engine = SimpleNamespace(server_args_class=ServerArgs)
+    launch.accept_engine_keywords(engine)
+    keywords = {flag.keyword: getattr(MEANT, flag.field) for flag in FLAGS}
+    made = engine.server_args_class(model_path="m", **keywords)
+    assert isinstance(made, ServerArgs) and made.model_path == "m"
+    assert settings.current() == MEANT
+    engine.server_args_class(model_path="m")
+    assert settings.current() is None
+
+
+@pytest.mark.parametrize(
+    ("raw", "named"),
+    [
+        ({"record": "x"}, ("--speculative-dspark-record", "--speculative-dspark-policy")),
+        ({"policy": "p", "mode": "maybe"}, ("--speculative-dspark-policy-mode", "maybe")),
+        ({"policy": "p", "fallback_margin": -1}, ("--speculative-dspark-fallback-margin", "-1")),
+        ({"policy": "p", "fallback_margin": "half"}, ("--speculative-dspark-fallback-margin", "half")),
+        ({"policy": "p", "fallback_margin": float("nan")}, ("--speculative-dspark-fallback-margin", "nan")),
+        ({"policy": 3}, ("--speculative-dspark-policy", "3")),
+        ({"policy": "p", "unknown": 1}, ("unknown",)),
+    ],
+)
+def test_settings_that_cannot_be_used_are_refused_by_flag(raw: dict[str, Any], named: tuple[str, ...]) -> None:
+    for field, value in raw.items():
+        settings.put(field, value)
+    with pytest.raises(InputError) as refused:
+        settings.current()
+    assert all(word in str(refused.value) for word in named), str(refused.value)
+
+
+@pytest.mark.parametrize("text", ["{", "[]", "3"])
+def test_a_damaged_variable_is_refused(text: str) -> None:
+    os.environ[settings.VARIABLE] = text
+    with pytest.raises(InputError, match=f"^{settings.VARIABLE}: "):
+        settings.current()
+
+
+@pytest.mark.parametrize("raises", [False, True], ids=["command line", "sglang.Engine"])
+def test_a_refusal_ends_a_command_line_in_one_line_and_raises_in_an_engine(
+    tmp_path: Path, draft: Path, capsys, monkeypatch, raises: bool
+) -> None:
+    monkeypatch.setattr("sglang.srt.arg_groups.overrides.resolving_view", lambda args: args)
+    path = tmp_path / "policy.json"
+    path.write_text(dumps(bench.artifact()).replace('"gamma": 7', '"gamma": 0'))
+    settings.put("policy", str(path))
+    called = []
+    args = server(draft, _dspark_raises=raises)
+    with pytest.raises(InputError if raises else SystemExit) as ended:
+        launch.resolve(args, called.append)
+    assert called == []  # Before SGLang does anything, let alone loads weights.
+    if not raises:
+        assert ended.value.code == 2
+        error = capsys.readouterr().err
+        assert error.count("\n") == 1 and f"{path}: gamma: 0" in error
+    path.write_text(dumps(bench.artifact()))
+    launch.resolve(args, called.append)
+    assert called == [args]
+
+
+def test_an_unsupported_version_is_named_with_the_supported(monkeypatch) -> None:
+    monkeypatch.setattr(hooks, "SUPPORTED", ("9.9.9", "9.9.8"))
+    with pytest.raises(InputError, match=r"sglang 0\.5\.\d+ is not supported; .*9\.9\.9, 9\.9\.8"):
+        hooks.check(())
+
+
+def nothing(*arguments: Any, **keywords: Any) -> None: ...
+
+
+PLANNER = f"{hooks.PLANNER}.DSparkVerifyPlanner"
+
+
+@pytest.mark.parametrize(
+    ("target", "parameters", "named"),
+    [
+        (f"{PLANNER}.schedule", (), "schedule is not there"),
+        (f"{hooks.PLANNER}.Renamed.schedule_layout", (), "Renamed.schedule_layout is not there"),
+        ("sglang.srt.moved.module.function", (), "moved.module.function is not there"),
+        (f"{PLANNER}.schedule_layout", ("budget", "queue"), "no parameter 'queue'"),
+    ],
+)
+def test_a_target_that_changed_is_named(target: str, parameters: tuple[str, ...], named: str) -> None:
+    with pytest.raises(InputError) as refused:
+        hooks.check((Hook(target, "around", nothing, parameters, "test"),))
+    assert target in str(refused.value) and named in str(refused.value) and hooks.SUPPORTED[0] in str(refused.value)
+
+
+def test_all_our_targets_fit_the_installed_version() -> None:
+    assert hooks.misfit((*hooks.launch_hooks(), *hooks.policy_hooks(), *hooks.cpu_hooks())) is None
+
+
+def test_a_patch_that_did_not_take_is_an_error(monkeypatch) -> None:
+    from sglang.srt.plugins.hook_registry import HookRegistry
+
+    monkeypatch.setattr(HookRegistry, "_hooks", HookRegistry._hooks.copy())
+    monkeypatch.setattr(HookRegistry, "_patched", set())
+
+    def broken(target: str, hooks: list[Any]) -> None:
+        raise RuntimeError("cannot patch")
+
+    monkeypatch.setattr(HookRegistry, "_apply_target", staticmethod(broken))
+    logging.getLogger("sglang.srt.plugins.hook_registry").setLevel(logging.CRITICAL)
+    with pytest.raises(InputError, match=rf"{PLANNER}\.schedule_layout could not be hooked"):
+        hooks.install((Hook(f"{PLANNER}.schedule_layout", "around", nothing, (), "test"),))

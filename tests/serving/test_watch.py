@@ -1,0 +1,103 @@
+"""The policy file is taken when it changes, refused when it is wrong, and the thread that does it survives."""
+
+from __future__ import annotations
+
+import logging
+import os
+import threading
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+
+from sglang_dspark.errors import InputError
+from sglang_dspark.serving import watch
+from sglang_dspark.serving.watch import Watcher
+
+DEADLINE_S = 30.0
+
+
+class Live:
+    def __init__(self, path: Path) -> None:
+        self.settings, self.in_force = SimpleNamespace(policy=str(path)), SimpleNamespace(version=4, text=b"zero")
+        self.offers: list[bytes] = []
+
+    def offer(self, text: bytes) -> None:
+        if text == b"bad":
+            raise InputError(f"{self.settings.policy}: bad")
+        self.offers.append(text)
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    made = tmp_path / "policy.json"
+    made.write_bytes(b"one")
+    return made
+
+
+def test_a_change_is_offered_once(path: Path) -> None:
+    live = Live(path)
+    watcher = Watcher(live)
+    watcher.look()
+    assert live.offers == []
+    path.write_bytes(b"two!")
+    for _ in range(3):
+        watcher.look()
+    assert live.offers == [b"two!"] and (watcher.reloads, watcher.refusals) == (1, 0)
+
+
+def test_a_replacement_of_equal_size_and_time_is_seen(path: Path) -> None:
+    live = Live(path)
+    watcher, before = Watcher(live), path.stat()
+    other = path.with_name("other")
+    other.write_bytes(b"two")
+    os.utime(other, ns=(before.st_atime_ns, before.st_mtime_ns))
+    other.replace(path)
+    watcher.look()
+    assert live.offers == [b"two"]
+
+
+def test_a_wrong_or_missing_file_is_refused_with_the_version_that_stays(path: Path, caplog) -> None:
+    live = Live(path)
+    watcher = Watcher(live)
+    path.write_bytes(b"bad")
+    with caplog.at_level(logging.ERROR):
+        watcher.look()
+        path.unlink()
+        watcher.look()
+        watcher.look()
+    messages = [record.getMessage() for record in caplog.records]
+    assert len(messages) == 2 and all("policy 4 stays in force" in m and str(path) in m for m in messages)
+    path.write_bytes(b"good")
+    watcher.look()
+    assert live.offers == [b"good"] and (watcher.reloads, watcher.refusals) == (1, 2)
+
+
+def test_asking_reads_an_unchanged_file_once(path: Path) -> None:
+    live = Live(path)
+    watcher = Watcher(live)
+    watcher.ask()
+    watcher.look()
+    watcher.look()
+    assert live.offers == [b"one"]
+
+
+def test_a_failing_chore_stops_neither_the_others_nor_reloads(path: Path, monkeypatch) -> None:
+    monkeypatch.setattr(watch, "POLL_S", 0.01)
+    live, done = Live(path), threading.Semaphore(0)
+    watcher = Watcher(live)
+
+    def broken() -> None:
+        raise RuntimeError("not an OSError")
+
+    watcher.chores = [broken, done.release]
+    watcher.start()
+    try:
+        assert done.acquire(timeout=DEADLINE_S) and done.acquire(timeout=DEADLINE_S)
+        path.write_bytes(b"two!")
+        assert done.acquire(timeout=DEADLINE_S) and done.acquire(timeout=DEADLINE_S)
+        assert live.offers == [b"two!"]
+    finally:
+        watcher.stop()
+        watcher.join(DEADLINE_S)
+    assert not watcher.is_alive()
