@@ -20,5 +20,6 @@ def test_outputs_are_the_plain_servers(steered: servers.Steered, family: str, pl
         assert loaded.accepted_length == 1.0
         assert loaded.verify_length == 0.0
     else:
-        assert loaded.accepted_length > 1.2
-        assert 0.5 < loaded.verify_length < 7
+        # The threshold rests the drafter above 14 requests, which is most of the time.
+        assert loaded.accepted_length > (1.05 if family == "threshold" else 1.2)
+        assert 0.1 < loaded.verify_length < 7

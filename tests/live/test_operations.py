@@ -46,7 +46,7 @@ def test_a_hundred_reloads_under_load_fail_no_request(steered: servers.Steered) 
     loads = []
     with servers.Busy(lambda: loads.append(closed_loop(steered.server, mixed()[:32], 8))):
         for i in range(RELOADS):
-            servers.put_in_force(steered.server, artifact(kinds[i % len(kinds)]), steered.path)
+            servers.put_in_force(steered.server, artifact(kinds[i % len(kinds)], advice=f"Reload {i}."), steered.path)
     assert steered.server.state()["dspark_policy"]["version"] == first + RELOADS
     assert sum(load.failed for load in loads) == 0
     assert sum(len(load.answers) for load in loads) > RELOADS

@@ -85,7 +85,10 @@ def mutate(chance: random.Random) -> bytes:
 def live() -> LivePolicy:
     """A policy in a process; of the planner it needs no more than this."""
     head = SimpleNamespace(sts_temperatures=torch.ones(()))
-    planner = SimpleNamespace(gamma=GAMMA, device="cpu", _is_verify_all=True, _confidence_head=head)
+    host = SimpleNamespace(lag_steps=2)
+    planner = SimpleNamespace(
+        gamma=GAMMA, device="cpu", _is_verify_all=True, _confidence_head=head, _budget_planner=host
+    )
     text = dumps(bench.artifact(FAMILIES[1], GAMMA)).encode()
     made = LivePolicy(Settings(policy=SOURCE), text, planner, bench.OneRank(), None)
     made.in_force = made.in_force._replace(geometry=Geometry((4, 8, 16, 32), 8))
