@@ -21,7 +21,7 @@ from tokenizers import Tokenizer
 
 from sglang_dspark import demo
 from sglang_dspark.drafter import train_drafter, train_target
-from sglang_dspark.drafter.evaluate import PROMPT, SEED, Figures, figures, save_shard
+from sglang_dspark.drafter.evaluate import PROMPT, SEED, Figures, Rounds, figures, join, save_shard
 from sglang_dspark.drafter.model import Drafter
 from sglang_dspark.drafter.text import HELD_OUT_PERCENT
 from sglang_dspark.files import write_atomically
@@ -60,24 +60,22 @@ def main() -> None:
 
 def calibrate(measured: list[Figures], out: Path) -> None:
     """Fits confidence temperatures by SGLang's own command and writes ``sts.json``."""
+    command = [sys.executable, "-m", "sglang.benchmark.dspark_sts_fit"]
     with tempfile.TemporaryDirectory() as folder:
-        shard, fitted = Path(folder) / "rounds.pt", Path(folder) / "sts.json"
-        save_shard([each.rounds for each in measured], shard)
-        command = [sys.executable, "-m", "sglang.benchmark.dspark_sts_fit"]
-        command += ["--data-glob", str(shard), "--out", str(fitted)]
-        subprocess.run(command, check=True)
-        write_atomically(out / demo.STS.name, fitted.read_bytes())
+        save_shard(join([each.rounds for each in measured]), Path(folder) / "rounds.pt")
+        # The file names its source: relative, so that it does not say where it was made.
+        subprocess.run([*command, "--data-glob", "rounds.pt", "--out", "sts.json"], check=True, cwd=folder)
+        write_atomically(out / demo.STS.name, (Path(folder) / "sts.json").read_bytes())
 
 
 def readme(out: Path, measured: list[Figures]) -> str:
     """What is in the folder, how it was made, and what it does."""
     files = sorted(path for path in out.rglob("*") if path.suffix in {".json", ".safetensors"})
     size = sum(path.stat().st_size for path in files)
-    rows = [
-        f"| {each.klass} | {each.temperature:g} | {len(each.rounds.accepted)} | {each.rounds.accepted_length:.2f} |"
-        f" {' '.join(f'{share:.2f}' for share in each.rounds.acceptance_by_place())} | {each.rounds.roc_auc():.3f} |"
-        for each in measured
-    ]
+    rows = [_row(each.klass, each.temperature, each.rounds) for each in measured]
+    for temperature in sorted({each.temperature for each in measured}):
+        together = join([each.rounds for each in measured if each.temperature == temperature])
+        rows.append(_row("all", temperature, together))
     return f"""# The demo pair
 
 A Qwen3-architecture target of 4.2 million parameters and its DSpark drafter of 1.6 million, half a million of them the
@@ -107,6 +105,12 @@ accepted, by place; ROC-AUC is that of their raw confidences.
 | --- | --- | --- | --- | --- | --- |
 {chr(10).join(rows)}
 """
+
+
+def _row(name: str, temperature: float, rounds: Rounds) -> str:
+    shares = " ".join(f"{share:.2f}" for share in rounds.acceptance_by_place())
+    figures = f"{len(rounds.accepted)} | {rounds.accepted_length:.2f} | {shares} | {rounds.roc_auc():.3f}"
+    return f"| {name} | {temperature:g} | {figures} |"
 
 
 if __name__ == "__main__":

@@ -185,11 +185,20 @@ def figures(
     return measured
 
 
-def save_shard(rounds: list[Rounds], path: Path) -> None:
+def join(rounds: Sequence[Rounds]) -> Rounds:
+    """The rounds of several classes as one."""
+    return Rounds(
+        np.concatenate([each.confidence_logits for each in rounds]),
+        np.concatenate([each.accepted for each in rounds]),
+        [text for each in rounds for text in each.texts],
+    )
+
+
+def save_shard(rounds: Rounds, path: Path) -> None:
     """Writes rounds as SGLang records them, for ``python -m sglang.benchmark.dspark_sts_fit --data-glob``."""
     content = {
-        "logits": torch.from_numpy(np.concatenate([each.confidence_logits for each in rounds])),
-        "prefix_mask": torch.from_numpy(np.concatenate([each.prefix_accepted for each in rounds])).float(),
+        "logits": torch.from_numpy(rounds.confidence_logits),
+        "prefix_mask": torch.from_numpy(rounds.prefix_accepted).float(),
     }
     torch.save(content, path)
 
