@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 from pydantic import ValidationError
 
@@ -15,6 +16,12 @@ class InputError(ValueError):
     def __init__(self, message: str) -> None:
         # Names of fields and files come from the input, line breaks included.
         super().__init__(" ".join(message.splitlines()))
+
+
+def end(program: str, error: Exception) -> NoReturn:
+    """Ends the process with one line on stderr and exit code 2."""
+    print(f"{program}: error:", " ".join(str(error).splitlines()), file=sys.stderr, flush=True)
+    sys.exit(2)
 
 
 def from_validation(error: ValidationError, source: str | Path, content: object = None) -> InputError:

@@ -18,6 +18,7 @@ REQUESTS: Final = (1, 4, 16)
 LENGTHS: Final = (0, 3, 7)
 STEPS: Final = 14
 SKIPPED: Final = 4
+DEADLINE_S: Final = 300.0
 
 
 class Cell(NamedTuple):
@@ -67,7 +68,8 @@ def _keep_busy(server: Server, text: str, stop: threading.Event) -> None:
 
 def _steps_s(server: Server, requests: int) -> float:
     server.tell(dspark_clear_info_records=1)
-    while True:
+    deadline = time.monotonic() + DEADLINE_S
+    while time.monotonic() < deadline:
         time.sleep(0.5)
         records = server.state().get("dspark_info_record", {}).get("records", [])
         steps = [
@@ -77,6 +79,7 @@ def _steps_s(server: Server, requests: int) -> float:
         ]
         if len(steps) >= STEPS:
             return float(median(steps[SKIPPED:]))
+    raise TimeoutError(f"no {STEPS} steps of {requests} requests; the end of {server.log}:\n{server.tail()}")
 
 
 def fit(cells: list[Cell]) -> SpsAdditiveTable:

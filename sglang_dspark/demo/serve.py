@@ -31,6 +31,7 @@ from sglang_dspark.drafter.text import CLASSES, held_out
 from sglang_dspark.policy import AnyPolicy, Fixed, SpsAdditiveTable
 from sglang_dspark.policy.artifact import Artifact, load, save, untuned
 from sglang_dspark.policy.belief import sps_json
+from sglang_dspark.serving.launch import POLICY
 
 GAMMA: Final = 7
 CLIENTS: Final = (1, 4, 16)
@@ -38,7 +39,7 @@ PROMPT_TOKENS: Final = 64
 OUTPUT_TOKENS: Final = 48
 RELOADS: Final = 20
 COMPACT: Final = {"SGLANG_RAGGED_VERIFY_MODE": "compact"}
-POLICY: Final = "--speculative-dspark-policy"
+DEADLINE_S: Final = 300.0
 
 
 class Served(NamedTuple):
@@ -128,10 +129,17 @@ def policy_server(folder: Path, policy: Path) -> Iterator[Server]:
 
 
 def put_in_force(server: Server, artifact: Artifact, path: Path) -> None:
-    """Replaces the policy file of a server that is answering requests, and waits until it is followed."""
+    """Replaces the policy file of a server that is answering requests, and waits until it is followed.
+
+    Raises:
+        TimeoutError: It is not; the server's log says why.
+    """
     save(artifact, path)
     wanted = hashlib.sha256(path.read_bytes()).hexdigest()
+    deadline = time.monotonic() + DEADLINE_S
     while server.state()["dspark_policy"]["sha256"] != wanted:
+        if time.monotonic() > deadline:
+            raise TimeoutError(f"{path} is not followed; the end of {server.log}:\n{server.tail()}")
         time.sleep(0.1)
 
 

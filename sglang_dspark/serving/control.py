@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import logging
 from typing import Any
 
 from sglang_dspark.serving.engine import of
 from sglang_dspark.serving.live import Mode
-
-logger = logging.getLogger(__name__)
 
 MODE = "dspark_policy_mode"
 RELOAD = "dspark_policy_reload"

@@ -7,7 +7,6 @@ the rest of the step applies what was decided.
 from __future__ import annotations
 
 import functools
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -15,7 +14,8 @@ from typing import Any
 import numpy as np
 import torch
 
-from sglang_dspark.errors import InputError
+from sglang_dspark.errors import InputError, end
+from sglang_dspark.policy import Budget
 from sglang_dspark.policy.belief import MAX_REQUESTS
 from sglang_dspark.serving import settings
 from sglang_dspark.serving.classes import read_keys
@@ -38,8 +38,7 @@ def attach(result: None, planner: Any, **arguments: Any) -> None:
     try:
         planner.dspark = LivePolicy(asked, text, planner, planner._tp_sync._tp_group, read_keys(asked.class_keys))
     except InputError as error:
-        print("sglang-dspark: error:", " ".join(str(error).splitlines()), file=sys.stderr, flush=True)
-        sys.exit(2)
+        end("sglang-dspark", error)
     planner._budget_planner.dspark = planner.dspark
 
 
@@ -102,9 +101,8 @@ def forward_decode(
     worker._proposer.dspark = live
     if live.step is None:
         step = live.begin(batch, geometry(planner))
-        host = planner._budget_planner
         _decide(live, step, _carried(planner, batch.req_pool_indices_cpu))
-        live.agree(step, host.forced_budget_frac is not None)
+        live.agree(step, planner._budget_planner.forced_budget_frac is not None)
     result = original(worker, batch, on_publish, grammar_barrier, coordination_plan)
     result.dspark_step = live.finish()
     return result
@@ -194,11 +192,11 @@ def _in_ring(host: Any, rows: torch.Tensor, current_generation: torch.Tensor) ->
     )
 
 
-def steering(planner: Any) -> Step | None:
-    """The step in which the policy's decision is applied; None while upstream's is."""
+def steering(planner: Any) -> tuple[Step, Budget] | None:
+    """The step in which the policy's decision is applied, and the decision; None while upstream's is."""
     live: LivePolicy | None = getattr(planner, "dspark", None)
     step = None if live is None else live.step
-    return step if step is not None and step.steers else None
+    return (step, step.budget) if step is not None and step.steers and step.budget is not None else None
 
 
 def resolve_verify_token_budget(
@@ -206,14 +204,13 @@ def resolve_verify_token_budget(
 ) -> int | None:
     """Around the step's budget: the decision, in steps without a draft too. Upstream's call feeds its lag ring."""
     found = original(planner, draft_input=draft_input, **arguments)
-    step = steering(planner)
-    if step is None or step.budget is None:
+    if (applied := steering(planner)) is None:
         live = getattr(planner, "dspark", None)
         if live is not None and live.step is not None and live.step.upstream_cap is None:
             live.step.upstream_cap = found
         return found
-    draft_input.verify_token_budget = step.budget.cap
-    return step.budget.cap
+    draft_input.verify_token_budget = applied[1].cap
+    return applied[1].cap
 
 
 def schedule_verify_lens(
@@ -230,12 +227,12 @@ def schedule_verify_lens(
     Returns:
         int32 [R] on the device.
     """
-    step = steering(planner)
-    if step is None or step.budget is None:
+    if (applied := steering(planner)) is None:
         return original(planner, req_pool_indices=req_pool_indices, device=device, confidence=confidence, **arguments)
-    if confidence is None or not step.budget.draft:
+    step, budget = applied
+    if confidence is None or not budget.draft:
         return torch.ones(len(req_pool_indices), dtype=torch.int32, device=device)
-    lens = verify_lengths(step.in_force.decider.rule, confidence, step.load, step.budget.cap).to(device).add_(1)
+    lens = verify_lengths(step.in_force.decider.rule, confidence, step.load, budget.cap).to(device).add_(1)
     from sglang.srt.speculative.spec_tp_sync import SpecTpSyncSite
 
     planner._tp_sync.sync(SpecTpSyncSite.DSPARK_PLAN, lens)
@@ -244,10 +241,11 @@ def schedule_verify_lens(
 
 def schedule_layout(original: Callable[..., Any], planner: Any, **arguments: Any) -> Any:
     """Around the layout: past the captured graphs, the decision runs eagerly, where upstream verifies whole blocks."""
-    step = steering(planner)
+    applied = steering(planner)
     requests = len(arguments["req_pool_indices"])
-    if step is None or step.budget is None or step.in_force.decider.fits(requests, requests + step.budget.cap):
+    if applied is None or applied[0].in_force.decider.fits(requests, requests + applied[1].cap):
         return original(planner, **arguments)
+    budget = applied[1]
     from sglang.srt.speculative.ragged_verify import RaggedVerifyLayout
 
     lens = planner._schedule_verify_lens(
@@ -255,9 +253,9 @@ def schedule_layout(original: Callable[..., Any], planner: Any, **arguments: Any
         prefix_lens=arguments["prefix_lens"],
         device=arguments["device"],
         confidence=arguments["confidence"],
-        budget=step.budget.cap,
+        budget=budget.cap,
     )
-    lens_cpu = lens.tolist() if step.budget.draft else [1] * requests
+    lens_cpu = lens.tolist() if budget.draft else [1] * requests
     return RaggedVerifyLayout.from_verify_lens(
         verify_lens_cpu=lens_cpu, device=arguments["device"], grid=[sum(lens_cpu)]
     )

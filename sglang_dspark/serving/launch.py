@@ -7,12 +7,11 @@ import json
 import logging
 import os
 import re
-import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Final
 
-from sglang_dspark.errors import InputError
+from sglang_dspark.errors import InputError, end
 from sglang_dspark.policy.artifact import Artifact, load
 from sglang_dspark.policy.belief import MAX_REQUESTS
 from sglang_dspark.serving import hooks, settings
@@ -92,8 +91,7 @@ def resolve(server_args: Any, previous: Callable[[Any], None]) -> None:
     except InputError as error:
         if getattr(server_args, "_dspark_raises", False):
             raise
-        print("sglang-dspark: error:", " ".join(str(error).splitlines()), file=sys.stderr, flush=True)
-        sys.exit(2)
+        end("sglang-dspark", error)
 
 
 def _set_environment(artifact: Artifact) -> None:

@@ -25,15 +25,15 @@ def start(live: LivePolicy, scheduler: Any) -> None:
     guard = Guard(live, asked.fallback_margin)
     if asked.fallback_margin > 0:
         live.observers.append(guard)
-    if scheduler.metrics_collector is not None:
-        telemetry = Telemetry(live, guard, watcher, scheduler.metrics_collector.labels)
-        live.observers.append(telemetry)
-        watcher.chores.append(telemetry.publish)
-        live.detailed = True
+    recorder = None
     if asked.record is not None:
         recorder = Recorder(asked.record)
         live.observers.append(recorder)
         watcher.chores.append(recorder.write)
-        live.detailed = True
         atexit.register(recorder.write, last=True)
+    if scheduler.metrics_collector is not None:
+        telemetry = Telemetry(live, guard, watcher, scheduler.metrics_collector.labels, recorder)
+        live.observers.append(telemetry)
+        watcher.chores.append(telemetry.publish)
+    live.detailed = recorder is not None or scheduler.metrics_collector is not None
     watcher.start()

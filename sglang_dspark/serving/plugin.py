@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import logging
 import os
 import sys
 
+from sglang_dspark.errors import end
 from sglang_dspark.serving import hooks, launch, settings
-
-logger = logging.getLogger(__name__)
 
 
 def register() -> None:
@@ -18,25 +16,19 @@ def register() -> None:
     needs. SGLang logs whatever is raised here and starts all the same, so a process that cannot follow the policy that
     was asked for ends itself.
     """
-    misfit = hooks.misfit(hooks.launch_hooks())
-    if misfit is not None:
-        # Nothing was asked, or the flags that ask are not there: SGLang refuses them by itself.
-        logger.warning("sglang-dspark stays out: %s", misfit)
-        return
+    _offer_flags()
+    if settings.VARIABLE in os.environ and _is_scheduler():
+        try:
+            hooks.install(hooks.policy_hooks())
+        except Exception as error:  # Whatever it is, SGLang would log it and serve without the policy.
+            end("sglang-dspark", error)
     from sglang_dspark.serving import cpu
 
     cpu.register()
-    _offer_flags()
-    if settings.VARIABLE not in os.environ or not _is_scheduler():
-        return
-    try:
-        hooks.install(hooks.policy_hooks())
-    except Exception as error:  # Whatever it is, SGLang would log it and serve without the policy.
-        print("sglang-dspark: error:", " ".join(str(error).splitlines()), file=sys.stderr, flush=True)
-        sys.exit(2)
 
 
 def _offer_flags() -> None:
+    """Whatever SGLang this is: who asks for a policy is then told whether it is supported (``launch.resolve``)."""
     from sglang.srt.arg_groups.resolution_hooks import register_resolution_hook
 
     register_resolution_hook("handle_speculative_decoding")(launch.resolve)

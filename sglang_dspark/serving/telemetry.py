@@ -17,6 +17,7 @@ from sglang_dspark.policy.belief import MAX_GAMMA
 from sglang_dspark.policy.record import MAX_CLASSES
 from sglang_dspark.serving.guard import Guard
 from sglang_dspark.serving.live import InForce, LivePolicy, Mode, Outcome, Step
+from sglang_dspark.serving.recorder import Recorder
 from sglang_dspark.serving.watch import Watcher
 
 PREFIX: Final = "sglang:dspark_"
@@ -64,7 +65,14 @@ def tally(
 class Telemetry:
     """Counts steps, and publishes the counts."""
 
-    def __init__(self, live: LivePolicy, guard: Guard, watcher: Watcher, labels: Mapping[str, str]) -> None:
+    def __init__(
+        self,
+        live: LivePolicy,
+        guard: Guard,
+        watcher: Watcher,
+        labels: Mapping[str, str],
+        recorder: Recorder | None = None,
+    ) -> None:
         """
         Args:
             labels: SGLang's own, so that its dashboards join ours.
@@ -72,7 +80,7 @@ class Telemetry:
         # SGLang sets PROMETHEUS_MULTIPROC_DIR first, and the library chooses its storage when it is imported.
         from prometheus_client import Counter, Gauge
 
-        self._live, self._guard, self._watcher = live, guard, watcher
+        self._live, self._guard, self._watcher, self._recorder = live, guard, watcher, recorder
         self._totals = np.zeros((5, LENGTHS))
         # By the names of a policy's classes: the next policy may list others, or in another order.
         self._by_class: dict[tuple[str, ...], Table] = {}
@@ -110,6 +118,8 @@ class Telemetry:
             "reloads": counter("policy_reloads_total", "Policies taken while running."),
             "refusals": counter("policy_refusals_total", "Policy files that could not be taken."),
             "falls": counter("policy_fallbacks_total", "Times upstream's planner took over by itself."),
+            "recorded": counter("recorded_steps_total", "Steps written by the recorder."),
+            "lost": counter("lost_steps_total", "Steps that the recorder could not write."),
             "class_refusals": counter("class_refusals_total", "Requests without a key for the class they named."),
         }
         self._gauges = {
@@ -153,7 +163,9 @@ class Telemetry:
 
     def publish(self) -> None:
         """Tells ``prometheus_client`` what was added since the last call."""
-        totals, live = self._totals.copy(), self._live
+        # First, so that what was counted before a policy came into force is told by the time its version is.
+        now = self._live.in_force
+        totals = self._totals.copy()
         lengths = np.arange(LENGTHS)
         tell = self._tell
         for mode, steps in self._steps.items():
@@ -183,12 +195,15 @@ class Telemetry:
         tell("reloads", self._watcher.reloads)
         tell("refusals", self._watcher.refusals)
         tell("falls", self._guard.falls)
-        if live.in_force.classes is not self._classes:
+        if self._recorder is not None:
+            tell("recorded", self._recorder.written)
+            tell("lost", self._recorder.lost)
+        if now.classes is not self._classes:
             self._refused += self._classes.refused
-            self._classes = live.in_force.classes
+            self._classes = now.classes
         tell("class_refusals", self._refused + self._classes.refused)
-        self._set("version", live.in_force.version)
-        self._set("mode", live.mode)
+        self._set("version", now.version)
+        self._set("mode", self._live.mode)
         self._set("tier", self._tier)
         self._set("acceptance", self._guard.acceptance)
         self._set("step_time", self._guard.step_time)

@@ -8,7 +8,7 @@ from sglang_dspark.demo.serve import temperatures
 from sglang_dspark.drafter.text import CLASSES
 from sglang_dspark.policy import Argmax, Fixed, Greedy, NoDraft, SpsAdditiveTable, Static, Threshold
 from sglang_dspark.policy.artifact import Artifact
-from sglang_dspark.serving import bench
+from sglang_dspark.serving import offline
 
 # About what the demo pair's steps cost on a CPU.
 BELIEF = SpsAdditiveTable(
@@ -38,7 +38,7 @@ FAMILIES: dict[str, Any] = {
 
 def artifact(family: str, **fields: Any) -> Artifact:
     """The demo's artifact around a family's policy."""
-    return bench.artifact(
+    return offline.artifact(
         FAMILIES[family],
         **{"classes": CLASSES, "sts_temperatures": temperatures(), "cost_belief": BELIEF, **fields},
     )

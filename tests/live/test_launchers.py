@@ -94,6 +94,20 @@ def test_the_engine_raises(wrong: Path, tmp_path: Path) -> None:
     assert "InputError" in ran.stderr.splitlines()[-1] and "gamma" in ran.stderr.splitlines()[-1]
 
 
+def test_an_unsupported_sglang_is_refused_in_one_line(tmp_path: Path) -> None:
+    path = tmp_path / "policy.json"
+    save(artifact("fixed"), path)
+    script = (
+        "import runpy, sys; from sglang_dspark.serving import hooks; hooks.SUPPORTED = ('9.9.9',); "
+        "runpy.run_module('sglang.launch_server', run_name='__main__', alter_sys=True)"
+    )
+    ran = run("-c", script, *words({**FLAGS, **DSPARK, "--speculative-dspark-policy": str(path)}))
+    assert ran.returncode == 2
+    (line,) = lines(ran)
+    assert "sglang 0.5.23 is not supported" in line and "9.9.9" in line
+    assert "usage:" not in ran.stderr and "Traceback" not in ran.stderr
+
+
 @pytest.mark.parametrize(
     ("name", "flags", "environment", "says"),
     [

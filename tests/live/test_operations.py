@@ -40,6 +40,11 @@ def wait_for(server: servers.Server, name: str, at_least: float, **labels: str) 
         time.sleep(0.2)
 
 
+def wait_for_publication(server: servers.Server) -> None:
+    """Waits until all steps before the policy in force are counted: they are told no later than its version."""
+    wait_for(server, "policy_version", server.state()["dspark_policy"]["version"])
+
+
 def test_a_hundred_reloads_under_load_fail_no_request(steered: servers.Steered) -> None:
     kinds = ("threshold", "fixed", "argmax", "none")
     first = steered.server.state()["dspark_policy"]["version"]
@@ -91,7 +96,7 @@ def test_the_kill_switch_returns_to_whole_blocks(steered: servers.Steered) -> No
 def test_metrics_count_what_the_answers_say(steered: servers.Steered) -> None:
     server = steered.server
     steered.use(artifact("fixed"))
-    time.sleep(1.5)  # What was counted before is published once a second.
+    wait_for_publication(server)
     names = ("verified_tokens_total", "accepted_tokens_total", "drafted_tokens_total")
     before = {name: metric(server, name) for name in names}
     loaded = closed_loop(server, mixed()[:30], 1, ignore_eos=True)
@@ -121,7 +126,7 @@ def test_a_class_with_more_weight_verifies_more(steered: servers.Steered) -> Non
 
 def test_where_the_policy_rests_the_drafter_its_forward_is_skipped(steered: servers.Steered) -> None:
     steered.use(artifact("none"))
-    time.sleep(1.5)
+    wait_for_publication(steered.server)
     resting, drafted = metric(steered.server, "resting_steps_total"), metric(steered.server, "drafted_tokens_total")
     closed_loop(steered.server, mixed()[:8], 4)
     wait_for(steered.server, "resting_steps_total", resting + 5)

@@ -38,7 +38,7 @@ def rank(number: int, folder: str) -> None:
 def _group(number: int) -> Any:
     import torch.distributed as dist
 
-    from sglang_dspark.serving.bench import OneRank
+    from sglang_dspark.serving.offline import OneRank
 
     group = OneRank()
     group.world_size, group.rank_in_group, group.ranks, group.cpu_group = 2, number, (0, 1), dist.group.WORLD
@@ -47,24 +47,24 @@ def _group(number: int) -> Any:
 
 def _policy(theta: float, sts: float = 1.0) -> Any:
     from sglang_dspark.policy import Threshold
-    from sglang_dspark.serving import bench
+    from sglang_dspark.serving import offline
 
     policy = Threshold(running=(1, 16), theta=(theta, 0.9), fill=True, off_above=12)
-    return bench.artifact(policy, GAMMA, sts_temperatures=(sts,) * GAMMA)
+    return offline.artifact(policy, GAMMA, sts_temperatures=(sts,) * GAMMA)
 
 
 def _run(name: str, number: int, folder: str) -> list[Any]:
     from sglang_dspark.policy import sglang_tiers
     from sglang_dspark.policy.artifact import dumps
-    from sglang_dspark.serving import bench
+    from sglang_dspark.serving import offline
     from sglang_dspark.serving.live import Mode
 
     shared, own = np.random.default_rng(7), np.random.default_rng(1000 + number)
     tiers = sglang_tiers(16, GAMMA).tolist()
     steps = []
-    with bench.planner(gamma=GAMMA, slots=SLOTS, tiers=tiers, max_requests=16, group=_group(number)) as planner:
+    with offline.planner(gamma=GAMMA, slots=SLOTS, tiers=tiers, max_requests=16, group=_group(number)) as planner:
         # Every rank read the same file at the start, and rank 1 has lost it since.
-        live = bench.attach(planner, _policy(0.2))
+        live = offline.attach(planner, _policy(0.2))
         if name == "each alone":
             live.agreement.alone = live.agreement.leads = True
         driver = harness.Driver(planner, overlap=True)
@@ -94,11 +94,11 @@ def _run(name: str, number: int, folder: str) -> list[Any]:
 
 def _refusal(number: int) -> str:
     from sglang_dspark.errors import InputError
-    from sglang_dspark.serving import bench
+    from sglang_dspark.serving import offline
 
-    with bench.planner(gamma=GAMMA, slots=SLOTS, group=_group(number)) as planner:
+    with offline.planner(gamma=GAMMA, slots=SLOTS, group=_group(number)) as planner:
         try:
-            bench.attach(planner, _policy(0.2 + number))
+            offline.attach(planner, _policy(0.2 + number))
         except InputError as error:
             return str(error)
     return ""

@@ -9,7 +9,7 @@ import torch
 from sglang_dspark.policy import Argmax, Engine, Load, SpsTable, budget, compile_rule, sglang_tiers
 from sglang_dspark.policy.belief import sps_json
 from sglang_dspark.policy.lag import fresh_survival
-from sglang_dspark.serving import bench
+from sglang_dspark.serving import offline
 from sglang_dspark.serving.decision import Decider, Lagged
 from sglang_dspark.serving.live import Mode
 from tests.serving.harness import FAMILIES, Driver, random_confidence, upstream
@@ -21,7 +21,7 @@ LAG = "SGLANG_DSPARK_CONFIDENCE_RELAY_LAG_STEPS"
 @pytest.mark.parametrize("policy", FAMILIES, ids=str)
 def test_budget_is_the_rules_over_fresh_survivals(policy) -> None:
     draw = np.random.default_rng(0)
-    decider = Decider(compile_rule(policy, Engine(GAMMA, sglang_tiers(16, GAMMA), 16, bench.BELIEF)))
+    decider = Decider(compile_rule(policy, Engine(GAMMA, sglang_tiers(16, GAMMA), 16, offline.BELIEF)))
     for _ in range(150):
         rows = draw.permutation(SLOTS)[: draw.integers(1, SLOTS)]
         n = len(rows)
@@ -37,11 +37,11 @@ def test_budget_is_the_rules_over_fresh_survivals(policy) -> None:
 def test_believed_time_is_the_tables() -> None:
     from sglang.srt.speculative.dspark_components.dspark_sps import SpsAdditiveCostTable, SpsCostTable
 
-    additive = SpsAdditiveCostTable.from_json(sps_json(bench.BELIEF))
+    additive = SpsAdditiveCostTable.from_json(sps_json(offline.BELIEF))
     floor = SpsTable(sample_batch_tokens=(1, 8, 64), sample_steps_per_sec=(90.0, 80.0, 20.0), max_batch_tokens=64)
     rates = SpsCostTable.from_json(sps_json(floor))
     ours, theirs = (
-        Decider(compile_rule(Argmax(), Engine(GAMMA, np.empty(0, np.int64), 9, b))) for b in (bench.BELIEF, floor)
+        Decider(compile_rule(Argmax(), Engine(GAMMA, np.empty(0, np.int64), 9, b))) for b in (offline.BELIEF, floor)
     )
     for requests, tokens in ((1, 1), (3, 15), (64, 70), (100, 500)):
         assert ours.believed_s(requests, tokens) == pytest.approx(
@@ -89,11 +89,11 @@ def test_lag_ring_is_upstreams_and_stays_so(hooked, monkeypatch, lag: int, overl
     tiers = sglang_tiers(16, GAMMA).tolist()
     from sglang.srt.speculative.dspark_components.dspark_sps import SpsAdditiveCostTable
 
-    table = SpsAdditiveCostTable.from_json(sps_json(bench.BELIEF))
+    table = SpsAdditiveCostTable.from_json(sps_json(offline.BELIEF))
     for policy in (FAMILIES[4], FAMILIES[7]):
         arguments = {"gamma": GAMMA, "slots": SLOTS, "tiers": tiers, "max_requests": 16, "overlap": overlap}
-        with bench.planner(**arguments) as ours, bench.planner(**arguments) as theirs:
-            live = bench.attach(ours, bench.artifact(policy, GAMMA))
+        with offline.planner(**arguments) as ours, offline.planner(**arguments) as theirs:
+            live = offline.attach(ours, offline.artifact(policy, GAMMA))
             reference = theirs._budget_planner
             assert reference.carry_steps == max(lag - 2 * overlap, 0)
             ours._budget_planner.sps_table = reference.sps_table = table

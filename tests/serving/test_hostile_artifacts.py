@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from sglang_dspark.errors import InputError
 from sglang_dspark.policy import Greedy, SpsTable
 from sglang_dspark.policy.artifact import dumps
-from sglang_dspark.serving import bench
+from sglang_dspark.serving import offline
 from sglang_dspark.serving.live import Geometry, LivePolicy
 from sglang_dspark.serving.settings import Settings
 from tests.serving.harness import FAMILIES
@@ -25,8 +25,8 @@ from tests.serving.harness import FAMILIES
 GAMMA = 3
 SOURCE = "policy.json"
 FLOOR = SpsTable(sample_batch_tokens=(1, 8), sample_steps_per_sec=(90.0, 50.0), max_batch_tokens=64)
-SEEDS = [json.loads(dumps(bench.artifact(policy, GAMMA))) for policy in FAMILIES]
-SEEDS.append(json.loads(dumps(bench.artifact(Greedy(), GAMMA, cost_belief=FLOOR, classes=("a", "b")))))
+SEEDS = [json.loads(dumps(offline.artifact(policy, GAMMA))) for policy in FAMILIES]
+SEEDS.append(json.loads(dumps(offline.artifact(Greedy(), GAMMA, cost_belief=FLOOR, classes=("a", "b")))))
 MARK = '"-replaced-"'
 
 # As text, for JSON that Python's own writer would not make.
@@ -89,8 +89,8 @@ def live() -> LivePolicy:
     planner = SimpleNamespace(
         gamma=GAMMA, device="cpu", _is_verify_all=True, _confidence_head=head, _budget_planner=host
     )
-    text = dumps(bench.artifact(FAMILIES[1], GAMMA)).encode()
-    made = LivePolicy(Settings(policy=SOURCE), text, planner, bench.OneRank(), None)
+    text = dumps(offline.artifact(FAMILIES[1], GAMMA)).encode()
+    made = LivePolicy(Settings(policy=SOURCE), text, planner, offline.OneRank(), None)
     made.in_force = made.in_force._replace(geometry=Geometry((4, 8, 16, 32), 8))
     return made
 

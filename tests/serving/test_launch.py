@@ -15,7 +15,7 @@ import pytest
 from sglang_dspark.errors import InputError
 from sglang_dspark.policy import NoDraft
 from sglang_dspark.policy.artifact import dumps
-from sglang_dspark.serving import bench, hooks, launch, settings
+from sglang_dspark.serving import hooks, launch, offline, settings
 from sglang_dspark.serving.hooks import Hook
 from sglang_dspark.serving.settings import FLAGS, Settings
 
@@ -58,7 +58,7 @@ ASKED = Settings(policy="/a/policy.json")
 
 def test_what_fits_is_accepted_without_a_word(draft: Path, caplog) -> None:
     for more in ({}, {"max_running_requests": 1024}, {"max_running_requests": None}):
-        launch.check(ASKED, bench.artifact(), server(draft, **more))
+        launch.check(ASKED, offline.artifact(), server(draft, **more))
     assert caplog.records == []
 
 
@@ -83,7 +83,7 @@ def test_what_fits_is_accepted_without_a_word(draft: Path, caplog) -> None:
 )
 def test_refusals_name_both_sides(draft: Path, changed: dict[str, Any], named: tuple[str, ...]) -> None:
     with pytest.raises(InputError) as refused:
-        launch.check(ASKED, bench.artifact(), server(draft, **changed))
+        launch.check(ASKED, offline.artifact(), server(draft, **changed))
     assert all(word in str(refused.value) for word in named), str(refused.value)
     assert "policy" in str(refused.value)
 
@@ -94,7 +94,7 @@ def test_refusals_name_both_sides(draft: Path, changed: dict[str, Any], named: t
 def test_refusals_by_environment(draft: Path, name: str, value: str) -> None:
     os.environ[name] = value
     with pytest.raises(InputError, match=f"^{name}: .*{launch.POLICY}"):
-        launch.check(ASKED, bench.artifact(), server(draft))
+        launch.check(ASKED, offline.artifact(), server(draft))
 
 
 @pytest.mark.parametrize(
@@ -110,24 +110,24 @@ def test_refusals_by_environment(draft: Path, name: str, value: str) -> None:
 def test_a_draft_without_confidences_is_refused(draft: Path, content: str, named: str) -> None:
     (draft / "config.json").write_text(content)
     with pytest.raises(InputError) as refused:
-        launch.check(ASKED, bench.artifact(), server(draft))
+        launch.check(ASKED, offline.artifact(), server(draft))
     assert str(draft / "config.json") in str(refused.value) and named in str(refused.value)
 
 
 @pytest.mark.parametrize("path", ["someone/on-a-hub", None])
 def test_a_draft_that_is_not_here_is_left_to_upstream(draft: Path, path: str | None) -> None:
-    launch.check(ASKED, bench.artifact(), server(draft, speculative_draft_model_path=path))
+    launch.check(ASKED, offline.artifact(), server(draft, speculative_draft_model_path=path))
 
 
 def test_a_missing_key_file_is_refused_before_weights_load(draft: Path) -> None:
     asked = Settings(policy="p", class_keys="/no/keys")
     with pytest.raises(InputError, match="--speculative-dspark-class-keys: /no/keys"):
-        launch.check(asked, bench.artifact(), server(draft))
+        launch.check(asked, offline.artifact(), server(draft))
 
 
 def test_other_flags_than_tuned_are_warned_of_with_those_to_use(draft: Path, caplog) -> None:
     flags = {"--max-running-requests": "64", "--pp-size": "1", "--of-another-version": "3"}
-    launch.check(ASKED, bench.artifact(server_flags=flags), server(draft))
+    launch.check(ASKED, offline.artifact(server_flags=flags), server(draft))
     assert len(caplog.records) == 1
     message = caplog.records[0].getMessage()
     assert "now --max-running-requests 48)" in message
@@ -135,14 +135,14 @@ def test_other_flags_than_tuned_are_warned_of_with_those_to_use(draft: Path, cap
 
 
 def test_advice_to_serve_plainly_is_passed_on(draft: Path, caplog) -> None:
-    launch.check(ASKED, bench.artifact(NoDraft(), serve="plain", advice="Do not draft."), server(draft))
+    launch.check(ASKED, offline.artifact(NoDraft(), serve="plain", advice="Do not draft."), server(draft))
     assert [record.getMessage() for record in caplog.records] == ["/a/policy.json: Do not draft."]
 
 
 def test_environment_of_the_policy_yields_to_the_operators(caplog) -> None:
     del os.environ[launch.VERIFY_MODE]
     os.environ["SGLANG_A"] = "mine"
-    launch._set_environment(bench.artifact(environment={"SGLANG_A": "theirs", "SGLANG_B": "2"}))
+    launch._set_environment(offline.artifact(environment={"SGLANG_A": "theirs", "SGLANG_B": "2"}))
     assert (os.environ["SGLANG_A"], os.environ["SGLANG_B"]) == ("mine", "2")
     assert os.environ[launch.VERIFY_MODE] == "compact"
     assert len(caplog.records) == 1 and "SGLANG_A=theirs" in caplog.text and "mine" in caplog.text
@@ -156,7 +156,7 @@ def test_environment_of_the_policy_yields_to_the_operators(caplog) -> None:
 def test_a_policy_cannot_set_other_variables(variables: dict[str, str]) -> None:
     before = dict(os.environ)
     with pytest.raises(InputError, match="environment: "):
-        launch._set_environment(bench.artifact(environment=variables))
+        launch._set_environment(offline.artifact(environment=variables))
     assert dict(os.environ) == before
 
 
@@ -278,7 +278,7 @@ def test_a_refusal_ends_a_command_line_in_one_line_and_raises_in_an_engine(
 ) -> None:
     monkeypatch.setattr("sglang.srt.arg_groups.overrides.resolving_view", lambda args: args)
     path = tmp_path / "policy.json"
-    path.write_text(dumps(bench.artifact()).replace('"gamma": 7', '"gamma": 0'))
+    path.write_text(dumps(offline.artifact()).replace('"gamma": 7', '"gamma": 0'))
     settings.put("policy", str(path))
     called = []
     args = server(draft, _dspark_raises=raises)
@@ -289,7 +289,7 @@ def test_a_refusal_ends_a_command_line_in_one_line_and_raises_in_an_engine(
         assert ended.value.code == 2
         error = capsys.readouterr().err
         assert error.count("\n") == 1 and f"{path}: gamma: 0" in error
-    path.write_text(dumps(bench.artifact()))
+    path.write_text(dumps(offline.artifact()))
     launch.resolve(args, called.append)
     assert called == [args]
 

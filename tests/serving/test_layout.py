@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from sglang_dspark.policy import Fixed, Threshold, lengths, sglang_tiers, survival
-from sglang_dspark.serving import bench, engine
+from sglang_dspark.serving import engine, offline
 from tests.serving.harness import FAMILIES, Driver, Result, random_confidence
 
 GAMMA = 5
@@ -54,9 +54,9 @@ def test_lengths_fit_the_tier_that_was_decided(hooked, policy, overlap: bool) ->
     for _ in range(12):
         largest = int(draw.integers(1, 41))
         tiers = random_tiers(draw, largest)
-        with bench.planner(gamma=GAMMA, slots=64, tiers=tiers, max_requests=largest, overlap=overlap) as planner:
+        with offline.planner(gamma=GAMMA, slots=64, tiers=tiers, max_requests=largest, overlap=overlap) as planner:
             assert planner._is_verify_all
-            bench.attach(planner, bench.artifact(policy, GAMMA, classes=("default", "fast")))
+            offline.attach(planner, offline.artifact(policy, GAMMA, classes=("default", "fast")))
             assert not planner._is_verify_all
             driver = Driver(planner, overlap)
             for _ in range(12):
@@ -74,8 +74,8 @@ def test_an_uncapped_schedule_is_caught(hooked, monkeypatch) -> None:
     monkeypatch.setattr(
         engine, "verify_lengths", lambda rule, confidence, load, cap: torch.full((4,), GAMMA, dtype=torch.int32)
     )
-    with bench.planner(gamma=GAMMA, slots=64, tiers=tiers, max_requests=4) as planner:
-        bench.attach(planner, bench.artifact(Fixed(length=2), GAMMA))
+    with offline.planner(gamma=GAMMA, slots=64, tiers=tiers, max_requests=4) as planner:
+        offline.attach(planner, offline.artifact(Fixed(length=2), GAMMA))
         made = Driver(planner, True).step(np.arange(1, 5), np.ones((4, GAMMA), np.float32))
         assert made.layout.graph_num_tokens == 12  # SGLang itself does not object.
         with pytest.raises(AssertionError):
@@ -86,8 +86,8 @@ def test_an_uncapped_schedule_is_caught(hooked, monkeypatch) -> None:
 def test_a_resting_step_is_anchors_in_the_smallest_graph(hooked, overlap: bool) -> None:
     policy = Threshold(running=(1,), theta=(0.1,), off_above=6)
     tiers = sglang_tiers(16, GAMMA).tolist()
-    with bench.planner(gamma=GAMMA, slots=64, tiers=tiers, max_requests=16, overlap=overlap) as planner:
-        bench.attach(planner, bench.artifact(policy, GAMMA))
+    with offline.planner(gamma=GAMMA, slots=64, tiers=tiers, max_requests=16, overlap=overlap) as planner:
+        offline.attach(planner, offline.artifact(policy, GAMMA))
         driver = Driver(planner, overlap)
         for n in (7, 12, 13, 16):
             made = driver.step(np.arange(1, n + 1), np.ones((n, GAMMA), np.float32))
@@ -101,8 +101,8 @@ def test_a_resting_step_is_anchors_in_the_smallest_graph(hooked, overlap: bool) 
 def test_after_a_rest_whole_blocks_are_not_verified(hooked, overlap: bool) -> None:
     policy = Threshold(running=(1,), theta=(0.5,), off_above=6)
     tiers = sglang_tiers(16, GAMMA).tolist()
-    with bench.planner(gamma=GAMMA, slots=64, tiers=tiers, max_requests=16, overlap=overlap) as planner:
-        bench.attach(planner, bench.artifact(policy, GAMMA))
+    with offline.planner(gamma=GAMMA, slots=64, tiers=tiers, max_requests=16, overlap=overlap) as planner:
+        offline.attach(planner, offline.artifact(policy, GAMMA))
         driver = Driver(planner, overlap)
         driver.step(np.arange(1, 13), np.ones((12, GAMMA), np.float32))
         # What the drafter says now is middling; nothing that is older has reached the host.
@@ -114,8 +114,8 @@ def test_after_a_rest_whole_blocks_are_not_verified(hooked, overlap: bool) -> No
 def test_past_the_graphs_the_decision_runs_eagerly(hooked) -> None:
     tiers = sglang_tiers(4, GAMMA).tolist()
     for policy in FAMILIES:
-        with bench.planner(gamma=GAMMA, slots=64, tiers=tiers, max_requests=4) as planner:
-            bench.attach(planner, bench.artifact(policy, GAMMA))
+        with offline.planner(gamma=GAMMA, slots=64, tiers=tiers, max_requests=4) as planner:
+            offline.attach(planner, offline.artifact(policy, GAMMA))
             made = Driver(planner, True).step(np.arange(1, 31), np.ones((30, GAMMA), np.float32))
             assert made.lens == [1] * 30
             assert made.layout.graph_num_tokens == 30 == made.layout.total_verify_tokens
@@ -124,8 +124,8 @@ def test_past_the_graphs_the_decision_runs_eagerly(hooked) -> None:
 def test_without_graphs_a_step_is_as_long_as_its_lengths(hooked) -> None:
     draw = np.random.default_rng(6)
     for policy in FAMILIES:
-        with bench.planner(gamma=GAMMA, slots=64) as planner:
-            bench.attach(planner, bench.artifact(policy, GAMMA, classes=("default", "fast")))
+        with offline.planner(gamma=GAMMA, slots=64) as planner:
+            offline.attach(planner, offline.artifact(policy, GAMMA, classes=("default", "fast")))
             driver = Driver(planner, True)
             for _ in range(8):
                 made = driver.step(**random_step(draw, 50))
@@ -135,8 +135,8 @@ def test_without_graphs_a_step_is_as_long_as_its_lengths(hooked) -> None:
 def test_cap_accept_trims_to_the_policys_lengths(hooked) -> None:
     draw = np.random.default_rng(7)
     for policy in FAMILIES:
-        with bench.planner(gamma=GAMMA, slots=64, mode="cap-accept") as planner:
-            bench.attach(planner, bench.artifact(policy, GAMMA, classes=("default", "fast")))
+        with offline.planner(gamma=GAMMA, slots=64, mode="cap-accept") as planner:
+            offline.attach(planner, offline.artifact(policy, GAMMA, classes=("default", "fast")))
             driver = Driver(planner, True)
             for _ in range(8):
                 step = random_step(draw, 50)
@@ -149,8 +149,8 @@ def test_cap_accept_trims_to_the_policys_lengths(hooked) -> None:
 
 
 def test_a_changed_set_of_graphs_is_followed(hooked) -> None:
-    with bench.planner(gamma=GAMMA, slots=64, tiers=[6, 60], max_requests=10) as planner:
-        bench.attach(planner, bench.artifact(Fixed(length=1), GAMMA))
+    with offline.planner(gamma=GAMMA, slots=64, tiers=[6, 60], max_requests=10) as planner:
+        offline.attach(planner, offline.artifact(Fixed(length=1), GAMMA))
         driver = Driver(planner, True)
         step = (np.arange(1, 6), np.ones((5, GAMMA), np.float32))
         assert driver.step(*step).layout.graph_num_tokens == 60

@@ -10,7 +10,7 @@ from sglang_dspark.errors import InputError
 from sglang_dspark.policy import Fixed, Threshold, sglang_tiers
 from sglang_dspark.policy.artifact import dumps
 from sglang_dspark.policy.belief import sps_json
-from sglang_dspark.serving import bench
+from sglang_dspark.serving import offline
 from sglang_dspark.serving.live import Mode, tempered
 from tests.serving.harness import Driver, random_confidence, upstream
 
@@ -24,13 +24,13 @@ def arguments(**more):
 
 
 def artifact(policy, **fields):
-    return bench.artifact(policy, GAMMA, **fields)
+    return offline.artifact(policy, GAMMA, **fields)
 
 
 def table():
     from sglang.srt.speculative.dspark_components.dspark_sps import SpsAdditiveCostTable
 
-    return SpsAdditiveCostTable.from_json(sps_json(bench.BELIEF))
+    return SpsAdditiveCostTable.from_json(sps_json(offline.BELIEF))
 
 
 def steps(count: int, seed: int = 0):
@@ -44,8 +44,8 @@ def steps(count: int, seed: int = 0):
 
 
 def test_kill_switch_restores_upstream_with_the_next_words(hooked) -> None:
-    with bench.planner(**arguments()) as planner:
-        live = bench.attach(planner, artifact(Fixed(length=1), sts_temperatures=STS))
+    with offline.planner(**arguments()) as planner:
+        live = offline.attach(planner, artifact(Fixed(length=1), sts_temperatures=STS))
         driver, head = Driver(planner, True), planner._confidence_head
         tensor, place = head.sts_temperatures, head.sts_temperatures.data_ptr()
         step = easy()
@@ -66,8 +66,8 @@ def test_kill_switch_restores_upstream_with_the_next_words(hooked) -> None:
 
 
 def test_off_at_the_start_is_upstream(hooked) -> None:
-    with bench.planner(**arguments()) as ours, bench.planner(**arguments()) as theirs:
-        bench.attach(ours, artifact(Fixed(length=1), sts_temperatures=STS), mode="off")
+    with offline.planner(**arguments()) as ours, offline.planner(**arguments()) as theirs:
+        offline.attach(ours, artifact(Fixed(length=1), sts_temperatures=STS), mode="off")
         assert ours._is_verify_all and ours._confidence_head.sts_temperatures.tolist() == [1.0] * GAMMA
         ours._is_verify_all = theirs._is_verify_all = False
         ours._budget_planner.sps_table = theirs._budget_planner.sps_table = table()
@@ -77,8 +77,8 @@ def test_off_at_the_start_is_upstream(hooked) -> None:
 @pytest.mark.parametrize("overlap", [True, False], ids=["overlap", "no-overlap"])
 @pytest.mark.parametrize("policy", [Fixed(length=1), Threshold(running=(1,), theta=(0.9,), off_above=3)], ids=str)
 def test_shadow_applies_upstreams_decision_and_notes_ours(hooked, policy, overlap: bool) -> None:
-    with bench.planner(**arguments(overlap=overlap)) as ours, bench.planner(**arguments(overlap=overlap)) as theirs:
-        bench.attach(ours, artifact(policy), mode="shadow")
+    with offline.planner(**arguments(overlap=overlap)) as ours, offline.planner(**arguments(overlap=overlap)) as theirs:
+        offline.attach(ours, artifact(policy), mode="shadow")
         ours._is_verify_all = theirs._is_verify_all = False
         ours._budget_planner.sps_table = theirs._budget_planner.sps_table = table()
         noted = compare_with_upstream(Driver(ours, overlap), theirs, Mode.SHADOW)
@@ -124,8 +124,8 @@ def compare_with_upstream(driver: Driver, reference, mode: Mode):
 
 def test_shadow_judges_by_scaled_confidences(hooked) -> None:
     policy = Threshold(running=(1,), theta=(0.5,))
-    with bench.planner(**arguments(tiers=None)) as planner:
-        bench.attach(planner, artifact(policy, sts_temperatures=STS), mode="shadow")
+    with offline.planner(**arguments(tiers=None)) as planner:
+        offline.attach(planner, artifact(policy, sts_temperatures=STS), mode="shadow")
         driver = Driver(planner, True)
         for slots, confidence, relayed in steps(20, seed=3):
             made = driver.step(slots, confidence, relayed)
@@ -141,8 +141,8 @@ def test_scaling_divides_logits() -> None:
 
 @pytest.mark.parametrize("overlap", [True, False], ids=["overlap", "no-overlap"])
 def test_forced_budget_of_the_operator_wins(hooked, overlap: bool) -> None:
-    with bench.planner(**arguments(overlap=overlap)) as planner:
-        bench.attach(planner, artifact(Threshold(running=(1,), theta=(0.9,), off_above=2)))
+    with offline.planner(**arguments(overlap=overlap)) as planner:
+        offline.attach(planner, artifact(Threshold(running=(1,), theta=(0.9,), off_above=2)))
         driver = Driver(planner, overlap)
         for frac, length in ((0.5, 2), (0.0, 0), (1.0, GAMMA)):
             planner.set_forced_budget_frac(frac)
@@ -156,9 +156,9 @@ def test_forced_budget_of_the_operator_wins(hooked, overlap: bool) -> None:
 
 
 def test_a_new_policy_holds_from_the_step_after_its_words(hooked) -> None:
-    with bench.planner(**arguments(tiers=None)) as planner:
+    with offline.planner(**arguments(tiers=None)) as planner:
         old = artifact(Fixed(length=1), sts_temperatures=(2.0,) * GAMMA)
-        live, driver = bench.attach(planner, old), Driver(planner, True)
+        live, driver = offline.attach(planner, old), Driver(planner, True)
         temperatures = planner._confidence_head.sts_temperatures
         slots, confidence, relayed = easy()
         n, n_drafts = len(slots), []
@@ -173,8 +173,8 @@ def test_a_new_policy_holds_from_the_step_after_its_words(hooked) -> None:
 
 
 def test_a_step_ends_under_the_policy_that_it_began_under(hooked) -> None:
-    with bench.planner(**arguments(tiers=None)) as planner:
-        live = bench.attach(planner, artifact(Fixed(length=1)))
+    with offline.planner(**arguments(tiers=None)) as planner:
+        live = offline.attach(planner, artifact(Fixed(length=1)))
         driver = Driver(planner, True)
         slots, confidence, relayed = easy()
         draft = driver._draft
@@ -194,8 +194,8 @@ def test_a_step_ends_under_the_policy_that_it_began_under(hooked) -> None:
 
 
 def test_versions_count_policies_taken_however_fast_they_come(hooked) -> None:
-    with bench.planner(**arguments(tiers=None)) as planner:
-        live = bench.attach(planner, artifact(Fixed(length=1)))
+    with offline.planner(**arguments(tiers=None)) as planner:
+        live = offline.attach(planner, artifact(Fixed(length=1)))
         driver, step = Driver(planner, True), easy()
         live.offer(dumps(artifact(Fixed(length=2))).encode())
         driver.step(*step)  # Tells the ranks of the first.
@@ -212,13 +212,13 @@ def test_versions_count_policies_taken_however_fast_they_come(hooked) -> None:
         b"\xff\xfe",
         b"{",
         b"[]",
-        dumps(bench.artifact(Fixed(length=1), GAMMA + 1)).encode(),
+        dumps(offline.artifact(Fixed(length=1), GAMMA + 1)).encode(),
         b'{"schema_version":2}',
     ],
 )
 def test_an_offer_that_cannot_be_used_changes_nothing(hooked, content: bytes) -> None:
-    with bench.planner(**arguments(tiers=None)) as planner:
-        live = bench.attach(planner, artifact(Fixed(length=1)))
+    with offline.planner(**arguments(tiers=None)) as planner:
+        live = offline.attach(planner, artifact(Fixed(length=1)))
         driver, (slots, confidence, relayed) = Driver(planner, True), easy()
         before = live.in_force
         with pytest.raises(InputError, match=r"^\S*policy\.json: "):
@@ -229,8 +229,8 @@ def test_an_offer_that_cannot_be_used_changes_nothing(hooked, content: bytes) ->
 
 
 def test_a_new_policy_ends_a_fall_back_but_not_the_operators_off(hooked) -> None:
-    with bench.planner(**arguments(tiers=None)) as planner:
-        live = bench.attach(planner, artifact(Fixed(length=1)))
+    with offline.planner(**arguments(tiers=None)) as planner:
+        live = offline.attach(planner, artifact(Fixed(length=1)))
         driver, step = Driver(planner, True), easy()
         for operator, expected in ((Mode.ON, Mode.ON), (Mode.OFF, Mode.OFF)):
             live.configured, live.asked = operator, Mode.OFF  # As the guard, and as /set_internal_state, set them.

@@ -158,3 +158,16 @@ def test_tier_is_the_policys_and_calibration_is_promise_less_outcome(registry) -
     telemetry(step, Outcome(np.full(4, 1, np.int32), np.zeros(4, np.int32), confidence, 0.0, 0.1))
     telemetry.publish()
     assert gauge(registry, "verify_tier_tokens") == 0
+
+
+def test_what_the_recorder_lost_is_told(registry) -> None:
+    _, parts = make()
+    recorder = SimpleNamespace(written=0, lost=0)
+    for kind in list(registry._collector_to_names):
+        registry.unregister(kind)
+    telemetry = Telemetry(parts.live, parts.guard, parts.watcher, LABELS, recorder)
+    for written, lost in ((5, 0), (5, 2), (9, 3)):
+        recorder.written, recorder.lost = written, lost
+        telemetry.publish()
+        assert registry.get_sample_value("sglang:dspark_recorded_steps_total", LABELS) == written
+        assert (registry.get_sample_value("sglang:dspark_lost_steps_total", LABELS) or 0) == lost

@@ -6,8 +6,6 @@ answer at once.
 
 from __future__ import annotations
 
-import sys
-
 import typer
 
 from dspark_tuning.commands import bench, policy, scenario, simulate, tune
@@ -33,12 +31,11 @@ def main(arguments: list[str] | None = None) -> None:
     try:
         app(arguments, prog_name="dspark")
     except ValueError as error:
-        from sglang_dspark.errors import InputError
+        from sglang_dspark.errors import InputError, end
 
         if not isinstance(error, InputError):
             raise
-        print("dspark: error:", " ".join(str(error).splitlines()), file=sys.stderr)
-        sys.exit(2)
+        end("dspark", error)
 
 
 if __name__ == "__main__":

@@ -19,6 +19,9 @@ def register() -> None:
 
     from sglang_dspark.serving import hooks
 
+    if found := hooks.misfit(hooks.cpu_hooks()):
+        logger.warning("the CPU engine of sglang-dspark stays out: %s", found)
+        return
     hooks.install(hooks.cpu_hooks())
     choices.add_draft_attention_backend_choices(["torch_native"])
 
