@@ -10,6 +10,7 @@ from __future__ import annotations
 import argparse
 import hashlib
 import json
+import math
 import subprocess
 import sys
 import time
@@ -38,7 +39,10 @@ CLIENTS: Final = (1, 4, 16)
 PROMPT_TOKENS: Final = 64
 OUTPUT_TOKENS: Final = 48
 RELOADS: Final = 20
-COMPACT: Final = {"SGLANG_RAGGED_VERIFY_MODE": "compact"}
+# All servers count and record alike, so that they differ in what is compared.
+FLAGS: Final = {"--enable-metrics": ""}
+RECORD: Final = {"SGLANG_DSPARK_ENABLE_SPS_RECORD": "1"}
+COMPACT: Final = {**RECORD, "SGLANG_RAGGED_VERIFY_MODE": "compact"}
 DEADLINE_S: Final = 300.0
 
 
@@ -123,8 +127,8 @@ def tune(table: SpsAdditiveTable, folder: Path, trials: int) -> Path:
 
 @contextmanager
 def policy_server(folder: Path, policy: Path) -> Iterator[Server]:
-    flags = {**DSPARK, POLICY: str(policy), "--enable-metrics": "", "--speculative-dspark-fallback-margin": "0"}
-    with Server(folder / "ours.log", flags, {**COMPACT, "SGLANG_DSPARK_ENABLE_SPS_RECORD": "1"}) as server:
+    flags = {**FLAGS, **DSPARK, POLICY: str(policy), "--speculative-dspark-fallback-margin": "0"}
+    with Server(folder / "ours.log", flags, COMPACT) as server:
         yield server
 
 
@@ -166,7 +170,9 @@ def show(served: list[Served]) -> None:
         table.add_column(name, justify="right" if name else "left")
     for way in served:
         parts = [way.loads[CLIENTS[-1]].of(klass) for klass in CLASSES]
-        table.add_row(way.name, *(f"{part.accepted_length:.2f} / {part.verify_length:.2f}" for part in parts))
+        # A server that verifies whole blocks, or none, does not tell lengths.
+        verified = ["-" if math.isnan(part.verify_length) else f"{part.verify_length:.2f}" for part in parts]
+        table.add_row(way.name, *(f"{p.accepted_length:.2f} / {v}" for p, v in zip(parts, verified, strict=True)))
     console.print(table)
 
 
@@ -178,9 +184,9 @@ def main() -> None:
     folder: Path = options.out
     folder.mkdir(parents=True, exist_ok=True)
     served = []
-    with Server(folder / "plain.log") as server:
+    with Server(folder / "plain.log", FLAGS, RECORD) as server:
         served.append(run(server, "no speculation"))
-    with Server(folder / "static.log", DSPARK) as server:
+    with Server(folder / "static.log", {**FLAGS, **DSPARK}, RECORD) as server:
         served.append(run(server, "DSPARK as it comes"))
 
     guess = SpsAdditiveTable(
@@ -214,7 +220,8 @@ def main() -> None:
         reloads = server.state()["dspark_policy"]["version"] - reloads
     sps = folder / "sps_table.json"
     sps.write_text(sps_json(table))
-    with Server(folder / "budget.log", {**DSPARK, "--speculative-dspark-sps-table-path": str(sps)}, COMPACT) as server:
+    flags = {**FLAGS, **DSPARK, "--speculative-dspark-sps-table-path": str(sps)}
+    with Server(folder / "budget.log", flags, COMPACT) as server:
         served.insert(2, run(server, "SGLang's own budget, profiled table"))
     show(served)
     print(f"policy: {tuned.policy.family}. {tuned.advice}")
