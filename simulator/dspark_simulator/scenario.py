@@ -77,12 +77,15 @@ class Run(BaseModel):
     Attributes:
         requests: Requests that are sent, by replica-independent count.
         warmup_requests: The first ones, which load the server and are not measured.
+        drain: Nothing follows the measured requests, and the window ends with the last of them, as benchmark clients
+            have it; otherwise later requests keep the load up to the end.
         max_s: Simulated seconds after which a run stops with what it has.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
     requests: Annotated[int, Field(ge=1)] = 1000
     warmup_requests: Annotated[int, Field(ge=0)] = 100
+    drain: bool = False
     max_s: Factor = 36000.0
 
     @model_validator(mode="after")

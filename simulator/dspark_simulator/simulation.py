@@ -87,6 +87,8 @@ class _Simulation:
             )
         self.env = simpy.Environment()
         self.first, self.last = scenario.run.warmup_requests, scenario.run.requests
+        # As many follow the measured requests as there are of them: under overload the queue would grow for ever.
+        self.end = self.last if scenario.run.drain else 2 * self.last - self.first
         self.requests = _Requests(scenario, seed)
         self.sent = 0
         self.route = ROUTERS[scenario.router]
@@ -125,7 +127,7 @@ class _Simulation:
         if clients is None:
             self.env.process(self._arrivals())
         else:
-            for _ in range(clients):
+            for _ in range(min(clients, self.end)):
                 self.send(self.env.now)
         limit = self.env.timeout(self.scenario.run.max_s)
         self.env.run(until=self.done | limit)
@@ -169,7 +171,7 @@ class _Simulation:
         self._count()
         self.outstanding[replica] -= requests
         if self.scenario.workload.clients is not None:
-            for _ in range(requests):
+            for _ in range(min(requests, self.end - self.sent) if self.scenario.run.drain else requests):
                 self.send(self.env.now)
         if self.sent >= self.last and not self.done.triggered:
             measured = sum(int(r.metrics[0]["finished"].sum()) + int(r.metrics[0]["aborted"]) for r in self.replicas)
@@ -177,8 +179,7 @@ class _Simulation:
                 self.done.succeed()
 
     def _arrivals(self) -> Generator[simpy.Event, None, None]:
-        # As many follow the measured requests as there are of them: under overload the queue would grow for ever.
-        while self.sent < 2 * self.last - self.first:
+        while self.sent < self.end:
             at_s = self.requests.peek()
             # Waits that do not add up exactly may end a rounding error late.
             yield self.env.timeout(max(at_s - self.env.now, 0.0))

@@ -24,14 +24,42 @@ MAX_POINTS = 64
 _SAMPLES = GRID_POINTS - MAX_POINTS - 2
 
 
-class CostModel(BaseModel, ABC):
-    """A member of the family. Members add ``kind: Literal[...]``, the key by which scenarios choose them."""
+class Overhead(BaseModel):
+    """Seconds of a step besides its kernels, and as many again for each of its requests."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
+    overhead_s: Seconds = 0.0
+    request_s: Seconds = 0.0
+
+
+class CostModel(BaseModel, ABC):
+    """A member of the family. Members add ``kind: Literal[...]``, the key by which scenarios choose them.
+
+    Attributes:
+        overhead_s: Seconds a step of a server with speculation besides its kernels.
+        request_s: The same for each request of the step.
+        plain: Both for a server without speculation; the two above where absent.
+        schedule_s: Seconds a step more where verify lengths are scheduled (any verify mode but ``static``): confidences
+            to the host, the budget, ragged metadata.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+    overhead_s: Seconds = 0.0
+    request_s: Seconds = 0.0
+    plain: Overhead | None = None
+    schedule_s: Seconds = 0.0
 
     @abstractmethod
     def tabulate(self) -> CostRecord:
         """The model in numbers: shape (1,), dtype :data:`COST`."""
+
+    def _empty_record(self) -> CostRecord:
+        """A record of zeros but for the overheads."""
+        cost = np.zeros(1, COST)
+        plain = self.plain or self
+        cost["overhead_s"], cost["request_s"], cost["schedule_s"] = self.overhead_s, self.request_s, self.schedule_s
+        cost["plain_overhead_s"], cost["plain_request_s"] = plain.overhead_s, plain.request_s
+        return cost
 
 
 class TokenCurve(BaseModel):
@@ -80,7 +108,6 @@ class MeasuredCost(CostModel):
     """A model made of decode measurements, with the figures that a profile of decode steps does not contain.
 
     Attributes:
-        overhead_s: Seconds a step beyond the measured parts.
         inject_s_per_token: Hidden-state capture and KV injection of one processed token.
         context_s_per_token: Decode attention of one context token.
         profiled_context: Context tokens that each request held in the profile.
@@ -89,7 +116,6 @@ class MeasuredCost(CostModel):
             captured up to the largest captured measurement, eager past it.
     """
 
-    overhead_s: Seconds = 0.0
     inject_s_per_token: Seconds = 0.0
     context_s_per_token: Seconds = 0.0
     profiled_context: int = Field(default=0, ge=0)
@@ -105,14 +131,13 @@ class MeasuredCost(CostModel):
             eager: Eager steps; None where the measurements do not tell them from captured ones.
             draft_s: [MAX_REQUESTS + 1], by requests.
         """
-        cost = np.zeros(1, COST)
+        cost = self._empty_record()
         cost["captured_s"][0] = captured_s
         cost["draft_s"][0] = draft_s
         cost["inject_s_per_token"] = self.inject_s_per_token
         cost["context_s_per_token"] = self.context_s_per_token
         cost["profiled_context"] = self.profiled_context
         cost["prefill_context_s"] = self.prefill_context_s
-        cost["overhead_s"] = self.overhead_s
         last_captured = min(last_captured, MAX_TOKENS)
         if eager is None:
             eager_s, eager_at = captured_s, spaced(MAX_TOKENS)

@@ -17,7 +17,7 @@ _BEND_S = 1e-12
 
 
 def sps_additive(cost: CostRecord, max_requests: int, max_tokens: int) -> SpsAdditiveTable:
-    """``bias`` is the overhead of a step, ``alpha`` drafting by requests, ``theta`` verifying by tokens when captured.
+    """``bias`` is the overhead of a step, ``alpha`` drafting and the overhead by requests, ``theta`` verifying by tokens when captured.
 
     Probes are spaced as an engine captures, dense below 256 and every 16 above, less those on a line between their
     neighbours. Attention is that of the context at which
@@ -37,7 +37,8 @@ def sps_additive(cost: CostRecord, max_requests: int, max_tokens: int) -> SpsAdd
         raise ValueError(f"max_tokens {max_tokens} is not valid; give 1..{MAX_TOKENS}")
     c = cost[0]
     bias = max(float(c["overhead_s"]), _LEAST_BIAS_S)
-    requests, alpha = _corners(vllm_tiers(max_requests), c["draft_s"])
+    each_s = float(c["request_s"]) * np.arange(len(c["draft_s"]))
+    requests, alpha = _corners(vllm_tiers(max_requests), c["draft_s"] + each_s)
     tokens, theta = _corners(vllm_tiers(max_tokens), c["captured_s"] + (float(c["overhead_s"]) - bias))
     return SpsAdditiveTable(
         bias_seconds=bias, bs_probes=requests, alpha_seconds=alpha, m_probes=tokens, theta_seconds=theta

@@ -1,9 +1,8 @@
 """A cost model in numbers: one fixed-size record, and the functions that time the parts of an engine step from it.
 
-A step takes ``overhead + draft + verify + inject`` seconds when requests decode, ``overhead + prefill + inject`` when
-prompts are prefilled. ``overhead_s`` is the step's own, for scheduling, sampling and synchronisation: no function here
-includes it. Every function takes the one-element
-array of :data:`COST` and indexes it itself: numba then unboxes one argument, whatever the model.
+A step takes ``host + draft + verify + inject`` seconds when requests decode, ``host + prefill + inject`` when prompts are
+prefilled. Every function takes the one-element array of :data:`COST` and indexes it itself: numba then unboxes one
+argument, whatever the model.
 """
 
 from __future__ import annotations
@@ -34,7 +33,12 @@ COST = np.dtype(
         ("context_s_per_token", "f8"),
         ("profiled_context", "f8"),
         ("prefill_context_s", "f8"),
+        # What a step costs besides its kernels, with speculation and without it.
         ("overhead_s", "f8"),
+        ("request_s", "f8"),
+        ("plain_overhead_s", "f8"),
+        ("plain_request_s", "f8"),
+        ("schedule_s", "f8"),
     ],
     align=True,
 )
@@ -83,6 +87,22 @@ def prefill_s(cost: CostRecord, tokens: int, pairs: float) -> float:
     """
     c = cost[0]
     return float(_on_grid(c.prefill_tokens, c.prefill_at_s, c.prefill_points, tokens) + pairs * c.prefill_context_s)
+
+
+@njit(cache=True)
+def host_s(cost: CostRecord, requests: int, speculative: bool, scheduled: bool) -> float:
+    """Seconds of a step besides its kernels: scheduling, sampling, synchronisation, and output for each request.
+
+    Args:
+        cost: One record of :data:`COST`.
+        requests: Requests of the step.
+        speculative: The server speculates.
+        scheduled: Its verify lengths differ between requests and steps (any verify mode but ``static``).
+    """
+    c = cost[0]
+    if not speculative:
+        return float(c.plain_overhead_s + c.plain_request_s * requests)
+    return float(c.overhead_s + c.request_s * requests + (c.schedule_s if scheduled else 0.0))
 
 
 @njit(cache=True)
@@ -138,11 +158,13 @@ def live(cost: CostRecord, overhead_s: float, slope: float) -> CostRecord:
     """
     if not (np.isfinite(slope) and slope > 0):
         raise ValueError(f"slope {slope} is not valid; give a factor above 0")
-    total_s = float(cost[0]["overhead_s"]) + overhead_s
-    if not (np.isfinite(total_s) and total_s >= 0):
+    overheads = ("overhead_s", "plain_overhead_s")
+    least_s = min(float(cost[0][field]) for field in overheads) + overhead_s
+    if not (np.isfinite(least_s) and least_s >= 0):
         raise ValueError(f"overhead_s {overhead_s} is not valid; a step's overhead must stay 0 or more")
     truth = cost.copy()
     for field in ("captured_s", "eager_at_s", "context_s_per_token"):
         truth[field] *= slope
-    truth["overhead_s"] = total_s
+    for field in overheads:
+        truth[field] += overhead_s
     return truth

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from pydantic import Field, model_validator
 
 from dspark_simulator.costs.base import CostModel, Seconds, fill_grid, spaced
-from dspark_simulator.costs.numeric import COST, CostRecord
+from dspark_simulator.costs.numeric import CostRecord
 from dspark_simulator.costs.shape import DraftShape, ModelShape
 from dspark_simulator.hardware import GPUS, Format, Gpu, GpuName
 from sglang_dspark.policy.belief import MAX_REQUESTS, MAX_TOKENS
@@ -42,7 +42,6 @@ class RooflineCost(CostModel):
         eager_layer_s: Host time to launch one layer eagerly; an eager step takes at least that for all layers.
         allreduce_s: Latency of one all-reduce, of which a layer has two.
         markov_s: Latency of one step of the serial Markov head, of which a block has ``draft.block``.
-        overhead_s: Everything else in a step: scheduling, sampling, synchronisation.
     """
 
     kind: Literal["roofline"]
@@ -73,7 +72,7 @@ class RooflineCost(CostModel):
         return GPUS[self.gpu]
 
     def tabulate(self) -> CostRecord:
-        cost = np.zeros(1, COST)
+        cost = self._empty_record()
         tokens = np.arange(MAX_TOKENS + 1, dtype=np.float64)
         layers = self.model.layers
         pass_s = self._pass_s(tokens, layers, self.model.attention.fixed_read_bytes(layers))
@@ -88,7 +87,6 @@ class RooflineCost(CostModel):
         cost["inject_s_per_token"] = self._inject_s_per_token()
         cost["context_s_per_token"] = self.context_s_per_token()
         cost["prefill_context_s"] = self.prefill_context_s()
-        cost["overhead_s"] = self.overhead_s
         return cost
 
     def context_s_per_token(self) -> float:

@@ -59,5 +59,6 @@ class TableCost(MeasuredCost):
         draft_s = np.maximum(times.requests_s - self.table.bias_seconds - below_alpha, 0.0)
         verify_s = np.maximum(times.tokens_s - below_theta, 0.0)
         cost = self._record(verify_s, self.table.m_probes[-1], self.eager, draft_s)
-        cost["overhead_s"] += self.table.bias_seconds + below_alpha + below_theta
+        for field in ("overhead_s", "plain_overhead_s"):
+            cost[field] += self.table.bias_seconds + below_alpha + below_theta
         return cost

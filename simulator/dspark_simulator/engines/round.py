@@ -7,7 +7,7 @@ from numba import njit
 
 from dspark_simulator import draws
 from dspark_simulator.acceptance import propose
-from dspark_simulator.costs.numeric import draft_s, inject_s, verify_s
+from dspark_simulator.costs.numeric import draft_s, host_s, inject_s, verify_s
 from dspark_simulator.engines.slots import emit
 from dspark_simulator.state import COMPACT, MAX_LAG, STATIC, Record
 from sglang_dspark.policy.record import Rule
@@ -84,7 +84,7 @@ def _foresee(state: Record, rule: Rule, cost: Record) -> int:
         parts_s = (
             draft_s(cost, running) + verify_s(cost, tier, True, context, running) + inject_s(cost, running + drafts)
         )
-        rate = (running + drafts) / (cost[0].overhead_s + parts_s)
+        rate = (running + drafts) / (host_s(cost, running, True, True) + parts_s)
         if rate > best:
             best, best_tier = rate, tier
         if drafts == acceptable:
@@ -106,10 +106,12 @@ def round_s(state: Record, server: Record, cost: Record, tokens: int, captured: 
     for r in range(running):
         context += s.context[r]
         real += s.length[r] + 1
-    time_s = cost[0].overhead_s + verify_s(cost, tokens, captured, context, running)
+    flags = server[0]
+    time_s = host_s(cost, running, flags.speculative == 1, flags.mode != STATIC)
+    time_s += verify_s(cost, tokens, captured, context, running)
     if draft:
         time_s += draft_s(cost, running)
-    if server[0].speculative:
+    if flags.speculative:
         time_s += inject_s(cost, real)
     return float(time_s)
 

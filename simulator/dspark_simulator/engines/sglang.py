@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from numba import njit
 
-from dspark_simulator.costs.numeric import inject_s, prefill_s
+from dspark_simulator.costs.numeric import host_s, inject_s, prefill_s
 from dspark_simulator.engines.memory import LEAST_OUTPUT, make_room
 from dspark_simulator.engines.prefill import finish_prefill, prompt_pairs, take
 from dspark_simulator.engines.round import accept, count_step, decide, round_s
@@ -78,7 +78,8 @@ def _prefill_s(state: Record, server: Record, cost: Record, joined: int) -> floa
         s.tier += s.running
         for r in range(s.running):
             pairs += s.context[r]
-    time_s = cost[0].overhead_s + prefill_s(cost, s.tier, pairs)
+    requests = joined + (s.running if s.kind == MIXED else 0)
+    time_s = host_s(cost, requests, server[0].speculative == 1, False) + prefill_s(cost, s.tier, pairs)
     if server[0].speculative:
         time_s += inject_s(cost, s.tier)
     return float(time_s)
