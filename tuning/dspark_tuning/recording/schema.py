@@ -1,0 +1,228 @@
+"""``run.parquet``: the steps of a running server, as ``dspark record`` writes and ``dspark calibrate`` reads them."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import Annotated, Final, Literal, NamedTuple
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from sglang_dspark.errors import InputError, from_validation
+
+SCHEMA: Final = pa.schema(
+    [
+        pa.field("segment", pa.int32(), nullable=False),
+        pa.field("step", pa.int64(), nullable=False),
+        pa.field("kind", pa.string(), nullable=False),
+        pa.field("ended_s", pa.float64()),
+        pa.field("step_s", pa.float64()),
+        pa.field("draft_s", pa.float64()),
+        pa.field("verify_s", pa.float64()),
+        pa.field("mode", pa.string(), nullable=False),
+        pa.field("requests", pa.int32(), nullable=False),
+        pa.field("queued", pa.int32()),
+        pa.field("context_tokens", pa.int64()),
+        pa.field("drafted_tokens", pa.int32()),
+        pa.field("verify_tokens", pa.int32()),
+        pa.field("budget", pa.int32()),
+        pa.field("tier", pa.int32()),
+        pa.field("prefill_tokens", pa.int32()),
+        pa.field("rid", pa.list_(pa.string())),
+        pa.field("context", pa.list_(pa.int64())),
+        pa.field("slo_class", pa.list_(pa.int32())),
+        pa.field("verify_length", pa.list_(pa.int32())),
+        pa.field("accepted_length", pa.list_(pa.int32())),
+        pa.field("confidence", pa.list_(pa.float32())),
+    ]
+)
+"""One row a step, in the server's order; null is what the server does not tell.
+
+- ``segment`` grows at every gap in the recording; no difference is taken across it. ``step`` is the server's count.
+- ``kind`` is ``decode`` or ``prefill``; ``mode`` is ``on``, ``shadow`` or ``off`` of a policy, or ``upstream``.
+- ``ended_s`` is the server's monotonic clock; ``step_s`` is since the end of the step before, null where that is not
+  known or the server idled between; ``draft_s`` and ``verify_s`` are GPU time.
+- ``requests`` run in the step (decode) or are prefilled by it; ``queued`` wait. ``context_tokens`` are the requests' KV
+  tokens before the step, and ``prefill_tokens`` what a prefill computes, without what was cached.
+- ``drafted_tokens`` is 0 in a step without a draft. ``verify_tokens`` count anchors and no padding, ``tier`` is what
+  ran with padding (null where nothing was captured), ``budget`` counts drafts.
+- Lists are by request. ``slo_class`` are places in the metadata's ``classes``, ``verify_length`` counts drafts,
+  ``accepted_length`` counts the tokens of the round, the target's own included. ``confidence`` is R * gamma values, a
+  request's block together: the sigmoid of the head's logit, without temperature scaling.
+"""
+
+KEY: Final = b"dspark"
+
+
+class About(BaseModel):
+    """The recorded server, kept as JSON under the key ``dspark`` of the file's metadata.
+
+    Attributes:
+        source: ``sglang`` is a stock server, ``dspark`` one with our plugin.
+        engine: Version of SGLang.
+        verify_mode: SGLang's (``static``, ``cap-accept``, ``compact``).
+        dp_size: Data-parallel ranks. Each has segments of its own.
+        max_total_num_tokens: KV tokens of a rank.
+        classes: What ``slo_class`` points into.
+        sts_temperatures: By position, what the server had in force; recorded confidences are without them.
+        lost: Steps that are known to be missing, or the most that can be where the server does not say.
+        partial: Sentences, one for each thing that the server does not record.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+    source: Literal["sglang", "dspark"]
+    engine: str
+    model: str
+    draft_model: str
+    gamma: Annotated[int, Field(ge=1, le=16)]
+    verify_mode: Literal["static", "cap-accept", "compact"]
+    tp_size: Annotated[int, Field(ge=1)] = 1
+    dp_size: Annotated[int, Field(ge=1)] = 1
+    max_running_requests: int | None = None
+    max_total_num_tokens: int | None = None
+    chunked_prefill_size: int | None = None
+    max_prefill_tokens: int | None = None
+    page_size: int | None = None
+    disable_overlap: bool = False
+    classes: tuple[str, ...] = ()
+    sts_temperatures: tuple[float, ...] = ()
+    lost: Annotated[int, Field(ge=0)] = 0
+    partial: tuple[str, ...] = ()
+
+
+class Record(NamedTuple):
+    """One or several recordings of one deployment.
+
+    Attributes:
+        steps: ``SCHEMA`` and an int32 column ``run``, the recording's place in ``abouts``; segments are told apart.
+        abouts: What was recorded, by recording.
+    """
+
+    steps: pa.Table
+    abouts: tuple[About, ...]
+
+    @property
+    def gamma(self) -> int:
+        return self.abouts[0].gamma
+
+
+class Writer:
+    """Appends steps to a file that appears when it is closed.
+
+    Raises:
+        InputError: The file cannot be written; said before anything is recorded where that is known.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            if path.is_dir():
+                raise IsADirectoryError(21, "is a folder")
+            descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+        except OSError as error:
+            raise InputError(f"{path}: cannot be written ({error.strerror}); choose another file") from error
+        os.close(descriptor)
+        self._partial = Path(name)
+        self._writer = pq.ParquetWriter(name, SCHEMA, compression="zstd")
+
+    def append(self, steps: pa.Table) -> None:
+        """Adds steps, in order. Args: a table of ``SCHEMA``."""
+        try:
+            self._writer.write_table(steps)
+        except OSError as error:
+            raise self._refusal(error) from error
+
+    def close(self, about: About) -> None:
+        """Ends the file and puts it in its place."""
+        try:
+            self._writer.add_key_value_metadata({KEY: about.model_dump_json().encode()})
+            self._writer.close()
+            # mkstemp makes the file private; a result is as readable as any other file of the user.
+            umask = os.umask(0)
+            os.umask(umask)
+            self._partial.chmod(0o666 & ~umask)
+            self._partial.replace(self._path)
+        except OSError as error:
+            raise self._refusal(error) from error
+
+    def _refusal(self, error: OSError) -> InputError:
+        return InputError(
+            f"{self._path}: cannot be written ({error.strerror or error}); free space or choose another folder"
+        )
+
+    def __enter__(self) -> Writer:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._partial.unlink(missing_ok=True)
+
+
+def write(path: Path, steps: pa.Table, about: About) -> None:
+    """Writes a whole recording at once.
+
+    Raises:
+        InputError: The file cannot be written.
+    """
+    with Writer(path) as writer:
+        writer.append(steps)
+        writer.close(about)
+
+
+def read(paths: Sequence[Path]) -> Record:
+    """Reads recordings of one deployment.
+
+    Raises:
+        InputError: A file is not a recording, is empty, or is of another model or block than the first.
+    """
+    tables: list[pa.Table] = []
+    abouts: list[About] = []
+    segments = 0
+    for run, path in enumerate(paths):
+        steps, about = _read(path)
+        if abouts:
+            for field in ("model", "draft_model", "gamma", "tp_size"):
+                ours, first = getattr(about, field), getattr(abouts[0], field)
+                if ours != first:
+                    raise InputError(
+                        f"{path}: {field}: {ours!r} differs from {first!r} of {paths[0]}; give recordings of one server"
+                    )
+        segment = steps["segment"].to_numpy()
+        moved = pa.array(segment - segment.min() + segments, pa.int32())
+        segments += int(segment.max() - segment.min()) + 1
+        steps = steps.set_column(0, SCHEMA.field("segment"), moved)
+        tables.append(steps.append_column("run", pa.array(np.full(len(steps), run, np.int32))))
+        abouts.append(about)
+    return Record(pa.concat_tables(tables), tuple(abouts))
+
+
+def _read(path: Path) -> tuple[pa.Table, About]:
+    try:
+        with pq.ParquetFile(path) as file:
+            text = (file.metadata.metadata or {}).get(KEY)
+            steps = file.read().replace_schema_metadata(None)
+    except FileNotFoundError as error:
+        raise InputError(f"{path}: no such file; give what `dspark record` wrote") from error
+    except (OSError, pa.ArrowException) as error:
+        raise InputError(f"{path}: not a Parquet file ({error}); give what `dspark record` wrote") from error
+    if text is None:
+        raise InputError(f"{path}: says nothing about a server; give what `dspark record` wrote")
+    try:
+        about = About.model_validate_json(text)
+    except ValidationError as error:
+        raise from_validation(error, path) from error
+    if not steps.schema.equals(SCHEMA):
+        fields = {field.name: field for field in steps.schema}
+        wrong = next((field.name for field in SCHEMA if fields.get(field.name) != field), "columns")
+        raise InputError(f"{path}: {wrong}: not as this version has it; record again")
+    if not len(steps):
+        raise InputError(f"{path}: holds no steps; record while the server answers requests")
+    return steps, about
