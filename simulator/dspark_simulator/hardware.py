@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Literal, NamedTuple
 
-GpuName = Literal["A100", "H100", "H200", "B200", "B300", "MI300X", "MI350X"]
+GpuName = Literal["A100", "H100", "H200", "B200", "B300", "MI300X", "MI350X", "MI355X"]
 Format = Literal["bf16", "fp8", "fp4"]
 
 # Every AMD board here links each GPU to each of its seven peers.
@@ -55,4 +55,6 @@ GPUS: Mapping[GpuName, Gpu] = {
     "MI300X": Gpu(192e9, 5.3e12, {"bf16": 1307.4e12, "fp8": 2614.9e12}, 448e9, False),
     # AMD Instinct MI350X data sheet; seven Infinity Fabric links of 76.8 GB/s a direction.
     "MI350X": Gpu(288e9, 8e12, {"bf16": 2300e12, "fp8": 4600e12, "fp4": 9200e12}, 537.6e9, False),
+    # AMD Instinct MI355X data sheet: the MI350X with liquid cooling and higher rates.
+    "MI355X": Gpu(288e9, 8e12, {"bf16": 2500e12, "fp8": 5000e12, "fp4": 10000e12}, 537.6e9, False),
 }

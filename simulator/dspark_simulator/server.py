@@ -86,6 +86,7 @@ class Server(BaseModel):
         flags["speculative"] = self.speculative
         flags["gamma"] = self.gamma
         flags["mode"] = MODES[self.verify_mode] if self.speculative else COMPACT
+        flags["mixes"] = self.engine == "vllm"
         flags["lag"] = self.confidence_lag_steps
         flags["max_running"] = self.max_running_requests
         flags["chunk_tokens"] = self.chunked_prefill_size

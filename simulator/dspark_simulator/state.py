@@ -38,6 +38,7 @@ SERVER = np.dtype(
         ("lag", "i8"),
         ("stock", "i8"),
         ("oracle", "i8"),
+        ("mixes", "i8"),
         ("max_running", "i8"),
         ("chunk_tokens", "i8"),
         ("max_prefill_tokens", "i8"),

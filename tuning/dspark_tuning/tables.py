@@ -28,7 +28,7 @@ BENCHED = {
 
 def scenarios(rows: Iterable[Mapping[str, Any]]) -> Table:
     """Scenarios with what is served, on what and under which traffic."""
-    table = _table("scenario", "model", "hardware", "engine", "traffic", "loads")
+    table = blank_table("scenario", "model", "hardware", "engine", "traffic", "loads")
     for row in rows:
         loads = ", ".join(f"{load:g}" for load in row["loads"])
         table.add_row(row["name"], row["model"], row["hardware"], row["engine"], row["traffic"], loads)
@@ -38,7 +38,7 @@ def scenarios(rows: Iterable[Mapping[str, Any]]) -> Table:
 def latencies(result: Result) -> Table:
     """Finished requests, goodput and latencies of a run, overall and by class."""
     times = [f"{name} ms, p50 / p90 / p99" for name in ("TTFT", "TPOT", "ITL")]
-    table = _table("class", numbers=["requests", "goodput 1/s", *times])
+    table = blank_table("class", numbers=["requests", "goodput 1/s", *times])
     finished = result.requests - result.unfinished - result.aborted
     everyone = ("all", finished, result.goodput_per_s, result.ttft, result.tpot, result.itl)
     for name, requests, goodput, *parts in (
@@ -51,7 +51,7 @@ def latencies(result: Result) -> Table:
 
 def figures(result: Result) -> Table:
     """What the server did in the measuring window of a run."""
-    table = _table("server", numbers=[""])
+    table = blank_table("server", numbers=[""])
     for name, value in (
         ("throughput, tokens/s", number(result.throughput_tok_s)),
         ("accepted length, tokens a round", number(result.accepted_length)),
@@ -74,7 +74,7 @@ def figures(result: Result) -> Table:
 
 def tuning(rows: Iterable[ArmSummary], winner: str, metric: str) -> Table:
     """Every arm of a tuning's report; the chosen one is bold."""
-    table = _table(
+    table = blank_table(
         "arm",
         numbers=[
             "tokens/s",
@@ -103,7 +103,7 @@ def tuning(rows: Iterable[ArmSummary], winner: str, metric: str) -> Table:
 
 def gains(split: Split, metric: str) -> Table:
     """Where the gain over DSPARK as it comes is from."""
-    table = _table(f"gain in {metric} over DSPARK as it comes", numbers=["ratio and 95 % interval"])
+    table = blank_table(f"gain in {metric} over DSPARK as it comes", numbers=["ratio and 95 % interval"])
     table.add_row("by the server's flags", ratio(split.flags))
     table.add_row("by the policy on top of them", ratio(split.policy))
     table.add_row("both", ratio(split.both))
@@ -112,7 +112,7 @@ def gains(split: Split, metric: str) -> Table:
 
 def policy(artifact: Artifact) -> Table:
     """What an artifact tells the engine, and where it comes from."""
-    table = _table("field", "value")
+    table = blank_table("field", "value")
     for name, value in artifact.policy.model_dump().items():
         table.add_row("policy" if name == "family" else f"  {name}", _text(value))
     came = artifact.provenance
@@ -134,7 +134,7 @@ def policy(artifact: Artifact) -> Table:
 
 def evidence(artifact: Artifact) -> Table:
     """The artifact's comparison with every arm, over all loads."""
-    table = _table("arm", "metric", numbers=["mean", "chosen / arm", "replications"])
+    table = blank_table("arm", "metric", numbers=["mean", "chosen / arm", "replications"])
     for row in artifact.evidence:
         if row.load is None:
             table.add_row(
@@ -149,7 +149,7 @@ def evidence(artifact: Artifact) -> Table:
 
 def changes(rows: Iterable[tuple[str, str, str]]) -> Table:
     """Fields in which two artifacts differ."""
-    table = _table("field", "old", "new")
+    table = blank_table("field", "old", "new")
     for row in rows:
         table.add_row(*row)
     return table
@@ -157,7 +157,7 @@ def changes(rows: Iterable[tuple[str, str, str]]) -> Table:
 
 def simulator_bench(found: Mapping[str, Any]) -> Table:
     """Speed and memory of the simulator by case."""
-    table = _table("case", numbers=["requests/s", "simulated s/s", "mean batch", "RSS MB"])
+    table = blank_table("case", numbers=["requests/s", "simulated s/s", "mean batch", "RSS MB"])
     for name, case in found["cases"].items():
         table.add_row(
             name,
@@ -172,7 +172,7 @@ def simulator_bench(found: Mapping[str, Any]) -> Table:
 def decisions(found: Mapping[str, Any]) -> Table:
     """Cost of a decision, both stages, by family."""
     requests = list(found["decision_us"])
-    table = _table("budget and lengths", numbers=[f"us at {count} requests" for count in requests])
+    table = blank_table("budget and lengths", numbers=[f"us at {count} requests" for count in requests])
     for family in found["decision_us"][requests[0]]:
         table.add_row(family, *(number(found["decision_us"][count][family]) for count in requests))
     return table
@@ -180,7 +180,7 @@ def decisions(found: Mapping[str, Any]) -> Table:
 
 def planner_bench(found: Mapping[str, Mapping[str, float]]) -> Table:
     """Host time of a live decision by running requests."""
-    table = _table(numbers=["requests", "ours, us", "SGLang's, us", "ratio", "recording, us"])
+    table = blank_table(numbers=["requests", "ours, us", "SGLang's, us", "ratio", "recording, us"])
     for requests, row in found.items():
         names = ("ours_us", "upstream_us", "ratio", "recorder_us")
         table.add_row(requests, *(number(row[name]) for name in names))
@@ -189,7 +189,7 @@ def planner_bench(found: Mapping[str, Mapping[str, float]]) -> Table:
 
 def policy_bench(found: Mapping[str, Any]) -> Table:
     """The ratios of a policy benchmark over all loads."""
-    table = _table(f"{found['winner']}, over", numbers=["throughput", "goodput"])
+    table = blank_table(f"{found['winner']}, over", numbers=["throughput", "goodput"])
     for key, name in BENCHED.items():
         table.add_row(name, _interval(found[key]), _interval(found[key]["goodput"]))
     table.add_row("DSPARK as it comes, high load", _interval(found["vs_default"]["high_load"]), "")
@@ -204,7 +204,7 @@ def policy_bench(found: Mapping[str, Any]) -> Table:
 def policy_bench_by_load(found: Mapping[str, Any]) -> Table:
     """The same in throughput, load by load."""
     compared = BENCHED | {"vs_best_fixed_by_load": "best fixed gamma"}
-    table = _table(numbers=["load", *compared.values()])
+    table = blank_table(numbers=["load", *compared.values()])
     for rows in zip(*(found[key]["by_load"] for key in compared), strict=True):
         table.add_row(f"{rows[0]['load']:g}", *(_interval(row) for row in rows))
     return table
@@ -244,8 +244,9 @@ def _text(value: Any) -> str:
     return json.dumps(value)
 
 
-def _table(*names: str, numbers: Iterable[str] = ()) -> Table:
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, collapse_padding=True)
+def blank_table(*names: str, numbers: Iterable[str] = (), title: str | None = None) -> Table:
+    """A table without rows: columns of text, then of numbers."""
+    table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False, collapse_padding=True)
     for name in names:
         table.add_column(name, overflow="fold", no_wrap=name == "arm")
     for name in numbers:

@@ -15,6 +15,7 @@ from dspark_simulator.costs.numeric import COST, GRID_POINTS, CostRecord
 from sglang_dspark.policy.belief import MAX_TOKENS
 
 Seconds = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+Share = Annotated[float, Field(gt=0, le=1, allow_inf_nan=False)]
 Count = Annotated[int, Field(ge=1)]
 Floats = NDArray[np.float64]
 Counts = NDArray[np.int64]
@@ -41,6 +42,8 @@ class CostModel(BaseModel, ABC):
         plain: Both for a server without speculation; the two above where absent.
         schedule_s: Seconds a step more where verify lengths are scheduled (any verify mode but ``static``): confidences
             to the host, the budget, ragged metadata.
+        draft_novelty: How many experts a draft touches that its request's anchor has not, as a share of what an
+            unrelated token would touch: adjacent text is routed alike.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -48,6 +51,7 @@ class CostModel(BaseModel, ABC):
     request_s: Seconds = 0.0
     plain: Overhead | None = None
     schedule_s: Seconds = 0.0
+    draft_novelty: Share = 1.0
 
     @abstractmethod
     def tabulate(self) -> CostRecord:
@@ -57,7 +61,8 @@ class CostModel(BaseModel, ABC):
         """A record of zeros but for the overheads."""
         cost = np.zeros(1, COST)
         plain = self.plain or self
-        cost["overhead_s"], cost["request_s"], cost["schedule_s"] = self.overhead_s, self.request_s, self.schedule_s
+        for field in ("overhead_s", "request_s", "schedule_s", "draft_novelty"):
+            cost[field] = getattr(self, field)
         cost["plain_overhead_s"], cost["plain_request_s"] = plain.overhead_s, plain.request_s
         return cost
 
@@ -104,6 +109,19 @@ class RequestCurve(BaseModel):
         return self
 
 
+class Experts(BaseModel):
+    """Routed experts that live text reads and the profile's dummy tokens, which are all routed alike, did not.
+
+    Attributes:
+        seconds: To read them all.
+        share: Of them, what one token touches: active / routed experts.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+    seconds: Seconds
+    share: Share
+
+
 class MeasuredCost(CostModel):
     """A model made of decode measurements, with the figures that a profile of decode steps does not contain.
 
@@ -112,6 +130,7 @@ class MeasuredCost(CostModel):
         context_s_per_token: Decode attention of one context token.
         profiled_context: Context tokens that each request held in the profile.
         prefill_context_s: Prefill attention of one new token over one context token.
+        experts: Expert reads that are missing from the profile of a mixture of experts.
         prefill: Prefill time by new tokens. Without it, a chunk costs what a verify step of as many tokens does:
             captured up to the largest captured measurement, eager past it.
     """
@@ -120,6 +139,7 @@ class MeasuredCost(CostModel):
     context_s_per_token: Seconds = 0.0
     profiled_context: int = Field(default=0, ge=0)
     prefill_context_s: Seconds = 0.0
+    experts: Experts | None = None
     prefill: GridCurve | None = None
 
     def _record(self, captured_s: Floats, last_captured: int, eager: GridCurve | None, draft_s: Floats) -> CostRecord:
@@ -133,6 +153,8 @@ class MeasuredCost(CostModel):
         """
         cost = self._empty_record()
         cost["captured_s"][0] = captured_s
+        if self.experts is not None:
+            cost["experts_s"], cost["expert_share"] = self.experts.seconds, self.experts.share
         cost["draft_s"][0] = draft_s
         cost["inject_s_per_token"] = self.inject_s_per_token
         cost["context_s_per_token"] = self.context_s_per_token

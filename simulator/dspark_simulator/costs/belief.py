@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from dspark_simulator.costs.numeric import CostRecord
+from dspark_simulator.costs.numeric import CostRecord, eager_s
 from sglang_dspark.policy.belief import MAX_REQUESTS, MAX_TOKENS, SpsAdditiveTable
 from sglang_dspark.policy.capture import vllm_tiers
 
@@ -16,17 +16,18 @@ _LEAST_BIAS_S = 1e-6
 _BEND_S = 1e-12
 
 
-def sps_additive(cost: CostRecord, max_requests: int, max_tokens: int) -> SpsAdditiveTable:
-    """``bias`` is the overhead of a step, ``alpha`` drafting and the overhead by requests, ``theta`` verifying by tokens when captured.
+def sps_additive(cost: CostRecord, max_requests: int, max_tokens: int, captured: int = MAX_TOKENS) -> SpsAdditiveTable:
+    """``bias`` is the overhead of a step, ``alpha`` its part by requests and drafting, ``theta`` verifying by tokens.
 
     Probes are spaced as an engine captures, dense below 256 and every 16 above, less those on a line between their
-    neighbours. Attention is that of the context at which
-    the model was profiled, since SGLang's table does not know the context.
+    neighbours. Attention is that of the context at which the model was profiled, since SGLang's table does not know
+    the context, and every token touches experts of its own.
 
     Args:
         cost: The model in numbers.
         max_requests: The largest probe of requests, 1..MAX_REQUESTS.
-        max_tokens: The largest probe of verify tokens, 1..MAX_TOKENS; the server's largest captured step.
+        max_tokens: The largest probe of verify tokens, 1..MAX_TOKENS.
+        captured: The largest captured step, which a profiler that goes past it finds (vLLM's does).
 
     Raises:
         ValueError: A probe limit is outside its range.
@@ -39,7 +40,14 @@ def sps_additive(cost: CostRecord, max_requests: int, max_tokens: int) -> SpsAdd
     bias = max(float(c["overhead_s"]), _LEAST_BIAS_S)
     each_s = float(c["request_s"]) * np.arange(len(c["draft_s"]))
     requests, alpha = _corners(vllm_tiers(max_requests), c["draft_s"] + each_s)
-    tokens, theta = _corners(vllm_tiers(max_tokens), c["captured_s"] + (float(c["overhead_s"]) - bias))
+    probes = vllm_tiers(max_tokens)
+    touched = 1.0 - (1.0 - float(c["expert_share"])) ** np.arange(len(c["captured_s"]))
+    curve = c["captured_s"] + float(c["experts_s"]) * touched
+    if captured < max_tokens:
+        probes = np.union1d(probes, captured + 1)
+        for m in probes[probes > captured]:
+            curve[m] = eager_s(cost, int(m))
+    tokens, theta = _corners(probes, curve + (float(c["overhead_s"]) - bias))
     return SpsAdditiveTable(
         bias_seconds=bias, bs_probes=requests, alpha_seconds=alpha, m_probes=tokens, theta_seconds=theta
     )

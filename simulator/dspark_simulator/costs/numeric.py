@@ -1,7 +1,7 @@
 """A cost model in numbers: one fixed-size record, and the functions that time the parts of an engine step from it.
 
-A step takes ``host + draft + verify + inject`` seconds when requests decode, ``host + prefill + inject`` when prompts are
-prefilled. Every function takes the one-element array of :data:`COST` and indexes it itself: numba then unboxes one
+A step takes ``host + draft + verify + inject`` seconds when requests decode, ``host + prefill + inject`` when prompts
+are prefilled. Every function takes the one-element array of :data:`COST` and indexes it itself: numba then unboxes one
 argument, whatever the model.
 """
 
@@ -39,6 +39,10 @@ COST = np.dtype(
         ("plain_overhead_s", "f8"),
         ("plain_request_s", "f8"),
         ("schedule_s", "f8"),
+        # Reading experts: all of them, what one token touches, and how unlike its request's anchor a draft is.
+        ("experts_s", "f8"),
+        ("expert_share", "f8"),
+        ("draft_novelty", "f8"),
     ],
     align=True,
 )
@@ -66,7 +70,18 @@ def verify_s(cost: CostRecord, tokens: int, captured: bool, context_tokens: int,
     base = c.captured_s[tokens] if captured else eager_s(cost, tokens)
     attention = (context_tokens - requests * c.profiled_context) * c.context_s_per_token
     weights = c.captured_s[1] - c.profiled_context * c.context_s_per_token
-    return float(max(base + attention, min(base, weights)))
+    time_s = max(base + attention, min(base, weights))
+    if captured:
+        # An eager step waits for its launches, behind which the GPU reads.
+        time_s += experts_s(cost, requests + (tokens - requests) * c.draft_novelty)
+    return float(time_s)
+
+
+@njit(cache=True)
+def experts_s(cost: CostRecord, distinct: float) -> float:
+    """Seconds of reading the routed experts that ``distinct`` unrelated tokens touch."""
+    c = cost[0]
+    return float(c.experts_s * (1.0 - (1.0 - c.expert_share) ** distinct))
 
 
 @njit(cache=True)

@@ -77,10 +77,14 @@ class RooflineCost(CostModel):
         layers = self.model.layers
         pass_s = self._pass_s(tokens, layers, self.model.attention.fixed_read_bytes(layers))
         verify_s = pass_s + self._head_s(tokens)
+        experts_s = self._move_s(self.model.routed_weights(layers) / self.tp * self.model.routed_bytes_per_weight())
         # A prefill pass needs the logits of its last tokens only.
         prefill_s = pass_s + self._head_s(np.ones(1))
         launch_s = layers * self.eager_layer_s
-        cost["captured_s"][0] = verify_s
+        # The read of the experts that are touched depends on which tokens they are; ``verify_s`` adds it.
+        cost["captured_s"][0] = verify_s - experts_s * self.model.feed_forward.touched_share(tokens)
+        cost["experts_s"] = experts_s
+        cost["expert_share"] = self.model.feed_forward.active_share()
         fill_grid(cost, "eager", spaced(MAX_TOKENS), np.maximum(verify_s, launch_s))
         fill_grid(cost, "prefill", spaced(MAX_TOKENS), np.maximum(prefill_s, launch_s))
         cost["draft_s"][0] = self._draft_s(np.arange(MAX_REQUESTS + 1, dtype=np.float64))

@@ -4,14 +4,44 @@ from __future__ import annotations
 
 import numpy as np
 from numba import njit
+from numpy.typing import NDArray
 
 from dspark_simulator import draws
 from dspark_simulator.acceptance import propose
 from dspark_simulator.costs.numeric import draft_s, host_s, inject_s, verify_s
 from dspark_simulator.engines.slots import emit
 from dspark_simulator.state import COMPACT, MAX_LAG, STATIC, Record
+from sglang_dspark.policy import Argmax
+from sglang_dspark.policy.belief import MAX_TOKENS
 from sglang_dspark.policy.record import Rule
 from sglang_dspark.policy.rule import admit, fits, pad, plan
+
+_ARGMAX = Argmax.code
+
+
+@njit(cache=True)
+def adaptive(rule: Rule, lagged: NDArray[np.float32], prompt_tokens: int) -> tuple[int, int, bool]:
+    """vLLM's budget (``AdaptiveVerificationManager.get_num_tokens``): it counts the prompts of the step, knows what an
+    eager step costs, and always drafts.
+
+    Args:
+        lagged: float32 [R, gamma], survivals one step old.
+        prompt_tokens: Prompt tokens of the same step.
+    """
+    record = rule[0]
+    requests = lagged.shape[0]
+    scores = np.sort(lagged.ravel())[::-1]
+    tokens = requests + prompt_tokens
+    best, cap = 0.0, 0
+    accepted = float(requests)
+    for k in range(len(scores) + 1):
+        if k > 0:
+            accepted += scores[k - 1]
+        padded = min(pad(rule, requests, tokens + k), MAX_TOKENS)
+        rate = accepted / (record.requests_s[requests] + record.tokens_s[padded])
+        if rate > best:
+            best, cap = rate, k
+    return pad(rule, requests, requests + cap), cap, True
 
 
 @njit(cache=True)
@@ -36,7 +66,10 @@ def decide(
         for r in range(running):
             if s.rounds[r] < flags.lag:
                 lagged[r, :] = np.float32(1.0)
-        tier, s.cap, draft = plan(rule, lagged, context, slo_class)
+        if flags.mixes and rule[0].family == _ARGMAX:
+            tier, s.cap, draft = adaptive(rule, lagged[:, :gamma], s.prefill_tokens)
+        else:
+            tier, s.cap, draft = plan(rule, lagged, context, slo_class)
     # Upstream drops its schedule past the last captured graph and verifies whole blocks eagerly
     # (``ragged_layout_exceeds_captured_grid``).
     dropped = flags.stock == 1 and flags.speculative == 1 and not fits(rule, running, tier)

@@ -1,0 +1,38 @@
+"""Models whose shapes are known by name."""
+
+from __future__ import annotations
+
+import re
+from functools import cache
+from importlib import resources
+from typing import NamedTuple
+
+import yaml
+
+from dspark_simulator.costs.shape import DraftShape, ModelShape
+
+
+class Known(NamedTuple):
+    """A target and its DSpark draft."""
+
+    model: ModelShape
+    draft: DraftShape
+
+
+def known(name: str) -> Known | None:
+    """The shapes of a model by its name, with or without owner and release date; None for others."""
+    return _all().get(re.sub(r"-\d{4}$", "", name.rsplit("/", 1)[-1]))
+
+
+def names() -> tuple[str, ...]:
+    """The models that :func:`known` knows."""
+    return tuple(_all())
+
+
+@cache
+def _all() -> dict[str, Known]:
+    text = (resources.files("dspark_simulator") / "data" / "models.yaml").read_text(encoding="utf-8")
+    return {
+        name: Known(ModelShape.model_validate(shapes["model"]), DraftShape.model_validate(shapes["draft"]))
+        for name, shapes in yaml.safe_load(text).items()
+    }

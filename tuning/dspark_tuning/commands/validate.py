@@ -1,0 +1,97 @@
+"""``dspark validate``: the simulator against published results."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from dspark_tuning.commands.common import Json, Workers, console, cpus, print_json
+
+if TYPE_CHECKING:
+    from dspark_tuning.validate import Predicted, Validation
+    from dspark_tuning.validate.score import Score
+
+
+def validate(
+    fit: Annotated[
+        list[Path], typer.Option("--fit", metavar="FILE", help="CSV of published results to calibrate on; repeatable.")
+    ],
+    predict: Annotated[Path, typer.Option("--predict", metavar="FILE", help="CSV of published results to predict.")],
+    cost: Annotated[
+        list[Path] | None,
+        typer.Option("--cost", metavar="FILE", help="CSV of published step costs; repeatable."),
+    ] = None,
+    workers: Workers = None,
+    as_json: Json = False,
+) -> None:
+    """Calibrate on published results and predict others: arms, loads and capture limits that were left out."""
+    from dspark_tuning.evaluate import executor
+    from dspark_tuning.progress import Bar
+    from dspark_tuning.tune import Stage
+    from dspark_tuning.validate import curves, rows, tables
+    from dspark_tuning.validate import validate as run
+    from dspark_tuning.validate.score import score
+    from dspark_tuning.validate.validation import steps
+
+    measured, wanted = rows.read(fit), rows.read([predict])
+    known = {key: curve for path in cost or [] for key, curve in curves.read(path).items()}
+    with executor(workers or cpus()) as pool, Bar(steps(wanted)) as bar:
+        found = run(measured, wanted, known, pool, progress=lambda: bar(Stage("calibrating", steps(wanted), 1)))
+    scored = score(found.predicted, measured)
+    if as_json:
+        print_json(_json(found, scored))
+        return
+    out = console()
+    out.print(tables.predictions(found.predicted))
+    out.print(tables.errors(scored))
+    for calibration in found.calibrations:
+        out.print(tables.calibration(calibration))
+    if scored.crossovers:
+        out.print(tables.crossovers(scored.crossovers))
+    out.print(_spread([*measured, *wanted]))
+
+
+def _spread(rows: Any) -> str:
+    spreads = [row.spread for row in rows if row.spread is not None]
+    if not spreads:
+        return "Published repeats of such runs differ by 2 to 6 % (sgl-project/sglang#35413)."
+    return f"Published repeats of these runs differ by {min(spreads):.1%} to {max(spreads):.1%}."
+
+
+def _json(found: Validation, scored: Score) -> dict[str, Any]:
+    return {
+        "mape": scored.overall.mape,
+        "worst": scored.overall.worst,
+        "tpot_mape": scored.overall.tpot_mape,
+        "baseline_mape": scored.overall.baseline_mape,
+        "rows": [_row(p) for p in found.predicted],
+        "by_arm": scored.by_arm,
+        "crossovers": scored.crossovers,
+        "rank_correlation": scored.order,
+        "calibrations": found.calibrations,
+    }
+
+
+def _row(p: Predicted) -> dict[str, Any]:
+    row, measured = p.row, p.row.throughput_tok_s
+    return {
+        "model": row.model,
+        "hardware": row.hardware,
+        "tp": row.tp,
+        "capture_tokens": row.capture_tokens,
+        "arm": row.arm,
+        "gamma": row.gamma,
+        "concurrency": row.concurrency,
+        "predicted_tok_s": p.said.throughput_tok_s,
+        "measured_tok_s": measured,
+        "error": None if measured is None else p.said.throughput_tok_s / measured - 1,
+        "baseline_tok_s": p.baseline,
+        "predicted_tpot_s": p.said.tpot_s,
+        "measured_tpot_s": row.tpot_s,
+        "predicted_accepted_length": p.said.accepted_length,
+        "predicted_verify_length": p.said.verify_length,
+        "scored": row.valid and measured is not None,
+        "assumed": p.assumed,
+    }

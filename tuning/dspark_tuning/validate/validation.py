@@ -1,0 +1,129 @@
+"""Calibrating on published rows and predicting others, deployment by deployment."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import Executor
+from typing import NamedTuple
+
+from dspark_simulator.costs.curve import Measurements
+from dspark_tuning.validate import deployment, parameters
+from dspark_tuning.validate.baseline import interpolated
+from dspark_tuning.validate.deployment import Prediction
+from dspark_tuning.validate.fit import ITERATIONS, Job, Subject, fit, run_jobs
+from dspark_tuning.validate.rows import Key, Row
+from sglang_dspark.errors import InputError
+
+
+class Predicted(NamedTuple):
+    """A row, what the simulator says of it, and what interpolation does (tokens per second)."""
+
+    row: Row
+    said: Prediction
+    baseline: float | None
+    assumed: tuple[str, ...]
+
+
+class Calibration(NamedTuple):
+    """What a deployment was calibrated on, and with what result.
+
+    Attributes:
+        rows: Rows that counted.
+        of: Whose rows they are, where they are not the deployment's own.
+        curve: Whether a measured curve gave the step times.
+        free: Names of the quantities that were fitted.
+        values: All quantities by name.
+        residual: Mean absolute error of throughput on the same rows, a fraction.
+    """
+
+    key: Key
+    rows: int
+    of: str
+    curve: bool
+    free: tuple[str, ...]
+    values: Mapping[str, float]
+    residual: float
+
+
+class Validation(NamedTuple):
+    """All predictions, in the order of the rows asked for."""
+
+    predicted: tuple[Predicted, ...]
+    calibrations: tuple[Calibration, ...]
+
+
+def steps(predict: Sequence[Row]) -> int:
+    """Calls of ``progress`` that :func:`validate` makes at most."""
+    return (ITERATIONS + 1) * len({row.key for row in predict})
+
+
+def validate(
+    fit_rows: Sequence[Row],
+    predict_rows: Sequence[Row],
+    curves: Mapping[Key, Measurements],
+    pool: Executor | None = None,
+    without: str | None = None,
+    progress: Callable[[], None] = lambda: None,
+) -> Validation:
+    """Predicts rows from others.
+
+    Each deployment (model, hardware, tp) is calibrated on its own rows of ``fit_rows``, or, where it has none, on those
+    of other models on the same hardware. Rows whose text was not valid are left out, since nobody knows what was
+    accepted in them. Of ``predict_rows`` only the description of each run is read, nothing that was measured.
+
+    Args:
+        without: A quantity whose effect is taken out of the model.
+
+    Raises:
+        InputError: A model or GPU that is not known.
+    """
+    usable = [row for row in fit_rows if row.valid and row.throughput_tok_s is not None]
+    if not predict_rows:
+        raise InputError("--predict: holds no rows; give at least one")
+    found: dict[Key, list[Prediction]] = {}
+    assumed: dict[Key, list[tuple[str, ...]]] = {}
+    calibrations = []
+    for key in dict.fromkeys(row.key for row in predict_rows):
+        wanted = [row for row in predict_rows if row.key == key]
+        own = [row for row in usable if row.key == key]
+        rows = own or [row for row in usable if row.hardware == key.hardware]
+        curve = curves.get(key)
+        most = max(row.concurrency for row in (*wanted, *rows))
+        space = parameters.space(
+            curve=curve is not None,
+            mixture=deployment.is_mixture(wanted[0]),
+            arms={row.label if row.arm == "fixed" else row.arm for row in rows},
+        )
+        if without is not None:
+            space = space.without(without)
+        subject = Subject(rows, [deployment.fill(row, most) for row in rows], curve)
+        values = fit(subject, space, pool, progress)
+        filled = [deployment.fill(row, most) for row in wanted]
+        jobs = [Job(row, fields, values, curve) for row, fields in zip(wanted, filled, strict=True)]
+        said = run_jobs([*jobs, *subject.jobs(values)], pool)
+        progress()
+        found[key] = said[: len(wanted)]
+        assumed[key] = [fields.assumed for fields in filled]
+        errors = [_error(row, prediction) for row, prediction in zip(rows, said[len(wanted) :], strict=True)]
+        calibrations.append(
+            Calibration(
+                key,
+                len(rows),
+                "" if own else f"other models on {key.hardware}" if rows else "nobody",
+                curve is not None,
+                tuple(space.free),
+                values,
+                sum(errors) / len(errors) if errors else float("nan"),
+            )
+        )
+    ordered = []
+    for row in predict_rows:
+        ordered.append(
+            Predicted(row, found[row.key].pop(0), interpolated(row, usable), assumed[row.key].pop(0)),
+        )
+    return Validation(tuple(ordered), tuple(calibrations))
+
+
+def _error(row: Row, said: Prediction) -> float:
+    assert row.throughput_tok_s is not None
+    return abs(said.throughput_tok_s / row.throughput_tok_s - 1)
