@@ -35,7 +35,8 @@ class Server(BaseModel):
         gamma: Drafts a block (``--speculative-dspark-block-size``).
         verify_mode: ``SGLANG_RAGGED_VERIFY_MODE``.
         max_running_requests: ``--max-running-requests``; 48 by default under speculation (``_handle_dspark``).
-        capture_requests: Largest captured batch (``--cuda-graph-max-bs-decode``); SGLang.
+        capture_requests: Largest captured batch (``--cuda-graph-max-bs-decode``); SGLang. 0 is a server that captures
+            nothing and pads nothing, as on a CPU.
         capture_tokens: Largest captured step in tokens (``max_cudagraph_capture_size``); vLLM.
         chunked_prefill_size: Prompt tokens of one prefill step; SGLang.
         max_prefill_tokens: Prompt tokens of one prefill step (SGLang), tokens of any step
@@ -53,7 +54,7 @@ class Server(BaseModel):
     gamma: Annotated[int, Field(ge=1, le=MAX_GAMMA)] = 7
     verify_mode: Literal["static", "cap-accept", "compact"] = "static"
     max_running_requests: Requests = 48
-    capture_requests: Requests = 512
+    capture_requests: Annotated[int, Field(ge=0, le=MAX_REQUESTS)] = 512
     capture_tokens: Count = 1024
     chunked_prefill_size: Count = 16384
     max_prefill_tokens: Count = 16384
@@ -68,15 +69,19 @@ class Server(BaseModel):
         return self
 
     def tiers(self) -> NDArray[np.int64]:
-        """Captured step sizes in verify tokens, int64 ascending."""
+        """Captured step sizes in verify tokens, int64 ascending; empty where nothing is captured."""
         if self.engine == "vllm":
             return vllm_tiers(self.capture_tokens)
+        if self.capture_requests == 0:
+            return np.empty(0, np.int64)
         return sglang_tiers(self.captured_requests(), self.gamma if self.speculative else 0)
 
     def captured_requests(self) -> int:
-        """Largest batch that runs captured."""
+        """Largest batch that runs captured; every batch is as good as captured where nothing is."""
         if self.engine == "vllm":
             return min(MAX_REQUESTS, self.capture_tokens)
+        if self.capture_requests == 0:
+            return self.max_running_requests
         return min(self.capture_requests, self.max_running_requests)
 
     def record(self, classes: tuple[RequestClass, ...], kv_tokens: int) -> Record:

@@ -43,7 +43,7 @@ def plain(scenario: Scenario) -> Arm:
         update={
             "speculative": False,
             "max_running_requests": PLAIN_RUNNING,
-            "capture_requests": PLAIN_CAPTURE,
+            "capture_requests": PLAIN_CAPTURE if scenario.server.capture_requests else 0,
         }
     )
     return Arm(PLAIN, server, stock=True)

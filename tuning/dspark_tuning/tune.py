@@ -236,7 +236,7 @@ def flags(server: Server) -> dict[str, str]:
         "--speculative-algorithm": "DSPARK",
         "--speculative-dspark-block-size": str(server.gamma),
         "--max-running-requests": str(server.max_running_requests),
-        "--cuda-graph-max-bs-decode": str(server.captured_requests()),
+        **({"--cuda-graph-max-bs-decode": str(server.captured_requests())} if server.capture_requests else {}),
         "--chunked-prefill-size": str(server.chunked_prefill_size),
         "--max-prefill-tokens": str(server.max_prefill_tokens),
     }

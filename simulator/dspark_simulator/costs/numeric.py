@@ -178,7 +178,7 @@ def live(cost: CostRecord, overhead_s: float, slope: float) -> CostRecord:
     if not (np.isfinite(least_s) and least_s >= 0):
         raise ValueError(f"overhead_s {overhead_s} is not valid; a step's overhead must stay 0 or more")
     truth = cost.copy()
-    for field in ("captured_s", "eager_at_s", "context_s_per_token"):
+    for field in ("captured_s", "experts_s", "eager_at_s", "context_s_per_token"):
         truth[field] *= slope
     for field in overheads:
         truth[field] += overhead_s

@@ -109,8 +109,8 @@ def _foresee(state: Record, rule: Rule, cost: Record) -> int:
         context += s.context[r]
         acceptable += s.drafts_accepted[r]
     best, best_tier = 0.0, pad(rule, running, running)
-    for i in range(record.tiers):
-        tier = record.tier[i]
+    for i in range(record.tiers if record.tiers > 0 else acceptable + 1):
+        tier = record.tier[i] if record.tiers > 0 else running + i
         if tier < running:
             continue
         drafts = min(acceptable, tier - running)

@@ -195,7 +195,7 @@ def _cost(
     row: Row, filled: Filled, values: Mapping[str, float], curve: Measurements | None
 ) -> CurveCost | RooflineCost:
     """Live steps."""
-    host = {name: values[name] for name in ("overhead_s", "request_s", "schedule_s")}
+    host = {name: values[name] for name in ("overhead_s", "request_s")}
     host["draft_novelty"] = values.get("draft_novelty", 1.0)
     profiled = _profiled(row, filled, values, curve)
     if isinstance(profiled, RooflineCost):

@@ -2,7 +2,7 @@
 
 A result's row is one throughput, so most quantities cannot be read off it; the priors say which values are plausible,
 and the fit moves those that the rows speak of. Their sources: the published B300 step curve and the live runs beside it
-(vllm-project/vllm-project.github.io#296), the route ablation on MI355X (vllm-project/vllm#52362), data sheets.
+(vllm-project/vllm-project.github.io#296), data sheets, and what engines reach of them as a rule.
 """
 
 from __future__ import annotations
@@ -43,7 +43,6 @@ EVERYWHERE: Final[dict[str, Parameter]] = {
     "quality": Parameter(0.0, 1.0, 0.0, "the drafter against the paper's on the same text, logits", linear=True),
     "prompt_tokens": Parameter(200.0, 0.5, 500.0, "mean length of the prompts, which are not published, tokens"),
     "prompt_sigma": Parameter(1.0, 0.25, 0.01, "standard deviation of its logarithm"),
-    "schedule_s": Parameter(4e-4, 0.5, 0.0, "ragged metadata, confidences and budget of an adaptive step, seconds"),
 }
 MIXTURE: Final[dict[str, Parameter]] = {
     "draft_novelty": Parameter(
@@ -108,9 +107,7 @@ def space(*, curve: bool, mixture: bool, arms: set[str]) -> Space:
         relevant |= CURVE | (MIXTURE | CURVE_MIXTURE if mixture else {})
     else:
         relevant |= (ROOFLINE | MIXTURE) if mixture else ROOFLINE_DENSE
-    free = dict(relevant)
-    if "adaptive" not in arms:
-        free.pop("schedule_s")
+    free = relevant
     if len(arms) < 2 and not curve:
         # One arm cannot say whether kernels or the host are slow, only how slow all is.
         free = {"quality": EVERYWHERE["quality"]} | SCALE
