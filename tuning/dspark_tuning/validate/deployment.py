@@ -13,7 +13,7 @@ from dspark_simulator.costs.roofline import RooflineCost
 from dspark_simulator.costs.shape import Experts
 from dspark_simulator.hardware import GPUS, Gpu
 from dspark_simulator.models import Known, known, names
-from dspark_simulator.scenario import Memory, Run, Scenario
+from dspark_simulator.scenario import Memory, Run, Scenario, Truth
 from dspark_simulator.server import Server
 from dspark_simulator.simulation import Arm, simulate
 from dspark_simulator.workloads import RequestClass, Workload
@@ -32,6 +32,7 @@ PLAIN_ROUNDS = 12
 OUTPUT_TOKENS = 512
 PROFILED_CONTEXT = 8192
 MAX_BATCHED_TOKENS = 16384
+MEMORY_FRACTION = 0.85
 LONGEST_PROMPT = 4096
 # Nobody publishes the pool, and no run here is said to have filled it.
 KV_TOKENS = 100_000_000
@@ -87,17 +88,18 @@ def gpu(row: Row) -> Gpu:
     raise InputError(f"hardware: {row.hardware!r} is not known; known are {', '.join(GPUS)}")
 
 
-def fill(row: Row, most_clients: int) -> Filled:
+def fill(row: Row, most_clients: int, tp: int) -> Filled:
     """Fills what a row leaves blank.
 
     Args:
         most_clients: Of all rows of the deployment: an operator captures what its batches need.
+        tp: Where the row does not say.
     """
     found = shapes(row)
     blank = {
         # Without speculation the block is loaded by nobody, and any will do.
         "gamma": (row.gamma if row.arm != "nospec" else found.draft.block, found.draft.block),
-        "tp": (row.tp, _least_tp(row, found)),
+        "tp": (row.tp, tp),
         "capture_tokens": (row.capture_tokens, most_clients * (found.draft.block + 1)),
         "output_tokens": (row.output_tokens, OUTPUT_TOKENS),
     }
@@ -106,12 +108,12 @@ def fill(row: Row, most_clients: int) -> Filled:
     return Filled(**fields, assumed=assumed)
 
 
-def _least_tp(row: Row, found: Known) -> int:
-    """The fewest GPUs, a power of two, of which the weights take half the memory."""
-    tp = 1
-    while found.model.weight_bytes() > 0.5 * tp * gpu(row).memory_bytes:
-        tp *= 2
-    return tp
+def possible_tp(row: Row) -> list[int]:
+    """The numbers of GPUs that a row may be of, fewest first: its own, or the powers of two that hold its weights."""
+    if row.tp is not None:
+        return [row.tp]
+    weights, memory = shapes(row).model.weight_bytes(), gpu(row).memory_bytes
+    return [tp for tp in (1, 2, 4, 8) if weights < MEMORY_FRACTION * tp * memory] or [8]
 
 
 def predict(row: Row, filled: Filled, values: Mapping[str, float], curve: Measurements | None) -> Prediction:
@@ -141,7 +143,8 @@ def predict(row: Row, filled: Filled, values: Mapping[str, float], curve: Measur
         run=Run(requests=_requests(row), warmup_requests=0, drain=True),
     )
     arm = Arm(row.label, server, Argmax() if scheduled else None, belief, stock=row.engine == "sglang")
-    result = simulate(scenario, arm)
+    slower = values.get("ragged_slope", 1.0) if scheduled else 1.0
+    result = simulate(scenario, arm, truth=Truth(slope=slower))
     return Prediction(result.throughput_tok_s, result.tpot.p50_s, result.accepted_length, result.verify_length)
 
 
@@ -245,6 +248,11 @@ def _profiled(
         prefill_context_s=float(parts["prefill_context_s"]),
         inject_s_per_token=float(parts["inject_s_per_token"]),
     )
+
+
+def is_rocm(row: Row) -> bool:
+    """Whether the row's GPUs are AMD's."""
+    return row.hardware.startswith("MI")
 
 
 def is_mixture(row: Row) -> bool:

@@ -57,18 +57,22 @@ def run_jobs(jobs: Sequence[Job], pool: Executor | None) -> list[Prediction]:
     return [job.run() for job in jobs] if pool is None else list(pool.map(Job.run, jobs, chunksize=4))
 
 
+class Fit(NamedTuple):
+    """The most plausible quantities by name, and how implausible they and the measurements are together."""
+
+    values: dict[str, float]
+    loss: float
+
+
 def fit(
     subject: Subject, space: Space, pool: Executor | None = None, progress: Callable[[], None] = lambda: None
-) -> dict[str, float]:
+) -> Fit:
     """The quantities that maximise prior x likelihood, by Gauss-Newton steps on a pseudo-Huber loss.
 
     Rows count by the logarithms of their throughput, TPOT and accepted length, as far as these are given.
 
     Args:
         progress: Called after each of at most ``ITERATIONS`` steps.
-
-    Returns:
-        All quantities of ``space`` by name.
     """
     names = list(space.free)
 
@@ -79,10 +83,8 @@ def fit(
         return [_errors(subject.rows, found[i * n : (i + 1) * n]) for i in range(len(points))]
 
     z = np.zeros(len(names))
-    if not names:
-        return space.values()
     here = errors([z])[0]
-    for _ in range(ITERATIONS):
+    for _ in range(ITERATIONS if names else 0):
         moved = errors([z + STEP * unit for unit in np.eye(len(names))])
         slopes = np.array([(there - here) / STEP for there in moved]).T
         weight = 1 / np.sqrt(1 + (here / ROBUST) ** 2)
@@ -99,7 +101,7 @@ def fit(
         z, here = candidates[best], tried[best]
         if gain < 0.05:
             break
-    return space.values(dict(zip(names, z, strict=True)))
+    return Fit(space.values(dict(zip(names, z, strict=True))), _loss(here, z))
 
 
 def _errors(rows: Sequence[Row], found: Sequence[Prediction]) -> Floats:

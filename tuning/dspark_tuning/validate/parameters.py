@@ -2,7 +2,8 @@
 
 A result's row is one throughput, so most quantities cannot be read off it; the priors say which values are plausible,
 and the fit moves those that the rows speak of. Their sources: the published B300 step curve and the live runs beside it
-(vllm-project/vllm-project.github.io#296), data sheets, and what engines reach of them as a rule.
+(vllm-project/vllm-project.github.io#296), the ablation of adaptive steps on MI355X before they trim anything
+(vllm-project/vllm#52362: 6.0 to 6.6 % of throughput), data sheets, and what engines reach of them as a rule.
 """
 
 from __future__ import annotations
@@ -49,6 +50,9 @@ MIXTURE: Final[dict[str, Parameter]] = {
         0.4, 0.7, 1.0, "experts that a draft adds to its anchor's, as a share of what unrelated text adds", most=1.0
     ),
 }
+ROCM: Final[dict[str, Parameter]] = {
+    "ragged_slope": Parameter(1.065, 0.02, 1.0, "an adaptive step over a fixed one of its size, ROCm's ragged path"),
+}
 CURVE: Final[dict[str, Parameter]] = {
     "eager_slope": Parameter(1.2, 0.2, 1.0, "a live eager step over a profiled one"),
 }
@@ -94,12 +98,13 @@ class Space(NamedTuple):
         return Space(free, dict(self.held) | {name: known.neutral})
 
 
-def space(*, curve: bool, mixture: bool, arms: set[str]) -> Space:
+def space(*, curve: bool, mixture: bool, rocm: bool, arms: set[str]) -> Space:
     """The quantities that matter for a deployment, and those of them that its rows can say anything of.
 
     Args:
         curve: Its step times are measured, otherwise a roofline.
         mixture: It is a mixture of experts.
+        rocm: Its GPUs are AMD's.
         arms: Of the rows that it is calibrated on; none where there are no rows.
     """
     relevant = dict(EVERYWHERE)
@@ -107,7 +112,9 @@ def space(*, curve: bool, mixture: bool, arms: set[str]) -> Space:
         relevant |= CURVE | (MIXTURE | CURVE_MIXTURE if mixture else {})
     else:
         relevant |= (ROOFLINE | MIXTURE) if mixture else ROOFLINE_DENSE
-    free = relevant
+    if rocm:
+        relevant |= ROCM
+    free = {name: p for name, p in relevant.items() if name not in ROCM or "adaptive" in arms}
     if len(arms) < 2 and not curve:
         # One arm cannot say whether kernels or the host are slow, only how slow all is.
         free = {"quality": EVERYWHERE["quality"]} | SCALE
@@ -117,4 +124,4 @@ def space(*, curve: bool, mixture: bool, arms: set[str]) -> Space:
 
 
 def _all() -> dict[str, Parameter]:
-    return {**EVERYWHERE, **MIXTURE, **CURVE, **CURVE_MIXTURE, **ROOFLINE, **SCALE}
+    return {**EVERYWHERE, **MIXTURE, **ROCM, **CURVE, **CURVE_MIXTURE, **ROOFLINE, **SCALE}

@@ -52,9 +52,14 @@ class Validation(NamedTuple):
     calibrations: tuple[Calibration, ...]
 
 
+# A difference of the logarithms of two plausibilities that decides nothing.
+AS_PLAUSIBLE = 1.0
+
+
 def steps(predict: Sequence[Row]) -> int:
     """Calls of ``progress`` that :func:`validate` makes at most."""
-    return (ITERATIONS + 1) * len({row.key for row in predict})
+    rows = {row.key: row for row in predict}.values()
+    return sum(1 + ITERATIONS * len(deployment.possible_tp(row)) for row in rows)
 
 
 def validate(
@@ -92,13 +97,13 @@ def validate(
         space = parameters.space(
             curve=curve is not None,
             mixture=deployment.is_mixture(wanted[0]),
+            rocm=deployment.is_rocm(wanted[0]),
             arms={row.label if row.arm == "fixed" else row.arm for row in rows},
         )
         if without is not None:
             space = space.without(without)
-        subject = Subject(rows, [deployment.fill(row, most) for row in rows], curve)
-        values = fit(subject, space, pool, progress)
-        filled = [deployment.fill(row, most) for row in wanted]
+        tp, subject, values = _fit(wanted[0], rows, most, curve, space, pool, progress)
+        filled = [deployment.fill(row, most, tp) for row in wanted]
         jobs = [Job(row, fields, values, curve) for row, fields in zip(wanted, filled, strict=True)]
         said = run_jobs([*jobs, *subject.jobs(values)], pool)
         progress()
@@ -122,6 +127,29 @@ def validate(
             Predicted(row, found[row.key].pop(0), interpolated(row, usable), assumed[row.key].pop(0)),
         )
     return Validation(tuple(ordered), tuple(calibrations))
+
+
+def _fit(
+    wanted: Row,
+    rows: Sequence[Row],
+    most_clients: int,
+    curve: Measurements | None,
+    space: parameters.Space,
+    pool: Executor | None,
+    progress: Callable[[], None],
+) -> tuple[int, Subject, dict[str, float]]:
+    """Calibrates, and finds how many GPUs there are where nobody says: the fewest that explain the rows about as well.
+
+    Returns:
+        The number of GPUs, the rows as they were fitted, and all quantities by name.
+    """
+    fits = []
+    for tp in deployment.possible_tp(wanted):
+        subject = Subject(rows, [deployment.fill(row, most_clients, tp) for row in rows], curve)
+        fits.append((tp, subject, fit(subject, space, pool, progress)))
+    best = min(found.loss for *_, found in fits)
+    tp, subject, found = next(each for each in fits if each[-1].loss <= best + AS_PLAUSIBLE)
+    return tp, subject, found.values
 
 
 def _error(row: Row, said: Prediction) -> float:
