@@ -74,11 +74,11 @@ def _recorder_us(live: LivePolicy, geometry: Geometry, requests: int, rounds: in
         live.begin(now, geometry)
 
     def recorded() -> None:
-        live.detailed, live.observers = True, [recorder]
+        live.recorders = [recorder]
         step = live.begin(now, geometry)
         step.drafted, step.confidence = True, confidence
         live.observe(step, lens, lens)
-        live.detailed, live.observers = False, []
+        live.recorders = []
         if len(recorder.waiting) > 1000:
             recorder.waiting.clear()  # A file's worth; another thread writes it.
 

@@ -21,7 +21,7 @@ from sglang_dspark.serving import settings
 from sglang_dspark.serving.classes import read_keys
 from sglang_dspark.serving.decision import Lagged, carry
 from sglang_dspark.serving.lengths import verify_lengths
-from sglang_dspark.serving.live import Geometry, LivePolicy, Mode, Step, tempered
+from sglang_dspark.serving.live import Geometry, LivePolicy, Mode, Prefill, Step, tempered
 
 _ROWS = np.arange(MAX_REQUESTS, dtype=np.int64)
 
@@ -104,7 +104,9 @@ def forward_decode(
         _decide(live, step, _carried(planner, batch.req_pool_indices_cpu))
         live.agree(step, planner._budget_planner.forced_budget_frac is not None)
     result = original(worker, batch, on_publish, grammar_barrier, coordination_plan)
-    result.dspark_step = live.finish()
+    if (finished := live.finish()) is not None:
+        finished.ended_s = live.returned_s()
+    result.dspark_step = finished
     return result
 
 
@@ -244,7 +246,11 @@ def schedule_layout(original: Callable[..., Any], planner: Any, **arguments: Any
     applied = steering(planner)
     requests = len(arguments["req_pool_indices"])
     if applied is None or applied[0].in_force.decider.fits(requests, requests + applied[1].cap):
-        return original(planner, **arguments)
+        layout = original(planner, **arguments)
+        live = getattr(planner, "dspark", None)
+        if live is not None and live.step is not None and live.in_force.geometry.tiers and layout is not None:
+            live.step.tier = layout.graph_num_tokens
+        return layout
     budget = applied[1]
     from sglang.srt.speculative.ragged_verify import RaggedVerifyLayout
 
@@ -281,7 +287,7 @@ def propose(original: Callable[..., Any], proposer: Any, **arguments: Any) -> An
     proposal = original(proposer, **arguments)
     step.drafted = True
     confidence = proposal.confidence
-    if live.observers and confidence is not None:
+    if (live.observers or live.recorders) and confidence is not None:
         # A draft graph writes the next step's confidences to the same place.
         step.confidence = confidence if confidence.device.type == "cpu" else confidence.clone()
     return proposal
@@ -314,11 +320,17 @@ def _no_draft(
     )
 
 
-def note_non_decode_step(result: None, planner: Any) -> None:
-    """After upstream's note of a prefill: the next decode step's time is not a step's time."""
-    live = getattr(planner, "dspark", None)
-    if live is not None:
-        live.prefills += 1
+def forward_prefill(
+    original: Callable[..., Any], worker: Any, batch: Any, on_publish: Any, pp_proxy_tensors: Any = None
+) -> Any:
+    """Around a prefill: its record goes with its result."""
+    live = of(worker)
+    if live is None or batch.forward_mode.is_idle():
+        return original(worker, batch, on_publish, pp_proxy_tensors)
+    prefill = live.begin_prefill(batch)
+    result = original(worker, batch, on_publish, pp_proxy_tensors)
+    result.dspark_prefill = prefill._replace(ended_s=live.returned_s())
+    return result
 
 
 def copy_to_cpu(result: Any, *arguments: Any, **keywords: Any) -> None:
@@ -328,6 +340,15 @@ def copy_to_cpu(result: Any, *arguments: Any, **keywords: Any) -> None:
         from sglang.srt.managers.utils import _async_d2h
 
         step.confidence = _async_d2h(step.confidence)
+
+
+def prefill_results(processor: Any, batch: Any, result: Any) -> None:
+    """Before the results of a prefill are processed: waits for them, as upstream would next, and takes the time."""
+    prefill: Prefill | None = result.__dict__.get("dspark_prefill")
+    if prefill is not None:
+        if result.copy_done is not None:
+            result.copy_done.synchronize()
+        prefill.live.observe_prefill(prefill)
 
 
 def resolve_tokens(tokens: Any, processor: Any, result: Any, batch: Any) -> None:

@@ -125,11 +125,18 @@ def policy_hooks() -> tuple[Hook, ...]:
             "such a step has more rows than the graph's buffers, which it does not use",
         ),
         Hook(
-            f"{planner}.note_non_decode_step",
-            "after",
-            engine.note_non_decode_step,
-            (),
-            "a step's time is not measured across a prefill",
+            f"{WORKER}.DSparkWorkerV2._forward_prefill",
+            "around",
+            engine.forward_prefill,
+            ("batch", "on_publish", "pp_proxy_tensors"),
+            "prefills are recorded; here the batch is known, and the result that takes the record on",
+        ),
+        Hook(
+            f"{processor}.process_batch_result_prefill",
+            "before",
+            engine.prefill_results,
+            ("batch", "result"),
+            "when a prefill has ended, from which the next step's time counts",
         ),
         Hook(
             f"{DRAFT}.DraftBlockProposer.propose",

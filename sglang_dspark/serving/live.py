@@ -29,6 +29,7 @@ from sglang_dspark.serving.decision import Decider, Lagged
 from sglang_dspark.serving.settings import Settings
 
 if TYPE_CHECKING:
+    from sglang_dspark.serving.stream import Stream
     from sglang_dspark.serving.watch import Watcher
 
 logger = logging.getLogger(__name__)
@@ -83,25 +84,39 @@ class Step:
         steers: The policy's decision is the one that is applied.
         budget: The policy's decision; rank 0's once it is agreed.
         upstream_cap: Upstream's budget, where that was computed.
+        tier: Verify tokens of the graph that ran, padding included; None where none did.
         drafted: The drafter ran.
         confidence: float [R, gamma]; on the device until the step's results are copied to the host.
-        prefills: Prefills that the scheduler had launched before it.
+        rids: The requests, where steps are recorded.
+        after_idle: The server had nothing to run before it.
+        ended_s: When its forward returned, where that waits for the results; NaN elsewhere.
     """
 
     __slots__ = (
+        "after_idle",
         "budget",
         "confidence",
         "drafted",
+        "ended_s",
         "in_force",
         "live",
         "load",
         "mode",
-        "prefills",
+        "rids",
         "steers",
+        "tier",
         "upstream_cap",
     )
 
-    def __init__(self, live: LivePolicy, in_force: InForce, mode: Mode, load: Load) -> None:
+    def __init__(
+        self,
+        live: LivePolicy,
+        in_force: InForce,
+        mode: Mode,
+        load: Load,
+        rids: tuple[str, ...] = (),
+        after_idle: bool = False,
+    ) -> None:
         self.live = live
         self.in_force = in_force
         self.mode = mode
@@ -109,9 +124,12 @@ class Step:
         self.steers = False
         self.budget: Budget | None = None
         self.upstream_cap: int | None = None
+        self.tier: int | None = None
         self.drafted = False
         self.confidence: torch.Tensor | None = None
-        self.prefills = live.prefills
+        self.rids = rids
+        self.after_idle = after_idle
+        self.ended_s = math.nan
 
 
 class Outcome(NamedTuple):
@@ -122,7 +140,9 @@ class Outcome(NamedTuple):
         accepted: int32 [R], of those, accepted.
         confidence: float32 [R, gamma], with the policy's STS temperatures; None in a step without a draft.
         ended_s: Monotonic.
-        elapsed_s: Since the step before; NaN where a prefill ran between them.
+        elapsed_s: Since the end of the step or prefill before; NaN where that tells nothing of the step's time, since
+            the server idled or was held up between them.
+        number: Counts the steps and prefills of the process from 1.
     """
 
     verified: NDArray[np.int32]
@@ -130,9 +150,43 @@ class Outcome(NamedTuple):
     confidence: NDArray[np.float32] | None
     ended_s: float
     elapsed_s: float
+    number: int
+
+
+class Prefill(NamedTuple):
+    """One prefill, from its launch to its results.
+
+    Attributes:
+        tokens: Prompt tokens that it computes.
+        context_tokens: What the requests had before, from the prefix cache or an earlier chunk.
+        rids, after_idle, ended_s: As of a step.
+    """
+
+    live: LivePolicy
+    mode: Mode
+    version: int
+    queued: int
+    tokens: int
+    context_tokens: int
+    rids: tuple[str, ...]
+    after_idle: bool
+    ended_s: float = math.nan
+
+
+class Prefilled(NamedTuple):
+    """What became of a prefill; times and number as of an :class:`Outcome`."""
+
+    prefill: Prefill
+    ended_s: float
+    elapsed_s: float
+    number: int
 
 
 Observer = Callable[[Step, Outcome], None]
+Row = tuple[Step, Outcome] | Prefilled
+"""A decode step or a prefill that has ended."""
+
+Recording = Callable[[Row], None]
 
 
 class LivePolicy:
@@ -143,9 +197,11 @@ class LivePolicy:
         queue: The scheduler's waiting requests.
         detailed: Note every request's context and class, whether or not the policy looks at them.
         gamma: Drafts a block.
+        verify_mode: SGLang's.
         observers: Called with every step's outcome.
+        recorders: Called with every step and every prefill.
         step: The step that is being decided or run.
-        prefills: Prefills launched so far.
+        steps: Steps and prefills that have ended.
     """
 
     def __init__(
@@ -171,13 +227,15 @@ class LivePolicy:
         self.detailed = False
         self.observers: list[Observer] = []
         self.watcher: Watcher | None = None
+        self.stream: Stream | None = None
+        self.recorders: list[Recording] = []
         self.step: Step | None = None
-        self.prefills = 0
+        self.steps = 0
         self._lag = int(planner._budget_planner.lag_steps)
         self._since_rest = self._lag + 1
-        self._ended_s = math.nan
-        self._ended_prefills = (0, 0)
+        self._ended_s = self._held_up_s = math.nan
         self.gamma = int(planner.gamma)
+        self.verify_mode = str(planner.mode_value)
         self._planner = planner
         self._upstream_verifies_all = bool(planner._is_verify_all)
         self._neutral = torch.ones(planner.gamma, dtype=torch.float32, device=planner.device)
@@ -248,15 +306,17 @@ class LivePolicy:
         requests = batch.reqs
         n = len(requests)
         context, slo_class = self._context[:n], self._slo_class[:n]
-        if now.needs_context or self.detailed:
+        detailed = self.detailed or bool(self.recorders)
+        if now.needs_context or detailed:
             if batch.seq_lens_cpu is not None:
                 context = batch.seq_lens_cpu[:n].numpy().astype(np.int64)
             else:
                 context = np.fromiter((request.kv.kv_committed_len for request in requests), np.int64, n)
-        if now.needs_class or self.detailed:
+        if now.needs_class or detailed:
             slo_class = np.empty(n, np.int64)
             now.classes.of(requests, slo_class)
-        self.step = Step(self, now, self.mode, Load(context, slo_class, len(self.queue)))
+        load = Load(context, slo_class, len(self.queue))
+        self.step = Step(self, now, self.mode, load, self._rids(batch), batch.after_idle_gap)
         return self.step
 
     def decide(self, step: Step, lagged: Lagged | None) -> None:
@@ -307,12 +367,8 @@ class LivePolicy:
             accept_lens: int32 [R], tokens of the round, the target's own included.
             cap_lens: int32 [R], verify lengths, anchors included; None where whole blocks were verified.
         """
-        ended_s = time.monotonic()
-        # A prefill may have run between the launches of two steps, or between their results.
-        prefills = (step.prefills, self.prefills)
-        elapsed_s = ended_s - self._ended_s if prefills == self._ended_prefills else math.nan
-        self._ended_s, self._ended_prefills = ended_s, prefills
-        if not self.observers:
+        ended_s, elapsed_s = self._end(step.ended_s, step.after_idle)
+        if not self.observers and not self.recorders:
             return
         accepted = accept_lens.numpy() - 1
         verified = np.full_like(accepted, self.gamma) if cap_lens is None else cap_lens.numpy() - 1
@@ -321,9 +377,53 @@ class LivePolicy:
             confidence = step.confidence.numpy()
             if step.mode is not Mode.ON:
                 confidence = tempered(confidence, step.in_force.artifact.sts_temperatures)
-        outcome = Outcome(verified, accepted, confidence, ended_s, elapsed_s)
+        outcome = Outcome(verified, accepted, confidence, ended_s, elapsed_s, self.steps)
         for observer in self.observers:
             observer(step, outcome)
+        if step.rids:  # Otherwise it began before anybody recorded.
+            for recorder in self.recorders:
+                recorder((step, outcome))
+
+    def begin_prefill(self, batch: Any) -> Prefill:
+        """Notes the load of a prefill."""
+        return Prefill(
+            self,
+            self.mode,
+            self.in_force.version,
+            len(self.queue),
+            batch.extend_num_tokens,
+            sum(batch.prefix_lens),
+            self._rids(batch),
+            batch.after_idle_gap,
+        )
+
+    def observe_prefill(self, prefill: Prefill) -> None:
+        """Takes note that a prefill's results are on the host."""
+        ended_s, elapsed_s = self._end(prefill.ended_s, prefill.after_idle)
+        if prefill.rids:
+            for recorder in self.recorders:
+                recorder(Prefilled(prefill, ended_s, elapsed_s, self.steps))
+
+    def hold_up(self) -> None:
+        """Says that the scheduler did other work until now, which is not the time of the step around it."""
+        self._held_up_s = time.monotonic()
+
+    def returned_s(self) -> float:
+        """Now, where a forward that returns has its results, as on the CPU; NaN where they are to come."""
+        return time.monotonic() if self._neutral.device.type == "cpu" else math.nan
+
+    def _end(self, ended_s: float, after_idle: bool) -> tuple[float, float]:
+        """When a step ended, now if ``ended_s`` is NaN, and how long after the one before; NaN after idling."""
+        if math.isnan(ended_s):
+            ended_s = time.monotonic()
+        held_up = self._ended_s < self._held_up_s <= ended_s
+        elapsed_s = math.nan if after_idle or held_up else ended_s - self._ended_s
+        self._ended_s = ended_s
+        self.steps += 1
+        return ended_s, elapsed_s
+
+    def _rids(self, batch: Any) -> tuple[str, ...]:
+        return tuple(request.rid for request in batch.reqs) if self.recorders else ()
 
     def _turn(self) -> None:
         """Brings the agreed policy and mode into force."""
@@ -343,7 +443,9 @@ class LivePolicy:
             temperatures.copy_(self._neutral)
 
 
-def tempered(confidence: NDArray[np.float32], temperatures: Sequence[float]) -> NDArray[np.float32]:
+def tempered(
+    confidence: NDArray[np.float32], temperatures: Sequence[float] | NDArray[np.float64]
+) -> NDArray[np.float32]:
     """Confidences that came without sequential temperature scaling, with it: the logit of each position over its own.
 
     Args:

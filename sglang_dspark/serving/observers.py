@@ -8,6 +8,7 @@ from typing import Any
 from sglang_dspark.serving.guard import Guard
 from sglang_dspark.serving.live import LivePolicy
 from sglang_dspark.serving.recorder import Recorder
+from sglang_dspark.serving.stream import Stream
 from sglang_dspark.serving.telemetry import Telemetry
 from sglang_dspark.serving.watch import Watcher
 
@@ -28,12 +29,13 @@ def start(live: LivePolicy, scheduler: Any) -> None:
     recorder = None
     if asked.record is not None:
         recorder = Recorder(asked.record)
-        live.observers.append(recorder)
+        live.recorders.append(recorder)
         watcher.chores.append(recorder.write)
         atexit.register(recorder.write, last=True)
     if scheduler.metrics_collector is not None:
         telemetry = Telemetry(live, guard, watcher, scheduler.metrics_collector.labels, recorder)
         live.observers.append(telemetry)
         watcher.chores.append(telemetry.publish)
-    live.detailed = recorder is not None or scheduler.metrics_collector is not None
+    live.detailed = scheduler.metrics_collector is not None
+    live.stream = Stream(live)
     watcher.start()

@@ -118,7 +118,8 @@ def batch(requests: int) -> Any:
     """What of a ``ScheduleBatch`` a decision looks at."""
     request = SimpleNamespace(custom_params=None)
     return SimpleNamespace(
-        reqs=[SimpleNamespace(sampling_params=request) for _ in range(requests)],
+        reqs=[SimpleNamespace(rid=f"{i:032x}", sampling_params=request) for i in range(requests)],
         seq_lens_cpu=torch.full((requests,), 1000),
         req_pool_indices_cpu=torch.arange(1, requests + 1),
+        after_idle_gap=False,
     )

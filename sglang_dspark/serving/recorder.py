@@ -1,20 +1,21 @@
-"""Every decode step to Parquet files, without a synchronisation and without a wait: what is too much is counted."""
+"""Every step to Parquet files, without a synchronisation and without a wait: what is too much is counted."""
 
 from __future__ import annotations
 
 import contextlib
+import json
 import logging
 import os
 import time
 from collections import deque
 from pathlib import Path
-from typing import Any, Final, NamedTuple
+from typing import Final
 
-import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from sglang_dspark.serving.live import Outcome, Step
+from sglang_dspark.serving.live import Row
+from sglang_dspark.serving.rows import table
 
 logger = logging.getLogger(__name__)
 
@@ -22,36 +23,8 @@ WAITING_STEPS: Final = 4096
 FILE_STEPS: Final = 4096
 FILE_S: Final = 10.0
 
-SCHEMA: Final = pa.schema(
-    [
-        ("ended_s", pa.float64()),
-        ("elapsed_s", pa.float64()),
-        ("mode", pa.string()),
-        ("policy_version", pa.int32()),
-        ("requests", pa.int32()),
-        ("queued", pa.int32()),
-        ("context_tokens", pa.int64()),
-        ("drafted_tokens", pa.int32()),
-        ("verify_tokens", pa.int32()),
-        ("accepted_tokens", pa.int32()),
-        ("cap", pa.int32()),
-        ("tier", pa.int32()),
-        ("upstream_cap", pa.int32()),
-        ("context", pa.list_(pa.int64())),
-        ("slo_class", pa.list_(pa.int64())),
-        ("verify_length", pa.list_(pa.int32())),
-        ("accepted_length", pa.list_(pa.int32())),
-        ("confidence", pa.list_(pa.float32())),
-    ]
-)
-"""One row a step. ``verify_tokens`` counts anchors, ``verify_length`` does not; ``accepted_length`` is tokens of the
-round, the target's own included; ``confidence`` is R * gamma values, a request's block together, empty without a draft;
-``elapsed_s`` is since the step before, null where a prefill ran between them."""
-
-
-class Row(NamedTuple):
-    step: Step
-    outcome: Outcome
+CLASSES: Final = b"classes"
+"""Metadata of a file: the names that its ``slo_class`` points into, as JSON."""
 
 
 class Recorder:
@@ -75,12 +48,12 @@ class Recorder:
         self.lost = 0
         self.written = 0
 
-    def __call__(self, step: Step, outcome: Outcome) -> None:
+    def __call__(self, row: Row) -> None:
         if not self._open or len(self.waiting) >= WAITING_STEPS:
             self.lost += 1
             return
         # The arrays are the step's own; a pinned host buffer may be used again once its tensor is gone.
-        self.waiting.append(Row(step, outcome))
+        self.waiting.append(row)
 
     def write(self, last: bool = False) -> None:
         """Writes a file where there is enough for one, or anything at all at the end."""
@@ -94,7 +67,7 @@ class Recorder:
         partial = target.with_suffix(".part")
         try:
             self._folder.mkdir(parents=True, exist_ok=True)
-            pq.write_table(table(taken), partial)
+            pq.write_table(_table(taken), partial)
             partial.replace(target)
         except OSError as error:
             self._open = False
@@ -108,36 +81,7 @@ class Recorder:
         self.written += rows
 
 
-def table(rows: list[Row]) -> pa.Table:
-    """Steps as the table that is written."""
-    return pa.table({name: pa.array(values, SCHEMA.field(name).type) for name, values in _columns(rows).items()})
-
-
-def _columns(rows: list[Row]) -> dict[str, list[Any]]:
-    columns: dict[str, list[Any]] = {name: [] for name in SCHEMA.names}
-    for step, outcome in rows:
-        budget, load, confidence = step.budget, step.load, outcome.confidence
-        requests = len(load.context)
-        row = {
-            "ended_s": outcome.ended_s,
-            "elapsed_s": None if np.isnan(outcome.elapsed_s) else outcome.elapsed_s,
-            "mode": step.mode.name.lower(),
-            "policy_version": step.in_force.version,
-            "requests": requests,
-            "queued": load.queued,
-            "context_tokens": int(load.context.sum()),
-            "drafted_tokens": step.in_force.artifact.gamma * requests if step.drafted else 0,
-            "verify_tokens": int(outcome.verified.sum()) + requests,
-            "accepted_tokens": int(outcome.accepted.sum()),
-            "cap": None if budget is None else budget.cap,
-            "tier": None if budget is None else budget.tier,
-            "upstream_cap": step.upstream_cap,
-            "context": load.context,
-            "slo_class": load.slo_class,
-            "verify_length": outcome.verified,
-            "accepted_length": outcome.accepted + 1,
-            "confidence": () if confidence is None else confidence.reshape(-1),
-        }
-        for name, value in row.items():
-            columns[name].append(value)
-    return columns
+def _table(rows: list[Row]) -> pa.Table:
+    classes: list[str] = []
+    steps = table(rows, classes)
+    return steps.replace_schema_metadata({CLASSES: json.dumps(classes)})

@@ -86,8 +86,8 @@ class Driver:
         n = len(slots)
         names = classes or [None] * n
         requests = [
-            SimpleNamespace(sampling_params=SimpleNamespace(custom_params=name and {"slo_class": name}))
-            for name in names
+            SimpleNamespace(rid=f"r{i}", sampling_params=SimpleNamespace(custom_params=name and {"slo_class": name}))
+            for i, name in enumerate(names)
         ]
         lens = torch.full((n,), 100) if context is None else torch.from_numpy(context)
         rows = torch.from_numpy(slots.astype(np.int64))
@@ -102,6 +102,7 @@ class Driver:
             is_extend_in_batch=False,
             batch_size=lambda: n,
             spec_verify_tier_num_tokens=-1,
+            after_idle_gap=False,
         )
 
     def step(

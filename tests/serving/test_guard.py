@@ -42,7 +42,7 @@ def outcome(elapsed_s: float = BELIEVED_S, accepted: float = PROMISED, confidenc
     total = round(accepted * R)
     lengths = np.full(R, total // R, np.int32)
     lengths[: total % R] += 1
-    return Outcome(DRAFTS, lengths, confidence, 0.0, elapsed_s)
+    return Outcome(DRAFTS, lengths, confidence, 0.0, elapsed_s, 1)
 
 
 def run(guard: Guard, now: Any, made: Outcome, steps: int = WINDOW) -> None:
@@ -95,7 +95,7 @@ def test_only_verified_drafts_are_promised(live) -> None:
     accepted[:7] = 1
     accepted[0] = 2
     # Ten requests of two drafts at 0.5 promise 7.5 drafts.
-    run(guard, step(), Outcome(verified, accepted, HALVES, 0.0, BELIEVED_S), LEAST_DRAFTS // 20)
+    run(guard, step(), Outcome(verified, accepted, HALVES, 0.0, BELIEVED_S, 1), LEAST_DRAFTS // 20)
     assert guard.acceptance == pytest.approx(8 / 7.5)
 
 

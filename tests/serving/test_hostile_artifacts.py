@@ -87,7 +87,12 @@ def live() -> LivePolicy:
     head = SimpleNamespace(sts_temperatures=torch.ones(()))
     host = SimpleNamespace(lag_steps=2)
     planner = SimpleNamespace(
-        gamma=GAMMA, device="cpu", _is_verify_all=True, _confidence_head=head, _budget_planner=host
+        gamma=GAMMA,
+        device="cpu",
+        mode_value="compact",
+        _is_verify_all=True,
+        _confidence_head=head,
+        _budget_planner=host,
     )
     text = dumps(offline.artifact(FAMILIES[1], GAMMA)).encode()
     made = LivePolicy(Settings(policy=SOURCE), text, planner, offline.OneRank(), None)

@@ -59,7 +59,7 @@ def random_step(draw: np.random.Generator, now: Any) -> tuple[Any, Outcome]:
         upstream_cap=int(draw.integers(0, 3)),
     )
     accepted = np.minimum(verified, draw.integers(0, GAMMA + 1, n)).astype(np.int32)
-    return step, Outcome(verified, accepted, draw.random((n, GAMMA), np.float32) if drafted else None, 0.0, 0.1)
+    return step, Outcome(verified, accepted, draw.random((n, GAMMA), np.float32) if drafted else None, 0.0, 0.1, 1)
 
 
 def by_hand(steps: list[tuple[Any, Outcome]]) -> Counter:
@@ -149,13 +149,13 @@ def test_tier_is_the_policys_and_calibration_is_promise_less_outcome(registry) -
     step.load = Load(np.ones(4, np.int64), np.zeros(4, np.int64))
     confidence = np.full((4, GAMMA), 0.75, np.float32)
     step.steers, step.mode, step.budget = True, Mode.ON, Budget(96, 4, True)
-    telemetry(step, Outcome(np.full(4, 1, np.int32), np.array([1, 1, 0, 0], np.int32), confidence, 0.0, 0.1))
+    telemetry(step, Outcome(np.full(4, 1, np.int32), np.array([1, 1, 0, 0], np.int32), confidence, 0.0, 0.1, 1))
     telemetry.publish()
     assert gauge(registry, "verify_tier_tokens") == 96
     assert gauge(registry, "calibration_error", position="1") == pytest.approx(0.25)
     assert gauge(registry, "calibration_error", position="2") is None
     step.steers, step.mode = False, Mode.OFF
-    telemetry(step, Outcome(np.full(4, 1, np.int32), np.zeros(4, np.int32), confidence, 0.0, 0.1))
+    telemetry(step, Outcome(np.full(4, 1, np.int32), np.zeros(4, np.int32), confidence, 0.0, 0.1, 1))
     telemetry.publish()
     assert gauge(registry, "verify_tier_tokens") == 0
 

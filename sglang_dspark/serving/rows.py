@@ -1,0 +1,130 @@
+"""Steps as the rows of a table: what the recorder writes to files and the stream hands out."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+from typing import Any, Final
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from sglang_dspark.serving.live import Mode, Outcome, Prefilled, Row, Step, tempered
+
+SCHEMA: Final = pa.schema(
+    [
+        ("step", pa.int64()),
+        ("kind", pa.string()),
+        ("ended_s", pa.float64()),
+        ("step_s", pa.float64()),
+        ("mode", pa.string()),
+        ("policy_version", pa.int32()),
+        ("requests", pa.int32()),
+        ("queued", pa.int32()),
+        ("context_tokens", pa.int64()),
+        ("prefill_tokens", pa.int32()),
+        ("drafted_tokens", pa.int32()),
+        ("verify_tokens", pa.int32()),
+        ("accepted_tokens", pa.int32()),
+        ("budget", pa.int32()),
+        ("policy_budget", pa.int32()),
+        ("upstream_budget", pa.int32()),
+        ("tier", pa.int32()),
+        ("rid", pa.list_(pa.string())),
+        ("context", pa.list_(pa.int64())),
+        ("slo_class", pa.list_(pa.int32())),
+        ("verify_length", pa.list_(pa.int32())),
+        ("accepted_length", pa.list_(pa.int32())),
+        ("confidence", pa.list_(pa.float32())),
+    ]
+)
+"""One row a step, ``decode`` or ``prefill``; a prefill leaves empty what only a decode step has.
+
+``step`` counts from the server's start, without gaps. ``step_s`` is from the end of the step before, null after the
+server idled. ``context_tokens`` were there before the step, ``prefill_tokens`` are computed by it. ``verify_tokens``
+counts anchors and no padding, ``tier`` the tokens that ran with padding, null where no graph did. ``budget`` is the one
+that was applied, ``policy_budget`` ours and ``upstream_budget`` SGLang's, where they were computed. ``verify_length``
+is drafts, ``accepted_length`` tokens of the round, the target's own included. ``slo_class`` points into the list of
+classes that goes with the table. ``confidence`` is R * gamma values, a request's block together, without temperature
+scaling; null without a draft.
+"""
+
+
+def table(rows: Iterable[Row], classes: list[str]) -> pa.Table:
+    """Steps as a table of ``SCHEMA``.
+
+    Args:
+        classes: What ``slo_class`` points into; names that it does not have yet are added.
+    """
+    found = [_prefilled(row) if isinstance(row, Prefilled) else _decoded(*row, classes) for row in rows]
+    columns = {field.name: pa.array([row.get(field.name) for row in found], field.type) for field in SCHEMA}
+    return pa.table(columns)
+
+
+def _decoded(step: Step, outcome: Outcome, classes: list[str]) -> dict[str, Any]:
+    load, now, requests = step.load, step.in_force, len(step.load.context)
+    ours = None if step.budget is None else step.budget.cap
+    return {
+        "step": outcome.number,
+        "kind": "decode",
+        "ended_s": outcome.ended_s,
+        "step_s": _known(outcome.elapsed_s),
+        "mode": step.mode.name.lower(),
+        "policy_version": now.version,
+        "requests": requests,
+        "queued": load.queued,
+        "context_tokens": int(load.context.sum()),
+        "drafted_tokens": now.artifact.gamma * requests if step.drafted else 0,
+        "verify_tokens": int(outcome.verified.sum()) + requests,
+        "accepted_tokens": int(outcome.accepted.sum()),
+        "budget": ours if step.steers else step.upstream_cap,
+        "policy_budget": ours,
+        "upstream_budget": step.upstream_cap,
+        "tier": step.tier,
+        "rid": step.rids,
+        "context": load.context,
+        "slo_class": _places(now.artifact.classes, classes)[load.slo_class],
+        "verify_length": outcome.verified,
+        "accepted_length": outcome.accepted + 1,
+        "confidence": _raw(step, outcome),
+    }
+
+
+def _prefilled(row: Prefilled) -> dict[str, Any]:
+    prefill = row.prefill
+    return {
+        "step": row.number,
+        "kind": "prefill",
+        "ended_s": row.ended_s,
+        "step_s": _known(row.elapsed_s),
+        "mode": prefill.mode.name.lower(),
+        "policy_version": prefill.version,
+        "requests": len(prefill.rids),
+        "queued": prefill.queued,
+        "context_tokens": prefill.context_tokens,
+        "prefill_tokens": prefill.tokens,
+        "rid": prefill.rids,
+    }
+
+
+def _known(seconds: float) -> float | None:
+    return None if math.isnan(seconds) else seconds
+
+
+def _places(names: tuple[str, ...], classes: list[str]) -> NDArray[np.int32]:
+    """int32 [names]: where each name is in ``classes``."""
+    classes.extend(name for name in names if name not in classes)
+    return np.array([classes.index(name) for name in names], np.int32)
+
+
+def _raw(step: Step, outcome: Outcome) -> NDArray[np.float32] | None:
+    """float32 [R * gamma]: the confidences as the head gives them."""
+    if outcome.confidence is None or step.confidence is None:
+        return None
+    if step.mode is not Mode.ON:
+        return step.confidence.numpy().reshape(-1)  # Upstream's, which has no temperatures.
+    temperatures = np.asarray(step.in_force.artifact.sts_temperatures)
+    if (temperatures == 1).all():
+        return outcome.confidence.reshape(-1)
+    return tempered(outcome.confidence, 1 / temperatures).reshape(-1)
