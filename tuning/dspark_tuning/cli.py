@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import typer
 
-from dspark_tuning.commands import bench, policy, scenario, simulate, tune, validate
+from dspark_tuning.commands import bench, policy, record, scenario, simulate, tune, validate
 
 app = typer.Typer(
     help="Load-adaptive DSpark verification for SGLang: simulate a server under load, tune its policy, inspect both.",
@@ -19,6 +19,7 @@ app = typer.Typer(
 app.add_typer(scenario.app, name="scenario")
 app.command("simulate")(simulate.simulate)
 app.command("tune")(tune.tune)
+app.command("record")(record.record)
 app.command("validate")(validate.validate)
 app.add_typer(policy.app, name="policy")
 app.add_typer(bench.app, name="bench")

@@ -31,6 +31,10 @@ TraceFile = Annotated[
 Json = Annotated[bool, typer.Option("--json", help="Print JSON for machines and nothing else on stdout.")]
 # Seeds are multiplied on their way into 64-bit counters.
 Seed = Annotated[int, typer.Option("--seed", min=0, max=4000, help="Names the requests, acceptances and truths.")]
+Url = Annotated[str, typer.Option("--url", help="The server's address, as http://host:30000.", show_default=False)]
+ApiKey = Annotated[
+    str | None, typer.Option("--api-key", envvar="DSPARK_API_KEY", help="The server's key, if it asks for one.")
+]
 Workers = Annotated[int | None, typer.Option("--workers", min=1, help="Processes; by default one a CPU.")]
 
 

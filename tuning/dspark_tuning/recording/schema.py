@@ -112,19 +112,28 @@ class Record(NamedTuple):
         return self.abouts[0].gamma
 
 
+def check_writable(path: Path) -> None:
+    """Refuses a file that could not be written at the end, before any time is spent; creates nothing.
+
+    Raises:
+        InputError: It is a folder, or the folder that it would be in is not one that can be written.
+    """
+    existing = next(parent for parent in path.absolute().parents if parent.exists())
+    if path.is_dir() or not existing.is_dir() or not os.access(existing, os.W_OK | os.X_OK):
+        raise InputError(f"--out: {path}: cannot be written; choose another file")
+
+
 class Writer:
     """Appends steps to a file that appears when it is closed.
 
     Raises:
-        InputError: The file cannot be written; said before anything is recorded where that is known.
+        InputError: The file cannot be written.
     """
 
     def __init__(self, path: Path) -> None:
         self._path = path
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
-            if path.is_dir():
-                raise IsADirectoryError(21, "is a folder")
             descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
         except OSError as error:
             raise InputError(f"{path}: cannot be written ({error.strerror}); choose another file") from error
