@@ -5,15 +5,16 @@ from __future__ import annotations
 import math
 from importlib import resources
 from pathlib import Path
-from typing import Annotated, Any, Literal, NamedTuple
+from typing import Annotated, Any, Literal
 
 import numpy as np
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from dspark_simulator import draws
 from dspark_simulator.acceptance import AcceptanceModel, packaged
 from dspark_simulator.costs import Cost
+from dspark_simulator.deployment import Live, Memory
+from dspark_simulator.profile import load as load_profile
 from dspark_simulator.router import RouterName
 from dspark_simulator.server import Server
 from dspark_simulator.workloads import Trace, Workload
@@ -22,53 +23,7 @@ from sglang_dspark.errors import InputError, from_validation
 PACKAGED = resources.files("dspark_simulator") / "scenarios"
 DEFAULT = "b300-v4flash"
 
-Seconds = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 Factor = Annotated[float, Field(gt=0, allow_inf_nan=False)]
-
-
-class Truth(NamedTuple):
-    """How the live step differs from the believed one: ``overhead_s`` more a step, verify time times ``slope``."""
-
-    overhead_s: float = 0.0
-    slope: float = 1.0
-
-
-class Live(BaseModel):
-    """The distribution of truths around the belief, uniform and independent in both parameters."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
-    overhead_s: tuple[Seconds, Seconds] = (0.0, 0.0)
-    slope: tuple[Factor, Factor] = (1.0, 1.0)
-
-    @model_validator(mode="after")
-    def _ordered(self) -> Live:
-        for name, (low, high) in (("overhead_s", self.overhead_s), ("slope", self.slope)):
-            if low > high:
-                raise ValueError(f"{name} goes from {low} down to {high}; give the lower end first")
-        return self
-
-    def centre(self) -> Truth:
-        """The middle of the distribution."""
-        return Truth(sum(self.overhead_s) / 2, sum(self.slope) / 2)
-
-    def draw(self, seed: int) -> Truth:
-        """The truth of ``seed``."""
-        u, v = (draws.uniform_of(seed, 0, i, draws.TRUTH) for i in range(2))
-        (low_s, high_s), (low, high) = self.overhead_s, self.slope
-        return Truth(low_s + u * (high_s - low_s), low + v * (high - low))
-
-
-class Memory(BaseModel):
-    """KV pool of a replica in tokens.
-
-    Attributes:
-        kv_tokens: With the drafter loaded, its own KV taken into account.
-        kv_tokens_without_draft: Of the same server without speculation.
-    """
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
-    kv_tokens: Annotated[int, Field(ge=1)]
-    kv_tokens_without_draft: Annotated[int, Field(ge=1)]
 
 
 class Run(BaseModel):
@@ -162,6 +117,18 @@ class Scenario(BaseModel):
     def with_workload(self, workload: Workload) -> Scenario:
         return self.model_copy(update={"workload": workload})
 
+    def with_profile(self, path: Path) -> Scenario:
+        """The scenario's traffic on a calibrated deployment.
+
+        Raises:
+            InputError: Not a profile, or one that does not know a domain of the traffic.
+        """
+        content = self.model_dump() | load_profile(path).deployment()
+        try:
+            return Scenario.model_validate(content)
+        except ValidationError as error:
+            raise from_validation(error, path, content) from error
+
     def with_trace(self, path: Path) -> Scenario:
         """The scenario with the arrivals and lengths of a request trace in place of its own."""
         try:
@@ -202,6 +169,11 @@ def parse(text: str, source: str, base: Path) -> Scenario:
         raise InputError(f"{source}: not YAML: {' '.join(str(error).split())}") from error
     if not isinstance(content, dict):
         raise InputError(f"{source}: holds no fields; write a scenario, as `dspark scenario show {DEFAULT}` prints one")
+    if "profile" in content:
+        profile = content.pop("profile")
+        if not isinstance(profile, str):
+            raise InputError(f"{source}: profile: {profile!r} is not valid; give the path of a profile.json")
+        content = load_profile(base / profile).deployment() | content
     try:
         return Scenario.model_validate(content, context={"base": base})
     except ValidationError as error:

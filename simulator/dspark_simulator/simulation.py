@@ -10,10 +10,11 @@ import simpy
 from numpy.typing import NDArray
 
 from dspark_simulator.costs import live, sps_additive
+from dspark_simulator.deployment import Truth
 from dspark_simulator.engines import ENGINES
 from dspark_simulator.result import Result, Snapshot, summarise
 from dspark_simulator.router import ROUTERS
-from dspark_simulator.scenario import Scenario, Truth
+from dspark_simulator.scenario import Scenario
 from dspark_simulator.server import Server
 from dspark_simulator.state import DECODE, METRICS, MIXED, PREFILL, QUEUED, STATE, Record
 from sglang_dspark.errors import InputError

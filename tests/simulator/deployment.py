@@ -9,8 +9,9 @@ import numpy as np
 
 from dspark_simulator.acceptance import MAX_GAMMA, AcceptanceModel, Domain
 from dspark_simulator.costs import CurveCost, live
+from dspark_simulator.deployment import Memory
 from dspark_simulator.engines import ENGINES
-from dspark_simulator.scenario import Memory, Run, Scenario
+from dspark_simulator.scenario import Run, Scenario
 from dspark_simulator.server import Server
 from dspark_simulator.simulation import KINDS, StepLog
 from dspark_simulator.state import METRICS, QUEUED, STATE, Record

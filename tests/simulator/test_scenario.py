@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 import yaml
 
-from dspark_simulator.scenario import DEFAULT, Live, Scenario, json_schema, load, names, parse, seeds
+from dspark_simulator.deployment import Live
+from dspark_simulator.scenario import DEFAULT, Scenario, json_schema, load, names, parse, seeds
 from dspark_simulator.server import Server
 from dspark_simulator.simulation import Arm, simulate
 from dspark_simulator.workloads import Closed

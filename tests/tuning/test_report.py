@@ -25,7 +25,8 @@ from scipy import stats
 from typer.testing import CliRunner
 
 from dspark_simulator import scenario as scenarios
-from dspark_simulator.scenario import Live, Scenario
+from dspark_simulator.deployment import Live
+from dspark_simulator.scenario import Scenario
 from dspark_simulator.simulation import Arm
 from dspark_tuning import arms
 from dspark_tuning.cli import app

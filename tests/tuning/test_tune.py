@@ -12,7 +12,8 @@ from pathlib import Path
 import optuna
 import pytest
 
-from dspark_simulator.scenario import Live, Scenario, load, seeds
+from dspark_simulator.deployment import Live
+from dspark_simulator.scenario import Scenario, load, seeds
 from dspark_tuning import arms
 from dspark_tuning.evaluate import Cell, evaluate, executor, grid
 from dspark_tuning.search import PARAMS

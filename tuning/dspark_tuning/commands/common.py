@@ -28,6 +28,14 @@ TraceFile = Annotated[
     Path | None,
     typer.Option("--trace", help="CSV of requests (TIMESTAMP, ContextTokens, GeneratedTokens) to replay instead."),
 ]
+ProfileFile = Annotated[
+    Path | None,
+    typer.Option(
+        "--profile",
+        metavar="FILE",
+        help="A profile.json of `dspark calibrate`: the scenario's traffic on what it describes.",
+    ),
+]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON for machines and nothing else on stdout.")]
 # Seeds are multiplied on their way into 64-bit counters.
 Seed = Annotated[int, typer.Option("--seed", min=0, max=4000, help="Names the requests, acceptances and truths.")]
@@ -38,15 +46,19 @@ ApiKey = Annotated[
 Workers = Annotated[int | None, typer.Option("--workers", min=1, help="Processes; by default one a CPU.")]
 
 
-def read_scenario(source: str, trace: Path | None, loads: Iterable[float] = ()) -> Scenario:
-    """The scenario that the options name, with the loads that they give in place of its own.
+def read_scenario(
+    source: str, trace: Path | None, loads: Iterable[float] = (), profile: Path | None = None
+) -> Scenario:
+    """The scenario that the options name, with the loads and the deployment that they give in place of its own.
 
     Raises:
-        InputError: The scenario or the trace cannot be used, or a load that the scenario cannot have.
+        InputError: The scenario, the trace or the profile cannot be used, or a load that the scenario cannot have.
     """
     from dspark_simulator.scenario import load
 
     scenario = load(source)
+    if profile is not None:
+        scenario = scenario.with_profile(profile)
     if trace is not None:
         scenario = scenario.with_trace(trace)
     chosen = tuple(_valid_load(scenario, load) for load in loads)

@@ -10,6 +10,7 @@ import typer
 from dspark_tuning.commands.common import (
     DEFAULT_SCENARIO,
     Json,
+    ProfileFile,
     ScenarioName,
     Seed,
     TraceFile,
@@ -28,6 +29,7 @@ def simulate(
         float | None, typer.Option("--load", help="Clients of a closed loop, or factor on the rate of an open one.")
     ] = None,
     trace: TraceFile = None,
+    profile: ProfileFile = None,
     seed: Seed = 0,
     requests: Annotated[
         int | None, typer.Option("--requests", min=1, help="Requests to measure, after the warm-up.")
@@ -51,7 +53,7 @@ def simulate(
 
     if policy is not None and arm is not None:
         raise InputError(f"--arm: {arm!r} given together with --policy {policy}; give one of the two")
-    chosen = read_scenario(scenario, trace, () if load is None else (load,))
+    chosen = read_scenario(scenario, trace, () if load is None else (load,), profile)
     if load is not None:
         chosen = chosen.at_load(load)
     chosen = _of_length(chosen, requests)

@@ -12,6 +12,7 @@ import typer
 from dspark_tuning.commands.common import (
     DEFAULT_SCENARIO,
     Json,
+    ProfileFile,
     ScenarioName,
     Seed,
     TraceFile,
@@ -34,6 +35,7 @@ INTERRUPTED = 130
 def tune(
     scenario: ScenarioName = DEFAULT_SCENARIO,
     trace: TraceFile = None,
+    profile: ProfileFile = None,
     objective: Annotated[
         Literal["throughput", "goodput", "tpot", "front"] | None,
         typer.Option(
@@ -69,7 +71,7 @@ def tune(
 
     Interrupted or killed, the same command continues where it was.
     """
-    chosen = read_scenario(scenario, trace, load or ())
+    chosen = read_scenario(scenario, trace, load or (), profile)
     pins = dict(_pin(text) for text in pin or ())
 
     from dspark_tuning import outputs, progress

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from dspark_simulator.costs import CurveCost, RooflineCost
-from dspark_simulator.scenario import Live, Scenario
+from dspark_simulator.deployment import Live
+from dspark_simulator.scenario import Scenario
 from dspark_simulator.workloads import RequestClass
 from dspark_simulator.workloads.lengths import LengthDistribution
 from dspark_tuning.report.numbers import NONE, OBJECTIVES, load_label, milliseconds

@@ -11,9 +11,10 @@ from dspark_simulator.costs.base import Experts as LiveExperts
 from dspark_simulator.costs.curve import CurveCost, Measurements
 from dspark_simulator.costs.roofline import RooflineCost
 from dspark_simulator.costs.shape import Experts
+from dspark_simulator.deployment import Memory, Truth
 from dspark_simulator.hardware import GPUS, Gpu
 from dspark_simulator.models import Known, known, names
-from dspark_simulator.scenario import Memory, Run, Scenario, Truth
+from dspark_simulator.scenario import Run, Scenario
 from dspark_simulator.server import Server
 from dspark_simulator.simulation import Arm, simulate
 from dspark_simulator.workloads import RequestClass, Workload

@@ -1,0 +1,86 @@
+"""A calibrated deployment: what `dspark calibrate` made of a recording, for a scenario to take."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from dspark_simulator.acceptance import AcceptanceModel
+from dspark_simulator.costs import Cost
+from dspark_simulator.deployment import Live, Memory
+from dspark_simulator.server import Server
+from sglang_dspark.errors import InputError, from_validation
+from sglang_dspark.files import write_atomically
+
+SCHEMA_VERSION = 1
+
+
+class Profile(BaseModel):
+    """A deployment with its papers.
+
+    Attributes:
+        model, hardware, gpus, drafter_gamma, server, memory, cost, live, acceptance: As in a scenario.
+        sts_temperatures: By draft position, fitted to the recorded confidences; ones where there were none.
+        provenance: Of what it was made.
+        residuals: How far the fits are from what was recorded, by part.
+        warnings: What the recording does not tell, a sentence each.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+    schema_version: Literal[1] = 1
+    model: str
+    hardware: str
+    gpus: int
+    drafter_gamma: int
+    server: Server
+    memory: Memory
+    cost: Cost
+    live: Live
+    acceptance: AcceptanceModel
+    sts_temperatures: tuple[float, ...]
+    provenance: dict[str, Any]
+    residuals: dict[str, Any]
+    warnings: tuple[str, ...]
+
+    def deployment(self) -> dict[str, Any]:
+        """The fields that a scenario takes."""
+        names = ("model", "hardware", "gpus", "drafter_gamma", "server", "memory", "cost", "live", "acceptance")
+        content = self.model_dump(mode="json", include=set(names))
+        return {name: content[name] for name in names}
+
+
+def load(path: Path) -> Profile:
+    """Reads a profile.
+
+    Raises:
+        InputError: Not readable, not JSON, another schema version, an unknown or a wrong field.
+    """
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read ({error.strerror}); give what `dspark calibrate` wrote") from error
+    except (ValueError, RecursionError) as error:
+        raise InputError(f"{path}: not JSON ({error}); give what `dspark calibrate` wrote") from error
+    if not isinstance(content, dict) or "schema_version" not in content:
+        raise InputError(f"{path}: schema_version: missing; give what `dspark calibrate` wrote")
+    if content["schema_version"] != SCHEMA_VERSION:
+        raise InputError(
+            f"{path}: schema_version: {str(content['schema_version'])[:60]!r} is not {SCHEMA_VERSION}; calibrate again"
+        )
+    try:
+        return Profile.model_validate(content)
+    except ValidationError as error:
+        raise from_validation(error, path, content) from error
+
+
+def dumps(profile: Profile) -> str:
+    """The profile as text: sorted keys, the same bytes for the same content."""
+    return json.dumps(profile.model_dump(mode="json"), indent=1, sort_keys=True, allow_nan=False) + "\n"
+
+
+def save(profile: Profile, path: Path) -> None:
+    """Writes a profile atomically."""
+    write_atomically(path, dumps(profile))
