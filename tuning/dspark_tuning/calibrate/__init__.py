@@ -1,0 +1,1 @@
+"""From what a live server recorded to the simulator's parameters."""

@@ -1,0 +1,40 @@
+"""What a calibration is worth to a stock SGLang: its cost table and its temperatures, as its own tools write them."""
+
+from __future__ import annotations
+
+import json
+
+from dspark_simulator.costs import sps_additive
+from dspark_simulator.profile import Profile
+from dspark_tuning.calibrate.calibration import Calibrated
+from sglang_dspark.errors import InputError
+from sglang_dspark.policy.belief import sps_json
+
+
+def sps_table(profile: Profile) -> str:
+    """``SpsAdditiveCostTable`` for ``--speculative-dspark-sps-table-path``, up to the largest batch of the server."""
+    running = profile.server.max_running_requests
+    tokens = running * (profile.server.gamma + 1)
+    return sps_json(sps_additive(profile.cost.tabulate(), running, tokens)) + "\n"
+
+
+def sts(found: Calibrated) -> str:
+    """Temperatures for ``--speculative-dspark-sts-path``, with what ``sglang.benchmark.dspark_sts_fit`` says of them.
+
+    Raises:
+        InputError: None were fitted.
+    """
+    if found.head is None:
+        raise InputError(
+            "--sts: too few whole rounds with confidences; record with the plugin, or on a GPU with "
+            "SGLANG_DSPARK_DEBUG_DUMP=all, while every draft is verified"
+        )
+    head = found.head
+    content = {
+        "temperatures": [float(t) for t in head.temperatures],
+        "dataset": "dspark calibrate",
+        "num_samples": head.rounds,
+        "ece_before": [float(x) for x in head.ece_before],
+        "ece_after": [float(x) for x in head.ece_after],
+    }
+    return json.dumps(content) + "\n"

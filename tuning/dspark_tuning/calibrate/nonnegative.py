@@ -1,0 +1,81 @@
+"""Least squares with coefficients that cannot be negative, and curves made of them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import pairwise
+
+import numpy as np
+from numpy.typing import NDArray
+
+Floats = NDArray[np.float64]
+
+
+def solve(design: Floats, target: Floats) -> Floats:
+    """``argmin |design @ x - target|`` over ``x >= 0`` (Lawson and Hanson's active set method).
+
+    Args:
+        design: float64 [rows, columns].
+        target: float64 [rows].
+
+    Returns:
+        float64 [columns].
+    """
+    columns = design.shape[1]
+    x = np.zeros(columns)
+    free = np.zeros(columns, np.bool_)
+    scale = np.linalg.norm(design, axis=0)
+    tolerance = 1e-10 * max(float(np.linalg.norm(target)), 1e-300)
+    for _ in range(3 * columns):
+        gradient = design.T @ (target - design @ x)
+        gradient[free | (scale == 0)] = -np.inf
+        best = int(np.argmax(gradient))
+        if gradient[best] <= tolerance * max(scale[best], 1e-300):
+            break
+        free[best] = True
+        while True:
+            trial = np.zeros(columns)
+            trial[free] = np.linalg.lstsq(design[:, free], target, rcond=None)[0]
+            if (trial[free] > 0).all():
+                x = trial
+                break
+            falling = free & (trial <= 0)
+            with np.errstate(divide="ignore", invalid="ignore"):
+                step = float(np.min(x[falling] / (x[falling] - trial[falling])))
+            x = x + step * (trial - x)
+            free &= x > tolerance
+            x[~free] = 0.0
+            if not free.any():
+                break
+    return x
+
+
+def robust(design: Floats, target: Floats, weight: Floats, width: float = 0.1, rounds: int = 12) -> Floats:
+    """The same on relative errors, of which those beyond ``width`` count by their size and no longer by its square.
+
+    Args:
+        target: float64 [rows], above 0.
+        weight: float64 [rows], how much a row counts.
+    """
+    relative = np.sqrt(weight) / target
+    scale = np.ones(len(target))
+    x = np.zeros(design.shape[1])
+    for _ in range(rounds):
+        by = relative * scale
+        x = solve(design * by[:, None], target * by)
+        error = design @ x / target - 1
+        scale = 1 / np.sqrt(np.sqrt(1 + (error / width) ** 2))
+    return x
+
+
+def ramps(at: Floats, knots: Sequence[float]) -> Floats:
+    """float64 [rows, knots - 1]: each column rises from 0 to 1 between two knots, so that a sum of them never falls."""
+    return np.stack([np.clip((at - low) / (high - low), 0.0, 1.0) for low, high in pairwise(knots)], 1)
+
+
+def knots(values: Floats, most: int) -> list[float]:
+    """At most ``most`` places among ``values`` at which a curve may bend: the ends, and more where values are dense."""
+    found = np.unique(values)
+    if len(found) > most:
+        found = np.unique(np.quantile(found, np.linspace(0, 1, most), method="nearest"))
+    return [float(place) for place in found]
