@@ -13,7 +13,7 @@ from dspark_simulator.costs.base import GridCurve, Overhead, RequestCurve, Token
 from dspark_simulator.costs.curve import CurveCost, Measurements
 from dspark_simulator.deployment import Live
 from dspark_tuning.calibrate.cells import cells
-from dspark_tuning.calibrate.nonnegative import knots, ramps, robust
+from dspark_tuning.calibrate.nonnegative import bends, knots, ramps, robust
 from sglang_dspark.policy import sglang_tiers
 
 Floats = NDArray[np.float64]
@@ -24,6 +24,8 @@ PREFILL_KNOTS = 8
 # Padding must explain so much of the error to be believed.
 PADDED_GAIN = 0.1
 LEAST_S = 1e-7
+# Where steps do not say otherwise a curve is a line: a bend by a whole step counts like so large an error of all steps.
+STRAIGHT = 0.01
 
 
 class Capture(NamedTuple):
@@ -151,8 +153,18 @@ def _fit(steps: pd.DataFrame) -> _Parts:
         verify,
         found["context"].to_numpy()[:, None],
     ]
-    x = robust(np.concatenate(columns, 1), found["step_s"].to_numpy(), found["steps"].to_numpy(np.float64))
     ends = np.cumsum([0, *(column.shape[1] for column in columns)])
+    straight = STRAIGHT / float(found["step_s"].median())
+    draft_rules, verify_rules = (
+        np.pad(straight * bends(at), ((0, 0), (start, int(ends[-1] - end))))
+        for at, start, end in ((draft_at, ends[3], ends[4]), (verify_at, ends[4], ends[5]))
+    )
+    x = robust(
+        np.concatenate(columns, 1),
+        found["step_s"].to_numpy(),
+        found["steps"].to_numpy(np.float64),
+        np.concatenate([draft_rules, verify_rules]),
+    )
     overhead, request, draft_s, draft_rise, verify_rise, context = (x[a:b] for a, b in pairwise(ends))
     return _Parts(
         float(overhead[0]),
@@ -244,13 +256,22 @@ def _plain(plain: pd.DataFrame, parts: _Parts) -> Overhead:
 
 
 def _verify_curve(parts: _Parts) -> TokenCurve:
-    seconds = np.concatenate([[0.0], np.cumsum(parts.verify_rise_s)])
-    return TokenCurve(tokens=tuple(int(t) for t in parts.verify_at), seconds=tuple(float(s) for s in seconds))
+    tokens, seconds = _from_one(parts.verify_at, 0.0, parts.verify_rise_s)
+    return TokenCurve(tokens=tokens, seconds=seconds)
 
 
 def _draft_curve(parts: _Parts) -> RequestCurve:
-    seconds = parts.draft_s + np.concatenate([[0.0], np.cumsum(parts.draft_rise_s)])
-    return RequestCurve(requests=tuple(int(r) for r in parts.draft_at), seconds=tuple(float(s) for s in seconds))
+    requests, seconds = _from_one(parts.draft_at, parts.draft_s, parts.draft_rise_s)
+    return RequestCurve(requests=requests, seconds=seconds)
+
+
+def _from_one(at: list[float], first_s: float, rise_s: Floats) -> tuple[tuple[int, ...], tuple[float, ...]]:
+    """A curve's points, from 1 on: below the first place that was recorded it goes on falling as it rises after it."""
+    seconds = [first_s + rise for rise in np.concatenate([[0.0], np.cumsum(rise_s)])]
+    if at[0] > 1 and len(at) > 1:
+        slope = (seconds[1] - seconds[0]) / (at[1] - at[0])
+        at, seconds = [1.0, *at], [max(seconds[0] - slope * (at[0] - 1), 0.0), *seconds]
+    return tuple(int(place) for place in at), tuple(float(s) for s in seconds)
 
 
 def _live(steps: pd.DataFrame, predicted_s: Floats) -> Live:

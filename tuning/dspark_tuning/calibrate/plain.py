@@ -33,3 +33,4 @@ def steps(requests: Sequence[Request], clients: int) -> pd.DataFrame:
             "step_s": [float(np.median(np.concatenate(gaps)))],
         }
     )
+

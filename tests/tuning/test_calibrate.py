@@ -1,0 +1,394 @@
+"""Calibration against what the recordings were made of, and against other people's implementations."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scipy.optimize import nnls
+
+from dspark_simulator import profile as profiles
+from dspark_simulator.acceptance import AcceptanceModel, packaged
+from dspark_simulator.costs.numeric import draft_s, host_s, prefill_s, verify_s
+from dspark_simulator.deployment import Truth
+from dspark_simulator.scenario import Run, Scenario, load
+from dspark_simulator.simulation import Arm, simulate
+from dspark_tuning.calibrate import cells, confidence, cost, coverage, nonnegative
+from dspark_tuning.calibrate.calibration import Calibrated, calibrate
+from dspark_tuning.calibrate.rounds import rounds
+from dspark_tuning.recording.schema import Record, read, write
+from sglang_dspark.errors import InputError
+from sglang_dspark.policy import Fixed, sglang_tiers
+from tests.tuning.command import dspark
+from tests.tuning.recorded import GAMMA, about, prefills, steps
+
+CLASSES = ("chat", "math")
+
+
+def drafter() -> AcceptanceModel:
+    """Two kinds of text, the head too sure of itself."""
+    domains = packaged().domains
+    chosen = {name: domains[domain] for name, domain in zip(CLASSES, ("mt-bench", "math500"), strict=True)}
+    return packaged().model_copy(update={"domains": chosen, "persistence_tokens": 32})
+
+
+def linear(requests: int, tokens: int, drafted: bool, context: int) -> float:
+    """A step without graphs, seconds."""
+    return 0.004 + 1e-4 * requests + drafted * (0.003 + 2e-4 * requests) + 5e-5 * tokens + 1e-7 * context
+
+
+def prompt(requests: int, tokens: int) -> float:
+    return 0.004 + 1e-4 * requests + 0.002 + 3e-5 * tokens
+
+
+LOADS = [(2, -1), (24, -1), (2, 1), (24, 1), (24, 4), (2, 7), (12, 7), (24, 7), (24, 7), (24, 7)]
+
+
+@pytest.fixture(scope="module")
+def recording(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("record") / "run.parquet"
+    table = pa.concat_tables(
+        [steps(drafter(), linear, LOADS, 250, noise=0.03), prefills(prompt, [32, 64, 256, 1024], 20)]
+    )
+    write(path, table, about(classes=CLASSES))
+    return path
+
+
+@pytest.fixture(scope="module")
+def found(recording: Path) -> Calibrated:
+    return calibrate([recording], loads=(2, 8, 24))
+
+
+# --- least squares
+
+
+@given(st.integers(1, 8), st.integers(0, 10_000))
+@settings(max_examples=60, deadline=None)
+def test_nonnegative_least_squares_is_scipys(columns: int, seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    design = rng.normal(size=(20, columns))
+    target = rng.normal(size=20)
+    wanted, norm = nnls(design, target)
+    solved = nonnegative.solve(design, target)
+    assert (solved >= 0).all()
+    assert np.linalg.norm(design @ solved - target) == pytest.approx(norm, rel=1e-9, abs=1e-12)
+    assert solved == pytest.approx(wanted, abs=1e-6)
+
+
+def test_equal_columns_and_columns_of_zeros_are_solved() -> None:
+    design = np.array([[1.0, 1.0, 0.0], [2.0, 2.0, 0.0], [3.0, 3.0, 0.0]])
+    solved = nonnegative.solve(design, np.array([2.0, 4.0, 6.0]))
+    assert design @ solved == pytest.approx([2.0, 4.0, 6.0])
+
+
+# --- step costs
+
+
+def test_step_times_are_recovered(found: Calibrated) -> None:
+    record = found.profile.cost.tabulate()
+    for requests, length in ((2, 0), (8, 3), (24, 7), (16, 5)):
+        tokens, context = requests * (length + 1), requests * 100
+        told = (
+            host_s(record, requests, True, True)
+            + draft_s(record, requests)
+            + verify_s(record, tokens, True, context, requests)
+        )
+        assert told == pytest.approx(linear(requests, tokens, True, context), rel=0.03)
+        rest = host_s(record, requests, True, True) + verify_s(record, requests, True, context, requests)
+        assert rest == pytest.approx(linear(requests, requests, False, context), rel=0.04)
+    for tokens in (32, 100, 1024):
+        told = host_s(record, 1, True, False) + prefill_s(record, tokens, 0.0)
+        assert told == pytest.approx(prompt(1, tokens), rel=0.03)
+
+
+def test_held_out_errors_are_the_noise(found: Calibrated) -> None:
+    by_part = {error.part: error for error in found.cost.errors}
+    assert set(by_part) == {"step with a draft", "step without a draft", "prefill"}
+    # The median of |normal| is 0.67 of its deviation of 3 %.
+    assert by_part["step with a draft"].median == pytest.approx(0.02, abs=0.006)
+    assert by_part["step with a draft"].steps == pytest.approx(8 * 250 / 2, abs=60)
+
+
+@pytest.mark.parametrize("tell", [True, False])
+def test_captured_sizes_are_found(tmp_path: Path, tell: bool) -> None:
+    tiers = sglang_tiers(24, GAMMA)
+
+    def pad(tokens: int) -> int:
+        return int(tiers[np.searchsorted(tiers, tokens)])
+
+    def stairs(requests: int, tokens: int, drafted: bool, context: int) -> float:
+        return 0.002 + drafted * 0.001 + 1e-4 * tokens
+
+    loads = [(requests, length) for requests in (1, 3, 9, 17, 24) for length in (-1, 1, 2, 4, 7)]
+    path = tmp_path / "run.parquet"
+    write(path, steps(drafter(), stairs, loads, 40, noise=0.01, tiers=pad, tell_tiers=tell), about(classes=CLASSES))
+    made = calibrate([path])
+    assert made.profile.server.capture_requests == 24
+    record = made.profile.cost.tabulate()
+    for tokens in (24, 72, 192):
+        told = host_s(record, 3, True, True) + draft_s(record, 3) + verify_s(record, tokens, True, 0, 3)
+        assert told == pytest.approx(stairs(3, tokens, True, 0), rel=0.03)
+
+
+def test_a_server_that_captures_nothing_is_found_out(found: Calibrated) -> None:
+    assert found.profile.server.capture_requests == 0
+
+
+def test_what_a_recording_cannot_tell_is_said(tmp_path: Path) -> None:
+    path = tmp_path / "run.parquet"
+    write(path, steps(drafter(), linear, [(8, 7)], 120), about(classes=CLASSES))
+    said = " ".join(calibrate([path], loads=(64,)).profile.warnings)
+    for part in (
+        "No step without a draft",
+        "always verifies 8 tokens",
+        "Always 8 requests",
+        "No prefill was recorded",
+        "No server without speculation",
+        "No steps near 64 running requests",
+    ):
+        assert part in said
+
+
+def test_a_server_without_speculation_gives_its_own_overhead(recording: Path) -> None:
+    record = read([recording])
+    decoded, prefilled = cells.decodes(record), cells.prefills(record)
+    plain = decoded.head(0)[["requests", "context", "step_s"]].copy()
+    for requests in (2, 16):
+        plain.loc[len(plain)] = [requests, 0.0, linear(requests, requests, False, 0) - 0.001]
+    made = cost.fit(decoded, prefilled, plain, GAMMA).cost
+    assert made.plain is not None
+    told = made.plain.overhead_s + 16 * made.plain.request_s + float(verify_s(made.tabulate(), 16, True, 0, 16))
+    assert told == pytest.approx(linear(16, 16, False, 0) - 0.001, rel=0.03)
+
+
+# --- acceptance
+
+
+def test_acceptance_is_recovered_through_the_simulator(found: Calibrated) -> None:
+    """The fitted drafter, simulated, accepts as much as the one that was recorded, at every verify length and class."""
+    for name in CLASSES:
+        for length in (2, 7):
+            lengths = [_simulated(model, name, length) for model in (drafter(), found.profile.acceptance)]
+            assert lengths[1] == pytest.approx(lengths[0], rel=0.03)
+
+
+def _simulated(model: AcceptanceModel, name: str, length: int) -> float:
+    base = load("b300-v4flash").model_dump()
+    klass = {
+        "name": name,
+        "domain": name,
+        "prompt": {"kind": "fixed", "tokens": 16},
+        "output": {"kind": "fixed", "tokens": 96},
+        "slo": {"ttft_s": 1.0, "tpot_s": 1.0},
+    }
+    workload = {"arrivals": {"kind": "closed", "clients": 8}, "classes": [klass]}
+    scenario = Scenario.model_validate(
+        base | {"acceptance": model.model_dump(), "workload": workload, "loads": [8]}
+    ).model_copy(update={"run": Run(requests=2500, warmup_requests=0, drain=True)})
+    server = scenario.server.model_copy(update={"verify_mode": "compact"})
+    return simulate(scenario, Arm("f", server, Fixed(length=length)), truth=Truth()).accepted_length
+
+
+def test_conditional_acceptance_is_what_was_recorded(found: Calibrated) -> None:
+    fit = found.acceptance
+    assert fit is not None and fit.classes == CLASSES
+    told = np.abs(fit.modelled - fit.measured)[fit.judged >= 300]
+    assert told.size and told.max() < 0.03
+
+
+def test_rounds_that_were_cut_short_are_censored(tmp_path: Path) -> None:
+    """At positions past the verify length nothing is known: not that drafts were refused."""
+    path = tmp_path / "run.parquet"
+    write(path, steps(drafter(), linear, [(8, 2)], 400), about(classes=CLASSES))
+    made = calibrate([path])
+    fit = made.acceptance
+    assert fit is not None
+    assert (fit.judged[:, 2:] == 0).all() and (fit.judged[:, :2] > 0).all()
+    assert (fit.modelled[:, 2:] > 0.3).all()
+    assert any("position 3 or later" in sentence for sentence in made.profile.warnings)
+
+
+def test_without_lengths_the_packaged_drafter_stands_in(tmp_path: Path, recording: Path) -> None:
+    table = read([recording]).steps.drop_columns(["run"])
+    for name in ("rid", "slo_class", "verify_length", "accepted_length", "confidence"):
+        place = table.schema.get_field_index(name)
+        table = table.set_column(place, table.schema.field(name), pa.nulls(len(table), table.schema.field(name).type))
+    path = tmp_path / "stock.parquet"
+    write(path, table, about(source="sglang", partial=("Lengths and confidences are not recorded.",)))
+    made = calibrate([path])
+    assert made.profile.acceptance == packaged()
+    assert made.acceptance is None and made.head is None
+    said = " ".join(made.profile.warnings)
+    assert "packaged drafter" in said and "Lengths and confidences are not recorded." in said
+
+
+# --- confidence
+
+
+def test_temperatures_are_those_of_sglangs_own_fit(recording: Path) -> None:
+    torch = pytest.importorskip("torch")
+    upstream = pytest.importorskip("sglang.benchmark.dspark_sts_fit")
+    verified = rounds(read([recording]))
+    whole = verified.take(verified.verified == GAMMA)
+    made = confidence.calibrate(verified)
+    assert made is not None and made.rounds == len(whole.verified)
+    theirs = upstream.fit_sts_temperatures(
+        logits=torch.from_numpy(whole.logits),
+        prefix_mask=torch.from_numpy(whole.survived),
+        grid=upstream.default_temperature_grid(),
+    )
+    assert made.temperatures == pytest.approx(theirs["temperatures"], rel=1e-6)
+
+
+def test_temperatures_help_on_rounds_that_they_did_not_see(found: Calibrated) -> None:
+    assert found.head is not None
+    assert found.head.ece_after.mean() < found.head.ece_before.mean()
+
+
+@given(st.lists(st.tuples(st.integers(0, 5), st.booleans()), min_size=2, max_size=40))
+def test_auc_is_the_share_of_pairs_in_order(pairs: list[tuple[int, bool]]) -> None:
+    score, happened = np.array([float(s) for s, _ in pairs]), np.array([h for _, h in pairs])
+    told = confidence.auc(score, happened)
+    yes, no = score[happened], score[~happened]
+    if not len(yes) or not len(no):
+        assert np.isnan(told)
+    else:
+        order = [(a > b) + 0.5 * (a == b) for a in yes for b in no]
+        assert told == pytest.approx(float(np.mean(order)))
+
+
+# --- coverage
+
+
+def test_plan_asks_for_what_is_missing_and_no_more(found: Calibrated) -> None:
+    plan = coverage.plan(found.coverage)
+    gaps = {(gap.requests, gap.length, gap.drafted) for gap in found.coverage.gaps}
+    assert {(run.clients, run.length, run.drafted) for run in plan} <= gaps
+    # 8 requests were recorded only as loads ended, and never with a part of a block or without a draft.
+    assert any(run.clients == 8 for run in plan)
+    assert not any(run.clients == 24 and run.length == 7 for run in plan)
+    assert sum(run.seconds for run in plan) <= 300
+
+
+@given(st.lists(st.integers(1, 1024), min_size=1, max_size=60, unique=True))
+@settings(max_examples=20, deadline=None)
+def test_a_plan_never_takes_more_than_five_minutes(loads: list[int]) -> None:
+    record = Record(
+        steps(drafter(), linear, [(2, 7)], 30).append_column("run", pa.array([0] * 30, pa.int32())), (about(),)
+    )
+    missing = coverage.plan(coverage.of(cells.decodes(record), GAMMA, loads))
+    assert sum(run.seconds for run in missing) <= 300 and all(run.seconds >= 5 for run in missing)
+
+
+# --- files
+
+
+def test_profile_is_a_scenarios_deployment(tmp_path: Path, found: Calibrated) -> None:
+    profiles.save(found.profile, tmp_path / "profile.json")
+    assert profiles.load(tmp_path / "profile.json") == found.profile
+    text = """
+name: mine
+profile: profile.json
+gpus: 3
+workload:
+  arrivals: {kind: closed, clients: 4}
+  classes:
+    - {name: chat, domain: chat, prompt: {kind: fixed, tokens: 32}, output: {kind: fixed, tokens: 32},
+       slo: {ttft_s: 1, tpot_s: 1}}
+"""
+    (tmp_path / "scenario.yaml").write_text(text)
+    scenario = load(str(tmp_path / "scenario.yaml"))
+    assert scenario.cost == found.profile.cost and scenario.acceptance == found.profile.acceptance
+    assert scenario.gpus == 3, "what the scenario says itself wins"
+    ran = dspark("simulate", tmp_path / "scenario.yaml", "--requests", 20, "--json").json()
+    assert ran["result"]["throughput_tok_s"] > 0
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"schema_version": 2}, "schema_version: '2' is not 1; calibrate again"),
+        ({"colour": "red"}, "colour: unknown field"),
+        ({"gpus": "many"}, "gpus: 'many' is not valid"),
+    ],
+)
+def test_another_profile_is_refused(tmp_path: Path, found: Calibrated, change: dict[str, Any], said: str) -> None:
+    path = tmp_path / "profile.json"
+    path.write_text(json.dumps(json.loads(profiles.dumps(found.profile)) | change))
+    with pytest.raises(InputError, match=f"{path}: {said}"):
+        profiles.load(path)
+
+
+def test_stock_sglang_takes_what_is_exported(tmp_path: Path, recording: Path) -> None:
+    sps = pytest.importorskip("sglang.srt.speculative.dspark_components.dspark_sps")
+    sts = pytest.importorskip("sglang.srt.speculative.dspark_components.dspark_sts")
+    out, table, temperatures = (tmp_path / name for name in ("profile.json", "sps.json", "sts.json"))
+    ran = dspark("calibrate", recording, "--out", out, "--sps-table", table, "--sts", temperatures, "--json").json()
+    loaded = sps.load_sps_table_from_path(str(table))
+    assert type(loaded).__name__ == "SpsAdditiveCostTable"
+    assert loaded.step_time(num_reqs=24, budget=168) == pytest.approx(linear(24, 192, True, 0), rel=0.05)
+    kept = sts.load_sts_calibration_from_path(str(temperatures))
+    assert list(kept.temperatures) == pytest.approx(ran["sts_temperatures"])
+
+
+def test_command_writes_the_same_bytes_again(tmp_path: Path, recording: Path) -> None:
+    for name in ("a", "b"):
+        folder = tmp_path / name
+        ran = dspark(
+            "calibrate",
+            recording,
+            "--out",
+            folder / "p.json",
+            "--report",
+            folder / "r.html",
+            "--loads",
+            "2,64",
+            "--plan",
+        )
+        assert ran.code == 0, ran.err
+    assert (tmp_path / "a" / "p.json").read_bytes() == (tmp_path / "b" / "p.json").read_bytes()
+    assert "dspark load --load 64" in ran.out
+    page = (tmp_path / "a" / "r.html").read_text()
+    for heading in ("What came out", "Step times", "Acceptance", "Confidence", "Coverage", "Commands"):
+        assert heading in page
+    assert "src=" not in page.split("<script>")[0] and "http-equiv" in page
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["nothing.parquet"], "nothing.parquet: no such file"),
+        (["{run}", "--loads", "4,many"], "--loads: '4,many' is not valid"),
+        (["{run}", "--plain", "{run}"], "--plain"),
+        (["{run}", "--out", "{run}/profile.json"], "cannot be written"),
+    ],
+)
+def test_bad_input_is_one_line(recording: Path, tmp_path: Path, arguments: list[str], said: str) -> None:
+    words = [word.format(run=recording) for word in arguments]
+    out = [] if "--out" in words else ["--out", tmp_path / "profile.json"]
+    ran = dspark("calibrate", *words, *out)
+    assert ran.code == 2 and said in ran.err and ran.err.count("\n") == 1
+    assert not (tmp_path / "profile.json").exists()
+
+
+def test_recordings_of_two_blocks_are_refused(tmp_path: Path, recording: Path) -> None:
+    other = tmp_path / "other.parquet"
+    write(other, read([recording]).steps.drop_columns(["run"]), about(gamma=5))
+    ran = dspark("calibrate", recording, other, "--out", tmp_path / "profile.json")
+    assert ran.code == 2 and "other.parquet: gamma: 5 differs from 7" in ran.err
+
+
+def test_a_recording_without_times_is_refused(tmp_path: Path, recording: Path) -> None:
+    table = read([recording]).steps.drop_columns(["run"])
+    place = table.schema.get_field_index("step_s")
+    table = table.set_column(place, table.schema.field("step_s"), pa.nulls(len(table), pa.float64()))
+    path = tmp_path / "run.parquet"
+    write(path, table, about(classes=CLASSES))
+    ran = dspark("calibrate", path, "--out", tmp_path / "profile.json")
+    assert ran.code == 2 and "no decode step has a time" in ran.err
