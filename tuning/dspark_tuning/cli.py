@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import typer
 
-from dspark_tuning.commands import bench, policy, record, scenario, simulate, tune, validate
+from dspark_tuning.commands import bench, calibrate, load, policy, record, scenario, sim2real, simulate, tune, validate
 
 app = typer.Typer(
     help="Load-adaptive DSpark verification for SGLang: simulate a server under load, tune its policy, inspect both.",
@@ -20,7 +20,10 @@ app.add_typer(scenario.app, name="scenario")
 app.command("simulate")(simulate.simulate)
 app.command("tune")(tune.tune)
 app.command("record")(record.record)
+app.command("load")(load.load)
+app.command("calibrate")(calibrate.calibrate)
 app.command("validate")(validate.validate)
+app.command("sim2real")(sim2real.sim2real)
 app.add_typer(policy.app, name="policy")
 app.add_typer(bench.app, name="bench")
 

@@ -69,6 +69,6 @@ def cells(steps: pd.DataFrame) -> pd.DataFrame:
 
 
 def _columns(record: Record, names: list[str]) -> pd.DataFrame:
-    frame = record.steps.select(["segment", "step", "kind", "step_s", *names]).to_pandas()
+    frame: pd.DataFrame = record.steps.select(["segment", "step", "kind", "step_s", *names]).to_pandas()
     frame["block"] = np.arange(len(frame)) // BLOCK_STEPS
     return frame

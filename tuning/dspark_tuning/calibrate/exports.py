@@ -19,7 +19,7 @@ def sps_table(profile: Profile) -> str:
 
 
 def sts(found: Calibrated) -> str:
-    """Temperatures for ``--speculative-dspark-sts-path``, with what ``sglang.benchmark.dspark_sts_fit`` says of them.
+    """Temperatures for ``--speculative-dspark-confidence-sts-path``, in the form of SGLang's ``dspark_sts_fit``.
 
     Raises:
         InputError: None were fitted.

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
 
+from dspark_tuning.load import rows
 from dspark_tuning.load.request import Request
 from sglang_dspark.errors import InputError
 
@@ -34,3 +36,19 @@ def steps(requests: Sequence[Request], clients: int) -> pd.DataFrame:
         }
     )
 
+
+def read(paths: Sequence[Path]) -> pd.DataFrame:
+    """Steps out of loads that ``dspark load --out`` wrote.
+
+    Raises:
+        InputError: Not a closed loop against a server without speculation.
+    """
+    found = []
+    for path in paths:
+        kept = rows.read(path)
+        if kept.speculative:
+            raise InputError(f"--plain: {path}: the server speculated; load one without --speculative-algorithm")
+        if not kept.clients:
+            raise InputError(f"--plain: {path}: an open loop; load the server with a number of clients")
+        found.append(steps(kept.requests, kept.clients))
+    return pd.concat(found, ignore_index=True)

@@ -29,8 +29,8 @@ def record(
     """Record the steps of a running SGLang server with DSPARK, with our plugin or without, while it serves."""
     from threading import Event
 
-    from dspark_tuning.recording.client import Client
     from dspark_tuning.recording.record import record as run
+    from dspark_tuning.remote import Client
 
     stop = Event()
 

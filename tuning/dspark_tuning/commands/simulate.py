@@ -56,7 +56,7 @@ def simulate(
     chosen = read_scenario(scenario, trace, () if load is None else (load,), profile)
     if load is not None:
         chosen = chosen.at_load(load)
-    chosen = _of_length(chosen, requests)
+    chosen = of_length(chosen, requests)
     serving = served.named(arm or "default", chosen) if policy is None else served.tuned(policy, chosen)
     log: list[StepLog] | None = None if steps is None else []
     result = run(chosen, serving, seed=seed, log=log)
@@ -76,7 +76,7 @@ def simulate(
         out.print(tables.figures(result))
 
 
-def _of_length(scenario: Scenario, requests: int | None) -> Scenario:
+def of_length(scenario: Scenario, requests: int | None) -> Scenario:
     """With ``requests`` measured ones, behind a warm-up that fills the clients of a closed loop."""
     from dspark_simulator.scenario import Run
 

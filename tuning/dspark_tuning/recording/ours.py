@@ -10,9 +10,9 @@ from typing import Any, Final
 import numpy as np
 import pyarrow as pa
 
-from dspark_tuning.recording.client import Client, UnansweredError
 from dspark_tuning.recording.schema import SCHEMA, About
 from dspark_tuning.recording.source import Taken, described, none
+from dspark_tuning.remote import Client, UnansweredError
 from sglang_dspark.errors import InputError
 
 WAIT_S: Final = 2.0

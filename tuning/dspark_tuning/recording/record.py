@@ -10,11 +10,11 @@ from typing import Final, NamedTuple
 
 import pyarrow.compute as pc
 
-from dspark_tuning.recording.client import Client, UnansweredError
 from dspark_tuning.recording.ours import Ours
 from dspark_tuning.recording.schema import About, Writer, check_writable
 from dspark_tuning.recording.source import Source
 from dspark_tuning.recording.stock import Stock
+from dspark_tuning.remote import Client, UnansweredError
 from sglang_dspark.errors import InputError
 
 GONE_S: Final = 300.0

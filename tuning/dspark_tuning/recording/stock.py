@@ -15,9 +15,9 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from dspark_tuning.recording.client import Client, UnansweredError
 from dspark_tuning.recording.schema import SCHEMA, About
 from dspark_tuning.recording.source import Taken, described, none
+from dspark_tuning.remote import Client, UnansweredError
 from sglang_dspark.errors import InputError
 
 LONGEST_S: Final = 10.0

@@ -1,4 +1,4 @@
-"""SGLang's control endpoints over HTTP."""
+"""A running SGLang over HTTP: what it says of itself, and what it can be told."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import json
 import urllib.error
 import urllib.parse
 import urllib.request
+from collections.abc import Sequence
 from typing import Any, Final
 
 from sglang_dspark.errors import InputError
@@ -26,6 +27,7 @@ class Client:
 
     Attributes:
         url: Without a slash at its end.
+        headers: Of every request, the key among them.
         received: Bytes of the last answer.
     """
 
@@ -43,9 +45,9 @@ class Client:
             raise InputError(f"--url: {url!r} is not a server's address; write http://host:30000")
         self.url = url.rstrip("/")
         self.received = 0
-        self._headers = {"Content-Type": "application/json"}
+        self.headers = {"Content-Type": "application/json"}
         if api_key is not None:
-            self._headers["Authorization"] = f"Bearer {api_key}"
+            self.headers["Authorization"] = f"Bearer {api_key}"
         self._info: str | None = None
 
     def connect(self) -> dict[str, Any]:
@@ -96,12 +98,44 @@ class Client:
             raise UnansweredError(f"/set_internal_state: {error}") from error
         return isinstance(found, list) and all(accepted is True for accepted in found)
 
+    def tokens(self, texts: Sequence[str]) -> list[list[int]]:
+        """The token ids of each text, by the server's own tokenizer.
+
+        Raises:
+            UnansweredError: As it says.
+            InputError: It wants a key.
+        """
+        try:
+            found = self._ask("/tokenize", {"prompt": list(texts)})["tokens"]
+        except (urllib.error.HTTPError, KeyError, TypeError) as error:
+            raise UnansweredError(f"/tokenize: {error}") from error
+        return [list(ids) for ids in found]
+
+    def empty_cache(self) -> bool:
+        """Empties the prefix cache; whether it could, which it cannot while requests run.
+
+        Raises:
+            UnansweredError: As it says.
+            InputError: It wants a key.
+        """
+        try:
+            self._send("/flush_cache")
+        except urllib.error.HTTPError:
+            return False
+        return True
+
     def _ask(self, path: str, content: Any = None) -> Any:
-        data = None if content is None else json.dumps(content).encode()
-        request = urllib.request.Request(self.url + path, data, self._headers)
+        text = self._send(path, None if content is None else json.dumps(content).encode())
+        try:
+            return json.loads(text)
+        except ValueError as error:
+            raise UnansweredError(f"{path} is not JSON") from error
+
+    def _send(self, path: str, data: bytes | None = None) -> bytes:
+        request = urllib.request.Request(self.url + path, data, self.headers)
         try:
             with urllib.request.urlopen(request, timeout=TIMEOUT_S) as answer:
-                text = answer.read()
+                text: bytes = answer.read()
         except urllib.error.HTTPError as error:
             if error.code in (401, 403):
                 raise InputError(
@@ -114,7 +148,4 @@ class Client:
         except (OSError, http.client.HTTPException) as error:
             raise UnansweredError(str(error) or type(error).__name__) from error
         self.received = len(text)
-        try:
-            return json.loads(text)
-        except ValueError as error:
-            raise UnansweredError(f"{path} is not JSON") from error
+        return text

@@ -1,0 +1,1 @@
+"""The simulator against a real SGLang server on this machine's CPU."""
