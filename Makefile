@@ -3,13 +3,16 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/pip install --quiet --disable-pip-version-check
 
-.PHONY: demo serve-demo test lint bench pins clean
+.PHONY: demo serve-demo sim2real test lint bench pins clean
 
 demo: $(VENV)/base
 	$(BIN)/dspark tune --trials 64 --replications 8 --out out
 
 serve-demo: $(VENV)/serve
 	$(BIN)/python -m sglang_dspark.demo.serve --out out/serve-demo
+
+sim2real: $(VENV)/serve
+	$(BIN)/dspark sim2real --out out/sim2real
 
 test: $(VENV)/dev
 	$(BIN)/pytest -n 2 --dist loadgroup

@@ -22,8 +22,9 @@ def decodes(record: Record) -> pd.DataFrame:
         InputError: There are none.
     """
     steps = _columns(record, ["requests", "verify_tokens", "tier", "drafted_tokens", "context_tokens", "queued"])
-    timed = steps[(steps["kind"] == "decode") & steps["step_s"].notna() & steps["verify_tokens"].notna()]
-    timed = timed[timed["step_s"] > 0]
+    # Where steps run as graphs a stock server tells the padded size only.
+    sized = steps["verify_tokens"].notna() | steps["tier"].notna()
+    timed = steps[(steps["kind"] == "decode") & (steps["step_s"] > 0) & sized]
     if timed.empty:
         raise InputError("the recording: step_s: no decode step has a time; record while the server answers requests")
     # Stock servers do not tell a step without a draft, and have none.
@@ -31,7 +32,7 @@ def decodes(record: Record) -> pd.DataFrame:
     return pd.DataFrame(
         {
             "requests": timed["requests"].astype(int),
-            "verify_tokens": timed["verify_tokens"].astype(int),
+            "verify_tokens": timed["verify_tokens"].fillna(timed["tier"]).astype(int),
             "tokens": timed["tier"].fillna(timed["verify_tokens"]).astype(int),
             "captured": timed["tier"].notna(),
             "drafted": drafted,
