@@ -19,11 +19,11 @@ from dspark_tuning.load.result import result
 from dspark_tuning.recording.schema import read
 from dspark_tuning.remote import Client
 from dspark_tuning.sim2real.measure import recording
+from dspark_tuning.sim2real.servers import GUESS, artifact
 from sglang_dspark.demo import TARGET
 from sglang_dspark.drafter.text import CLASSES, held_out
 from sglang_dspark.policy import Fixed, NoDraft
 from tests.live import servers
-from tests.live.policies import artifact
 
 pytestmark = pytest.mark.parametrize("steered", [servers.COMPACT_SYNC], indirect=True)
 
@@ -53,7 +53,7 @@ def load(steered: servers.Steered, requests: int, texts: bool = True) -> Loaded:
 
 
 def test_every_round_of_every_request_is_recorded(steered: servers.Steered, tmp_path: Path) -> None:
-    steered.use(artifact("fixed", policy=Fixed(length=7)))
+    steered.use(artifact(Fixed(length=7), GUESS))
     with recording(steered.server, tmp_path / "run.parquet"):
         loaded = load(steered, 24)
     assert not loaded.failed
@@ -74,7 +74,7 @@ def test_every_round_of_every_request_is_recorded(steered: servers.Steered, tmp_
 def test_a_short_record_calibrates(steered: servers.Steered, tmp_path: Path) -> None:
     with recording(steered.server, tmp_path / "run.parquet"):
         for policy in (NoDraft(), Fixed(length=3), Fixed(length=7)):
-            steered.use(artifact("fixed", policy=policy))
+            steered.use(artifact(policy, GUESS))
             load(steered, 24)
     found = calibrate([tmp_path / "run.parquet"])
     assert found.profile.server.capture_requests == 0
@@ -86,7 +86,7 @@ def test_a_short_record_calibrates(steered: servers.Steered, tmp_path: Path) -> 
 
 
 def test_figures_are_those_of_sglangs_benchmark(steered: servers.Steered, tmp_path: Path) -> None:
-    steered.use(artifact("fixed", policy=NoDraft()))
+    steered.use(artifact(NoDraft(), GUESS))
     ours: dict[str, list[float]] = {}
     theirs: dict[str, list[float]] = {}
     for turn in range(3):

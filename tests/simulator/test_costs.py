@@ -14,7 +14,7 @@ import pytest
 from pydantic import TypeAdapter, ValidationError
 
 from dspark_simulator.costs import COST, Cost, CostModel, CostRecord, CurveCost, RooflineCost, live, sps_additive
-from dspark_simulator.costs.numeric import draft_s, eager_s, inject_s, prefill_s, verify_s
+from dspark_simulator.costs.numeric import draft_s, eager_s, host_s, inject_s, prefill_s, verify_s
 from dspark_simulator.costs.shape import DraftShape, ModelShape, kv_capacity_tokens
 from dspark_simulator.hardware import GPUS
 from sglang_dspark.errors import from_validation
@@ -615,3 +615,46 @@ def test_every_member_tabulates_one_record() -> None:
         cost = tabulated(member)
         assert cost.shape == (1,) and cost.dtype == COST
         assert all(np.isfinite(cost[name]).all() for name in COST.names or ())
+
+
+# --- overheads and experts
+
+
+def test_a_server_without_speculation_may_have_its_own_overhead() -> None:
+    both = {"overhead_s": 0.004, "request_s": 1e-5, "plain": {"overhead_s": 0.001, "request_s": 3e-5}}
+    cost = tabulated({**B300, **both})
+    assert host_s(cost, 100, True) == pytest.approx(0.005)
+    assert host_s(cost, 100, False) == pytest.approx(0.004)
+    alike = tabulated({**B300, "overhead_s": 0.004, "request_s": 1e-5})
+    assert host_s(alike, 100, False) == host_s(alike, 100, True) == pytest.approx(0.005)
+    assert host_s(live(cost, 0.002, 1.0), 0, False) == pytest.approx(0.003)
+
+
+def test_a_profile_has_the_overhead_of_requests_in_its_alpha() -> None:
+    cost = tabulated({**B300, "overhead_s": 0.001, "request_s": 2e-5})
+    times = sps_additive(cost, 512, 1024).step_times()
+    for requests, tokens in ((8, 64), (256, 1024)):
+        wanted = (
+            0.001 + 2e-5 * requests + draft_s(cost, requests) + verify_s(cost, tokens, True, requests * 8192, requests)
+        )
+        assert times.requests_s[requests] + times.tokens_s[tokens] == pytest.approx(wanted, rel=1e-9)
+
+
+@pytest.mark.parametrize("novelty", [1.0, 0.25])
+def test_experts_are_read_by_distinct_tokens_and_only_in_graphs(novelty: float) -> None:
+    bare = tabulated(B300)
+    cost = tabulated({**B300, "experts": {"seconds": 0.008, "share": 6 / 256}, "draft_novelty": novelty})
+    for requests, tokens in ((1, 1), (16, 128), (64, 64)):
+        more_s = verify_s(cost, tokens, True, 10**6, requests) - verify_s(bare, tokens, True, 10**6, requests)
+        distinct = requests + novelty * (tokens - requests)
+        assert more_s == pytest.approx(0.008 * (1 - (250 / 256) ** distinct), rel=1e-9)
+    assert verify_s(cost, 2048, False, 10**6, 256) == verify_s(bare, 2048, False, 10**6, 256)
+    slower = live(cost, 0.0, 1.5)
+    assert verify_s(slower, 128, True, 10**6, 16) == pytest.approx(1.5 * verify_s(cost, 128, True, 10**6, 16))
+
+
+def test_a_profile_past_the_capture_limit_is_eager() -> None:
+    cost = tabulated(B300)
+    theta = sps_additive(cost, 8, 4096, captured=1024).step_times().tokens_s
+    assert theta[1024] == pytest.approx(20.63e-3, abs=2e-6)
+    assert theta[1025] == pytest.approx(104.49e-3, abs=2e-6) and theta[2048] == pytest.approx(103.63e-3, abs=2e-6)

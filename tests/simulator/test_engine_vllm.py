@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
+from dspark_simulator.costs import sps_additive
+from dspark_simulator.engines.round import adaptive
 from dspark_simulator.server import Server
-from sglang_dspark.policy import Fixed
+from sglang_dspark.policy import Argmax, Engine, Fixed, SpsAdditiveTable, compile_rule, vllm_tiers
 from tests.simulator.deployment import Bench, drafter, step_cost
 
 
@@ -146,3 +151,52 @@ def test_a_request_that_never_fits_is_aborted() -> None:
     bench.drain()
     metrics = bench.metrics[0]
     assert (metrics["aborted"], metrics["finished"].sum()) == (2, 1)
+
+
+@given(
+    requests=st.integers(1, 12),
+    prompt=st.sampled_from([0, 5, 40, 90]),
+    limit=st.sampled_from([16, 64, 128]),
+    seed=st.integers(0, 1000),
+)
+@settings(max_examples=60, deadline=None)
+def test_budget_is_vllms(requests: int, prompt: int, limit: int, seed: int) -> None:
+    """Against ``argmax (N + survivals) / (draft[N] + verify[T + B])``, T with the prompts, padded where captured."""
+    rng = np.random.default_rng(seed)
+    confidence = rng.random((requests, 4)).astype(np.float32)
+    survival = np.cumprod(confidence, axis=1).astype(np.float32)
+    at, rise = np.array([1, limit, limit + 1, 400]), np.sort(rng.uniform(0.001, 0.02, 4))
+    table = SpsAdditiveTable(
+        bias_seconds=0.001,
+        bs_probes=(1, 64),
+        alpha_seconds=(0.001, 0.004),
+        m_probes=tuple(at.tolist()),
+        theta_seconds=tuple(rise.tolist()),
+    )
+    tiers = vllm_tiers(limit)
+    rule = compile_rule(Argmax(), Engine(4, tiers, limit, table))
+    times = table.step_times()
+    scores = np.sort(survival.ravel())[::-1].astype(np.float64)
+    rates = []
+    for budget in range(len(scores) + 1):
+        tokens = requests + prompt + budget
+        padded = tiers[np.searchsorted(tiers, tokens)] if tokens <= limit else tokens
+        rates.append((requests + scores[:budget].sum()) / (times.requests_s[requests] + times.tokens_s[padded]))
+    _, cap, draft = adaptive(rule, survival, prompt)
+    assert draft and rates[cap] == pytest.approx(max(rates), rel=1e-9)
+
+
+def test_a_budget_that_counts_the_prompt_keeps_the_step_captured() -> None:
+    cost = step_cost(0.01, 1e-5, draft_s=0.001, eager_s=0.5)
+    server = vllm(gamma=7, verify_mode="compact", capture_tokens=32, max_prefill_tokens=64)
+    bench = Bench(server, cost=cost, acceptance=drafter(0.9))
+    belief = sps_additive(cost.tabulate(), 32, 256, captured=32)
+    bench.rule = compile_rule(Argmax(), Engine(7, server.tiers(), server.captured_requests(), belief))
+    for _ in range(2):
+        bench.send(1, 100)
+    bench.step()
+    bench.send(20, 100)
+    step = bench.step()
+    # Whole blocks would be 16 tokens and with the prompt 36, past the 32 that are captured.
+    assert step.kind == "mixed" and step.tier <= 32 and step.cap <= 10
+    assert step.step_s < 0.1

@@ -453,3 +453,32 @@ def test_scenarios_keep_their_run() -> None:
     scenario = small()
     assert scenario.at_load(2.0).workload.arrivals == Poisson(rate_per_s=24.0)
     assert scenario.at_load(2.0).run == Run(requests=200, warmup_requests=20, max_s=1e6)
+
+
+@pytest.mark.parametrize("arrivals", [Closed(clients=3), Poisson(rate_per_s=50.0)])
+def test_a_run_that_drains_ends_with_its_last_request(arrivals: Arrivals) -> None:
+    """As benchmarks: so many requests, nothing behind them, and throughput over all of it."""
+    scenario = a_scenario(arrivals, a_class(1, 10), requests=7)
+    scenario = scenario.model_copy(update={"run": Run(requests=7, warmup_requests=0, drain=True)})
+    log: list[StepLog] = []
+    result = simulate(scenario, Arm("plain", PLAIN), log=log)
+    last = log[-1]
+    assert result.throughput_tok_s * result.window_s == pytest.approx(70)
+    assert last.start_s + last.step_s == pytest.approx(result.simulated_s)
+    assert result.unfinished == 0 and last.running == 0
+    # Three clients: seven requests in three rounds of a prefill and nine steps each, two full and one of one.
+    if isinstance(arrivals, Closed):
+        assert result.window_s == pytest.approx(3 * (0.02 + 9 * 0.01))
+
+
+@pytest.mark.parametrize("policy", [Fixed(length=3), Argmax(), NoDraft()])
+def test_a_server_that_captures_nothing_pads_nothing(policy: AnyPolicy) -> None:
+    server = Server(gamma=7, verify_mode="compact", max_running_requests=8, capture_requests=0)
+    log: list[StepLog] = []
+    scenario = a_scenario(Closed(clients=5), a_class(1, 30), requests=20, cost=step_cost(0.01, 1e-4))
+    simulate(scenario, Arm("bare", server, policy), log=log)
+    steps = [step for step in log if step.kind == "decode"]
+    assert steps and all(step.tier <= 5 * 8 for step in steps)
+    if isinstance(policy, Fixed):
+        # Sizes that no multiple of the block has.
+        assert any(step.tier % 8 for step in steps)

@@ -95,15 +95,15 @@ def test_step_times_are_recovered(found: Calibrated) -> None:
     for requests, length in ((2, 0), (8, 3), (24, 7), (16, 5)):
         tokens, context = requests * (length + 1), requests * 100
         told = (
-            host_s(record, requests, True, True)
+            host_s(record, requests, True)
             + draft_s(record, requests)
             + verify_s(record, tokens, True, context, requests)
         )
         assert told == pytest.approx(linear(requests, tokens, True, context), rel=0.03)
-        rest = host_s(record, requests, True, True) + verify_s(record, requests, True, context, requests)
+        rest = host_s(record, requests, True) + verify_s(record, requests, True, context, requests)
         assert rest == pytest.approx(linear(requests, requests, False, context), rel=0.04)
     for tokens in (32, 100, 1024):
-        told = host_s(record, 1, True, False) + prefill_s(record, tokens, 0.0)
+        told = host_s(record, 1, True) + prefill_s(record, tokens, 0.0)
         assert told == pytest.approx(prompt(1, tokens), rel=0.03)
 
 
@@ -132,7 +132,7 @@ def test_captured_sizes_are_found(tmp_path: Path, tell: bool) -> None:
     assert made.profile.server.capture_requests == 24
     record = made.profile.cost.tabulate()
     for tokens in (24, 72, 192):
-        told = host_s(record, 3, True, True) + draft_s(record, 3) + verify_s(record, tokens, True, 0, 3)
+        told = host_s(record, 3, True) + draft_s(record, 3) + verify_s(record, tokens, True, 0, 3)
         assert told == pytest.approx(stairs(3, tokens, True, 0), rel=0.03)
 
 
@@ -365,7 +365,7 @@ def test_command_writes_the_same_bytes_again(tmp_path: Path, recording: Path) ->
     [
         (["nothing.parquet"], "nothing.parquet: no such file"),
         (["{run}", "--loads", "4,many"], "--loads: '4,many' is not valid"),
-        (["{run}", "--plain", "{run}"], "--plain"),
+        (["{run}", "--plain", "{run}"], "is not a load; give what `dspark load --out` wrote"),
         (["{run}", "--out", "{run}/profile.json"], "cannot be written"),
     ],
 )

@@ -40,8 +40,6 @@ class CostModel(BaseModel, ABC):
         overhead_s: Seconds a step of a server with speculation besides its kernels.
         request_s: The same for each request of the step.
         plain: Both for a server without speculation; the two above where absent.
-        schedule_s: Seconds a step more where verify lengths are scheduled (any verify mode but ``static``): confidences
-            to the host, the budget, ragged metadata.
         draft_novelty: How many experts a draft touches that its request's anchor has not, as a share of what an
             unrelated token would touch: adjacent text is routed alike.
     """
@@ -50,7 +48,6 @@ class CostModel(BaseModel, ABC):
     overhead_s: Seconds = 0.0
     request_s: Seconds = 0.0
     plain: Overhead | None = None
-    schedule_s: Seconds = 0.0
     draft_novelty: Share = 1.0
 
     @abstractmethod
@@ -61,7 +58,7 @@ class CostModel(BaseModel, ABC):
         """A record of zeros but for the overheads."""
         cost = np.zeros(1, COST)
         plain = self.plain or self
-        for field in ("overhead_s", "request_s", "schedule_s", "draft_novelty"):
+        for field in ("overhead_s", "request_s", "draft_novelty"):
             cost[field] = getattr(self, field)
         cost["plain_overhead_s"], cost["plain_request_s"] = plain.overhead_s, plain.request_s
         return cost

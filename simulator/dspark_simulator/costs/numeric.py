@@ -38,7 +38,6 @@ COST = np.dtype(
         ("request_s", "f8"),
         ("plain_overhead_s", "f8"),
         ("plain_request_s", "f8"),
-        ("schedule_s", "f8"),
         # Reading experts: all of them, what one token touches, and how unlike its request's anchor a draft is.
         ("experts_s", "f8"),
         ("expert_share", "f8"),
@@ -105,19 +104,18 @@ def prefill_s(cost: CostRecord, tokens: int, pairs: float) -> float:
 
 
 @njit(cache=True)
-def host_s(cost: CostRecord, requests: int, speculative: bool, scheduled: bool) -> float:
+def host_s(cost: CostRecord, requests: int, speculative: bool) -> float:
     """Seconds of a step besides its kernels: scheduling, sampling, synchronisation, and output for each request.
 
     Args:
         cost: One record of :data:`COST`.
         requests: Requests of the step.
         speculative: The server speculates.
-        scheduled: Its verify lengths differ between requests and steps (any verify mode but ``static``).
     """
     c = cost[0]
     if not speculative:
         return float(c.plain_overhead_s + c.plain_request_s * requests)
-    return float(c.overhead_s + c.request_s * requests + (c.schedule_s if scheduled else 0.0))
+    return float(c.overhead_s + c.request_s * requests)
 
 
 @njit(cache=True)

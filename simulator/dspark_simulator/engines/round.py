@@ -117,7 +117,7 @@ def _foresee(state: Record, rule: Rule, cost: Record) -> int:
         parts_s = (
             draft_s(cost, running) + verify_s(cost, tier, True, context, running) + inject_s(cost, running + drafts)
         )
-        rate = (running + drafts) / (host_s(cost, running, True, True) + parts_s)
+        rate = (running + drafts) / (host_s(cost, running, True) + parts_s)
         if rate > best:
             best, best_tier = rate, tier
         if drafts == acceptable:
@@ -140,7 +140,7 @@ def round_s(state: Record, server: Record, cost: Record, tokens: int, captured: 
         context += s.context[r]
         real += s.length[r] + 1
     flags = server[0]
-    time_s = host_s(cost, running, flags.speculative == 1, flags.mode != STATIC)
+    time_s = host_s(cost, running, flags.speculative == 1)
     time_s += verify_s(cost, tokens, captured, context, running)
     if draft:
         time_s += draft_s(cost, running)

@@ -79,7 +79,7 @@ def _prefill_s(state: Record, server: Record, cost: Record, joined: int) -> floa
         for r in range(s.running):
             pairs += s.context[r]
     requests = joined + (s.running if s.kind == MIXED else 0)
-    time_s = host_s(cost, requests, server[0].speculative == 1, False) + prefill_s(cost, s.tier, pairs)
+    time_s = host_s(cost, requests, server[0].speculative == 1) + prefill_s(cost, s.tier, pairs)
     if server[0].speculative:
         time_s += inject_s(cost, s.tier)
     return float(time_s)

@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from statistics import fmean, median
 from threading import Event
-from typing import Final, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
@@ -19,10 +19,8 @@ from dspark_tuning.load.drive import Loaded, drive
 from dspark_tuning.recording.record import record
 from dspark_tuning.recording.schema import read
 from dspark_tuning.remote import Client
-from dspark_tuning.sim2real.predict import Figures
+from dspark_tuning.sim2real.predict import SEED, Figures
 from sglang_dspark.demo.server import Server
-
-SEED: Final = 11
 
 
 class Measured(NamedTuple):

@@ -1,0 +1,62 @@
+"""The arithmetic of the experiment; tests/live has what it is made of on a real server."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from dspark_tuning.recording.schema import write
+
+pytest.importorskip("torch")
+
+from dspark_tuning.sim2real import tables
+from dspark_tuning.sim2real.cells import CALIBRATION, CELLS, CLIENTS, POLICIES
+from dspark_tuning.sim2real.experiment import Row, frame
+from dspark_tuning.sim2real.measure import Measured, figures, lengths
+from dspark_tuning.sim2real.predict import Figures, spread
+from tests.tuning.recorded import about, steps
+from tests.tuning.test_calibrate import CLASSES, drafter, linear
+
+
+def row(name: str, measured: float, predicted: float, load: str = "4", apart: float = 0.02) -> Row:
+    return Row(name, load, Figures(measured, 0.01, 2.0, 3.0), Figures(predicted, 0.011, 2.0, 3.0), apart)
+
+
+def test_no_cell_was_calibrated_on() -> None:
+    assert len(CELLS) >= 12 and {cell.clients for cell in CELLS} == {*CLIENTS, None}
+    seen = {(policy.model_dump_json(), clients) for policy, clients in CALIBRATION}
+    for cell in CELLS:
+        policy = POLICIES[cell.policy]
+        assert policy is None or (policy.model_dump_json(), cell.clients) not in seen
+
+
+def test_errors_and_spread() -> None:
+    assert row("a", 100.0, 95.0).error == pytest.approx(-0.05) and row("a", 1, 1).tpot_error == pytest.approx(0.1)
+    assert spread([90.0, 100.0, 110.0]) == pytest.approx(0.1) and spread([5.0]) == 0.0
+    told = frame([row("a", 100.0, 95.0)]).to_dict("records")[0]
+    assert told["measured_throughput_tok_s"] == 100.0 and told["error"] == pytest.approx(-0.05)
+
+
+def test_order_counts_pairs_that_differ_by_more_than_their_spread() -> None:
+    found = [row("a", 100.0, 100.0), row("b", 103.0, 90.0), row("c", 150.0, 140.0), row("d", 80.0, 120.0)]
+    order = tables.Order([*found, row("a", 1000.0, 1.0, load="16")])
+    # a and b are too close to tell; c is above both, as predicted; d is below all, and predicted above a and b.
+    assert (order.right, order.pairs) == (3, 5)
+
+
+def test_gains_are_of_the_tuned_over_the_others() -> None:
+    (line,) = tables.gains([row("old", 100.0, 100.0), row("tuned", 120.0, 110.0)], "tuned")
+    assert "tuned over old" in line and "promised +10.0%" in line and "measured +20.0%" in line
+
+
+def test_lengths_are_those_of_the_time_asked_for(tmp_path: Path) -> None:
+    path = tmp_path / "run.parquet"
+    table = steps(drafter(), linear, [(4, 2), (4, 5)], 60)
+    write(path, table, about(classes=CLASSES))
+    ended = table["ended_s"].to_pylist()
+    assert lengths(path, [(0.0, ended[59])])[1] == 2.0 and lengths(path, [(ended[60], ended[-1])])[1] == 5.0
+    assert lengths(path, [(ended[-1] + 1, ended[-1] + 2)]) == (1.0, 0.0)
+    runs = [Measured(value, value / 1000, 0.0, ended[59]) for value in (90.0, 120.0, 100.0)]
+    middle = figures(runs, path)
+    assert (middle.throughput_tok_s, middle.tpot_s, middle.verify_length) == (100.0, 0.1, 2.0)
