@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -30,6 +31,15 @@ pytestmark = pytest.mark.parametrize("steered", [servers.COMPACT_SYNC], indirect
 PROMPT, OUTPUT, CLIENTS, REQUESTS = 64, 32, 4, 48
 # The machine is busy: figures of the two clients are medians of interleaved runs, and still differ by this much.
 NOISE = 0.3
+# ``python -m sglang.bench_serving`` beside PyTorch's CPU wheel.
+LAUNCH = """
+import runpy
+from sglang_dspark.serving import cpu
+from sglang_dspark.serving.cpu import torchvision_stand_in
+cpu.prepare(("--device", "cpu"))
+torchvision_stand_in.install()
+runpy.run_module("sglang.bench_serving", run_name="__main__")
+"""
 
 
 def workload() -> Workload:
@@ -47,7 +57,7 @@ def workload() -> Workload:
 
 
 def load(steered: servers.Steered, requests: int, texts: bool = True) -> Loaded:
-    prompts = {name: held_out(name, 8, PROMPT, 4) for name in CLASSES} if texts else None
+    prompts = {name: held_out(name, 24, PROMPT, 4) for name in CLASSES} if texts else None
     run = Run(requests=requests, warmup_requests=0, drain=True)
     return drive(Client(steered.server.url), workload(), run, 5, prompts)
 
@@ -61,7 +71,9 @@ def test_every_round_of_every_request_is_recorded(steered: servers.Steered, tmp_
     assert record.abouts[0].source == "dspark" and record.abouts[0].lost == 0
     steps = record.steps.to_pandas()
     decodes, prefills = steps[steps["kind"] == "decode"], steps[steps["kind"] == "prefill"]
-    assert prefills["prefill_tokens"].sum() == sum(r.prompt_tokens for r in loaded.requests)
+    prompts = sum(r.prompt_tokens for r in loaded.requests)
+    # Some begin alike, and the prefix cache has that.
+    assert 0.98 * prompts <= prefills["prefill_tokens"].sum() <= prompts
     assert decodes["requests"].sum() == sum(r.rounds for r in loaded.requests)
     # The first token is the prefill's; the last round may go past what was asked for.
     accepted = sum(int(np.sum(lengths)) for lengths in decodes["accepted_length"])
@@ -113,12 +125,15 @@ def test_figures_are_those_of_sglangs_benchmark(steered: servers.Steered, tmp_pa
 
 def bench_serving(steered: servers.Steered, out: Path) -> dict[str, float]:
     command = [
-        *(sys.executable, "-m", "sglang.bench_serving", "--backend", "sglang", "--base-url", steered.server.url),
+        *(sys.executable, "-c", LAUNCH, "--backend", "sglang", "--base-url", steered.server.url),
         *("--model", str(TARGET), "--tokenizer", str(TARGET), "--dataset-name", "random-ids", "--tokenize-prompt"),
         *("--random-input-len", str(PROMPT), "--random-output-len", str(OUTPUT), "--random-range-ratio", "1.0"),
         *("--num-prompts", str(REQUESTS), "--max-concurrency", str(CLIENTS), "--warmup-requests", "2"),
         *("--output-file", str(out), "--disable-tqdm", "--flush-cache"),
     ]
-    ran = subprocess.run(command, capture_output=True, text=True, timeout=300)
+    # It imports a library of data sets, which random ids do without.
+    (out.parent / "datasets.py").write_text("load_dataset = None\n")
+    environment = {**os.environ, "PYTHONPATH": str(out.parent)}
+    ran = subprocess.run(command, capture_output=True, text=True, timeout=300, env=environment)
     assert ran.returncode == 0, ran.stderr[-2000:]
     return dict(json.loads(out.read_text().splitlines()[-1]))

@@ -74,7 +74,7 @@ def load(
         temperature,
         lambda text: print(text, file=sys.stderr, flush=True),
     )
-    if loaded.failed and len(loaded.failed) == len(loaded.requests):
+    if loaded.failed and not any(request.finished for request in loaded.requests):
         raise InputError(f"{url}: every request failed, the first with {loaded.failed[0].error}; see the server's log")
     if out is not None:
         rows.write(out, loaded, chosen.workload.clients)

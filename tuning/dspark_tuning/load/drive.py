@@ -136,8 +136,7 @@ class _Drive:
         )
 
     async def _one_client(self, session: aiohttp.ClientSession) -> None:
-        closed = self._run.drain
-        while not closed or self._sent < self._end:
+        while not self._run.drain or self._sent < self._end:
             await self._send(session, next(self._rows))
 
     async def _arrivals(self, session: aiohttp.ClientSession) -> None:
@@ -166,7 +165,7 @@ class _Drive:
             self._closed_s = sent_s
         self._sent += 1
         stream = Stream()
-        error = "it was not over when the run was"
+        error = ""  # What is cut off by the end of the run has not failed.
         try:
             error = await ask(session, self._client.url, prompt, sampling, stream)
         finally:
