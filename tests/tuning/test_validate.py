@@ -313,12 +313,13 @@ SPLITS: dict[str, tuple[Pick, Pick]] = {
         lambda line: line["concurrency"] == "64",
     ),
 }
-# Means and worsts that docs/fidelity.md has, with a margin.
+# Means, worsts and rank correlations that docs/fidelity.md has, with a margin. V4-Pro's fixed arms are mostly within 2 %
+# of each other, and repeats are not.
 HELD = {
-    "V4-Flash adaptive": (0.065, 0.12),
-    "V4-Pro fixed 6 and 7": (0.055, 0.10),
-    "MI350X fixed 7": (0.07, 0.12),
-    "H200 64 clients": (0.065, 0.11),
+    "V4-Flash adaptive": (0.065, 0.12, 0.75),
+    "V4-Pro fixed 6 and 7": (0.055, 0.10, 0.4),
+    "MI350X fixed 7": (0.07, 0.12, 0.95),
+    "H200 64 clients": (0.065, 0.11, 0.95),
 }
 
 
@@ -337,12 +338,12 @@ def test_published_results_are_predicted(name: str, tmp_path: Path, pool: Execut
     found = validate(fit, held, known_curves(), pool)
     kept = [p for p in found.predicted if not is_outlier(p.row)]
     told = score(kept, fit)
-    mean, worst = HELD[name]
+    mean, worst, order = HELD[name]
     assert told.overall.mape < mean and told.overall.worst < worst
     assert told.overall.mape < told.overall.baseline_mape, "interpolation without parameters must be beaten"
     # Arms that speculate are often within a percent of each other, and cross for no reason.
     assert all(c.within for c in told.crossovers if "nospec" in (c.ahead, c.behind))
-    assert math.isnan(told.order) or told.order > 0.8
+    assert math.isnan(told.order) or told.order > order
 
 
 @pytest.fixture(scope="module")
@@ -376,7 +377,7 @@ def mean_error(tmp_path_factory: pytest.TempPathFactory, pool: Executor) -> Call
         ("eager_layer_s", "V4-Pro fixed 6 and 7"),
         ("layer_s", "H200 64 clients"),
         ("scale", "H200 64 clients"),
-        ("bandwidth_efficiency", "MI350X fixed 7"),
+        ("bandwidth_efficiency", "V4-Pro fixed 6 and 7"),
         ("flops_efficiency", "MI350X fixed 7"),
     ],
 )
