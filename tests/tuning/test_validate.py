@@ -313,8 +313,8 @@ SPLITS: dict[str, tuple[Pick, Pick]] = {
         lambda line: line["concurrency"] == "64",
     ),
 }
-# Means, worsts and rank correlations that docs/fidelity.md has, with a margin. V4-Pro's fixed arms are mostly within 2 %
-# of each other, and repeats are not.
+# Means, worsts and rank correlations that docs/fidelity.md has, with a margin. V4-Pro's fixed arms are mostly within
+# 2 % of each other, and repeats are not.
 HELD = {
     "V4-Flash adaptive": (0.065, 0.12, 0.75),
     "V4-Pro fixed 6 and 7": (0.055, 0.10, 0.4),
