@@ -68,12 +68,16 @@ def shapes(row: Row) -> Known:
     """The shapes of the row's model.
 
     Raises:
-        InputError: The model or the GPU is not known.
+        InputError: The model or the GPU is not known, or the row's gamma is beyond the model's draft.
     """
     found = known(row.model)
     if found is None:
         raise InputError(f"model: {row.model!r} is not known; known are {', '.join(names())}")
     gpu(row)
+    if row.gamma is not None and row.gamma > found.draft.block:
+        raise InputError(
+            f"gamma: {row.gamma} is beyond the draft block of {row.model}; give at most {found.draft.block}"
+        )
     return found
 
 
