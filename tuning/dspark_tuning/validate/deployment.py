@@ -212,10 +212,6 @@ def _cost(
     if "experts_s" in values:
         feed_forward = shapes(row).model.feed_forward
         live["experts"] = LiveExperts(seconds=values["experts_s"], share=feed_forward.active_share())
-    eager = profiled.curve.eager
-    if eager is not None:
-        slower = eager.model_copy(update={"seconds": tuple(values["eager_slope"] * s for s in eager.seconds)})
-        live["curve"] = profiled.curve.model_copy(update={"eager": slower})
     return profiled.model_copy(update=live)
 
 

@@ -53,9 +53,6 @@ MIXTURE: Final[dict[str, Parameter]] = {
 ROCM: Final[dict[str, Parameter]] = {
     "ragged_slope": Parameter(1.065, 0.02, 1.0, "an adaptive step over a fixed one of its size, ROCm's ragged path"),
 }
-CURVE: Final[dict[str, Parameter]] = {
-    "eager_slope": Parameter(1.2, 0.2, 1.0, "a live eager step over a profiled one"),
-}
 CURVE_MIXTURE: Final[dict[str, Parameter]] = {
     "experts_s": Parameter(5e-3, 0.7, 0.0, "reading the experts that a profile's dummy tokens leave alone, seconds"),
 }
