@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Generator, Iterator
 from typing import Any, NamedTuple
 
@@ -63,9 +64,9 @@ def simulate(
 ) -> Result:
     """Simulates a scenario under an arm until its measured requests are done.
 
-    Requests ``warmup_requests..requests-1`` are measured; arrivals go on behind them, so that the last ones meet the
-    same load. Throughput counts the output tokens between the arrivals of the first measured request and of the one
-    after the last.
+    Requests ``warmup_requests..requests-1`` are measured; unless the run drains, arrivals go on behind them, so that
+    the last ones meet the same load. Throughput counts the output tokens between the arrivals of the first measured
+    request and of the one after the last, or, where none follows, the end of the last one.
 
     Args:
         seed: Names the requests and the acceptances, the same for every arm.
@@ -88,8 +89,13 @@ class _Simulation:
             )
         self.env = simpy.Environment()
         self.first, self.last = scenario.run.warmup_requests, scenario.run.requests
-        # As many follow the measured requests as there are of them: under overload the queue would grow for ever.
-        self.end = self.last if scenario.run.drain else 2 * self.last - self.first
+        if scenario.run.drain:
+            self.end = self.last
+        elif scenario.workload.clients is not None:
+            self.end = sys.maxsize
+        else:
+            # As many follow the measured requests as there are of them: under overload the queue would grow for ever.
+            self.end = 2 * self.last - self.first
         self.requests = _Requests(scenario, seed)
         self.sent = 0
         self.route = ROUTERS[scenario.router]
@@ -172,7 +178,7 @@ class _Simulation:
         self._count()
         self.outstanding[replica] -= requests
         if self.scenario.workload.clients is not None:
-            for _ in range(min(requests, self.end - self.sent) if self.scenario.run.drain else requests):
+            for _ in range(min(requests, self.end - self.sent)):
                 self.send(self.env.now)
         if self.sent >= self.last and not self.done.triggered:
             measured = sum(int(r.metrics[0]["finished"].sum()) + int(r.metrics[0]["aborted"]) for r in self.replicas)

@@ -201,3 +201,37 @@ def test_littles_law_of_the_result() -> None:
     result = simulate(scenario, plain(max_running_requests=3), seed=4)
     mean = result.running * result.utilisation + result.queued
     assert mean == pytest.approx(18.0 * (result.ttft.mean_s + 9 * result.tpot.mean_s), rel=0.02)
+
+
+# Overhead of a server and of its requests
+
+
+@pytest.mark.parametrize("speculative", [False, True])
+@pytest.mark.parametrize("engine", ["sglang", "vllm"])
+def test_overheads_add_up_by_server_and_request(engine: str, speculative: bool) -> None:
+    """Every step waits for its server's overhead and for that of its requests, whether they decode or join."""
+    host = {"overhead_s": 0.004, "request_s": 1e-4, "plain": {"overhead_s": 0.001, "request_s": 3e-4}}
+    step_s, request_s = (0.004, 1e-4) if speculative else (0.001, 3e-4)
+    fields = {"engine": engine, "speculative": speculative, "gamma": 3, "max_running_requests": 64}
+    taken = []
+    for extra in ({}, host):
+        cost = step_cost(STEP_S, 0.0, prefill_s=PREFILL_S, draft_s=0.001, **extra)
+        bench = Bench(Server.model_validate(fields), cost=cost, acceptance=drafter(0.0))
+        for _ in range(5):
+            bench.send(1, 100)
+        taken.append(bench.steps(3))
+        bench.send(40, 100)
+        taken[-1] += bench.steps(3)
+    bare, whole = taken
+    assert [step.kind for step in bare] == [step.kind for step in whole]
+    # The prompt joins five requests in vLLM's step and has one of its own in SGLang's.
+    requests = [5, 5, 5, 6 if engine == "vllm" else 1, 6, 6]
+    for before, after, count in zip(bare, whole, requests, strict=True):
+        assert after.step_s - before.step_s == pytest.approx(step_s + count * request_s, rel=1e-9)
+
+
+def test_a_closed_loop_has_all_its_clients_however_few_are_measured() -> None:
+    scenario = a_scenario(Closed(clients=32), a_class(1, 100), cost=COST, requests=4)
+    log: list[StepLog] = []
+    simulate(scenario, plain(), log=log)
+    assert max(step.running for step in log) == 32

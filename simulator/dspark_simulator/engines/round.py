@@ -131,8 +131,14 @@ def _foresee(state: Record, rule: Rule, cost: Record) -> int:
 
 
 @njit(cache=True)
-def round_s(state: Record, server: Record, cost: Record, tokens: int, captured: bool, draft: bool) -> float:
-    """Seconds of a step that runs ``tokens`` verify tokens (padding included) for the running requests."""
+def round_s(
+    state: Record, server: Record, cost: Record, requests: int, tokens: int, captured: bool, draft: bool
+) -> float:
+    """Seconds of a step that runs ``tokens`` tokens (padding included) for the running requests and those that join.
+
+    Args:
+        requests: Both together.
+    """
     s = state[0]
     running = s.running
     context, real = 0, 0
@@ -140,7 +146,7 @@ def round_s(state: Record, server: Record, cost: Record, tokens: int, captured: 
         context += s.context[r]
         real += s.length[r] + 1
     flags = server[0]
-    time_s = host_s(cost, running, flags.speculative == 1)
+    time_s = host_s(cost, requests, flags.speculative == 1)
     time_s += verify_s(cost, tokens, captured, context, running)
     if draft:
         time_s += draft_s(cost, running)

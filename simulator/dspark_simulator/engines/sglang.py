@@ -63,7 +63,7 @@ def step(
         tier, draft = decide(state, server, rule, cost, acceptance, metrics)
         captured = fits(rule, busy, tier)
         m.eager += not captured
-        time_s = round_s(state, server, cost, tier, captured, draft)
+        time_s = round_s(state, server, cost, busy, tier, captured, draft)
         accept(state, server, metrics, now_s + time_s)
     count_step(state, metrics, busy, time_s)
     return time_s, gone + sweep(state)

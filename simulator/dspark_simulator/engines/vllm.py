@@ -54,7 +54,7 @@ def step(
     s.tier = tokens
     captured = fits(rule, busy, tokens)
     m.eager += not captured
-    time_s = round_s(state, server, cost, tokens, captured, draft)
+    time_s = round_s(state, server, cost, busy + joined, tokens, captured, draft)
     if joined > 0:
         time_s += cost[0].prefill_context_s * prompt_pairs(state, joined)
         if flags.speculative:
