@@ -3,7 +3,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/pip install --quiet --disable-pip-version-check
 
-.PHONY: demo serve-demo sim2real test lint bench pins clean
+.PHONY: demo serve-demo sim2real test slow lint bench pins clean
 
 demo: $(VENV)/base
 	$(BIN)/dspark tune --trials 64 --replications 8 --out out
@@ -16,6 +16,9 @@ sim2real: $(VENV)/serve
 
 test: $(VENV)/dev
 	$(BIN)/pytest -n 2 --dist loadgroup
+
+slow: $(VENV)/dev
+	$(BIN)/pytest -m slow
 
 lint: $(VENV)/dev
 	$(BIN)/ruff check .

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -11,6 +12,7 @@ from dspark_tuning.commands.common import Json, Workers, console, cpus, print_js
 
 if TYPE_CHECKING:
     from dspark_tuning.validate import Predicted, Validation
+    from dspark_tuning.validate.rows import Row
     from dspark_tuning.validate.score import Score
 
 
@@ -53,7 +55,7 @@ def validate(
     out.print(_spread([*measured, *wanted]))
 
 
-def _spread(rows: Any) -> str:
+def _spread(rows: Iterable[Row]) -> str:
     spreads = [row.spread for row in rows if row.spread is not None]
     if not spreads:
         return "Published repeats of such runs differ by 2 to 6 % (sgl-project/sglang#35413)."

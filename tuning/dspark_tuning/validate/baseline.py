@@ -12,20 +12,28 @@ from dspark_tuning.validate.rows import Row
 def interpolated(row: Row, fit: Sequence[Row]) -> float | None:
     """Throughput of a row from the arms of ``fit`` of the same deployment, tokens per second.
 
-    By concurrency on logarithms, and then by gamma, no speculation being gamma 0; an adaptive arm is taken for the best
-    fixed one, itself included. Outside what was measured the nearest row holds. None where there is none.
+    By concurrency on logarithms, and, where the arm itself was not measured, by gamma, no speculation being gamma 0; an
+    adaptive arm is then taken for the best of the others. Outside what was measured the nearest row holds. None where
+    nothing was.
     """
-    arms: dict[int, list[Row]] = {}
+    arms: dict[str, list[Row]] = {}
     for other in fit:
-        if other.key == row.key and other.arm != "adaptive" and other.throughput_tok_s is not None:
-            arms.setdefault(other.gamma or 0, []).append(other)
-    if not arms:
-        return None
-    gammas = sorted(arms)
-    at_load = [_at(arms[gamma], row.concurrency) for gamma in gammas]
+        if other.key == row.key and other.throughput_tok_s is not None:
+            arms.setdefault(other.label, []).append(other)
+    if row.label in arms:
+        return _at(arms[row.label], row.concurrency)
+    at_load = {label: _at(rows, row.concurrency) for label, rows in arms.items()}
     if row.arm == "adaptive":
-        return max(at_load)
-    return float(np.exp(np.interp(row.gamma or 0, gammas, np.log(at_load))))
+        return max(at_load.values(), default=None)
+    by_gamma = sorted(
+        (rows[0].gamma, at_load[label])
+        for label, rows in arms.items()
+        if rows[0].arm != "adaptive" and rows[0].gamma is not None
+    )
+    if row.gamma is None or not by_gamma:
+        return None
+    gammas, found = zip(*by_gamma, strict=True)
+    return float(np.exp(np.interp(row.gamma, gammas, np.log(found))))
 
 
 def _at(rows: Sequence[Row], concurrency: int) -> float:

@@ -68,16 +68,21 @@ def shapes(row: Row) -> Known:
     """The shapes of the row's model.
 
     Raises:
-        InputError: The model or the GPU is not known, or the row's gamma is beyond the model's draft.
+        InputError: It is not known, the row's GPU is not or does not multiply in its format, or the row's gamma is more
+            than its draft model drafts.
     """
     found = known(row.model)
     if found is None:
-        raise InputError(f"model: {row.model!r} is not known; known are {', '.join(names())}")
-    gpu(row)
-    if row.gamma is not None and row.gamma > found.draft.block:
-        raise InputError(
-            f"gamma: {row.gamma} is beyond the draft block of {row.model}; give at most {found.draft.block}"
-        )
+        raise InputError(f"{row.where}: model: {row.model!r} is not known; known are {', '.join(names())}")
+    for wanted in (found.model.format, found.model.routed_format()):
+        if wanted not in gpu(row).flops_per_s:
+            able = ", ".join(name for name, other in GPUS.items() if wanted in other.flops_per_s)
+            raise InputError(
+                f"{row.where}: hardware: {row.hardware!r} has no {wanted}, which {row.model} is in; give one of {able}"
+            )
+    block = found.draft.block
+    if row.gamma is not None and row.gamma > block:
+        raise InputError(f"{row.where}: gamma: {row.gamma} is beyond {row.model}'s draft block; give at most {block}")
     return found
 
 
@@ -90,7 +95,7 @@ def gpu(row: Row) -> Gpu:
     for name, found in GPUS.items():
         if name == row.hardware:
             return found
-    raise InputError(f"hardware: {row.hardware!r} is not known; known are {', '.join(GPUS)}")
+    raise InputError(f"{row.where}: hardware: {row.hardware!r} is not known; known are {', '.join(GPUS)}")
 
 
 def fill(row: Row, most_clients: int, tp: int) -> Filled:
@@ -254,6 +259,16 @@ def _profiled(
 def is_rocm(row: Row) -> bool:
     """Whether the row's GPUs are AMD's."""
     return row.hardware.startswith("MI")
+
+
+def is_neighbour(row: Row, other: Row) -> bool:
+    """Whether two rows are of models of one kind, dense or mixture of experts, on the same hardware."""
+    return row.hardware == other.hardware and is_mixture(row) == is_mixture(other)
+
+
+def is_namesake(row: Row, other: Row) -> bool:
+    """Whether two rows are of the same model."""
+    return known(row.model) == known(other.model)
 
 
 def is_mixture(row: Row) -> bool:

@@ -106,7 +106,7 @@ def space(*, curve: bool, mixture: bool, rocm: bool, arms: set[str]) -> Space:
     """
     relevant = dict(EVERYWHERE)
     if curve:
-        relevant |= CURVE | (MIXTURE | CURVE_MIXTURE if mixture else {})
+        relevant |= MIXTURE | CURVE_MIXTURE if mixture else {}
     else:
         relevant |= (ROOFLINE | MIXTURE) if mixture else ROOFLINE_DENSE
     if rocm:
@@ -121,4 +121,4 @@ def space(*, curve: bool, mixture: bool, rocm: bool, arms: set[str]) -> Space:
 
 
 def _all() -> dict[str, Parameter]:
-    return {**EVERYWHERE, **MIXTURE, **ROCM, **CURVE, **CURVE_MIXTURE, **ROOFLINE, **SCALE}
+    return {**EVERYWHERE, **MIXTURE, **ROCM, **CURVE_MIXTURE, **ROOFLINE, **SCALE}

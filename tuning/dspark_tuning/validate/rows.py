@@ -16,8 +16,18 @@ Arm = Literal["nospec", "fixed", "adaptive"]
 Engine = Literal["sglang", "vllm"]
 ARMS: tuple[Arm, ...] = ("nospec", "fixed", "adaptive")
 ENGINES: tuple[Engine, ...] = ("vllm", "sglang")
-COLUMNS = ("model", "hardware", "tp", "capture_tokens", "output_tokens", "arm", "gamma", "concurrency")
-MEASURED = ("throughput_tok_s", "median_tpot_ms", "accept_length", "output_valid")
+COLUMNS = (
+    "model",
+    "hardware",
+    "tp",
+    "capture_tokens",
+    "output_tokens",
+    "arm",
+    "gamma",
+    "concurrency",
+    "throughput_tok_s",
+)
+VALID = {"": True, "1": True, "1.0": True, "true": True, "0": False, "0.0": False, "false": False}
 
 
 class Key(NamedTuple):
@@ -41,6 +51,7 @@ class Row(NamedTuple):
         valid: The text was right; otherwise acceptance, and with it the throughput, means nothing.
         engine: ``sglang`` or ``vllm``.
         spread: Published spread of repeats, a fraction.
+        where: Its file and line, for messages.
     """
 
     model: str
@@ -57,6 +68,7 @@ class Row(NamedTuple):
     valid: bool
     engine: Engine
     spread: float | None
+    where: str = ""
 
     @property
     def key(self) -> Key:
@@ -78,7 +90,7 @@ def read(paths: Iterable[Path]) -> list[Row]:
 
 
 def _read_one(path: Path) -> list[Row]:
-    lines = csv_rows(path, (*COLUMNS, *MEASURED[:1]))
+    lines = csv_rows(path, COLUMNS)
     if not lines:
         raise InputError(f"{path}: holds no rows; give at least one measurement")
     return [_row(Cells(path, number, line)) for number, line in lines]
@@ -91,7 +103,7 @@ def csv_rows(path: Path, needed: tuple[str, ...]) -> list[tuple[int, dict[str, s
         InputError: Not readable, or without one of the columns ``needed``.
     """
     try:
-        with path.open(newline="", encoding="utf-8") as file:
+        with path.open(newline="", encoding="utf-8-sig") as file:
             reader = csv.DictReader(file)
             columns = reader.fieldnames or ()
             for column in needed:
@@ -144,7 +156,10 @@ class Cells(NamedTuple):
         raise self.wrong(column, f"give one of {', '.join(names)}")
 
     def wrong(self, column: str, remedy: str) -> InputError:
-        return InputError(f"{self.path}: line {self.number}: {column}: {self.text(column)!r} is not valid; {remedy}")
+        return InputError(f"{self.where()}: {column}: {self.text(column)!r} is not valid; {remedy}")
+
+    def where(self) -> str:
+        return f"{self.path}: line {self.number}"
 
 
 def gpu(hardware: str) -> str:
@@ -164,6 +179,9 @@ def _row(line: Cells) -> Row:
     gamma = line.whole("gamma", 0, MAX_GAMMA)
     if arm != "nospec" and gamma == 0:
         raise line.wrong("gamma", f"an arm that drafts has 1 to {MAX_GAMMA}; correct it, or leave it blank")
+    valid = VALID.get(line.text("output_valid").lower())
+    if valid is None:
+        raise line.wrong("output_valid", "give 1 or 0, or leave it blank")
     tpot_ms = line.real("median_tpot_ms")
     spread = re.search(r"spread (\d+(?:\.\d+)?)%", line.text("note"))
     return Row(
@@ -178,7 +196,8 @@ def _row(line: Cells) -> Row:
         throughput_tok_s=line.real("throughput_tok_s"),
         tpot_s=None if tpot_ms is None else tpot_ms / 1000,
         accepted_length=line.real("accept_length"),
-        valid=line.text("output_valid") not in ("0", "false", "False"),
+        valid=valid,
         engine=engine,
         spread=None if spread is None else float(spread[1]) / 100,
+        where=line.where(),
     )

@@ -5,7 +5,8 @@ from __future__ import annotations
 import itertools
 import math
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import NamedTuple
 
 import numpy as np
@@ -92,79 +93,62 @@ def _mean(values: Sequence[float]) -> float:
     return float(np.mean(values)) if values else math.nan
 
 
-class _Line(NamedTuple):
-    """An arm's throughput by concurrency, measured and as the predictions have it."""
+@dataclass
+class _Line:
+    """An arm's throughput by concurrency, measured and as the predictions have it; alike where none was asked for."""
 
-    predicted: bool
-    measured: dict[int, float]
-    said: dict[int, float]
+    measured: dict[int, float] = field(default_factory=dict)
+    said: dict[int, float] = field(default_factory=dict)
+    predicted: bool = False
 
 
 Deployment = tuple[str, str, int | None, int | None]
+Lines = Mapping[Deployment, Mapping[str, _Line]]
 
 
-def _lines(scored: Sequence[Predicted], fit: Sequence[Row]) -> dict[Deployment, dict[str, _Line]]:
-    lines: defaultdict[Deployment, dict[str, _Line]] = defaultdict(dict)
-
-    def add(row: Row, said: float | None) -> None:
-        line = lines[(*row.key, row.capture_tokens)].setdefault(row.label, _Line(False, {}, {}))
-        assert row.throughput_tok_s is not None
-        line.measured[row.concurrency] = row.throughput_tok_s
-        line.said[row.concurrency] = row.throughput_tok_s if said is None else said
-        if said is not None:
-            lines[(*row.key, row.capture_tokens)][row.label] = line._replace(predicted=True)
-
-    for row in fit:
-        if row.valid and row.throughput_tok_s is not None:
-            add(row, None)
-    for p in scored:
-        add(p.row, p.said.throughput_tok_s)
+def _lines(scored: Sequence[Predicted], fit: Sequence[Row]) -> Lines:
+    lines: defaultdict[Deployment, defaultdict[str, _Line]] = defaultdict(lambda: defaultdict(_Line))
+    given = [(row, row.throughput_tok_s, False) for row in fit if row.valid]
+    for row, said, predicted in (*given, *((p.row, p.said.throughput_tok_s, True) for p in scored)):
+        if row.throughput_tok_s is not None and said is not None:
+            line = lines[(*row.key, row.capture_tokens)][row.label]
+            line.measured[row.concurrency], line.said[row.concurrency] = row.throughput_tok_s, said
+            line.predicted |= predicted
     return lines
 
 
-def _crossovers(lines: dict[Deployment, dict[str, _Line]]) -> Iterable[Crossover]:
+def _crossovers(lines: Lines) -> Iterable[Crossover]:
     for (model, hardware, *_), arms in lines.items():
         for (one, a), (other, b) in itertools.combinations(arms.items(), 2):
             grid = sorted(a.measured.keys() & b.measured.keys())
             if len(grid) < 2 or not (a.predicted or b.predicted):
                 continue
             ahead, behind = (one, other) if a.measured[grid[0]] >= b.measured[grid[0]] else (other, one)
-
-            def falls(pick: Callable[[_Line], dict[int, float]]) -> int | None:
-                first, second = pick(arms[ahead]), pick(arms[behind])  # noqa: B023
-                return next((i for i, load in enumerate(grid) if first[load] < second[load]), None)  # noqa: B023
-
-            measured, predicted = falls(lambda line: line.measured), falls(lambda line: line.said)
-            if measured is None and predicted is None:
-                continue
-            # An arm that stays ahead to the end may fall behind on the step after.
-            end = len(grid)
-            apart = abs((end if measured is None else measured) - (end if predicted is None else predicted))
-            yield Crossover(
-                model,
-                hardware,
-                ahead,
-                behind,
-                None if measured is None else grid[measured],
-                None if predicted is None else grid[predicted],
-                apart <= 1,
-            )
+            measured = _falls(arms[ahead].measured, arms[behind].measured, grid)
+            predicted = _falls(arms[ahead].said, arms[behind].said, grid)
+            if measured < len(grid) or predicted < len(grid):
+                # An arm that stays ahead to the end may fall behind on the step after, which has no name.
+                places = [*grid, None]
+                within = abs(measured - predicted) <= 1
+                yield Crossover(model, hardware, ahead, behind, places[measured], places[predicted], within)
 
 
-def _order(lines: dict[Deployment, dict[str, _Line]]) -> float:
+def _falls(ahead: Mapping[int, float], behind: Mapping[int, float], grid: Sequence[int]) -> int:
+    """The first place of the grid at which ``ahead`` is behind, or its length."""
+    return next((i for i, load in enumerate(grid) if ahead[load] < behind[load]), len(grid))
+
+
+def _order(lines: Lines) -> float:
     """Arms within a deployment at one concurrency; those without a prediction among them say nothing."""
     found = []
     for arms in lines.values():
         for load in sorted({load for line in arms.values() for load in line.measured}):
             here = [line for line in arms.values() if load in line.measured]
-            if len(here) > 1 and any(line.predicted for line in here):
-                found.append(
-                    float(
-                        np.corrcoef(
-                            _ranks([line.measured[load] for line in here]), _ranks([line.said[load] for line in here])
-                        )[0, 1]
-                    )
-                )
+            measured = _ranks([line.measured[load] for line in here])
+            said = _ranks([line.said[load] for line in here])
+            # Arms that are all equal have no order.
+            if any(line.predicted for line in here) and len(set(measured)) > 1 and len(set(said)) > 1:
+                found.append(float(np.corrcoef(measured, said)[0, 1]))
     return _mean(found)
 
 

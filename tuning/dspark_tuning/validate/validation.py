@@ -12,7 +12,6 @@ from dspark_tuning.validate.baseline import interpolated
 from dspark_tuning.validate.deployment import Prediction
 from dspark_tuning.validate.fit import ITERATIONS, Job, Subject, fit, run_jobs
 from dspark_tuning.validate.rows import Key, Row
-from sglang_dspark.errors import InputError
 
 
 class Predicted(NamedTuple):
@@ -72,27 +71,28 @@ def validate(
 ) -> Validation:
     """Predicts rows from others.
 
-    Each deployment (model, hardware, tp) is calibrated on its own rows of ``fit_rows``, or, where it has none, on those
-    of other models on the same hardware. Rows whose text was not valid are left out, since nobody knows what was
-    accepted in them. Of ``predict_rows`` only the description of each run is read, nothing that was measured.
+    Each deployment (model, hardware, tp) is calibrated on its own rows of ``fit_rows``, or, where it has neither rows
+    nor a curve, on those of other models of its kind on the same hardware, or else of the same model on other hardware.
+    Rows whose text was not valid are left out, since nobody knows what was accepted in them. Of ``predict_rows`` only
+    the description of each run is read, nothing that was measured.
 
     Args:
         without: A quantity whose effect is taken out of the model.
 
     Raises:
-        InputError: A model or GPU that is not known.
+        InputError: A row of a model, GPU or gamma that is not known.
     """
     usable = [row for row in fit_rows if row.valid and row.throughput_tok_s is not None]
-    if not predict_rows:
-        raise InputError("--predict: holds no rows; give at least one")
+    for row in predict_rows:
+        # Said before minutes of fitting rather than after them.
+        deployment.shapes(row)
     found: dict[Key, list[Prediction]] = {}
     assumed: dict[Key, list[tuple[str, ...]]] = {}
     calibrations = []
     for key in dict.fromkeys(row.key for row in predict_rows):
         wanted = [row for row in predict_rows if row.key == key]
-        own = [row for row in usable if row.key == key]
-        rows = own or [row for row in usable if row.hardware == key.hardware]
         curve = curves.get(key)
+        rows, of = _rows(wanted[0], usable, curve)
         most = max(row.concurrency for row in (*wanted, *rows))
         space = parameters.space(
             curve=curve is not None,
@@ -114,19 +114,35 @@ def validate(
             Calibration(
                 key,
                 len(rows),
-                "" if own else f"other models on {key.hardware}" if rows else "nobody",
+                of,
                 curve is not None,
                 tuple(space.free),
                 values,
                 sum(errors) / len(errors) if errors else float("nan"),
             )
         )
-    ordered = []
-    for row in predict_rows:
-        ordered.append(
-            Predicted(row, found[row.key].pop(0), interpolated(row, usable), assumed[row.key].pop(0)),
-        )
+    ordered = [
+        Predicted(row, found[row.key].pop(0), interpolated(row, usable), assumed[row.key].pop(0))
+        for row in predict_rows
+    ]
     return Validation(tuple(ordered), tuple(calibrations))
+
+
+def _rows(wanted: Row, usable: Sequence[Row], curve: Measurements | None) -> tuple[list[Row], str]:
+    """The rows that say most of a deployment, and whose they are where they are not its own."""
+    own = [row for row in usable if row.key == wanted.key]
+    if own:
+        return own, ""
+    # Of other deployments only the roofline is known, which a curve does not need.
+    others = usable if curve is None else []
+    for whose, alike in (
+        (f"other models on {wanted.hardware}", deployment.is_neighbour),
+        (f"{wanted.model} on other hardware", deployment.is_namesake),
+    ):
+        found = [row for row in others if alike(row, wanted)]
+        if found:
+            return found, whose
+    return [], "nobody"
 
 
 def _fit(
