@@ -1,0 +1,138 @@
+"""Compiles every kernel for a GPU that is not there, and reads what it takes of one from the machine code."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import triton
+from triton.backends.compiler import GPUTarget
+from triton.runtime import driver
+from triton.runtime.jit import JITFunction
+
+from dspark_kernels.specimens import specimens
+from dspark_kernels.targets import TARGETS, Target, using
+
+NVIDIA_TOOLS = Path(triton.__file__).parent / "backends" / "nvidia" / "bin"
+
+
+class Compiled(NamedTuple):
+    """One kernel, specialised as a launch specialises it.
+
+    Attributes:
+        kernel: Its name.
+        specimen: The call that launches it.
+        warps, stages: How it is launched.
+        registers: Of a thread, AMD's both kinds together.
+        spill_bytes: Stack of a thread; nothing but spilled registers would be there.
+        shared_bytes: Shared memory of a program.
+        tensor_memory: Columns of sm_100's tensor memory.
+        code_bytes: The cubin or code object.
+    """
+
+    target: str
+    kernel: str
+    specimen: str
+    warps: int
+    stages: int
+    registers: int
+    spill_bytes: int
+    shared_bytes: int
+    tensor_memory: int
+    code_bytes: int
+
+
+class _Absent:
+    """A driver of a GPU that is not there: it says what it is and cannot launch."""
+
+    def __init__(self, target: Target) -> None:
+        self._target = target
+
+    def get_current_target(self) -> GPUTarget:
+        return GPUTarget(self._target.backend, self._target.arch, self._target.warp_size)
+
+    def get_current_device(self) -> str:
+        return self._target.name
+
+    def get_current_stream(self, device: object) -> int:
+        return 0
+
+
+@contextmanager
+def _compiling(target: Target, found: list[Any]) -> Iterator[None]:
+    """Launches become compilations, collected in ``found``."""
+    run, before = JITFunction.run, driver._active
+
+    def compile_only(self: Any, *arguments: Any, grid: Any, warmup: bool, **options: Any) -> Any:
+        found.append(run(self, *arguments, grid=grid, warmup=True, **options))
+
+    driver.set_active(_Absent(target))
+    JITFunction.run = compile_only
+    try:
+        yield
+    finally:
+        JITFunction.run = run
+        driver._active = before
+
+
+def compile_all(target_name: str) -> Iterator[Compiled]:
+    """Compiles for one of ``targets.TARGETS`` and yields each kernel once for each distinct machine code."""
+    target = TARGETS[target_name]
+    seen = set()
+    for specimen in specimens(target):
+        found: list[Any] = []
+        with using(target_name), _compiling(target, found):
+            specimen.call()
+        for kernel in found:
+            if kernel.hash not in seen:
+                seen.add(kernel.hash)
+                yield _read(target, kernel, specimen.name)
+
+
+def _read(target: Target, kernel: Any, specimen: str) -> Compiled:
+    meta = kernel.metadata
+    amd = target.backend == "hip"
+    code = kernel.asm["hsaco" if amd else "cubin"]
+    registers, spill_bytes = _amd(kernel.asm["amdgcn"]) if amd else _nvidia(code)
+    return Compiled(
+        target.name,
+        meta.name,
+        specimen,
+        meta.num_warps,
+        meta.num_stages,
+        registers,
+        spill_bytes,
+        meta.shared,
+        getattr(meta, "tmem_size", 0) or 0,
+        len(code),
+    )
+
+
+def _nvidia(cubin: bytes) -> tuple[int, int]:
+    """Registers and stack from the cubin itself."""
+    with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
+        file.write(cubin)
+        file.flush()
+        command = [str(NVIDIA_TOOLS / "cuobjdump"), "-res-usage", file.name]
+        text = subprocess.run(command, check=True, capture_output=True, text=True).stdout
+    usage = re.search(r"REG:(\d+) STACK:(\d+)", text)
+    if usage is None:
+        raise ValueError(f"cuobjdump: no resource usage in {text[:200]!r}")
+    return int(usage[1]), int(usage[2])
+
+
+def _amd(assembly: str) -> tuple[int, int]:
+    """Registers and stack from the code object's metadata."""
+
+    def field(name: str) -> int:
+        found = re.search(rf"\.{name}:\s+(\d+)", assembly)
+        if found is None:
+            raise ValueError(f"amdgcn: no .{name} in the code object's metadata")
+        return int(found[1])
+
+    return field("vgpr_count"), field("private_segment_fixed_size")

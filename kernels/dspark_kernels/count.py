@@ -1,0 +1,89 @@
+"""Counts what kernels read and write of global memory, access by access, under Triton's interpreter."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+from triton.runtime import interpreter
+
+
+class Launch(NamedTuple):
+    """The traffic of one launch in bytes.
+
+    Attributes:
+        kernel: Its name.
+        every: All accesses that a mask lets through.
+        distinct: Each address that is read once, and each that is written once: what is left of ``every`` where the
+            L2 cache serves all re-reads of a launch.
+    """
+
+    kernel: str
+    every: int
+    distinct: int
+
+
+class _Accesses:
+    """Addresses of one launch, byte ranges of one width each."""
+
+    def __init__(self) -> None:
+        self.every = 0
+        self._seen: dict[tuple[str, int], list[NDArray[np.uint64]]] = {}
+
+    def add(self, kind: str, addresses: NDArray[np.uint64], mask: NDArray[np.bool_], width: int) -> None:
+        spread, through = np.broadcast_arrays(addresses, mask)
+        touched = spread[through]
+        self.every += touched.size * width
+        self._seen.setdefault((kind, width), []).append(np.unique(touched))
+
+    def distinct(self) -> int:
+        return sum(np.unique(np.concatenate(arrays)).size * width for (_, width), arrays in self._seen.items())
+
+
+@contextmanager
+def counting() -> Iterator[list[Launch]]:
+    """Counts every launch in the block, of anybody's kernels, in the list that it gives."""
+    builder, executor = interpreter.InterpreterBuilder, interpreter.GridExecutor
+    load, store, update, run = (
+        builder.create_masked_load,
+        builder.create_masked_store,
+        builder.create_atomic_rmw,
+        executor.__call__,
+    )
+    launches: list[Launch] = []
+    current: list[_Accesses] = []
+
+    def note(kind: str, pointers: Any, mask: Any) -> None:
+        width = max(1, pointers.get_element_ty().primitive_bitwidth // 8)
+        current[-1].add(kind, pointers.data, mask.data.astype(bool), width)
+
+    def create_masked_load(self: Any, pointers: Any, mask: Any, *rest: Any, **named: Any) -> Any:
+        note("read", pointers, mask)
+        return load(self, pointers, mask, *rest, **named)
+
+    def create_masked_store(self: Any, pointers: Any, value: Any, mask: Any, *rest: Any, **named: Any) -> Any:
+        note("write", pointers, mask)
+        return store(self, pointers, value, mask, *rest, **named)
+
+    def create_atomic_rmw(self: Any, op: Any, pointers: Any, value: Any, mask: Any, *rest: Any) -> Any:
+        note("read", pointers, mask)
+        note("write", pointers, mask)
+        return update(self, op, pointers, value, mask, *rest)
+
+    def call(self: Any, *arguments: Any, **options: Any) -> Any:
+        current.append(_Accesses())
+        result = run(self, *arguments, **options)
+        accesses = current.pop()
+        launches.append(Launch(self.fn.__name__, accesses.every, accesses.distinct()))
+        return result
+
+    builder.create_masked_load, builder.create_masked_store = create_masked_load, create_masked_store
+    builder.create_atomic_rmw, executor.__call__ = create_atomic_rmw, call
+    try:
+        yield launches
+    finally:
+        builder.create_masked_load, builder.create_masked_store = load, store
+        builder.create_atomic_rmw, executor.__call__ = update, run

@@ -1,0 +1,21 @@
+"""The step that all passes over the vocabulary share: a tile of corrected logits."""
+
+from __future__ import annotations
+
+import triton
+import triton.language as tl
+
+
+@triton.jit
+def load_latents(latents, place, in_rows, inner, in_rank, stride):
+    """The rows ``place`` int64 of ``latents``, [ROWS, RANK], zeros beyond."""
+    at = latents + place[:, None] * stride + inner[None, :]
+    return tl.load(at, in_rows[:, None] & in_rank[None, :], 0.0)
+
+
+@triton.jit
+def corrected(latent, w2, base, column, in_width, inner, in_rank, rank, PRECISION: tl.constexpr):
+    """``base + latent W2`` for the columns, float32 [ROWS, COLUMNS]; nothing of it goes to memory."""
+    at = w2 + column.to(tl.int64)[:, None] * rank + inner[None, :]
+    weight = tl.load(at, in_width[:, None] & in_rank[None, :], 0.0)
+    return tl.dot(latent, tl.trans(weight), base, input_precision=PRECISION)

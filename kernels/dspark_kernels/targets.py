@@ -1,0 +1,193 @@
+"""Launch configurations, one table a GPU, and why they are what they are.
+
+Nobody has timed them. They follow from the machine: what a program keeps in shared memory and registers has to fit
+(``dspark kernels check`` compiles each and fails on a spill), ``W2`` should be read once (so a block holds all rows as
+long as it can), one program a multiprocessor keeps two or three tiles of ``W2`` in flight, and each program reads its
+rows' latents once, so more programs than multiprocessors would only read more.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from typing import Final, NamedTuple
+
+import torch
+import triton
+
+
+class Scan(NamedTuple):
+    """How a pass over the vocabulary is cut.
+
+    Attributes:
+        block_rows: Rows of a program; 16 at least, for the matrix unit.
+        block_vocab: Columns of a tile.
+        warps, stages: Of the compiler; stages is how many tiles of ``W2`` are in flight.
+        programs: Of a launch, shared out among the blocks of rows.
+    """
+
+    block_rows: int
+    block_vocab: int
+    warps: int
+    stages: int
+    programs: int
+
+    def parts(self, width: int, rows: int) -> int:
+        """Programs that share the vocabulary of a block of rows."""
+        return max(1, min(triton.cdiv(width, self.block_vocab), self.programs // triton.cdiv(rows, self.block_rows)))
+
+
+class Target(NamedTuple):
+    """A GPU that kernels are compiled for.
+
+    Attributes:
+        name: As the compilers call it.
+        gpu: A product that has it.
+        backend, arch, warp_size: Of ``triton.backends.compiler.GPUTarget``.
+        bytes_per_s: Published memory bandwidth of the product.
+        shared_bytes: Shared memory that a program may have.
+        draft, residual: Configurations of the two passes for 2-byte weights, by the most rows each is for.
+        single: The same for 4-byte weights.
+    """
+
+    name: str
+    gpu: str
+    backend: str
+    arch: int | str
+    warp_size: int
+    bytes_per_s: float
+    shared_bytes: int
+    draft: tuple[Scan, ...]
+    residual: tuple[Scan, ...]
+    single: tuple[Scan, ...]
+
+    @property
+    def precision(self) -> str:
+        """Of products of float32: three TF32 products on NVIDIA, whose tensor cores have no float32."""
+        return "tf32x3" if self.backend == "cuda" else "ieee"
+
+
+# Columns of a tile: what leaves no register in memory (with 64 columns in 8 warps a tile of 64 rows spills on sm_80 and
+# sm_100, with 128 it does not) and fits twice or three times beside the latents. 256 rows fit beside two tiles of 32
+# columns on sm_90 and sm_100, so W2 is read once there up to 256 rows; on sm_80 and gfx942 128 rows fit.
+# Programs: one a multiprocessor, but 108 of an H100's 132 and a B200's 148 from 64 rows on. There the latents that each
+# reads are 32 KiB and more, and 108 keep what the programs read again below 5 %; they have 7 MB and more of W2 in
+# flight, which is more than bandwidth times a microsecond of latency on an H100, and V 151,936 in tiles of 32, 64 or 128
+# is 44, 22 or 11 turns of 108 without a rest.
+TARGETS: Final = {
+    target.name: target
+    for target in (
+        Target(
+            "sm_80",
+            "A100",
+            "cuda",
+            80,
+            32,
+            2.039e12,  # NVIDIA A100 80GB SXM data sheet.
+            166_912,
+            draft=(Scan(16, 64, 4, 3, 108), Scan(32, 64, 4, 3, 108), Scan(64, 128, 8, 2, 108), Scan(128, 32, 8, 3, 108)),
+            residual=(Scan(16, 64, 4, 3, 108), Scan(32, 32, 4, 3, 108), Scan(64, 32, 8, 3, 108)),
+            single=(Scan(16, 32, 4, 2, 108),),
+        ),
+        Target(
+            "sm_90",
+            "H100",
+            "cuda",
+            90,
+            32,
+            3.35e12,  # NVIDIA H100 SXM5 data sheet.
+            232_448,
+            draft=(
+                Scan(16, 64, 4, 3, 132),
+                Scan(32, 64, 4, 3, 132),
+                Scan(64, 64, 8, 3, 108),
+                Scan(128, 64, 8, 2, 108),
+                Scan(256, 32, 8, 2, 108),
+            ),
+            residual=(Scan(16, 64, 4, 3, 132), Scan(32, 32, 4, 3, 132), Scan(64, 32, 8, 3, 132)),
+            single=(Scan(16, 32, 4, 2, 132),),
+        ),
+        Target(
+            "sm_100",
+            "B200",
+            "cuda",
+            100,
+            32,
+            8e12,  # NVIDIA DGX B200 data sheet, one of eight.
+            232_448,
+            draft=(
+                Scan(16, 64, 4, 3, 148),
+                Scan(32, 64, 4, 3, 148),
+                Scan(64, 128, 8, 2, 108),
+                Scan(128, 64, 8, 2, 108),
+                Scan(256, 32, 8, 2, 108),
+            ),
+            residual=(Scan(16, 64, 4, 3, 148), Scan(32, 32, 4, 3, 148), Scan(64, 32, 8, 3, 148)),
+            single=(Scan(16, 32, 4, 2, 148),),
+        ),
+        Target(
+            "gfx942",
+            "MI300X",
+            "hip",
+            "gfx942",
+            64,
+            5.3e12,  # AMD Instinct MI300X data sheet.
+            65_536,
+            draft=(Scan(16, 64, 4, 2, 304), Scan(32, 32, 4, 2, 304), Scan(64, 64, 4, 2, 304), Scan(128, 64, 8, 2, 304)),
+            residual=(Scan(16, 64, 4, 2, 304), Scan(32, 32, 4, 2, 304), Scan(64, 64, 4, 2, 304)),
+            single=(Scan(16, 32, 4, 2, 304),),
+        ),
+    )
+}
+
+_chosen: ContextVar[Target | None] = ContextVar("target", default=None)
+
+
+@contextmanager
+def using(name: str) -> Iterator[Target]:
+    """Launches as for a target, whatever the machine is: for compiling ahead of time and for the interpreter."""
+    token = _chosen.set(TARGETS[name])
+    try:
+        yield TARGETS[name]
+    finally:
+        _chosen.reset(token)
+
+
+def covering(device: torch.device) -> Target | None:
+    """The target that a device is; None for a GPU that nothing here is compiled for. The interpreter is an H100."""
+    if (chosen := _chosen.get()) is not None:
+        return chosen
+    if device.type != "cuda":
+        return TARGETS["sm_90"]
+    if torch.version.hip is not None:
+        return TARGETS.get(torch.cuda.get_device_properties(device).gcnArchName.split(":")[0])
+    major, _ = torch.cuda.get_device_capability(device)
+    return TARGETS.get(f"sm_{major}0")
+
+
+def of(device: torch.device) -> Target:
+    """As :func:`covering`.
+
+    Raises:
+        ValueError: None covers it.
+    """
+    if (target := covering(device)) is None:
+        raise ValueError(f"device: {device} is no target of these kernels, expected {', '.join(TARGETS)}")
+    return target
+
+
+def draft_scan(device: torch.device, rows: int, itemsize: int) -> Scan:
+    """The draft pass for ``rows`` rows and weights of ``itemsize`` bytes."""
+    target = of(device)
+    return _for_rows(target.draft if itemsize == 2 else target.single, rows)
+
+
+def residual_scan(device: torch.device, rows: int, itemsize: int) -> Scan:
+    """The pass that draws from the residual."""
+    target = of(device)
+    return _for_rows(target.residual if itemsize == 2 else target.single, rows)
+
+
+def _for_rows(table: tuple[Scan, ...], rows: int) -> Scan:
+    return next((scan for scan in table if rows <= scan.block_rows), table[-1])
