@@ -47,9 +47,11 @@ def accept_chain(
     q = inside.to(tl.float32)
     if not ONE_HOT:
         drawn = tl.load(draft_temperatures + request) > 0
-        q = tl.where(drawn, tl.exp(tl.minimum(tl.load(draft_log_probs + request * GAMMA + index, inside, 0.0), 0.0)), q)
-    place = tl.load(positions + request) + index
-    u = coin(seed, tl.load(requests + request) + index * 0, place, _K_COIN)
+        log_q = tl.load(draft_log_probs + request * GAMMA + index, inside, 0.0)
+        # Rounding may leave a logarithm above 0; a NaN stays one.
+        q = tl.where(drawn, tl.exp(tl.where(log_q > 0, 0.0, log_q)), q)
+    name, position = tl.load(requests + request) + index * 0, tl.load(positions + request) + index * 0
+    u = coin(seed, name, position, index, _K_COIN)
     # A comparison with NaN is false: a proposal or target that is no probability accepts nothing.
     ends = inside & ((u * q < p) == 0)
     first = tl.min(tl.where(ends, index, GAMMA), 0)
@@ -109,6 +111,6 @@ def reference_accept_chain(
 ) -> torch.Tensor:
     """Reference: ``p`` and ``q`` float32 [R, gamma] are the drafts' probabilities."""
     index = torch.arange(p.shape[1])
-    u = reference_coins(seed, requests[:, None], positions[:, None] + index)
+    u = reference_coins(seed, requests[:, None], positions[:, None], index)
     taken = (u * q < p) & (index < lengths[:, None])
     return taken.int().cumprod(dim=1).sum(dim=1).to(torch.int32)

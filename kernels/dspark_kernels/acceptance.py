@@ -180,7 +180,7 @@ def reference_accept(
     each = torch.arange(count)
     rejected = (accepted < lengths)[:, None]
     last = torch.where(rejected, q[each, accepted.clamp(max=gamma - 1).long()], 0.0)
-    keys = reference_residual(p[each, accepted.long()], last, requests, positions + accepted, seed)
+    keys = reference_residual(p[each, accepted.long()], last, requests, positions, accepted, seed)
     return Accepted(accepted, reference_pick(keys))
 
 

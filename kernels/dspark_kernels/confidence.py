@@ -43,6 +43,7 @@ def confidence_rows(
     width,
     rank,
     GAMMA: tl.constexpr,
+    EACH: tl.constexpr,
     HAS_BIAS: tl.constexpr,
     HAS_MARKOV: tl.constexpr,
     BLOCK_GAMMA: tl.constexpr,
@@ -71,7 +72,7 @@ def confidence_rows(
         total += tl.sum(embedding.to(tl.float32) * factor[None, :], 1)
     if HAS_BIAS:
         total += tl.load(bias).to(tl.float32)
-    tempered = 1.0 / (1.0 + tl.exp(-total / tl.load(temperatures + position, inside, 1.0)))
+    tempered = 1.0 / (1.0 + tl.exp(-total / tl.load(temperatures + position * EACH, inside, 1.0)))
     tl.store(logits + of_row, total, inside)
     tl.store(confidence + of_row, tempered, inside)
     # In the order of the block: scores are ranked by their bits, which hang on the order of the product.
@@ -98,7 +99,7 @@ def confidence_block(
         tokens: int64 [R, gamma], the drafts.
         weight: [H + K], or [H] for a head without the Markov embedding.
         bias: [1], or None.
-        temperatures: float32 [gamma], of sequential temperature scaling; ones for none.
+        temperatures: float32 [gamma] of sequential temperature scaling, or [1] for all.
         w1: [V, K], or None for a head without it.
 
     Raises:
@@ -113,7 +114,7 @@ def confidence_block(
     checks.tensor("weight", weight, checks.LOGITS, (width + rank,), hidden)
     if bias is not None:
         checks.tensor("bias", bias, checks.LOGITS, (1,), hidden)
-    checks.tensor("temperatures", temperatures, torch.float32, (gamma,), hidden)
+    checks.tensor("temperatures", temperatures, torch.float32, (1 if temperatures.numel() == 1 else gamma,), hidden)
     if w1 is not None:
         checks.tensor("w1", w1, checks.LOGITS, (None, None), hidden)
         checks.between("w1: rank", rank, 1, checks.MAX_RANK)
@@ -132,6 +133,7 @@ def confidence_block(
         width,
         rank,
         GAMMA=gamma,
+        EACH=int(temperatures.numel() > 1),
         HAS_BIAS=bias is not None,
         HAS_MARKOV=w1 is not None,
         BLOCK_GAMMA=triton.next_power_of_2(gamma),

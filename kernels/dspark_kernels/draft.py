@@ -35,6 +35,7 @@ def draft_block(
     vocab_start: int = 0,
     gather: Callable[[torch.Tensor], torch.Tensor] | None = None,
     kept: torch.Tensor | None = None,
+    outputs: Outputs | None = None,
     config: targets.Scan | None = None,
 ) -> Outputs:
     """Draws token k of each row from ``softmax((U_k + latent_k W2) / T)``, or takes the argmax at temperature 0.
@@ -53,6 +54,7 @@ def draft_block(
         vocab_start: First token of the shard that ``base_logits`` and ``head.w2`` are of, a multiple of 4.
         gather: Collects a tensor of every shard in a new first dimension.
         kept: [R, gamma, V] that gets the corrected logits, where someone asks for them.
+        outputs: Written and returned; new tensors if None.
         config: In place of the target's.
 
     Returns:
@@ -79,14 +81,16 @@ def draft_block(
         checks.tensor("hidden", hidden, checks.LOGITS, (rows, gamma, width), base_logits, rows_only=True)
     if kept is not None:
         checks.tensor("kept", kept, checks.LOGITS, tuple(base_logits.shape), base_logits, rows_only=True)
+    if outputs is None:
+        outputs = make_outputs(head, rows, gamma, base_logits.device)
+    _check_outputs(head, outputs, rows, gamma, base_logits)
     from_hidden = None if hidden is None or head.kind == "vanilla" else head.from_hidden(hidden)
     if not launches(base_logits):
         if gather is not None or vocab_start:
             raise ValueError("gather, vocab_start: the reference has no shards, expected None and 0")
         return reference_draft_block(
-            head, base_logits, anchors, from_hidden, temperatures, requests, positions, seed, sample, kept
+            head, base_logits, anchors, from_hidden, temperatures, requests, positions, seed, sample, kept, outputs
         )
-    outputs = _outputs(head, rows, gamma, base_logits.device)
     if from_hidden is not None:
         finish(head, None, anchors, from_hidden, outputs, -1)
     for step in range(gamma):
@@ -109,7 +113,8 @@ def draft_block(
     return outputs
 
 
-def _outputs(head: MarkovHead, rows: int, gamma: int, device: torch.device) -> Outputs:
+def make_outputs(head: MarkovHead, rows: int, gamma: int, device: torch.device) -> Outputs:
+    """Tensors for a block of ``rows`` requests, unwritten."""
     vanilla = head.kind == "vanilla"
     return Outputs(
         torch.empty((rows, gamma), dtype=torch.int64, device=device),
@@ -118,6 +123,20 @@ def _outputs(head: MarkovHead, rows: int, gamma: int, device: torch.device) -> O
         None if vanilla else torch.empty((rows, gamma, head.rank), dtype=head.w2.dtype, device=device),
         torch.empty((2, rows, head.rank), dtype=torch.float32, device=device) if head.kind == "rnn" else None,
     )
+
+
+def _check_outputs(head: MarkovHead, outputs: Outputs, rows: int, gamma: int, like: torch.Tensor) -> None:
+    checks.tensor("outputs.tokens", outputs.tokens, torch.int64, (rows, gamma), like)
+    checks.tensor("outputs.log_probs", outputs.log_probs, torch.float32, (rows, gamma), like)
+    checks.tensor("outputs.log_sums", outputs.log_sums, torch.float32, (rows, gamma), like)
+    if head.kind != "vanilla":
+        if outputs.latents is None:
+            raise ValueError(f"outputs.latents: missing, expected those of a {head.kind} head")
+        checks.tensor("outputs.latents", outputs.latents, head.w2.dtype, (rows, gamma, head.rank), like)
+    if head.kind == "rnn":
+        if outputs.states is None:
+            raise ValueError("outputs.states: missing, expected the scratch of an rnn head")
+        checks.tensor("outputs.states", outputs.states, torch.float32, (2, rows, head.rank), like)
 
 
 def reference_draft_block(
@@ -131,10 +150,11 @@ def reference_draft_block(
     seed: int,
     sample: bool = True,
     kept: torch.Tensor | None = None,
+    outputs: Outputs | None = None,
 ) -> Outputs:
     """Reference of :func:`draft_block`."""
     rows, gamma, _ = base_logits.shape
-    outputs = _outputs(head, rows, gamma, base_logits.device)
+    outputs = outputs or make_outputs(head, rows, gamma, base_logits.device)
     tokens, state = anchors, None
     for step in range(gamma):
         of_step = None if from_hidden is None else from_hidden[:, step]

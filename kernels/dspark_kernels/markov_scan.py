@@ -68,7 +68,8 @@ def markov_scan(
     scale = 1.0 / tl.where(sampled, temperature, 1.0)
     if SAMPLE:
         request = tl.load(requests + row, in_rows, 0)
-        position = tl.load(positions + row, in_rows, 0) + step
+        position = tl.load(positions + row, in_rows, 0)
+        steps = row * 0 + step
 
     best = tl.full([BLOCK_ROWS], float("-inf"), tl.float32)
     token = tl.full([BLOCK_ROWS], _K_NONE, tl.int32)
@@ -90,7 +91,7 @@ def markov_scan(
         key = scaled
         if SAMPLE:
             noise = exponentials(
-                seed, request, position, vocab_start + tile * BLOCK_VOCAB, _K_DRAFT, BLOCK_ROWS, BLOCK_VOCAB
+                seed, request, position, steps, vocab_start + tile * BLOCK_VOCAB, _K_DRAFT, BLOCK_ROWS, BLOCK_VOCAB
             )
             key = tl.where(sampled[:, None], scaled - tl.log(noise), scaled)
         tile_best = tl.max(key, 1)
@@ -140,7 +141,7 @@ def scan(
         latents: [R, K] of the head's dtype for the others, rows of any stride.
         temperatures: float32 [R]; 0 is argmax.
         requests: int64 [R], what names a row's request.
-        positions: int64 [R], to which ``step`` is added.
+        positions: int64 [R], of the anchors; ``step`` counts from them.
         sample: Whether any temperature may be above 0; if not, all rows are argmax.
         vocab_start: First token of the shard, a multiple of 4.
         kept: [R, V] that gets the corrected logits, where someone asks for them.
@@ -210,5 +211,6 @@ def reference_scan(
     scaled = scaled.nan_to_num(nan=torch.inf, posinf=torch.inf, neginf=-torch.inf)
     if not sample:
         return scaled, scaled
-    noise = reference_exponentials(seed, requests, positions + step, vocab_start, value.shape[1], DRAFT)
+    steps = torch.full_like(positions, step)
+    noise = reference_exponentials(seed, requests, positions, steps, vocab_start, value.shape[1], DRAFT)
     return scaled, torch.where((temperatures > 0)[:, None], scaled - noise.log(), scaled)

@@ -1,7 +1,10 @@
 """Counter-based noise: the same seed, request and position give the same draws, whatever else is in the batch.
 
-Philox4x32-10 (Salmon et al., SC 2011), key the seed, counter (quad, request low, request high, position + domain). Four
-words come out of a counter; they go to tokens ``4 * quad`` to ``4 * quad + 3`` of the whole vocabulary, so shards agree.
+Philox4x32-10 (Salmon et al., SC 2011), key the seed, counter (quad + step, request low, request high, position + domain).
+Four words come out of a counter; they go to tokens ``4 * quad`` to ``4 * quad + 3`` of the whole vocabulary, so shards
+agree. The position is that of the round's anchor and the step counts within the round: added up, a draft that nobody
+verified and a draft of the next round would share their noise, and the confidences behind the former help to decide, a
+step or two later, whether the latter is verified, which would not be lossless.
 """
 
 from __future__ import annotations
@@ -15,6 +18,8 @@ import triton.language as tl
 DRAFT: Final = 0
 COIN: Final = 1
 RESIDUAL: Final = 2
+# 2 ** 24 quads and 256 steps; 2 ** 29 positions and 8 domains.
+STEP_SHIFT: Final = 24
 DOMAIN_SHIFT: Final = 29
 _WORD: Final = 0xFFFFFFFF
 _SCALE: Final = 2.0**-32
@@ -23,7 +28,8 @@ _SERIES_BELOW: Final = 1.0 / 64.0
 _K_WORD = tl.constexpr(_WORD)
 _K_SCALE = tl.constexpr(_SCALE)
 _K_SERIES_BELOW = tl.constexpr(_SERIES_BELOW)
-_K_SHIFT = tl.constexpr(DOMAIN_SHIFT)
+_K_STEP = tl.constexpr(STEP_SHIFT)
+_K_DOMAIN = tl.constexpr(DOMAIN_SHIFT)
 
 
 @triton.jit
@@ -41,33 +47,38 @@ def exponential_of(bits):
 
 
 @triton.jit
-def exponentials(seed, request, position, first, DOMAIN: tl.constexpr, ROWS: tl.constexpr, COLUMNS: tl.constexpr):
-    """Noise of a tile, float32 [ROWS, COLUMNS]: ``request`` and ``position`` int64 [ROWS], ``first`` token % 4 == 0."""
+def exponentials(
+    seed, request, position, step, first, DOMAIN: tl.constexpr, ROWS: tl.constexpr, COLUMNS: tl.constexpr
+):
+    """Noise of a tile from token ``first`` on, a multiple of 4: float32 [ROWS, COLUMNS].
+
+    ``request`` and ``position`` are int64 [ROWS], ``step`` int32 [ROWS].
+    """
     quad = first // 4 + tl.arange(0, COLUMNS // 4)
     shape: tl.constexpr = [ROWS, COLUMNS // 4]
-    c0 = tl.broadcast_to(quad.to(tl.uint32)[None, :], shape)
+    c0 = (quad[None, :] + (step << _K_STEP)[:, None]).to(tl.uint32)
     c1 = tl.broadcast_to((request & _K_WORD).to(tl.uint32)[:, None], shape)
     c2 = tl.broadcast_to(((request >> 32) & _K_WORD).to(tl.uint32)[:, None], shape)
-    c3 = tl.broadcast_to((position + (DOMAIN << _K_SHIFT)).to(tl.uint32)[:, None], shape)
+    c3 = tl.broadcast_to((position + (DOMAIN << _K_DOMAIN)).to(tl.uint32)[:, None], shape)
     w0, w1, w2, w3 = tl.philox(seed, c0, c1, c2, c3)
     return exponential_of(tl.interleave(tl.interleave(w0, w2), tl.interleave(w1, w3)))
 
 
 @triton.jit
-def coin(seed, request, position, DOMAIN: tl.constexpr):
-    """One uniform for each of ``request``, ``position`` int64 of the same shape; float32 in (0, 1]."""
+def coin(seed, request, position, step, DOMAIN: tl.constexpr):
+    """One uniform for each of ``request`` and ``position`` int64, ``step`` int32; float32 in (0, 1]."""
     c1 = (request & _K_WORD).to(tl.uint32)
     c2 = ((request >> 32) & _K_WORD).to(tl.uint32)
-    c3 = (position + (DOMAIN << _K_SHIFT)).to(tl.uint32)
-    w0, _w1, _w2, _w3 = tl.philox(seed, c1 * 0, c1, c2, c3)
+    c3 = (position + (DOMAIN << _K_DOMAIN)).to(tl.uint32)
+    w0, _w1, _w2, _w3 = tl.philox(seed, (step << _K_STEP).to(tl.uint32), c1, c2, c3)
     return uniform_of(w0)
 
 
 def words(
-    seed: int, quads: torch.Tensor, requests: torch.Tensor, positions: torch.Tensor, domain: int
+    seed: int, quads: torch.Tensor, requests: torch.Tensor, positions: torch.Tensor, steps: torch.Tensor, domain: int
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
     """The reference of the generator: int64 tensors that hold 32-bit words, of the arguments' common shape."""
-    c = [quads & _WORD, requests & _WORD, (requests >> 32) & _WORD, (positions + (domain << DOMAIN_SHIFT)) & _WORD]
+    c = [(quads + (steps << STEP_SHIFT)) & _WORD, requests & _WORD, (requests >> 32) & _WORD, (positions + (domain << DOMAIN_SHIFT)) & _WORD]
     c0, c1, c2, c3 = torch.broadcast_tensors(*c)
     k0, k1 = seed & _WORD, (seed >> 32) & _WORD
     for _ in range(10):
@@ -91,14 +102,20 @@ def uniforms(bits: torch.Tensor) -> torch.Tensor:
 
 
 def reference_exponentials(
-    seed: int, requests: torch.Tensor, positions: torch.Tensor, first: int, count: int, domain: int
+    seed: int,
+    requests: torch.Tensor,
+    positions: torch.Tensor,
+    steps: torch.Tensor,
+    first: int,
+    count: int,
+    domain: int,
 ) -> torch.Tensor:
     """Reference of :func:`exponentials`: float32 [R, count] for tokens ``first`` to ``first + count - 1``."""
     quads = torch.arange(first // 4, (first + count + 3) // 4, device=requests.device)
-    bits = torch.stack(words(seed, quads[None, :], requests[:, None], positions[:, None], domain), dim=-1)
+    bits = torch.stack(words(seed, quads[None, :], requests[:, None], positions[:, None], steps[:, None], domain), dim=-1)
     return -torch.log1p(-uniforms(bits.flatten(1)[:, :count]))
 
 
-def reference_coins(seed: int, requests: torch.Tensor, positions: torch.Tensor) -> torch.Tensor:
+def reference_coins(seed: int, requests: torch.Tensor, positions: torch.Tensor, steps: torch.Tensor) -> torch.Tensor:
     """Reference of :func:`coin` in the domain of coins: float32 of the arguments' common shape."""
-    return uniforms(words(seed, torch.zeros((), dtype=torch.int64), requests, positions, COIN)[0])
+    return uniforms(words(seed, torch.zeros((), dtype=torch.int64), requests, positions, steps, COIN)[0])

@@ -102,7 +102,7 @@ def residual_scan(
     threshold = tl.load(thresholds + target_row, in_rows, 0.0)
     top = tl.load(best_tokens + target_row, in_rows, 0).to(tl.int32)
     request = tl.load(requests + row, in_rows, 0)
-    position = tl.load(positions + row, in_rows, 0) + index
+    position = tl.load(positions + row, in_rows, 0)
     draft = tl.load(drafts + row64 * gamma + index, rejected, 0).to(tl.int32)
     if not ONE_HOT:
         draft_temperature = tl.load(draft_temperatures + row, in_rows, 0.0)
@@ -147,7 +147,7 @@ def residual_scan(
         rest = tl.exp(log_p) - q
         key = tl.maximum(tl.where(rest > 0, tl.log(rest), float("-inf")), log_p - _K_STAND_IN)
         noise = exponentials(
-            seed, request, position, vocab_start + tile * BLOCK_VOCAB, _K_RESIDUAL, BLOCK_ROWS, BLOCK_VOCAB
+            seed, request, position, index, vocab_start + tile * BLOCK_VOCAB, _K_RESIDUAL, BLOCK_ROWS, BLOCK_VOCAB
         )
         key -= tl.log(noise)
         tile_best = tl.max(key, 1)
@@ -235,14 +235,20 @@ def launch_residual_scan(
 
 
 def reference_residual(
-    p: torch.Tensor, q: torch.Tensor, requests: torch.Tensor, positions: torch.Tensor, seed: int, vocab_start: int = 0
+    p: torch.Tensor,
+    q: torch.Tensor,
+    requests: torch.Tensor,
+    positions: torch.Tensor,
+    accepted: torch.Tensor,
+    seed: int,
 ) -> torch.Tensor:
     """Reference: keys float32 [R, V] of which the greatest is drawn.
 
     Args:
         p, q: float32 [R, V], target and proposal at the row that ends the round; ``q`` is 0 after full acceptance.
-        positions: int64 [R], of the anchors plus the accepted drafts.
+        positions: int64 [R], of the anchors.
+        accepted: int32 [R].
     """
     rest = (p - q).clamp(min=0.0)
-    noise = reference_exponentials(seed, requests, positions, vocab_start, p.shape[1], RESIDUAL)
+    noise = reference_exponentials(seed, requests, positions, accepted.long(), 0, p.shape[1], RESIDUAL)
     return torch.maximum(rest.log(), p.log() - STAND_IN) - noise.log()

@@ -141,6 +141,9 @@ TARGETS: Final = {
     )
 }
 
+# The interpreter pays for operations, not for their width; a few parts, so that parts are combined there too.
+INTERPRETED: Final = Scan(64, 256, 4, 1, 4)
+
 _chosen: ContextVar[Target | None] = ContextVar("target", default=None)
 
 
@@ -155,7 +158,7 @@ def using(name: str) -> Iterator[Target]:
 
 
 def covering(device: torch.device) -> Target | None:
-    """The target that a device is; None for a GPU that nothing here is compiled for. The interpreter is an H100."""
+    """The target that a device is; None for a GPU that nothing here is compiled for. Without a GPU, an H100."""
     if (chosen := _chosen.get()) is not None:
         return chosen
     if device.type != "cuda":
@@ -179,15 +182,23 @@ def of(device: torch.device) -> Target:
 
 def draft_scan(device: torch.device, rows: int, itemsize: int) -> Scan:
     """The draft pass for ``rows`` rows and weights of ``itemsize`` bytes."""
+    if _is_interpreted(device):
+        return INTERPRETED
     target = of(device)
-    return _for_rows(target.draft if itemsize == 2 else target.single, rows)
+    return for_rows(target.draft if itemsize == 2 else target.single, rows)
 
 
 def residual_scan(device: torch.device, rows: int, itemsize: int) -> Scan:
     """The pass that draws from the residual."""
+    if _is_interpreted(device):
+        return INTERPRETED
     target = of(device)
-    return _for_rows(target.residual if itemsize == 2 else target.single, rows)
+    return for_rows(target.residual if itemsize == 2 else target.single, rows)
 
 
-def _for_rows(table: tuple[Scan, ...], rows: int) -> Scan:
+def _is_interpreted(device: torch.device) -> bool:
+    return device.type == "cpu" and _chosen.get() is None
+
+
+def for_rows(table: tuple[Scan, ...], rows: int) -> Scan:
     return next((scan for scan in table if rows <= scan.block_rows), table[-1])

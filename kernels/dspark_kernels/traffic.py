@@ -127,7 +127,7 @@ def count_position(shape: Shape, cut: targets.Scan, sampled: bool, kept: bool = 
     """:func:`position`, counted under the interpreter on tensors of that shape."""
     rows = shape.rows
     head, logits, tokens, temperatures = _inputs(shape)
-    outputs = draft._outputs(head, rows, shape.gamma, logits.device)
+    outputs = draft.make_outputs(head, rows, shape.gamma, logits.device)
     with counting() as launches:
         partials = scan(
             head,

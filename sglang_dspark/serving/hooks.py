@@ -183,6 +183,59 @@ def policy_hooks() -> tuple[Hook, ...]:
     )
 
 
+def kernel_hooks() -> tuple[Hook, ...]:
+    """In the processes of a server that may use our kernels; each steps aside where a stage is SGLang's."""
+    from sglang_dspark.serving import kernels
+
+    components = "sglang.srt.speculative.dspark_components"
+    block = (
+        "around",
+        kernels.draft_markov_block,
+        ("markov_head", "base_logits", "anchor_tokens", "draft_hidden", "step_temperatures", "noise", "logits_out"),
+        "a draft block without materialised biases; SGLang's two callers each have the name",
+    )
+    accepts = (
+        "around",
+        kernels.accept_draft_tokens,
+        ("candidates", "target_logits", "draft_block", "sampling_info", "cutoff_layout", "verify_num_draft_tokens"),
+        "acceptance that computes the proposal again; SGLang's two callers each have the name",
+    )
+    return (
+        Hook(
+            f"{DRAFT}.DraftBlockProposer.__init__",
+            "after",
+            kernels.install,
+            ("draft_model", "draft_model_runner", "gamma", "random_seed"),
+            "decides which stages are ours, before graphs are captured",
+        ),
+        Hook(
+            f"{DRAFT}.DraftBlockProposer.propose",
+            "before",
+            kernels.note,
+            ("batch",),
+            "the requests of the batch, which name the draws",
+        ),
+        Hook(f"{DRAFT}.draft_markov_block", *block),
+        Hook(f"{components}.dspark_draft_sampler.draft_markov_block", *block),
+        Hook(f"{VERIFY}.accept_draft_tokens", *accepts),
+        Hook(f"{components}.dspark_sampling_accept_graph.accept_draft_tokens", *accepts),
+        Hook(
+            "sglang.srt.models.dspark.DSparkConfidenceHead.predict",
+            "around",
+            kernels.predict,
+            ("features", "anchor_tokens", "draft_tokens", "markov_head"),
+            "confidence in one launch",
+        ),
+        Hook(
+            "sglang.kernels.ops.speculative.dspark.dspark_schedule.ScheduleVerifyLensTopk.execute",
+            "around",
+            kernels.schedule,
+            (),
+            "lengths in one launch, where SGLang's own planner asks for them",
+        ),
+    )
+
+
 def cpu_hooks() -> tuple[Hook, ...]:
     """On the CPU engine, whether or not there is a policy."""
     from sglang_dspark.serving.cpu import patches, sampling

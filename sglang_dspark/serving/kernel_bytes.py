@@ -7,7 +7,7 @@ from typing import Any, Final
 
 from dspark_kernels import traffic
 from dspark_kernels.draft import worth_keeping
-from dspark_kernels.targets import TARGETS, Scan, Target, _for_rows
+from dspark_kernels.targets import TARGETS, Scan, Target, for_rows
 from dspark_kernels.traffic import Shape, Traffic
 
 from sglang_dspark.errors import InputError
@@ -87,7 +87,7 @@ def _target(target: Target) -> dict[str, Any]:
     sampled, greedy, rounds = {}, {}, {}
     for rows in ROWS:
         shape = Shape(rows)
-        cut = _for_rows(target.draft, rows)
+        cut = for_rows(target.draft, rows)
         for found, is_sampled in ((sampled, True), (greedy, False)):
             found[str(rows)] = _beside(
                 traffic.position(shape, cut, is_sampled),
@@ -105,12 +105,12 @@ def _target(target: Target) -> dict[str, Any]:
 def _round(shape: Shape, target: Target, sampled: bool) -> dict[str, Any]:
     """gamma positions, confidence, schedule and acceptance; greedy acceptance is upstream's in both."""
     kept = sampled and worth_keeping(shape.rows, shape.gamma, shape.rank)
-    draft = traffic.position(shape, _for_rows(target.draft, shape.rows), sampled, kept).times(shape.gamma)
+    draft = traffic.position(shape, for_rows(target.draft, shape.rows), sampled, kept).times(shape.gamma)
     ours = draft.plus(traffic.confidence_of_block(shape)).plus(traffic.schedule(shape))
     theirs = upstream.position(shape, sampled).times(shape.gamma).plus(upstream.block(shape, sampled))
     theirs = theirs.plus(upstream.confidence_of_block(shape)).plus(upstream.schedule(shape))
     if sampled:
-        ours = ours.plus(traffic.accept(shape, _for_rows(target.residual, shape.rows), kept))
+        ours = ours.plus(traffic.accept(shape, for_rows(target.residual, shape.rows), kept))
         theirs = theirs.plus(upstream.accept(shape))
     else:
         ours, theirs = ours.plus(upstream.greedy_accept(shape)), theirs.plus(upstream.greedy_accept(shape))

@@ -78,6 +78,7 @@ def resolve(server_args: Any, previous: Callable[[Any], None]) -> None:
     """
     try:
         asked = settings.current()
+        _check_kernels(server_args)
         if asked is None:
             previous(server_args)
             return
@@ -92,6 +93,18 @@ def resolve(server_args: Any, previous: Callable[[Any], None]) -> None:
         if getattr(server_args, "_dspark_raises", False):
             raise
         end("sglang-dspark", error)
+
+
+def _check_kernels(server_args: Any) -> None:
+    """Whether kernels that were asked for by name have something to do and fit this SGLang."""
+    if settings.kernels() != "ours":
+        return
+    hooks.check(hooks.kernel_hooks())
+    if server_args.speculative_algorithm != "DSPARK":
+        raise InputError(
+            f"--speculative-dspark-kernels: ours are DSPARK's, not {server_args.speculative_algorithm}'s; "
+            "add --speculative-algorithm DSPARK"
+        )
 
 
 def _set_environment(artifact: Artifact) -> None:

@@ -7,6 +7,7 @@ import torch
 
 from sglang_dspark.policy import lengths, survival
 from sglang_dspark.policy.record import SURVIVAL_FLOOR, Load, Rule
+from sglang_dspark.serving import kernels
 
 
 def verify_lengths(rule: Rule, confidence: torch.Tensor, load: Load, cap: int) -> torch.Tensor:
@@ -19,6 +20,8 @@ def verify_lengths(rule: Rule, confidence: torch.Tensor, load: Load, cap: int) -
     Returns:
         int32 [R] on ``confidence``'s device, 0..gamma.
     """
+    if kernels.installed("lengths") is not None:
+        return kernels.policy_lengths(rule, confidence, load, cap)
     if confidence.device.type == "cpu":
         current = survival(confidence.float().numpy())
         return torch.from_numpy(lengths(rule, current, load, cap)).to(torch.int32)

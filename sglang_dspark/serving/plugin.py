@@ -19,7 +19,11 @@ def register() -> None:
     _offer_flags()
     if settings.VARIABLE in os.environ and _is_scheduler():
         try:
-            hooks.install(hooks.policy_hooks())
+            wanted = hooks.policy_hooks() if settings.current() is not None else ()
+            if settings.kernels() != "upstream":
+                wanted += hooks.kernel_hooks()
+            # At once: two hooks of one target must be there when it is patched.
+            hooks.install(wanted)
         except Exception as error:  # Whatever it is, SGLang would log it and serve without the policy.
             end("sglang-dspark", error)
     from sglang_dspark.serving import cpu

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 from pathlib import Path
-from typing import Annotated, Any, Final, Literal, NamedTuple
+from typing import Annotated, Any, Final, Literal, NamedTuple, cast, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
@@ -14,6 +14,7 @@ from sglang_dspark.errors import InputError, from_validation
 VARIABLE: Final = "DSPARK_SERVING"
 
 ModeName = Literal["on", "shadow", "off"]
+KernelsName = Literal["auto", "ours", "upstream"]
 
 
 class Settings(BaseModel):
@@ -85,6 +86,13 @@ FLAGS: Final = (
         "as `slo_key` (default: all requests may use all classes).",
     ),
     Flag(
+        "--speculative-dspark-kernels",
+        "kernels",
+        "auto|ours|upstream",
+        "Whose kernels draft, rate and accept: SGLang's (upstream); ours where a bench has shown them faster on this GPU "
+        "(auto, default with a policy); ours wherever they cover the draft (ours).",
+    ),
+    Flag(
         "--speculative-dspark-record",
         "record",
         "FOLDER",
@@ -109,7 +117,7 @@ def current() -> Settings | None:
     Raises:
         InputError: A setting without a policy, or a value that cannot be used.
     """
-    raw = _raw()
+    raw = {field: value for field, value in _raw().items() if field != "kernels"}
     if not raw:
         return None
     if "policy" not in raw:
@@ -122,6 +130,22 @@ def current() -> Settings | None:
         option = next((flag.option for flag in FLAGS if loc and flag.field == loc[0]), VARIABLE)
         raise from_validation(error, option, raw) from error
     return settings.model_copy(update={"policy": str(Path(settings.policy).absolute())})
+
+
+def kernels() -> KernelsName | None:
+    """Whose kernels were asked for; ``auto`` with a policy alone, None where nothing was asked.
+
+    Raises:
+        InputError: None of the names.
+    """
+    raw = _raw()
+    if not raw:
+        return None
+    value = raw.get("kernels", "auto")
+    for name in get_args(KernelsName):
+        if value == name:
+            return cast(KernelsName, name)
+    raise InputError(f"--speculative-dspark-kernels: {value!r} is not valid; use {', '.join(get_args(KernelsName))}")
 
 
 def _raw() -> dict[str, Any]:

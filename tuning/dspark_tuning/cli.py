@@ -8,7 +8,19 @@ from __future__ import annotations
 
 import typer
 
-from dspark_tuning.commands import bench, calibrate, load, policy, record, scenario, sim2real, simulate, tune, validate
+from dspark_tuning.commands import (
+    bench,
+    calibrate,
+    kernels,
+    load,
+    policy,
+    record,
+    scenario,
+    sim2real,
+    simulate,
+    tune,
+    validate,
+)
 
 app = typer.Typer(
     help="Load-adaptive DSpark verification for SGLang: simulate a server under load, tune its policy, inspect both.",
@@ -26,6 +38,7 @@ app.command("validate")(validate.validate)
 app.command("sim2real")(sim2real.sim2real)
 app.add_typer(policy.app, name="policy")
 app.add_typer(bench.app, name="bench")
+app.add_typer(kernels.app, name="kernels")
 
 
 def main(arguments: list[str] | None = None) -> None:

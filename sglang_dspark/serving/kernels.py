@@ -1,0 +1,394 @@
+"""Our kernels in SGLang: drafting, confidence, verify lengths and acceptance where a server asked for them.
+
+``ours`` installs them after a start-up check against their references on the device; ``auto`` does so only where a
+bench has also shown that they are faster on that GPU (``python -m dspark_kernels.bench`` writes its result). What they
+do not cover is SGLang's, with one line in the log. On a CPU without Triton's interpreter the references run.
+"""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import logging
+from collections.abc import Callable
+from typing import Any, Final
+
+import numpy as np
+import torch
+from dspark_kernels import acceptance, confidence, draft, results, selfcheck, targets, verify_lengths
+from dspark_kernels.heads import MarkovHead
+from dspark_kernels.interpreter import launches
+from dspark_kernels.markov_finish import Outputs
+from dspark_kernels.residual_scan import Proposal
+
+from sglang_dspark.policy.belief import MAX_REQUESTS
+from sglang_dspark.policy.record import SURVIVAL_FLOOR, Load, Rule
+from sglang_dspark.serving import settings
+
+logger = logging.getLogger(__name__)
+
+HEADS: Final = {"VanillaMarkov": "vanilla", "GatedMarkovHead": "gated", "RNNHead": "rnn"}
+
+
+class Installed:
+    """What is in use in a scheduler process, and the tensors that captured graphs read and write.
+
+    Attributes:
+        stages: Of ``dspark_kernels.selfcheck.STAGES``, those in use.
+        markov_head: SGLang's head that ``head`` was made of.
+        seed: Of all draws.
+        accepts: Whether acceptance may be handed what it computes the proposal from in place of kept logits.
+        compact: Whether the target's logits of unverified drafts do not exist.
+    """
+
+    def __init__(self, proposer: Any, stages: frozenset[str], head: MarkovHead) -> None:
+        from sglang.srt.speculative.ragged_verify import RaggedVerifyMode, read_ragged_verify_mode
+
+        self.stages = stages
+        self.head = head
+        self.markov_head = proposer.draft_model.markov_head
+        args = proposer.draft_model_runner.server_args
+        self.block_verification = bool(args.speculative_use_block_verification)
+        self.seed = int(proposer.noise.key)
+        self.compact = read_ragged_verify_mode() is RaggedVerifyMode.COMPACT
+        device, gamma = torch.device(proposer.draft_model_runner.device), proposer.gamma
+        self.requests = torch.zeros(MAX_REQUESTS, dtype=torch.int64, device=device)
+        self.positions = torch.zeros(MAX_REQUESTS, dtype=torch.int64, device=device)
+        self._outputs = draft.make_outputs(head, MAX_REQUESTS, gamma, device)
+
+    @property
+    def accepts(self) -> bool:
+        return "accept" in self.stages and not self.block_verification and not _checks_logits()
+
+    def outputs(self, requests: int) -> Outputs:
+        """Where a block of ``requests`` is drafted: probabilities in place, tokens in a tensor of their own."""
+        all_rows = self._outputs
+        return Outputs(
+            torch.empty_like(all_rows.tokens[:requests]),
+            all_rows.log_probs[:requests],
+            all_rows.log_sums[:requests],
+            None if all_rows.latents is None else all_rows.latents[:requests],
+            None if all_rows.states is None else torch.empty_like(all_rows.states[:, :requests]),
+        )
+
+
+_installed: Installed | None = None
+
+
+def installed(stage: str) -> Installed | None:
+    """What is in use, if ``stage`` is."""
+    return _installed if _installed is not None and stage in _installed.stages else None
+
+
+def _checks_logits() -> bool:
+    """Whether SGLang looks into the step's logits (``sglang.srt.utils.invariants``), which must then exist."""
+    from sglang.srt.environ import envs
+    from sglang.srt.utils.invariants import InvariantCheckLevel, resolve_level
+
+    return bool(resolve_level() > InvariantCheckLevel.OFF or envs.SGLANG_ENABLE_NAN_LOGITS_CHECK.get())
+
+
+def install(result: None, proposer: Any, **arguments: Any) -> None:
+    """After ``DraftBlockProposer.__init__``, before graphs are captured: decides which stages are ours."""
+    global _installed
+    _installed = None
+    choice = settings.kernels()
+    if choice in (None, "upstream"):
+        return
+    found = _choose(proposer, str(choice))
+    if isinstance(found, str):
+        logger.info("sglang-dspark: kernels (%s): SGLang's own; %s", choice, found)
+        return
+    stages, head = found
+    _installed = Installed(proposer, stages, head)
+    how = "kernels" if launches(_installed.requests) else "their references, which is no faster"
+    logger.info("sglang-dspark: kernels (%s): ours (%s) for %s", choice, how, ", ".join(sorted(stages)))
+
+
+def _choose(proposer: Any, choice: str) -> tuple[frozenset[str], MarkovHead] | str:
+    """The stages to use and the head, or why there are none."""
+    head = made_head(proposer.draft_model.markov_head)
+    if isinstance(head, str):
+        return head
+    device = torch.device(proposer.draft_model_runner.device)
+    target = targets.covering(device)
+    if target is None:
+        return f"{torch.cuda.get_device_name(device)} is no target of ours ({', '.join(targets.TARGETS)})"
+    stages = frozenset(selfcheck.STAGES)
+    if choice == "auto":
+        stages = results.wins(device)
+        if not stages:
+            return f"no bench has shown ours to be faster here; run python -m dspark_kernels.bench ({results.path()})"
+    if launches(torch.empty(0, device=device)):
+        differing = selfcheck.differing(device, head.w1.dtype)
+        if differing:
+            logger.warning("sglang-dspark: kernels: not what the reference computes: %s", "; ".join(differing.values()))
+        stages -= differing.keys()
+    return (stages, head) if stages else "none passed the start-up check"
+
+
+def made_head(markov_head: Any) -> MarkovHead | str:
+    """SGLang's head as kernels take it, or why they do not."""
+    from sglang.srt.models import dspark
+
+    kind = HEADS.get(type(markov_head).__name__)
+    if kind is None or type(markov_head) is not getattr(dspark, type(markov_head).__name__, None):
+        return f"a head of type {type(markov_head).__name__} is not covered"
+    if markov_head.vocab_shard is not None:
+        return "a head with a shard of the vocabulary is not covered"
+    projection = {"gated": "gate_proj", "rnn": "joint_proj"}.get(kind)
+    joint = None if projection is None else getattr(markov_head, projection)
+    head = MarkovHead(
+        kind,  # type: ignore[arg-type]
+        markov_head.markov_w1.weight.data,
+        markov_head.markov_w2.weight.data,
+        None if joint is None else joint.weight.data,
+        None if joint is None else joint.bias.data,
+    )
+    try:
+        head.check()
+    except ValueError as error:
+        return str(error)
+    return head
+
+
+def note(proposer: Any, *, batch: Any, **arguments: Any) -> None:
+    """Before ``DraftBlockProposer.propose``: what names the draws of each row, where captured graphs read it."""
+    if (ours := _installed) is None or not batch.reqs:
+        return
+    names = torch.tensor([_name(request) for request in batch.reqs], dtype=torch.int64)
+    if ours.requests.is_cuda:
+        names = names.pin_memory()
+    ours.requests[: len(names)].copy_(names, non_blocking=True)
+    ours.positions[: len(names)].copy_(batch.seq_lens)
+
+
+def _name(request: Any) -> int:
+    """A number for a request's id, the same wherever and whenever it runs."""
+    known: int | None = request.__dict__.get("dspark_name")
+    if known is None:
+        digest = hashlib.blake2b(str(request.rid).encode(), digest_size=8).digest()
+        known = request.dspark_name = int.from_bytes(digest, "little", signed=True)
+    return known
+
+
+def draft_markov_block(
+    original: Callable[..., Any],
+    *,
+    markov_head: Any,
+    base_logits: torch.Tensor,
+    anchor_tokens: torch.Tensor,
+    draft_hidden: torch.Tensor | None,
+    step_temperatures: torch.Tensor,
+    noise: Any,
+    tp_sync: Any,
+    logits_out: torch.Tensor | None = None,
+    greedy_draft: bool = False,
+) -> tuple[torch.Tensor, Any]:
+    """Around the block: the drafted tokens, and what acceptance needs: kept logits, or a ``Proposal`` in their place.
+
+    A draft graph has a buffer for kept logits, and they go there. Otherwise they are kept where that moves fewer bytes.
+    """
+    ours = installed("draft")
+    requests, gamma, width = base_logits.shape
+    if ours is None or markov_head is not ours.markov_head or width != ours.head.w2.shape[0] or requests > MAX_REQUESTS:
+        return original(
+            markov_head=markov_head,
+            base_logits=base_logits,
+            anchor_tokens=anchor_tokens,
+            draft_hidden=draft_hidden,
+            step_temperatures=step_temperatures,
+            noise=noise,
+            tp_sync=tp_sync,
+            logits_out=logits_out,
+            greedy_draft=greedy_draft,
+        )
+    kept = None if greedy_draft else logits_out
+    if not greedy_draft and kept is None and not (
+        ours.accepts and not draft.worth_keeping(requests, gamma, ours.head.rank)
+    ):
+        dtype = markov_head.step_logits_dtype(base_logits.dtype)
+        kept = torch.empty(base_logits.shape, dtype=dtype, device=base_logits.device)
+    anchors = anchor_tokens.long().contiguous()
+    outputs = draft.draft_block(
+        ours.head,
+        base_logits,
+        anchors,
+        hidden=None if ours.head.kind == "vanilla" else draft_hidden,
+        temperatures=step_temperatures.contiguous(),
+        requests=ours.requests[:requests],
+        positions=ours.positions[:requests],
+        seed=noise.key,
+        sample=not greedy_draft,
+        kept=kept,
+        outputs=ours.outputs(requests),
+    )
+    from sglang.srt.speculative.spec_tp_sync import SpecTpSyncSite
+
+    tokens = tp_sync.sync(SpecTpSyncSite.DSPARK_DRAFT, outputs.tokens)
+    if greedy_draft:
+        return tokens, None
+    noise.offset.add_(1)
+    if kept is not None:
+        return tokens, kept
+    return tokens, Proposal(
+        base_logits, outputs.log_sums, outputs.log_probs, step_temperatures, ours.head, outputs.latents, anchors
+    )
+
+
+def predict(
+    original: Callable[..., Any],
+    head: Any,
+    features: torch.Tensor,
+    *,
+    anchor_tokens: torch.Tensor,
+    draft_tokens: torch.Tensor,
+    markov_head: Any,
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Around ``DSparkConfidenceHead.predict``: confidence and logit, [R, gamma]."""
+    ours = installed("confidence")
+    if ours is None or markov_head is not ours.markov_head:
+        return original(
+            head, features, anchor_tokens=anchor_tokens, draft_tokens=draft_tokens, markov_head=markov_head
+        )
+    requests, gamma = draft_tokens.shape
+    found = confidence.confidence_block(
+        features.reshape(requests, gamma, -1),
+        anchor_tokens.long().contiguous(),
+        draft_tokens.contiguous(),
+        head.proj.weight.data.view(-1),
+        None if head.proj.bias is None else head.proj.bias.data,
+        head.sts_temperatures.reshape(-1),
+        ours.head.w1 if head.with_markov else None,
+    )
+    return found.confidence, found.logits.to(head.proj.weight.dtype)
+
+
+def schedule(original: Callable[..., torch.Tensor], cls: Any, **arguments: Any) -> torch.Tensor:
+    """Around ``ScheduleVerifyLensTopk.execute``: int32 [R], anchors included."""
+    given, budget, rules = arguments["confidence"], arguments["budget"], arguments["cfg"]
+    whole = rules.min_verify_len == 1 and rules.resolved_max_verify_len() == given.shape[1] + 1
+    if installed("lengths") is None or not whole or given.shape[0] > MAX_REQUESTS:
+        return original(cls, **arguments)
+    return verify_lengths.verify_lengths(
+        given.float().contiguous(), int(budget), floor=rules.survival_eps, with_anchor=True
+    )
+
+
+def policy_lengths(rule: Rule, given: torch.Tensor, load: Load, cap: int) -> torch.Tensor:
+    """A policy's lengths, int32 [R], anchors not counted: ``sglang_dspark.policy.lengths`` in one launch."""
+    record = rule[0]
+    extra = {}
+    if record["price_per_token"] or not (record["weight"] == 1.0).all():
+        prices = _on_device(record["weight"].tobytes(), float(record["price_per_token"]), given.device)
+        extra = {
+            "weights": prices[0],
+            "price": prices[1],
+            "classes": _moved(load.slo_class, given.device),
+            "context": _moved(load.context, given.device),
+        }
+    return verify_lengths.verify_lengths(
+        given.float().contiguous(),
+        cap,
+        floor=float(SURVIVAL_FLOOR),
+        least=int(record["min_length"]),
+        most=int(record["max_length"]),
+        **extra,
+    )
+
+
+@functools.lru_cache(maxsize=4)
+def _on_device(weights: bytes, price: float, device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
+    held = torch.from_numpy(np.frombuffer(weights, np.float64).copy())
+    return held.to(device), torch.tensor([price], dtype=torch.float64, device=device)
+
+
+def _moved(values: Any, device: torch.device) -> torch.Tensor:
+    held = torch.from_numpy(np.ascontiguousarray(values, np.int64))
+    return held.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else held
+
+
+def accept_draft_tokens(
+    original: Callable[..., Any],
+    *,
+    candidates: torch.Tensor,
+    target_logits: torch.Tensor,
+    draft_block: Any,
+    sampling_info: Any,
+    gamma: int,
+    verify_num_draft_tokens: int,
+    cutoff_layout: Any = None,
+    **arguments: Any,
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Around acceptance: accepted drafts int32 [R], the token after them int64 [R], and what the cut took int32 [R].
+
+    All-greedy batches stay SGLang's: nothing of ours would move fewer bytes.
+    """
+    ours = installed("accept")
+    requests = candidates.shape[0]
+    if (
+        ours is None
+        or ours.block_verification
+        or requests > MAX_REQUESTS
+        or sampling_info is None
+        or sampling_info.is_all_greedy
+    ):
+        return original(
+            candidates=candidates,
+            target_logits=target_logits,
+            draft_block=draft_block,
+            sampling_info=sampling_info,
+            gamma=gamma,
+            verify_num_draft_tokens=verify_num_draft_tokens,
+            cutoff_layout=cutoff_layout,
+            **arguments,
+        )
+    device = candidates.device
+    positions = ours.positions[:requests]
+    greedy = draft_block.greedy_mask
+    temperatures = torch.where(greedy, 0.0, sampling_info.temperatures.view(-1)[:requests].float())
+    verified = None if cutoff_layout is None else cutoff_layout.verify_lens[:requests].to(torch.int32) - 1
+    lengths = torch.full((requests,), gamma, dtype=torch.int32, device=device)
+    if verified is not None and ours.compact:
+        lengths = verified
+    drafts = candidates[:, 1:].long().contiguous()
+    found = acceptance.accept(
+        target_logits,
+        torch.arange(requests, device=device) * verify_num_draft_tokens,
+        lengths,
+        drafts,
+        _proposal(ours, draft_block, greedy, candidates),
+        temperatures=temperatures,
+        top_ks=sampling_info.top_ks.view(-1)[:requests].int().contiguous() if sampling_info.need_top_k_sampling else None,
+        top_ps=sampling_info.top_ps.view(-1)[:requests].float().contiguous()
+        if sampling_info.need_top_p_sampling
+        else None,
+        requests=ours.requests[:requests],
+        positions=positions,
+        seed=ours.seed,
+    )
+    if verified is None or ours.compact:
+        return found.lengths, found.tokens, torch.zeros_like(found.lengths)
+    # Drafts past the cut were verified all the same: the token after a cut is the draft there, if it was accepted.
+    kept = torch.minimum(found.lengths, verified)
+    after = drafts.gather(1, kept.long().clamp(max=gamma - 1)[:, None]).squeeze(1)
+    return kept, torch.where(kept < found.lengths, after, found.tokens), found.lengths - kept
+
+
+def _proposal(ours: Installed, draft_block: Any, greedy: torch.Tensor, candidates: torch.Tensor) -> Proposal | None:
+    """What the drafts were drawn from; None where each was certain."""
+    if draft_block.greedy_draft:
+        return None
+    if isinstance(draft_block.corrected_logits, Proposal):
+        return draft_block.corrected_logits
+    requests = len(candidates)
+    outputs = ours.outputs(requests)
+    return Proposal(
+        draft_block.corrected_logits,
+        outputs.log_sums,
+        outputs.log_probs,
+        torch.where(greedy, 0.0, draft_block.temperatures[:requests]),
+        None,
+        None,
+        candidates[:, 0].long().contiguous(),
+    )

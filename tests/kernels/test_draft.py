@@ -1,0 +1,250 @@
+"""Draft blocks of the kernels, against the PyTorch reference and the exact distribution."""
+
+from __future__ import annotations
+
+import itertools
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from dspark_kernels import targets
+from dspark_kernels.draft import draft_block, make_outputs, reference_draft_block, worth_keeping
+from dspark_kernels.heads import Kind, reference_latent
+from dspark_kernels.markov_finish import Outputs, finish, reference_finish
+from dspark_kernels.markov_scan import reference_scan, scan
+from scipy import stats
+
+from tests.kernels.made import DTYPES, Block, block, integers
+
+SEED = 1234567890123
+# Tiles, parts and blocks of rows that do not divide, one and several.
+CUTS = (targets.Scan(16, 64, 4, 2, 6), targets.Scan(32, 128, 4, 1, 1), targets.Scan(16, 32, 4, 2, 40))
+
+
+def run(given: Block, **options: Any) -> Outputs:
+    return draft_block(
+        given.head,
+        given.logits,
+        given.anchors,
+        hidden=given.hidden,
+        temperatures=given.temperatures,
+        requests=given.requests,
+        positions=given.positions,
+        seed=SEED,
+        **options,
+    )
+
+
+def reference(given: Block, sample: bool = True) -> Outputs:
+    hidden = None if given.head.kind == "vanilla" else given.head.from_hidden(given.hidden)
+    return reference_draft_block(
+        given.head,
+        given.logits,
+        given.anchors,
+        hidden,
+        given.temperatures,
+        given.requests,
+        given.positions,
+        SEED,
+        sample,
+    )
+
+
+def same(found: Outputs, wanted: Outputs) -> None:
+    assert torch.equal(found.tokens, wanted.tokens)
+    torch.testing.assert_close(found.log_sums, wanted.log_sums, atol=1e-4, rtol=1e-5, equal_nan=True)
+    torch.testing.assert_close(found.log_probs, wanted.log_probs, atol=1e-4, rtol=1e-5, equal_nan=True)
+    if wanted.latents is not None:
+        torch.testing.assert_close(found.latents, wanted.latents, atol=2e-2, rtol=2e-2)
+
+
+def follows(found: Outputs, given: Block) -> None:
+    """As :func:`same`, step by step from the kernels' own latents: half-precision ones may be rounded either way."""
+    hidden, state = given.head.from_hidden(given.hidden), None
+    before = given.anchors
+    assert found.latents is not None
+    for step in range(found.tokens.shape[1]):
+        latent, state = reference_latent(given.head, before, hidden[:, step], state)
+        torch.testing.assert_close(found.latents[:, step].float(), latent, atol=2e-2, rtol=2e-2)
+        scaled, keys = reference_scan(
+            given.head,
+            given.logits[:, step],
+            found.latents[:, step].float(),
+            given.temperatures,
+            given.requests,
+            given.positions,
+            seed=SEED,
+            step=step,
+            sample=True,
+        )
+        before, log_probs, log_sums = reference_finish(scaled, keys)
+        assert torch.equal(found.tokens[:, step], before)
+        torch.testing.assert_close(found.log_probs[:, step], log_probs, atol=1e-4, rtol=1e-5)
+        torch.testing.assert_close(found.log_sums[:, step], log_sums, atol=1e-4, rtol=1e-5)
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("kind", ["vanilla", "gated", "rnn"])
+def test_blocks_are_the_references(kind: Kind, dtype: torch.dtype) -> None:
+    random = np.random.default_rng(len(kind) + dtype.itemsize)
+    for turn, cut in enumerate(CUTS):
+        rows, gamma = int(random.integers(1, 40)), int(random.integers(1, 5))
+        vocab, rank = int(random.integers(60, 400)), int(random.integers(1, 70))
+        given = block(turn, kind, dtype, rows, gamma, vocab, rank)
+        found = run(given, config=cut)
+        if kind == "vanilla" or dtype == torch.float32:
+            same(found, reference(given))
+        else:
+            follows(found, given)
+
+
+@pytest.mark.parametrize("rows", [1, 3])
+def test_the_longest_block_and_a_large_vocabulary(rows: int) -> None:
+    same(run(given := block(3, "vanilla", torch.float32, rows, 16, 130, 20)), reference(given))
+    same(run(given := block(4, "vanilla", torch.bfloat16, rows, 1, 33_001, 16)), reference(given))
+
+
+def test_the_configurations_of_every_target() -> None:
+    for name, target in targets.TARGETS.items():
+        with targets.using(name):
+            for cut in (target.draft[0], target.draft[-1]):
+                given = block(5, "vanilla", torch.bfloat16, cut.block_rows + 1 if cut is target.draft[-1] else 3, 1, 301, 40)
+                same(run(given), reference(given))
+
+
+def test_greedy_rows_need_no_noise_and_ties_go_to_the_lowest_token() -> None:
+    given = integers(block(6, "vanilla", torch.float32, 12, 3, 260, 8))
+    given = given._replace(temperatures=torch.zeros(12))
+    for cut in CUTS:
+        found = run(given, sample=False, config=cut)
+        same(found, reference(given, sample=False))
+        assert torch.equal(found.tokens, run(given, config=cut).tokens)
+    value = given.logits[:, 0] + given.head.w1[given.anchors] @ given.head.w2.T
+    ties = (value == value.amax(1, keepdim=True)).sum(1)
+    assert (ties > 1).any()
+    assert torch.equal(found.tokens[:, 0], (value == value.amax(1, keepdim=True)).int().argmax(1))
+
+
+def test_rows_of_nan_infinities_and_extremes() -> None:
+    given = block(7, "vanilla", torch.float32, 9, 2, 200, 16)
+    logits = given.logits
+    logits[0, 0, 7] = torch.nan
+    logits[1, 0, 150] = torch.nan  # A row that is sampled.
+    logits[2, 0] = torch.nan
+    logits[3, 0, :] = -torch.inf
+    logits[3, 0, 42] = 0.0
+    logits[4, 0, 66] = torch.inf
+    logits[5, 0] = 1e30 * torch.arange(200)
+    logits[6, 0] = -1e30
+    logits[7, 0, 1:] = -torch.inf
+    found, wanted = run(given, config=CUTS[0]), reference(given)
+    same(found, wanted)
+    assert found.tokens[:, 0].tolist()[:5] == [7, 150, 0, 42, 66]
+    assert found.log_sums[[0, 1, 2, 4], 0].isnan().all() and found.log_sums[[3, 5, 7], 0].isfinite().all()
+    assert found.tokens[7, 0] == 0
+    all_impossible = given._replace(logits=torch.full_like(logits, -torch.inf))
+    assert run(all_impossible, config=CUTS[0]).tokens[0, 0] == 0
+
+
+def test_a_row_is_drawn_the_same_in_any_batch() -> None:
+    given = block(8, "rnn", torch.float32, 20, 3, 150, 16)
+    whole = run(given)
+    order = torch.randperm(20, generator=torch.Generator().manual_seed(2))[:7]
+    head, *rest = given
+    part = run(Block(head, *(one[order] for one in rest)), config=CUTS[0])
+    assert torch.equal(part.tokens, whole.tokens[order])
+    assert not torch.equal(run(given._replace(positions=given.positions + 1)).tokens, whole.tokens)
+
+
+def test_shards_of_the_vocabulary_draw_what_the_whole_draws() -> None:
+    """Each shard makes its pass, and every one of them ends the position with the parts of all."""
+    given = block(9, "gated", torch.float32, 6, 3, 220, 16)
+    whole = run(given)
+    edges = (0, 64, 100, 220)
+    hidden = given.head.from_hidden(given.hidden)
+    outputs = make_outputs(given.head, 6, 3, torch.device("cpu"))
+    finish(given.head, None, given.anchors, hidden, outputs, -1)
+    assert outputs.latents is not None
+    for step in range(3):
+        parts = []
+        for first, last in itertools.pairwise(edges):
+            head = given.head._replace(w2=given.head.w2[first:last].contiguous())
+            parts.append(
+                scan(
+                    head,
+                    given.logits[:, step, first:last],
+                    given.anchors,
+                    outputs.latents[:, step],
+                    given.temperatures,
+                    given.requests,
+                    given.positions,
+                    seed=SEED,
+                    step=step,
+                    sample=True,
+                    vocab_start=first,
+                    config=targets.Scan(16, 64, 4, 2, 1),
+                )
+            )
+        finish(given.head, torch.stack(parts), given.anchors, hidden, outputs, step)
+    same(outputs, whole)
+
+
+def test_a_gather_is_given_every_positions_parts() -> None:
+    given = block(9, "vanilla", torch.float32, 4, 2, 100, 16)
+    seen = []
+
+    def gather(partials: torch.Tensor) -> torch.Tensor:
+        seen.append(partials.shape)
+        # Another shard that has nothing to offer.
+        nothing = torch.full_like(partials, -torch.inf)
+        nothing[1], nothing[4] = partials[1], 0.0
+        return torch.stack([nothing, partials])
+
+    same(run(given, gather=gather), run(given))
+    assert len(seen) == 2
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+def test_kept_logits_are_the_corrected_ones(dtype: torch.dtype) -> None:
+    given = block(10, "vanilla", dtype, 5, 2, 150, 16)
+    kept = torch.empty_like(given.logits)
+    found = run(given, kept=kept, config=CUTS[0])
+    before = torch.cat([given.anchors[:, None], found.tokens[:, :1]], 1)
+    wanted = given.logits.float() + given.head.w1[before].float() @ given.head.w2.float().T
+    torch.testing.assert_close(kept.float(), wanted, atol=0.05 if dtype != torch.float32 else 1e-5, rtol=1e-2)
+    assert torch.equal(found.tokens, run(given).tokens)
+
+
+def test_tokens_are_distributed_as_the_softmax() -> None:
+    """Chi-square of 20,000 draws, at two temperatures at once, against the exact distribution."""
+    draws = 1000
+    given = block(11, "vanilla", torch.float32, draws, 1, 24, 8)
+    logits = given.logits[:1].expand(draws, 1, 24).contiguous()
+    anchors = given.anchors[:1].expand(draws).contiguous()
+    temperatures = torch.tensor([0.5, 1.7]).repeat(draws // 2)
+    value = logits[0, 0] + given.head.w1[anchors[0]] @ given.head.w2.T
+    counts = torch.zeros(2, 24)
+    for turn in range(20):
+        found = run(
+            given._replace(
+                logits=logits,
+                anchors=anchors,
+                temperatures=temperatures,
+                requests=torch.arange(draws),
+                positions=torch.full((draws,), turn),
+            ),
+            config=targets.Scan(64, 32, 4, 1, 1),
+        )
+        for index in range(2):
+            counts[index] += torch.bincount(found.tokens[index::2, 0], minlength=24)
+    for index, temperature in enumerate((0.5, 1.7)):
+        expected = torch.softmax(value.double() / temperature, 0) * counts[index].sum()
+        common = expected >= 5
+        observed = torch.cat([counts[index][common], counts[index][~common].sum()[None] + 1e-9])
+        wanted = torch.cat([expected[common], expected[~common].sum()[None] + 1e-9])
+        assert stats.chisquare(observed.double(), wanted).pvalue > 1e-4
+
+
+def test_keeping_logits_pays_for_few_rows_only() -> None:
+    assert worth_keeping(16, 7, 256) and not worth_keeping(64, 7, 256)
