@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import subprocess
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -82,16 +82,25 @@ def _compiling(target: Target, found: list[Any]) -> Iterator[None]:
 
 def compile_all(target_name: str) -> Iterator[Compiled]:
     """Compiles for one of ``targets.TARGETS`` and yields each kernel once for each distinct machine code."""
-    target = TARGETS[target_name]
-    seen = set()
-    for specimen in specimens(target):
-        found: list[Any] = []
-        with using(target_name), _compiling(target, found):
-            specimen.call()
-        for kernel in found:
-            if kernel.hash not in seen:
-                seen.add(kernel.hash)
-                yield _read(target, kernel, specimen.name)
+    seen: set[str] = set()
+    for specimen in specimens(TARGETS[target_name]):
+        yield from _compile(target_name, specimen.call, specimen.name, seen)
+
+
+def compile_calls(target_name: str, calls: Iterable[Callable[[], object]]) -> list[Compiled]:
+    """The kernels that calls launch, on tensors without storage, compiled for a target."""
+    seen: set[str] = set()
+    return [one for call in calls for one in _compile(target_name, call, "", seen)]
+
+
+def _compile(target_name: str, call: Callable[[], object], name: str, seen: set[str]) -> Iterator[Compiled]:
+    target, found = TARGETS[target_name], list[Any]()
+    with using(target_name), _compiling(target, found):
+        call()
+    for kernel in found:
+        if kernel.hash not in seen:
+            seen.add(kernel.hash)
+            yield _read(target, kernel, name)
 
 
 def _read(target: Target, kernel: Any, specimen: str) -> Compiled:

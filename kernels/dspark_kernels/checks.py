@@ -44,8 +44,10 @@ def tensor(
     if value.device != like.device:
         raise ValueError(f"{name}: on {value.device}, expected {like.device}")
     if not (value.is_contiguous() or (rows_only and value.numel() > 0 and value.stride(-1) == 1)):
-        raise ValueError(f"{name}: strides {list(value.stride())}, expected {'rows' if rows_only else 'a tensor'} of"
-                         " contiguous elements")
+        raise ValueError(
+            f"{name}: strides {list(value.stride())}, expected {'rows' if rows_only else 'a tensor'} of"
+            " contiguous elements"
+        )
 
 
 def between(name: str, value: int, least: int, most: int) -> None:

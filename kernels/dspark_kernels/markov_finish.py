@@ -140,7 +140,14 @@ def markov_finish(
             )
             output = tl.load(joint + 2 * rank, inside, 0.0)
             output += _project(
-                embedding, in_rows, of_embedding, 2 * rank + first, rank, joint_stride, PRECISION, BLOCK_ROWS,
+                embedding,
+                in_rows,
+                of_embedding,
+                2 * rank + first,
+                rank,
+                joint_stride,
+                PRECISION,
+                BLOCK_ROWS,
                 BLOCK_COLUMN,
             )
             # Two states by turns: programs of other columns still read the one before.

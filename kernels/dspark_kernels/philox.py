@@ -47,9 +47,7 @@ def exponential_of(bits):
 
 
 @triton.jit
-def exponentials(
-    seed, request, position, step, first, DOMAIN: tl.constexpr, ROWS: tl.constexpr, COLUMNS: tl.constexpr
-):
+def exponentials(seed, request, position, step, first, DOMAIN: tl.constexpr, ROWS: tl.constexpr, COLUMNS: tl.constexpr):
     """Noise of a tile from token ``first`` on, a multiple of 4: float32 [ROWS, COLUMNS].
 
     ``request`` and ``position`` are int64 [ROWS], ``step`` int32 [ROWS].
@@ -78,7 +76,12 @@ def words(
     seed: int, quads: torch.Tensor, requests: torch.Tensor, positions: torch.Tensor, steps: torch.Tensor, domain: int
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
     """The reference of the generator: int64 tensors that hold 32-bit words, of the arguments' common shape."""
-    c = [(quads + (steps << STEP_SHIFT)) & _WORD, requests & _WORD, (requests >> 32) & _WORD, (positions + (domain << DOMAIN_SHIFT)) & _WORD]
+    c = [
+        (quads + (steps << STEP_SHIFT)) & _WORD,
+        requests & _WORD,
+        (requests >> 32) & _WORD,
+        (positions + (domain << DOMAIN_SHIFT)) & _WORD,
+    ]
     c0, c1, c2, c3 = torch.broadcast_tensors(*c)
     k0, k1 = seed & _WORD, (seed >> 32) & _WORD
     for _ in range(10):
@@ -112,7 +115,9 @@ def reference_exponentials(
 ) -> torch.Tensor:
     """Reference of :func:`exponentials`: float32 [R, count] for tokens ``first`` to ``first + count - 1``."""
     quads = torch.arange(first // 4, (first + count + 3) // 4, device=requests.device)
-    bits = torch.stack(words(seed, quads[None, :], requests[:, None], positions[:, None], steps[:, None], domain), dim=-1)
+    bits = torch.stack(
+        words(seed, quads[None, :], requests[:, None], positions[:, None], steps[:, None], domain), dim=-1
+    )
     return -torch.log1p(-uniforms(bits.flatten(1)[:, :count]))
 
 

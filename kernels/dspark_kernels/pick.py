@@ -11,9 +11,7 @@ _K_NONE = tl.constexpr(2**31 - 1)
 
 
 @triton.jit
-def pick_token(
-    partials, out, rows, parts, shards, BLOCK_ROWS: tl.constexpr, BLOCK_PARTS: tl.constexpr
-):
+def pick_token(partials, out, rows, parts, shards, BLOCK_ROWS: tl.constexpr, BLOCK_PARTS: tl.constexpr):
     row = tl.program_id(0) * BLOCK_ROWS + tl.arange(0, BLOCK_ROWS)
     in_rows = row < rows
     index = tl.arange(0, BLOCK_PARTS)

@@ -185,9 +185,7 @@ def launch_residual_scan(
     count, gamma = drafts.shape
     head = None if proposal is None else proposal.head
     width = target.shape[1] if proposal is None else proposal.logits.shape[2]
-    config = config or targets.residual_scan(
-        target.device, count, 2 if head is None else head.w2.element_size()
-    )
+    config = config or targets.residual_scan(target.device, count, 2 if head is None else head.w2.element_size())
     grid = (triton.cdiv(count, config.block_rows), config.parts(width, count))
     partials = torch.empty((2, grid[1], count), dtype=torch.float32, device=target.device)
     logits = target if proposal is None else proposal.logits

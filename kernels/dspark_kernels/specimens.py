@@ -39,11 +39,15 @@ def specimens(target: targets.Target) -> Iterator[Specimen]:
         yield Specimen(f"{name} greedy draft", _accept(dtype, 16, "certain", dtype))
         # What a server of a 2-byte model gives: its target's logits are float32.
         if half:
-            yield Specimen(f"{name}, float32 target", _accept(dtype, _rows(target.residual)[-1], "again", torch.float32))
+            yield Specimen(
+                f"{name}, float32 target", _accept(dtype, _rows(target.residual)[-1], "again", torch.float32)
+            )
     yield Specimen("bfloat16", lambda: _confidence(64))
     for requests, gamma in ((16, 7), (1024, 16)):
         for factor in (False, True):
-            yield Specimen(f"R {requests} gamma {gamma}{' weighted' if factor else ''}", _lengths(requests, gamma, factor))
+            yield Specimen(
+                f"R {requests} gamma {gamma}{' weighted' if factor else ''}", _lengths(requests, gamma, factor)
+            )
 
 
 def _rows(table: tuple[targets.Scan, ...]) -> list[int]:

@@ -154,9 +154,7 @@ def count_confidence(shape: Shape) -> Traffic:
     drafts = _distinct_drafts(shape)
     weight = torch.randn(shape.hidden + shape.rank)
     with counting() as launches:
-        confidence.confidence_block(
-            hidden, anchors, drafts, weight, torch.zeros(1), torch.ones(shape.gamma), head.w1
-        )
+        confidence.confidence_block(hidden, anchors, drafts, weight, torch.zeros(1), torch.ones(shape.gamma), head.w1)
     return total(launches)
 
 

@@ -9,7 +9,6 @@ from dspark_kernels import traffic
 from dspark_kernels.draft import worth_keeping
 from dspark_kernels.targets import TARGETS, Scan, Target, for_rows
 from dspark_kernels.traffic import Shape, Traffic
-
 from sglang_dspark.errors import InputError
 from sglang_dspark.serving import upstream_traffic as upstream
 

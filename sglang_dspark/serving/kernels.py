@@ -15,12 +15,12 @@ from typing import Any, Final
 
 import numpy as np
 import torch
+
 from dspark_kernels import acceptance, confidence, draft, results, selfcheck, targets, verify_lengths
 from dspark_kernels.heads import MarkovHead
 from dspark_kernels.interpreter import launches
 from dspark_kernels.markov_finish import Outputs
 from dspark_kernels.residual_scan import Proposal
-
 from sglang_dspark.policy.belief import MAX_REQUESTS
 from sglang_dspark.policy.record import SURVIVAL_FLOOR, Load, Rule
 from sglang_dspark.serving import settings
@@ -204,8 +204,10 @@ def draft_markov_block(
             greedy_draft=greedy_draft,
         )
     kept = None if greedy_draft else logits_out
-    if not greedy_draft and kept is None and not (
-        ours.accepts and not draft.worth_keeping(requests, gamma, ours.head.rank)
+    if (
+        not greedy_draft
+        and kept is None
+        and not (ours.accepts and not draft.worth_keeping(requests, gamma, ours.head.rank))
     ):
         dtype = markov_head.step_logits_dtype(base_logits.dtype)
         kept = torch.empty(base_logits.shape, dtype=dtype, device=base_logits.device)
@@ -248,9 +250,7 @@ def predict(
     """Around ``DSparkConfidenceHead.predict``: confidence and logit, [R, gamma]."""
     ours = installed("confidence")
     if ours is None or markov_head is not ours.markov_head:
-        return original(
-            head, features, anchor_tokens=anchor_tokens, draft_tokens=draft_tokens, markov_head=markov_head
-        )
+        return original(head, features, anchor_tokens=anchor_tokens, draft_tokens=draft_tokens, markov_head=markov_head)
     requests, gamma = draft_tokens.shape
     found = confidence.confidence_block(
         features.reshape(requests, gamma, -1),
@@ -359,7 +359,9 @@ def accept_draft_tokens(
         drafts,
         _proposal(ours, draft_block, greedy, candidates),
         temperatures=temperatures,
-        top_ks=sampling_info.top_ks.view(-1)[:requests].int().contiguous() if sampling_info.need_top_k_sampling else None,
+        top_ks=sampling_info.top_ks.view(-1)[:requests].int().contiguous()
+        if sampling_info.need_top_k_sampling
+        else None,
         top_ps=sampling_info.top_ps.view(-1)[:requests].float().contiguous()
         if sampling_info.need_top_p_sampling
         else None,

@@ -12,6 +12,7 @@ from types import SimpleNamespace
 from typing import Any, Final
 
 import torch
+
 from dspark_kernels.count import counting
 from dspark_kernels.traffic import FLOAT, INT, LONG, Shape, Traffic, decided_target, total
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import NamedTuple
 
 import torch
+
 from dspark_kernels.heads import CHUNKS, Kind, MarkovHead
 
 DTYPES = (torch.float32, torch.bfloat16, torch.float16)

@@ -6,14 +6,14 @@ from typing import Any, NamedTuple
 
 import pytest
 import torch
+from scipy import stats
+
 from dspark_kernels import targets
 from dspark_kernels.acceptance import Accepted, accept, reference_accept
 from dspark_kernels.draft import reference_draft_block
 from dspark_kernels.heads import Kind
 from dspark_kernels.residual_scan import Proposal
 from dspark_kernels.target_rows import launch_target_rows, reference_target_rows
-from scipy import stats
-
 from tests.kernels.made import DTYPES, Block, block
 
 SEED = 987654321
@@ -57,7 +57,13 @@ def case(seed: int, kind: Kind, dtype: torch.dtype, rows: int, gamma: int, vocab
     top_ps = torch.rand(rows, generator=random)
     top_ps[::3] = 1.0
     proposal = Proposal(
-        given.logits, drafted.log_sums, drafted.log_probs, given.temperatures, given.head, drafted.latents, given.anchors
+        given.logits,
+        drafted.log_sums,
+        drafted.log_probs,
+        given.temperatures,
+        given.head,
+        drafted.latents,
+        given.anchors,
     )
     return Case(target.to(dtype), starts, lengths, drafted.tokens, proposal, temperatures, top_ks, top_ps, given)
 

@@ -7,11 +7,11 @@ from typing import Any
 
 import pytest
 import torch
+
 from dspark_kernels.acceptance import accept
 from dspark_kernels.confidence import confidence_block
 from dspark_kernels.draft import draft_block
 from dspark_kernels.verify_lengths import verify_lengths
-
 from tests.kernels.made import block
 from tests.kernels.test_acceptance import case
 
@@ -92,7 +92,11 @@ BAD: list[tuple[Callable[..., object], dict[str, Any], str]] = [
     (accepted, {"top_ps": torch.ones(5)}, "top_ps: shape"),
     (accepted, {"proposal": CASE.proposal._replace(latents=None)}, "proposal.latents: missing"),
     (accepted, {"proposal": CASE.proposal._replace(log_sums=torch.ones(4, 2))}, "proposal.log_sums: shape"),
-    (accepted, {"proposal": CASE.proposal._replace(vocab_start=4)}, "proposal.vocab_start: 4, expected a multiple of 4"),
+    (
+        accepted,
+        {"proposal": CASE.proposal._replace(vocab_start=4)},
+        "proposal.vocab_start: 4, expected a multiple of 4",
+    ),
     (rated, {"weight": torch.ones(39)}, r"weight: shape \[39\], expected \[40\]"),
     (rated, {"temperatures": torch.ones(2)}, "temperatures: shape"),
     (rated, {"hidden": GIVEN.hidden.mT.contiguous().mT}, "hidden: strides"),

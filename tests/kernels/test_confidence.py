@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 import torch
-from dspark_kernels.confidence import confidence_block, reference_confidence
 
+from dspark_kernels.confidence import confidence_block, reference_confidence
 from sglang_dspark.policy import survival
 from tests.kernels.made import DTYPES
 

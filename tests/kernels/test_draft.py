@@ -8,13 +8,13 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from scipy import stats
+
 from dspark_kernels import targets
 from dspark_kernels.draft import draft_block, make_outputs, reference_draft_block, worth_keeping
 from dspark_kernels.heads import Kind, reference_latent
 from dspark_kernels.markov_finish import Outputs, finish, reference_finish
 from dspark_kernels.markov_scan import reference_scan, scan
-from scipy import stats
-
 from tests.kernels.made import DTYPES, Block, block, integers
 
 SEED = 1234567890123
@@ -109,7 +109,9 @@ def test_the_configurations_of_every_target() -> None:
     for name, target in targets.TARGETS.items():
         with targets.using(name):
             for cut in (target.draft[0], target.draft[-1]):
-                given = block(5, "vanilla", torch.bfloat16, cut.block_rows + 1 if cut is target.draft[-1] else 3, 1, 301, 40)
+                given = block(
+                    5, "vanilla", torch.bfloat16, cut.block_rows + 1 if cut is target.draft[-1] else 3, 1, 301, 40
+                )
                 same(run(given), reference(given))
 
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from dspark_kernels.verify_lengths import reference_lengths, verify_lengths
 
+from dspark_kernels.verify_lengths import reference_lengths, verify_lengths
 from sglang_dspark.policy import Engine, Load, Threshold, compile_rule, lengths, survival
 from sglang_dspark.policy.record import SURVIVAL_FLOOR
 

@@ -3,14 +3,20 @@
 from __future__ import annotations
 
 import torch
-from dspark_kernels import philox
 from scipy import stats
+
+from dspark_kernels import philox
 
 
 def test_words_are_the_published_ones() -> None:
     """Known answers of philox4x32-10 (Random123, ``kat_vectors``)."""
     zero, ones = torch.zeros(1, dtype=torch.int64), torch.full((1,), -1)
-    assert [int(w) for w in philox.words(0, zero, zero, zero, zero, 0)] == [0x6627E8D5, 0xE169C58D, 0xBC57AC4C, 0x9B00DBD8]
+    assert [int(w) for w in philox.words(0, zero, zero, zero, zero, 0)] == [
+        0x6627E8D5,
+        0xE169C58D,
+        0xBC57AC4C,
+        0x9B00DBD8,
+    ]
     found = philox.words(-1, ones, ones, ones, zero, 0)
     assert [int(w) for w in found] == [0x408F276D, 0x41C83B0E, 0xA20BC7C6, 0x6D5451FD]
 
