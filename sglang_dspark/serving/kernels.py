@@ -173,7 +173,7 @@ def _name(request: Any) -> int:
 
 
 def draft_markov_block(
-    original: Callable[..., Any],
+    original: Callable[..., tuple[torch.Tensor, Any]],
     *,
     markov_head: Any,
     base_logits: torch.Tensor,
@@ -239,7 +239,7 @@ def draft_markov_block(
 
 
 def predict(
-    original: Callable[..., Any],
+    original: Callable[..., tuple[torch.Tensor, torch.Tensor]],
     head: Any,
     features: torch.Tensor,
     *,
@@ -278,7 +278,7 @@ def schedule(original: Callable[..., torch.Tensor], cls: Any, **arguments: Any) 
 def policy_lengths(rule: Rule, given: torch.Tensor, load: Load, cap: int) -> torch.Tensor:
     """A policy's lengths, int32 [R], anchors not counted: ``sglang_dspark.policy.lengths`` in one launch."""
     record = rule[0]
-    extra = {}
+    extra: dict[str, Any] = {}
     if record["price_per_token"] or not (record["weight"] == 1.0).all():
         prices = _on_device(record["weight"].tobytes(), float(record["price_per_token"]), given.device)
         extra = {
@@ -309,7 +309,7 @@ def _moved(values: Any, device: torch.device) -> torch.Tensor:
 
 
 def accept_draft_tokens(
-    original: Callable[..., Any],
+    original: Callable[..., tuple[torch.Tensor, torch.Tensor, torch.Tensor]],
     *,
     candidates: torch.Tensor,
     target_logits: torch.Tensor,
