@@ -184,6 +184,7 @@ VALUES = {
     "--speculative-dspark-policy-mode": "shadow",
     "--speculative-dspark-fallback-margin": "0.25",
     "--speculative-dspark-class-keys": "keys",
+    "--speculative-dspark-kernels": "ours",
     "--speculative-dspark-record": "records",
 }
 MEANT = Settings(
@@ -197,7 +198,7 @@ def test_flags_reach_the_children_and_not_server_args() -> None:
     assert set(VALUES) == {flag.option for flag in FLAGS}
     raw = parse(["--model-path", "m", *(word for pair in VALUES.items() for word in pair)])
     assert ServerArgs.from_cli_args(raw).model_path == "m"
-    assert settings.current() == MEANT
+    assert settings.current() == MEANT and settings.kernels() == "ours"
 
 
 def test_flags_in_a_configuration_file(tmp_path: Path) -> None:
@@ -237,12 +238,12 @@ def test_engine_takes_the_flags_as_keywords_and_forgets_them() -> None:
 
     engine = SimpleNamespace(server_args_class=ServerArgs)
     launch.accept_engine_keywords(engine)
-    keywords = {flag.keyword: getattr(MEANT, flag.field) for flag in FLAGS}
+    keywords = {flag.keyword: getattr(MEANT, flag.field, "ours") for flag in FLAGS}
     made = engine.server_args_class(model_path="m", **keywords)
     assert isinstance(made, ServerArgs) and made.model_path == "m"
-    assert settings.current() == MEANT
+    assert settings.current() == MEANT and settings.kernels() == "ours"
     engine.server_args_class(model_path="m")
-    assert settings.current() is None
+    assert settings.current() is None and settings.kernels() is None
 
 
 @pytest.mark.parametrize(
