@@ -37,6 +37,7 @@ from dspark_tuning.report.policy import step_time_s, survival_needed
 from dspark_tuning.report.provenance import command, without_secrets
 from dspark_tuning.space import Space
 from dspark_tuning.tune import Options, Outcome, compare
+from dspark_tuning.watch import LATENCIES, QUANTILES, Timeline, Watched, shown
 from sglang_dspark.errors import InputError
 from sglang_dspark.policy import Argmax, Engine, Fixed, SpsAdditiveTable, SpsTable, Threshold, compile_rule
 from sglang_dspark.policy.artifact import Artifact, Provenance
@@ -74,6 +75,7 @@ class Page(HTMLParser):
         self.open: list[str] = []
         self.elements: list[tuple[str, dict[str, str]]] = []
         self.tables: dict[str, dict[str, list[str]]] = {}
+        self.all_tables: list[tuple[str, dict[str, list[str]]]] = []
         self.scripts: list[str] = []
         self.codes: list[str] = []
         self.strong: list[str] = []
@@ -98,6 +100,7 @@ class Page(HTMLParser):
         assert self.open.pop() == tag
         if tag == "caption":
             self.tables[self._caption] = {}
+            self.all_tables.append((self._caption, self.tables[self._caption]))
         if tag == "tr":
             self.tables[self._caption][self._row[0]] = self._row[1:]
             self._row = []
@@ -223,7 +226,18 @@ def outcome(
         evidence=(),
     )
     arm = Arm(name, flags, policy, belief)
-    return Outcome(scenario, options, arm, flags, trials(space), found, versus, artifact, None)
+    beside = (name, arms.DEFAULT, arms.PLAIN) if name not in (arms.DEFAULT, arms.PLAIN) else (arms.DEFAULT, arms.PLAIN)
+    runs = tuple(watched(arm, load) for load in shown(scenario.loads) for arm in beside)
+    return Outcome(scenario, options, arm, flags, trials(space), found, versus, artifact, None, runs)
+
+
+def watched(arm: str, load: float) -> Watched:
+    """A run of which every figure tells its arm and its load: latency q of a kind is q times a scale."""
+    scale = load + list(THROUGHPUT).index(arm) / 100
+    at_s = np.arange(1.0, 6.0)
+    timeline = Timeline(at_s, at_s + scale, at_s + 2 * scale, at_s / 8, at_s / 100)
+    kinds = zip(LATENCIES, (0.1, 0.01, 0.001), strict=True)
+    return Watched(arm, load, 2, timeline, {kind: np.array(QUANTILES) * scale * unit for kind, unit in kinds})
 
 
 def hostile() -> Outcome:
@@ -294,12 +308,17 @@ def test_page_can_be_read_by_keyboard_and_by_ear(report: Page) -> None:
     assert headings[0] == 1 and headings.count(1) == 1
     assert all(after <= before + 1 for before, after in pairwise(headings))
     assert all(cell.get("scope") in ("row", "col") for cell in report.of("th"))
-    assert len(report.of("table")) == len(report.of("caption")) == len(report.tables)
+    assert len(report.of("table")) == len(report.of("caption")) == len(report.all_tables)
     assert all(
         region["tabindex"] == "0" and region["aria-label"]
         for region in report.of("div")
         if "scroll" in region.get("class", "")
     )
+    # The first that a keyboard reaches leads past the contents.
+    assert report.of("a")[0] == {"class": "skip", "href": "#content"} and report.of("main")[0]["id"] == "content"
+    drawings = [div for div in report.of("div") if div.get("role") == "img"]
+    assert len(drawings) == len(report.of("figure")) == len(report.of("figcaption"))
+    assert [div["aria-labelledby"] for div in drawings] == [text["id"] for text in report.of("figcaption")]
     ids = [attributes["id"] for _, attributes in report.elements if "id" in attributes]
     assert len(ids) == len(set(ids))
     assert {link["href"][1:] for link in report.of("a")} <= set(ids)
@@ -424,6 +443,39 @@ def test_step_time_of_both_table_forms() -> None:
     assert step_time_s(additive, 2, np.array([2, 4, 9])) == pytest.approx([0.015, 0.025, 0.035])
     floor = SpsTable(sample_batch_tokens=(1, 4), sample_steps_per_sec=(100.0, 50.0), max_batch_tokens=8)
     assert step_time_s(floor, 2, np.array([3, 4, 7])) == pytest.approx([0.01, 0.02, 0.02])
+
+
+@pytest.mark.parametrize(("place", "load"), list(enumerate(LOADS)))
+def test_distributions_are_drawn_and_told_alike(report: Page, place: int, load: float) -> None:
+    traces = report.drawing(f"latencies-{place}")
+    tables = [table for text, table in report.all_tables if text.startswith("Latencies in ms by percentile")]
+    for axis, (kind, unit) in enumerate(zip(LATENCIES, (0.1, 0.01, 0.001), strict=True), 1):
+        for arm in (arms.TUNED, arms.DEFAULT, arms.PLAIN):
+            (trace,) = [t for t in traces if t["name"] == arm and t["yaxis"] == ("y" if axis == 1 else f"y{axis}")]
+            scale_ms = 1e3 * unit * (load + list(THROUGHPUT).index(arm) / 100)
+            assert trace["x"] == pytest.approx([q * scale_ms for q in trace["y"]])
+            told = [float(cell.replace(",", "")) for cell in tables[place][f"{kind.upper()}, {arm}"]]
+            assert told == pytest.approx([scale_ms * q for q in (0.1, 0.5, 0.9, 0.95, 0.99)], rel=0.006)
+    # The service levels of the packaged scenario: 1 s and 20 ms for both classes.
+    assert [(t["x"], t["yaxis"]) for t in traces if t["name"] == "service levels"] == [
+        ([1000.0, 1000.0], "y"), ([20.0, 20.0], "y2"),
+    ]  # fmt: skip
+
+
+def test_timelines_are_drawn_and_told_alike(report: Page) -> None:
+    fields = {"y": "running", "y2": "queued", "y3": "verify_length", "y4": "kv_share"}
+    for place, load in enumerate(LOADS):
+        traces = report.drawing(f"timeline-{place}")
+        assert len(traces) == 3 * len(fields) and len({t["line"]["dash"] for t in traces}) >= 2
+        assert len({(t["line"]["dash"], t["marker"]["symbol"]) for t in traces}) == 3
+        for arm in (arms.TUNED, arms.DEFAULT, arms.PLAIN):
+            run = watched(arm, load).timeline
+            for axis, field in fields.items():
+                (trace,) = [t for t in traces if t["name"] == arm and t["yaxis"] == axis]
+                assert trace["x"] == run.at_s.tolist() and trace["y"] == getattr(run, field).tolist()
+            told = [table for text, table in report.all_tables if text == f"{arm}, by seconds"][place]
+            assert float(told["3.00"][0]) == pytest.approx(run.running[2], rel=0.006)
+            assert float(told["3.00"][3]) == pytest.approx(run.kv_share[2], rel=0.006)
 
 
 def test_search_history_shows_every_trial_once(report: Page) -> None:

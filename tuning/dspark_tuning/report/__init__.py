@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from dspark_tuning.report import answer, asked, baselines, by_load, frontier, history, policy, provenance
+from dspark_tuning.report import answer, asked, baselines, by_load, frontier, history, policy, provenance, runs
 from dspark_tuning.report.page import document
 from dspark_tuning.tune import Outcome
 
 __all__ = ["render"]
 
-PARTS = (asked, answer, baselines, by_load, policy, frontier, history, provenance)
+PARTS = (asked, answer, baselines, by_load, policy, frontier, runs, history, provenance)
 
 SIMULATED = (
     "All figures on this page are simulated. Nothing was measured on a GPU here; "

@@ -1,0 +1,71 @@
+"""What happened over a run."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+
+from dspark_tuning.report.numbers import number
+from dspark_tuning.report.page import Html, Row, figure, table
+from dspark_tuning.report.plots import drawing, line, panels, style_of
+from dspark_tuning.watch import Timeline
+
+PANELS = {
+    "running": "Running requests",
+    "queued": "Waiting requests",
+    "verify_length": "Verify length, drafts",
+    "kv_share": "KV pool in use",
+}
+
+
+def timelines(key: str, runs: Mapping[str, Timeline]) -> Html:
+    """Load, queue, verify length and KV over time, a line a run.
+
+    Args:
+        key: Names the drawing in the page.
+        runs: By the name of their arm.
+    """
+    known = {
+        field: title
+        for field, title in PANELS.items()
+        if any(not np.isnan(getattr(run, field)).all() for run in runs.values())
+    }
+    drawn = drawing("seconds", "", height=140 + 190 * len(known))
+    axes = dict(zip(known, panels(drawn, *known.values()), strict=True))
+    drawn.update_yaxes(rangemode="tozero", nticks=5)
+    for field, axis in axes.items():
+        if field == "kv_share":
+            drawn.update_layout({f"yaxis{axis[1:]}": {"tickformat": ".2~p"}})
+        for place, (name, run) in enumerate(runs.items()):
+            line(
+                drawn,
+                name,
+                style_of(name, place),
+                run.at_s,
+                getattr(run, field),
+                symbols=8,
+                yaxis=axis,
+                legendgroup=name,
+                showlegend=axis == "y",
+                cliponaxis=False,
+            )
+    tables = [
+        table(
+            f"{name}, by seconds",
+            ["Seconds", *known.values()],
+            [
+                Row(number(at_s), [number(value) for value in values])
+                for at_s, *values in zip(run.at_s, *(getattr(run, field) for field in known), strict=True)
+            ],
+        )
+        for name, run in runs.items()
+    ]
+    width_s = max(float(run.at_s[1] - run.at_s[0]) for run in runs.values())
+    return figure(
+        key,
+        drawn,
+        f"The run over time, from its first request to its last, warm-up included; each point is a mean over a "
+        f"{len(next(iter(runs.values())).at_s)}th of the run, at most {number(width_s)} s.",
+        *tables,
+    )
