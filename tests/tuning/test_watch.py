@@ -13,7 +13,8 @@ from dspark_simulator.simulation import Arm, StepLog, simulate
 from dspark_simulator.state import Record
 from dspark_tuning import arms
 from dspark_tuning.evaluate import Cell, at_load, measure
-from dspark_tuning.watch import PARTS, QUANTILES, shown, timeline, watch
+from dspark_tuning.timeline import PARTS, timeline
+from dspark_tuning.watch import QUANTILES, shown, watch
 from sglang_dspark.policy import Threshold
 
 SCENARIO = scenarios.load("b300-v4flash")

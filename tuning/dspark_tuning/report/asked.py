@@ -80,7 +80,7 @@ def truths(live: Live) -> str:
 
 def _hardware(scenario: Scenario) -> str:
     replicas = f"; {scenario.replicas} replicas, routed {scenario.router}" if scenario.replicas > 1 else ""
-    return f"{scenario.hardware} ({scenario.gpus} GPUs a replica{replicas})"
+    return f"{scenario.hardware} (GPUs a replica: {scenario.gpus}{replicas})"
 
 
 def _flags(scenario: Scenario) -> str:

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Sequence
 
 import numpy as np
 
 from dspark_tuning.report.numbers import number
 from dspark_tuning.report.page import Html, Row, figure, table
 from dspark_tuning.report.plots import drawing, line, panels, style_of
-from dspark_tuning.watch import Timeline
+from dspark_tuning.timeline import PARTS, Timeline
 
 PANELS = {
     "running": "Running requests",
@@ -19,17 +19,17 @@ PANELS = {
 }
 
 
-def timelines(key: str, runs: Mapping[str, Timeline]) -> Html:
+def timelines(key: str, runs: Sequence[tuple[str, Timeline]]) -> Html:
     """Load, queue, verify length and KV over time, a line a run.
 
     Args:
         key: Names the drawing in the page.
-        runs: By the name of their arm.
+        runs: With the name of each, of an arm or a recording; a panel that none of them has is left out.
     """
     known = {
         field: title
         for field, title in PANELS.items()
-        if any(not np.isnan(getattr(run, field)).all() for run in runs.values())
+        if any(not np.isnan(getattr(run, field)).all() for _, run in runs)
     }
     drawn = drawing("seconds", "", height=140 + 190 * len(known))
     axes = dict(zip(known, panels(drawn, *known.values()), strict=True))
@@ -37,7 +37,7 @@ def timelines(key: str, runs: Mapping[str, Timeline]) -> Html:
     for field, axis in axes.items():
         if field == "kv_share":
             drawn.update_layout({f"yaxis{axis[1:]}": {"tickformat": ".2~p"}})
-        for place, (name, run) in enumerate(runs.items()):
+        for place, (name, run) in enumerate(runs):
             line(
                 drawn,
                 name,
@@ -59,13 +59,11 @@ def timelines(key: str, runs: Mapping[str, Timeline]) -> Html:
                 for at_s, *values in zip(run.at_s, *(getattr(run, field) for field in known), strict=True)
             ],
         )
-        for name, run in runs.items()
+        for name, run in runs
     ]
-    width_s = max(float(run.at_s[1] - run.at_s[0]) for run in runs.values())
     return figure(
         key,
         drawn,
-        f"The run over time, from its first request to its last, warm-up included; each point is a mean over a "
-        f"{len(next(iter(runs.values())).at_s)}th of the run, at most {number(width_s)} s.",
+        f"Over time, from the first step to the last; each point is a mean over 1/{PARTS} of a run.",
         *tables,
     )
