@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from dspark_tuning.report.numbers import milliseconds
 from dspark_tuning.report.page import Html, Row, figure, table
-from dspark_tuning.report.plots import drawing, line, panels, reference, style_of
+from dspark_tuning.report.plots import drawing, line, panels, reference, styles
 from dspark_tuning.watch import QUANTILES
 
 TOLD = (0.1, 0.5, 0.9, 0.95, 0.99)
@@ -35,11 +35,11 @@ def distributions(
     drawn.update_xaxes(type="log", tickformat="~g", dtick="D2" if np.nanmax(ends_s) < 1e3 * np.nanmin(ends_s) else 1)
     drawn.update_yaxes(range=[0, 1.03], tickformat=".0%")
     for kind, named in times_s.items():
-        for place, (name, values_s) in enumerate(named.items()):
+        for (name, values_s), style in zip(named.items(), styles(list(named)), strict=True):
             line(
                 drawn,
                 name,
-                style_of(name, place),
+                style,
                 1e3 * values_s,
                 QUANTILES,
                 symbols=7,

@@ -126,9 +126,19 @@ def line(
     )
 
 
-def style_of(name: str, place: int) -> Style:
-    """The look of an arm, or of the line at ``place`` where ``name`` is not one."""
-    return STYLES.get(name, SERIES[place % len(SERIES)])
+def styles(names: Sequence[str]) -> list[Style]:
+    """The look of each name: that of the arms where all are arms, else one after another, 24 before they repeat."""
+    if all(name in STYLES for name in names):
+        return [STYLES[name] for name in names]
+    return [_series(place) for place in range(len(names))]
+
+
+def _series(place: int) -> Style:
+    cycle, place = divmod(place, len(SERIES))
+    style = SERIES[place]
+    base = style.symbol.removesuffix("-open")
+    symbol = base if (base == style.symbol) == (cycle % 2 == 0) else f"{base}-open"
+    return style._replace(symbol=f"{symbol}-dot" if cycle % 4 > 1 else symbol)
 
 
 def reference(figure: go.Figure, name: str, x: Sequence[float], y: Sequence[float], **more: Any) -> None:
@@ -194,4 +204,4 @@ def arm_lines(
             "customdata": list(part["load"]),
             "hovertemplate": f"{escape(label)}, %{{customdata:g}}: %{{y:.4g}}<extra></extra>",
         }
-        line(figure, label, FIXED if fixed else style_of(name, 0), at, part[y], **more)
+        line(figure, label, FIXED if fixed else STYLES.get(name, SERIES[0]), at, part[y], **more)

@@ -8,7 +8,7 @@ import numpy as np
 
 from dspark_tuning.report.numbers import number
 from dspark_tuning.report.page import Html, Row, figure, table
-from dspark_tuning.report.plots import drawing, line, panels, style_of
+from dspark_tuning.report.plots import drawing, line, panels, styles
 from dspark_tuning.timeline import PARTS, Timeline
 
 PANELS = {
@@ -33,15 +33,16 @@ def timelines(key: str, runs: Sequence[tuple[str, Timeline]]) -> Html:
     }
     drawn = drawing("seconds", "", height=140 + 190 * len(known))
     axes = dict(zip(known, panels(drawn, *known.values()), strict=True))
+    looks = styles([name for name, _ in runs])
     drawn.update_yaxes(rangemode="tozero", nticks=5)
     for field, axis in axes.items():
         if field == "kv_share":
             drawn.update_layout({f"yaxis{axis[1:]}": {"tickformat": ".2~p"}})
-        for place, (name, run) in enumerate(runs):
+        for (name, run), style in zip(runs, looks, strict=True):
             line(
                 drawn,
                 name,
-                style_of(name, place),
+                style,
                 run.at_s,
                 getattr(run, field),
                 symbols=8,

@@ -6,7 +6,7 @@ import numpy as np
 
 from dspark_tuning.calibrate.calibration import Calibrated
 from dspark_tuning.report.page import Row, Section, figure, paragraph, table
-from dspark_tuning.report.plots import drawing, line, style_of
+from dspark_tuning.report.plots import drawing, line, styles
 
 
 def section(found: Calibrated) -> Section:
@@ -15,8 +15,7 @@ def section(found: Calibrated) -> Section:
         return Section("acceptance", "Acceptance", [paragraph("The recording has no accepted lengths.")])
     positions = np.arange(1, fit.measured.shape[1] + 1)
     chart = drawing("Draft position", "Accepted, given the prefix was")
-    for place, name in enumerate(fit.classes):
-        style = style_of(name, place)
+    for place, (name, style) in enumerate(zip(fit.classes, styles(fit.classes), strict=True)):
         line(chart, f"{name}, measured", style, positions, fit.measured[place], mode="markers")
         line(chart, f"{name}, model", style, positions, fit.modelled[place], mode="lines")
     rows = [

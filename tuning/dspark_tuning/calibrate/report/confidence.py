@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 
 from dspark_tuning.calibrate.calibration import Calibrated
 from dspark_tuning.report.page import Row, Section, figure, paragraph, table
-from dspark_tuning.report.plots import drawing, line, reference, style_of
+from dspark_tuning.report.plots import SERIES, drawing, line, reference
 
 BINS = 10
 
@@ -19,9 +19,10 @@ def section(found: Calibrated) -> Section:
         return Section("confidence", "Confidence", [paragraph("Too few whole rounds with confidences.")])
     chart = drawing("Survival that the head says", "Survived")
     rows = []
-    for place, (name, survival) in enumerate((("as trained", head.raw), ("with temperatures", head.survival))):
+    survivals = {"as trained": head.raw, "with temperatures": head.survival}
+    for (name, survival), style in zip(survivals.items(), SERIES, strict=False):
         said, happened, count = _reliability(survival[head.held].ravel(), head.survived[head.held].ravel())
-        line(chart, name, style_of(name, place), said, happened)
+        line(chart, name, style, said, happened)
         rows += [Row(f"{name}, {s:.2f}", [f"{h:.2f}", f"{n:,}"]) for s, h, n in zip(said, happened, count, strict=True)]
     reference(chart, "equal", [0, 1], [0, 1])
     by_position = table(

@@ -8,7 +8,7 @@ import pandas as pd
 from dspark_tuning.calibrate.calibration import Calibrated
 from dspark_tuning.report.distributions import distributions
 from dspark_tuning.report.page import Html, Row, Section, definitions, figure, table
-from dspark_tuning.report.plots import drawing, line, reference, style_of
+from dspark_tuning.report.plots import SERIES, drawing, line, reference
 from dspark_tuning.watch import QUANTILES
 
 # Points of a scatter that a reader can tell apart.
@@ -23,9 +23,9 @@ def section(found: Calibrated) -> Section:
     steps = found.decoded.assign(predicted_s=found.cost.predicted_s)
     shown = steps.iloc[:: max(1, len(steps) // POINTS)]
     scatter = drawing("Measured, ms", "Predicted, ms")
-    for place, (drafted, part) in enumerate(shown.groupby("drafted")):
+    for (drafted, part), style in zip(shown.groupby("drafted"), SERIES, strict=False):
         name = "with a draft" if drafted else "without a draft"
-        line(scatter, name, style_of(name, place), 1e3 * part["step_s"], 1e3 * part["predicted_s"], mode="markers")
+        line(scatter, name, style, 1e3 * part["step_s"], 1e3 * part["predicted_s"], mode="markers")
     top = 1e3 * float(steps[["step_s", "predicted_s"]].max().max())
     reference(scatter, "equal", [0, top], [0, top])
     cells = (
