@@ -321,8 +321,14 @@ def test_price_raises_the_threshold_of_long_contexts(read: Callable[[Outcome], P
     assert (short, long) == pytest.approx((0.1, 0.15))
     names = [trace["name"] for trace in read(outcome(policy=priced)).drawing("threshold")]
     assert names == [
-        f"{klass}, {context} tokens of context" for klass in ("chat", "code") for context in ("0", "8,192")
+        f"{klass}: {context} tokens of context" for klass in ("chat", "code") for context in ("0", "8,192")
     ]
+
+
+def test_classes_of_one_weight_have_one_line(read: Callable[[Outcome], Page]) -> None:
+    made = read(outcome(policy=THRESHOLD.model_copy(update={"weight": (1.0, 1.0)})))
+    assert [trace["name"] for trace in made.drawing("threshold")] == ["chat, code"]
+    assert "Its context does not matter." in made.text
 
 
 def test_belief_is_drawn_beside_the_profile(read: Callable[[Outcome], Page]) -> None:

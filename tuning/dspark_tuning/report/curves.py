@@ -35,7 +35,7 @@ def frontier(key: str, curves: Sequence[Curve]) -> Html:
         key,
         curves,
         "Speed of a user, tokens/s",
-        "Throughput, output tokens/s a GPU",
+        "Output tokens/s a GPU",
         "Throughput of a GPU against the speed that a user sees (1/mean TPOT), a point a load, joined in order of "
         "load. Up and to the right is better.",
     )
@@ -56,7 +56,8 @@ def budget(key: str, curves: Sequence[Curve]) -> Html:
 def _figure(
     key: str, curves: Sequence[Curve], x_title: str, y_title: str, caption: str, *, doubles: bool = False
 ) -> Html:
-    drawn = drawing(x_title, y_title)
+    # Many names make a long legend on a narrow screen.
+    drawn = drawing(x_title, y_title, height=460 + 15 * len(curves))
     if doubles:
         doubling(drawn, sorted({point.x for curve in curves for point in curve.points}))
     drawn.update_yaxes(rangemode="tozero")
