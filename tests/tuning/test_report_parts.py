@@ -12,11 +12,13 @@ from dspark_simulator import scenario as scenarios
 from dspark_tuning import arms
 from dspark_tuning.report import asked, page
 from dspark_tuning.report.curves import Curve, Point, budget, frontier
+from dspark_tuning.report.distributions import distributions
 from dspark_tuning.report.numbers import NONE, Estimate, estimate
 from dspark_tuning.report.page import Section, definitions, document, lead
 from dspark_tuning.report.plans import Plan, plans
 from dspark_tuning.report.plots import STYLES, drawing, panels, styles
 from dspark_tuning.report.what_if import WhatIf, what_if
+from dspark_tuning.watch import QUANTILES
 from tests.tuning.report_page import Page, check_nothing_is_loaded, check_readable
 
 PLANS = [
@@ -110,6 +112,16 @@ def test_panels_do_not_touch(titles: tuple[str, ...]) -> None:
     assert edges[0] == 0 and edges[-1] < 1 and np.all(np.diff(edges) > 0)
     assert [note["y"] for note in layout["annotations"]] == [top for _, top in domains]
     assert layout["xaxis"]["anchor"] == names[-1]
+
+
+@pytest.mark.filterwarnings("error")
+def test_times_that_nobody_observed_are_dashes() -> None:
+    nothing, something = np.full(len(QUANTILES), math.nan), np.array(QUANTILES)
+    told = Page(distributions("times", "Share", {"TTFT": {"a": nothing}, "TPOT": {"a": nothing, "b": something}}))
+    table = told.table("Percentiles in ms")
+    assert table["TTFT, a"] == table["TPOT, a"] == [NONE] * 5
+    assert table["TPOT, b"] == ["100", "500", "900", "950", "990"]
+    distributions("times", "Share", {"TTFT": {"a": nothing}})
 
 
 def test_an_estimate_without_an_interval_stands_alone() -> None:

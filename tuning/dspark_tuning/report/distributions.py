@@ -30,9 +30,10 @@ def distributions(
     """
     drawn = drawing("ms", "", height=140 + 225 * len(times_s))
     axes = dict(zip(times_s, panels(drawn, *times_s), strict=True))
-    ends_s = [values[[0, -1]] for named in times_s.values() for values in named.values()]
+    known_s = [end for named in times_s.values() for values in named.values() for end in values[[0, -1]] if end > 0]
     # Ticks at 1, 2 and 5 of a decade, or at decades where there are many.
-    drawn.update_xaxes(type="log", tickformat="~g", dtick="D2" if np.nanmax(ends_s) < 1e3 * np.nanmin(ends_s) else 1)
+    few = max(known_s, default=1.0) < 1e3 * min(known_s, default=1.0)
+    drawn.update_xaxes(type="log", tickformat="~g", dtick="D2" if few else 1)
     drawn.update_yaxes(range=[0, 1.03], tickformat=".0%")
     for kind, named in times_s.items():
         for (name, values_s), style in zip(named.items(), styles(list(named)), strict=True):
