@@ -1,7 +1,8 @@
 """``python -m dspark_kernels.bench``: times our kernels on this machine's GPU, beside the references and SGLang's own.
 
 Prints a table to send back and writes the result file that lets ``--speculative-dspark-kernels auto`` use what was
-faster. Without a GPU it goes as far as a launch: argument checks, references, and the compilation of what it would time.
+faster. Without a GPU it goes as far as a launch: argument checks, references, and the compilation of what it would
+time.
 """
 
 from __future__ import annotations
@@ -226,7 +227,7 @@ def time_call(call: Callable[[], object], repeat: int) -> float:
     """Median of ``repeat`` calls in microseconds, each by events around it, after three that are not counted."""
     for _ in range(3):
         call()
-    found = []
+    found: list[float] = []
     for _ in range(repeat):
         first, last = (torch.cuda.Event(enable_timing=True) for _ in range(2))
         first.record()

@@ -40,8 +40,8 @@ def draft_block(
 ) -> Outputs:
     """Draws token k of each row from ``softmax((U_k + latent_k W2) / T)``, or takes the argmax at temperature 0.
 
-    Equal keys go to the lowest token; NaN wins, as in ``torch.argmax``. A row with NaN or infinity has a NaN log-sum-exp,
-    and :func:`dspark_kernels.acceptance.accept` accepts nothing of it.
+    Equal keys go to the lowest token; NaN wins, as in ``torch.argmax``. A row with NaN or infinity has a NaN
+    log-sum-exp, and :func:`dspark_kernels.acceptance.accept` accepts nothing of it.
 
     Args:
         base_logits: [R, gamma, V] ``U``, rows of any stride.

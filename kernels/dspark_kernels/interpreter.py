@@ -25,7 +25,8 @@ def launches(tensor: torch.Tensor) -> bool:
 def mend() -> None:
     """Gives the interpreter the hardware's bfloat16.
 
-    Triton 3.8's keeps bfloat16 as 16-bit integers, multiplies matrices of those, and cuts off digits where a GPU rounds.
+    Triton 3.8's keeps bfloat16 as 16-bit integers, multiplies matrices of those, and cuts off digits where a GPU
+    rounds.
     """
     builder = interpreter.InterpreterBuilder
     multiply, cast = builder.create_dot, builder.cast_impl

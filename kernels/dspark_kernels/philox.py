@@ -1,10 +1,10 @@
 """Counter-based noise: the same seed, request and position give the same draws, whatever else is in the batch.
 
-Philox4x32-10 (Salmon et al., SC 2011), key the seed, counter (quad + step, request low, request high, position + domain).
-Four words come out of a counter; they go to tokens ``4 * quad`` to ``4 * quad + 3`` of the whole vocabulary, so shards
-agree. The position is that of the round's anchor and the step counts within the round: added up, a draft that nobody
-verified and a draft of the next round would share their noise, and the confidences behind the former help to decide, a
-step or two later, whether the latter is verified, which would not be lossless.
+Philox4x32-10 (Salmon et al., SC 2011): the seed is the key, (quad + step, request low, request high, position + domain)
+the counter. Four words come out of a counter; they go to tokens ``4 * quad`` to ``4 * quad + 3`` of the whole
+vocabulary, so shards agree. The position is that of the round's anchor and the step counts within the round: added up,
+a draft that nobody verified and a draft of the next round would share their noise, and the confidences behind the
+former help to decide, a step or two later, whether the latter is verified, which would not be lossless.
 """
 
 from __future__ import annotations

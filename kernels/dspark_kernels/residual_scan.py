@@ -1,4 +1,4 @@
-"""The token that ends a round: drawn from what the proposal left of the target, or after full acceptance from the target.
+"""The token that ends a round: drawn from what the proposal left of the target, or from the target if all was accepted.
 
 The proposal's distribution at the rejected position is computed again from the base logits, the latent and ``W2`` (or,
 where a graph has kept the corrected logits, from them) in one pass over the vocabulary for all requests.

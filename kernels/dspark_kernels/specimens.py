@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 
@@ -130,7 +130,7 @@ def _confidence(rows: int) -> object:
 def _lengths(requests: int, gamma: int, factor: bool) -> Callable[[], object]:
     def call() -> object:
         double = torch.float64
-        more = {
+        more: dict[str, Any] = {
             "weights": _empty(16, dtype=double),
             "price": _empty(1, dtype=double),
             "classes": _ints(requests),

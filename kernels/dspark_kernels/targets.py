@@ -14,7 +14,6 @@ from contextvars import ContextVar
 from typing import Final, NamedTuple
 
 import torch
-import triton
 
 
 class Scan(NamedTuple):
@@ -35,7 +34,8 @@ class Scan(NamedTuple):
 
     def parts(self, width: int, rows: int) -> int:
         """Programs that share the vocabulary of a block of rows."""
-        return max(1, min(triton.cdiv(width, self.block_vocab), self.programs // triton.cdiv(rows, self.block_rows)))
+        blocks = -(-rows // self.block_rows)
+        return max(1, min(-(-width // self.block_vocab), self.programs // blocks))
 
 
 class Target(NamedTuple):
@@ -73,8 +73,8 @@ class Target(NamedTuple):
 # columns on sm_90 and sm_100, so W2 is read once there up to 256 rows; on sm_80 and gfx942 128 rows fit.
 # Programs: one a multiprocessor, but 108 of an H100's 132 and a B200's 148 from 64 rows on. There the latents that each
 # reads are 32 KiB and more, and 108 keep what the programs read again below 5 %; they have 7 MB and more of W2 in
-# flight, which is more than bandwidth times a microsecond of latency on an H100, and V 151,936 in tiles of 32, 64 or 128
-# is 44, 22 or 11 turns of 108 without a rest.
+# flight, which is more than bandwidth times a microsecond of latency on an H100, and V 151,936 in tiles of 32, 64 or
+# 128 is 44, 22 or 11 turns of 108 without a rest.
 TARGETS: Final = {
     target.name: target
     for target in (

@@ -20,6 +20,8 @@ from sglang_dspark.errors import InputError
 SUPPORTED: Final = ("0.5.23",)
 
 Kind = Literal["around", "after", "before", "replace"]
+# A hook without its target.
+Entry = tuple[Kind, Callable[..., Any], tuple[str, ...], str]
 
 PLANNER: Final = "sglang.srt.speculative.dspark_components.dspark_planner"
 DRAFT: Final = "sglang.srt.speculative.dspark_components.dspark_draft"
@@ -188,13 +190,13 @@ def kernel_hooks() -> tuple[Hook, ...]:
     from sglang_dspark.serving import kernels
 
     components = "sglang.srt.speculative.dspark_components"
-    block = (
+    block: Entry = (
         "around",
         kernels.draft_markov_block,
         ("markov_head", "base_logits", "anchor_tokens", "draft_hidden", "step_temperatures", "noise", "logits_out"),
         "a draft block without materialised biases; SGLang's two callers each have the name",
     )
-    accepts = (
+    accepts: Entry = (
         "around",
         kernels.accept_draft_tokens,
         ("candidates", "target_logits", "draft_block", "sampling_info", "cutoff_layout", "verify_num_draft_tokens"),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any, Final
 
 from dspark_kernels import traffic
@@ -69,13 +70,10 @@ def check(shape: Shape) -> dict[str, Any]:
     }
     for name, sampled in (("sampled", True), ("greedy", False)):
         stages[name] = (
-            lambda sampled=sampled: traffic.count_position(shape, CUT, sampled),
+            partial(traffic.count_position, shape, CUT, sampled),
             traffic.position(shape, CUT, sampled),
         )
-        stages[f"upstream {name}"] = (
-            lambda sampled=sampled: upstream.count_position(shape, sampled),
-            upstream.position(shape, sampled),
-        )
+        stages[f"upstream {name}"] = partial(upstream.count_position, shape, sampled), upstream.position(shape, sampled)
     for name, (count, formula) in stages.items():
         if (found := count()) != formula:
             raise InputError(f"{name}: counted {found}, by formula {formula}, at {shape}; one of them is wrong")
@@ -83,7 +81,9 @@ def check(shape: Shape) -> dict[str, Any]:
 
 
 def _target(target: Target) -> dict[str, Any]:
-    sampled, greedy, rounds = {}, {}, {}
+    sampled: dict[str, Any] = {}
+    greedy: dict[str, Any] = {}
+    rounds: dict[str, Any] = {}
     for rows in ROWS:
         shape = Shape(rows)
         cut = for_rows(target.draft, rows)

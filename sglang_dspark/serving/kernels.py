@@ -173,36 +173,21 @@ def _name(request: Any) -> int:
 
 
 def draft_markov_block(
-    original: Callable[..., Any],
+    original: Callable[..., tuple[torch.Tensor, Any]],
     *,
-    markov_head: Any,
-    base_logits: torch.Tensor,
-    anchor_tokens: torch.Tensor,
-    draft_hidden: torch.Tensor | None,
-    step_temperatures: torch.Tensor,
-    noise: Any,
-    tp_sync: Any,
     logits_out: torch.Tensor | None = None,
     greedy_draft: bool = False,
+    **given: Any,
 ) -> tuple[torch.Tensor, Any]:
     """Around the block: the drafted tokens, and what acceptance needs: kept logits, or a ``Proposal`` in their place.
 
     A draft graph has a buffer for kept logits, and they go there. Otherwise they are kept where that moves fewer bytes.
     """
     ours = installed("draft")
+    markov_head, base_logits = given["markov_head"], given["base_logits"]
     requests, gamma, width = base_logits.shape
     if ours is None or markov_head is not ours.markov_head or width != ours.head.w2.shape[0] or requests > MAX_REQUESTS:
-        return original(
-            markov_head=markov_head,
-            base_logits=base_logits,
-            anchor_tokens=anchor_tokens,
-            draft_hidden=draft_hidden,
-            step_temperatures=step_temperatures,
-            noise=noise,
-            tp_sync=tp_sync,
-            logits_out=logits_out,
-            greedy_draft=greedy_draft,
-        )
+        return original(logits_out=logits_out, greedy_draft=greedy_draft, **given)
     kept = None if greedy_draft else logits_out
     if (
         not greedy_draft
@@ -211,35 +196,36 @@ def draft_markov_block(
     ):
         dtype = markov_head.step_logits_dtype(base_logits.dtype)
         kept = torch.empty(base_logits.shape, dtype=dtype, device=base_logits.device)
-    anchors = anchor_tokens.long().contiguous()
+    temperatures = given["step_temperatures"]
+    anchors = given["anchor_tokens"].long().contiguous()
     outputs = draft.draft_block(
         ours.head,
         base_logits,
         anchors,
-        hidden=None if ours.head.kind == "vanilla" else draft_hidden,
-        temperatures=step_temperatures.contiguous(),
+        hidden=None if ours.head.kind == "vanilla" else given["draft_hidden"],
+        temperatures=temperatures.contiguous(),
         requests=ours.requests[:requests],
         positions=ours.positions[:requests],
-        seed=noise.key,
+        seed=given["noise"].key,
         sample=not greedy_draft,
         kept=kept,
         outputs=ours.outputs(requests),
     )
     from sglang.srt.speculative.spec_tp_sync import SpecTpSyncSite
 
-    tokens = tp_sync.sync(SpecTpSyncSite.DSPARK_DRAFT, outputs.tokens)
+    tokens = given["tp_sync"].sync(SpecTpSyncSite.DSPARK_DRAFT, outputs.tokens)
     if greedy_draft:
         return tokens, None
-    noise.offset.add_(1)
+    given["noise"].offset.add_(1)
     if kept is not None:
         return tokens, kept
     return tokens, Proposal(
-        base_logits, outputs.log_sums, outputs.log_probs, step_temperatures, ours.head, outputs.latents, anchors
+        base_logits, outputs.log_sums, outputs.log_probs, temperatures, ours.head, outputs.latents, anchors
     )
 
 
 def predict(
-    original: Callable[..., Any],
+    original: Callable[..., tuple[torch.Tensor, torch.Tensor]],
     head: Any,
     features: torch.Tensor,
     *,
@@ -278,7 +264,7 @@ def schedule(original: Callable[..., torch.Tensor], cls: Any, **arguments: Any) 
 def policy_lengths(rule: Rule, given: torch.Tensor, load: Load, cap: int) -> torch.Tensor:
     """A policy's lengths, int32 [R], anchors not counted: ``sglang_dspark.policy.lengths`` in one launch."""
     record = rule[0]
-    extra = {}
+    extra: dict[str, Any] = {}
     if record["price_per_token"] or not (record["weight"] == 1.0).all():
         prices = _on_device(record["weight"].tobytes(), float(record["price_per_token"]), given.device)
         extra = {
@@ -309,23 +295,15 @@ def _moved(values: Any, device: torch.device) -> torch.Tensor:
 
 
 def accept_draft_tokens(
-    original: Callable[..., Any],
-    *,
-    candidates: torch.Tensor,
-    target_logits: torch.Tensor,
-    draft_block: Any,
-    sampling_info: Any,
-    gamma: int,
-    verify_num_draft_tokens: int,
-    cutoff_layout: Any = None,
-    **arguments: Any,
+    original: Callable[..., tuple[torch.Tensor, torch.Tensor, torch.Tensor]], **given: Any
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """Around acceptance: accepted drafts int32 [R], the token after them int64 [R], and what the cut took int32 [R].
 
     All-greedy batches stay SGLang's: nothing of ours would move fewer bytes.
     """
     ours = installed("accept")
-    requests = candidates.shape[0]
+    candidates, draft_block, sampling_info = given["candidates"], given["draft_block"], given["sampling_info"]
+    requests, gamma, cutoff_layout = candidates.shape[0], given["gamma"], given.get("cutoff_layout")
     if (
         ours is None
         or ours.block_verification
@@ -333,16 +311,7 @@ def accept_draft_tokens(
         or sampling_info is None
         or sampling_info.is_all_greedy
     ):
-        return original(
-            candidates=candidates,
-            target_logits=target_logits,
-            draft_block=draft_block,
-            sampling_info=sampling_info,
-            gamma=gamma,
-            verify_num_draft_tokens=verify_num_draft_tokens,
-            cutoff_layout=cutoff_layout,
-            **arguments,
-        )
+        return original(**given)
     device = candidates.device
     positions = ours.positions[:requests]
     greedy = draft_block.greedy_mask
@@ -353,8 +322,8 @@ def accept_draft_tokens(
         lengths = verified
     drafts = candidates[:, 1:].long().contiguous()
     found = acceptance.accept(
-        target_logits,
-        torch.arange(requests, device=device) * verify_num_draft_tokens,
+        given["target_logits"],
+        torch.arange(requests, device=device) * given["verify_num_draft_tokens"],
         lengths,
         drafts,
         _proposal(ours, draft_block, greedy, candidates),

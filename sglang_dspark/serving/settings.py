@@ -89,8 +89,8 @@ FLAGS: Final = (
         "--speculative-dspark-kernels",
         "kernels",
         "auto|ours|upstream",
-        "Whose kernels draft, rate and accept: SGLang's (upstream); ours where a bench has shown them faster on this GPU "
-        "(auto, default with a policy); ours wherever they cover the draft (ours).",
+        "Whose kernels draft, rate and accept: SGLang's (upstream); ours where a bench has shown them faster on this "
+        "GPU (auto, default with a policy); ours wherever they cover the draft (ours).",
     ),
     Flag(
         "--speculative-dspark-record",

@@ -25,7 +25,7 @@ def calls(given: Any) -> dict[str, Callable[[], object]]:
     )
 
     def draft() -> torch.Tensor:
-        tokens = given.anchors
+        tokens: torch.Tensor = given.anchors
         for step in range(gamma):
             tokens = MarkovSampleStep.execute(
                 base_logits=given.logits[:, step],

@@ -1,8 +1,8 @@
 """What SGLang's own kernels move for the same work: by formula, and counted from the kernels in the installed wheel.
 
-PyTorch's operators between them (matrix products, gathers, concatenations) are taken at their minimum: inputs read once,
-outputs written once. Where SGLang would use FlashInfer's softmax its own Triton form is counted, and a launch's re-reads
-are left out of ``distinct`` as ours are.
+PyTorch's operators between them (matrix products, gathers, concatenations) are taken at their minimum: inputs read
+once, outputs written once. Where SGLang would use FlashInfer's softmax its own Triton form is counted, and a launch's
+re-reads are left out of ``distinct`` as ours are.
 """
 
 from __future__ import annotations
@@ -83,7 +83,7 @@ def accept(shape: Shape) -> Traffic:
     cut = 4 * INT + 3 * INT + LONG
     walked = rows * (chain + cut)
     every = softmax_every + written + coins + walked + rows * (vocab + read) * 2 * FLOAT
-    # A chain kernel reads the first drafts' probabilities and then whole rows, of which the rejected one holds one more.
+    # A chain kernel reads the first drafts' probabilities, then whole rows, of which the rejected one holds one more.
     return Traffic(every, softmax + written + coins + walked + rows * (vocab * 2 * FLOAT - 2 * FLOAT), 7)
 
 
@@ -110,7 +110,8 @@ def count_position(shape: Shape, sampled: bool) -> Traffic:
     logits = torch.randn(rows, shape.gamma, shape.vocab).to(dtype)[:, 1]
     latent = torch.randn(rows, shape.rank).to(dtype)
     w2 = torch.randn(shape.vocab, shape.rank).to(dtype)
-    operators = Traffic(*(2 * [rows * (LONG + 2 * shape.rank * b)]), 1)
+    gather = rows * (LONG + 2 * shape.rank * b)
+    operators = Traffic(gather, gather, 1)
     with counting() as launches:
         if rows == 1 and not sampled:
             dspark_draft_model.markov_greedy_step_triton(base_logits=logits, prev_embeds=latent, w2_weight=w2)
@@ -157,7 +158,8 @@ def count_accept(shape: Shape) -> Traffic:
     retrieve, following, sibling, predicts, index, count = _get_or_create_chain_verify_buffers(
         bs=rows, draft_token_num=gamma + 1, device=torch.device("cpu")
     )
-    coins = Traffic(*(2 * [rows * (gamma + 1) * FLOAT]), 2)
+    drawn = rows * (gamma + 1) * FLOAT
+    coins = Traffic(drawn, drawn, 2)
     chain = getattr(reject_sampling.chain_speculative_sampling_triton, "__wrapped__", None)
     with counting() as launches:
         q = dspark_accept.softmax_temp_triton(logits=kept, temperatures=ones, rows_per_request=gamma)
