@@ -32,7 +32,8 @@ def distributions(
     axes = dict(zip(times_s, panels(drawn, *times_s), strict=True))
     known_s = [end for named in times_s.values() for values in named.values() for end in values[[0, -1]] if end > 0]
     # Ticks at 1, 2 and 5 of a decade, or at decades where there are many.
-    few = max(known_s, default=1.0) < 1e3 * min(known_s, default=1.0)
+    known_s += [level_s for found in (levels_s or {}).values() for level_s in found]
+    few = max(known_s, default=1.0) < 300 * min(known_s, default=1.0)
     drawn.update_xaxes(type="log", tickformat="~g", dtick="D2" if few else 1)
     drawn.update_yaxes(range=[0, 1.03], tickformat=".0%")
     for kind, named in times_s.items():
