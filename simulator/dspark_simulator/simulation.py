@@ -45,7 +45,13 @@ class Arm(NamedTuple):
 
 
 class StepLog(NamedTuple):
-    """One step of a replica, for the step log."""
+    """One step of a replica, for the step log.
+
+    Attributes:
+        running, queued, kv_tokens: When the step has ended.
+        decoded: Requests that had a round in it.
+        verified: Drafts that it verified of all of them.
+    """
 
     replica: int
     start_s: float
@@ -57,10 +63,18 @@ class StepLog(NamedTuple):
     prefill_tokens: int
     cap: int
     tier: int
+    decoded: int
+    verified: int
 
 
 def simulate(
-    scenario: Scenario, arm: Arm, *, seed: int = 0, truth: Truth | None = None, log: list[StepLog] | None = None
+    scenario: Scenario,
+    arm: Arm,
+    *,
+    seed: int = 0,
+    truth: Truth | None = None,
+    log: list[StepLog] | None = None,
+    totals: list[Record] | None = None,
 ) -> Result:
     """Simulates a scenario under an arm until its measured requests are done.
 
@@ -72,10 +86,14 @@ def simulate(
         seed: Names the requests and the acceptances, the same for every arm.
         truth: How live steps differ from the profile; the centre of the scenario's distribution if None.
         log: Receives every step where given.
+        totals: Receives METRICS [replicas] at the end of the run where given, with the histograms of all latencies.
     """
     simulation = _Simulation(scenario, arm, seed, truth or scenario.live.centre(), log)
     try:
-        return simulation.run()
+        result = simulation.run()
+        if totals is not None:
+            totals.append(simulation.metrics())
+        return result
     finally:
         simulation.close()
 
@@ -147,7 +165,7 @@ class _Simulation:
             self.scenario.workload.classes,
             self.opened,
             self.closed or self._snapshot(),
-            self._metrics(),
+            self.metrics(),
             self.last - self.first,
             self.env.now,
             int(self.replicas[0].server[0]["kv_capacity"]),
@@ -192,12 +210,13 @@ class _Simulation:
             yield self.env.timeout(max(at_s - self.env.now, 0.0))
             self.send(at_s)
 
-    def _metrics(self) -> Record:
+    def metrics(self) -> Record:
+        """METRICS [replicas] so far."""
         return np.concatenate([replica.metrics for replica in self.replicas])
 
     def _snapshot(self) -> Snapshot:
         self._count()
-        return Snapshot(self.env.now, self._metrics(), self.requests_s)
+        return Snapshot(self.env.now, self.metrics(), self.requests_s)
 
     def _count(self) -> None:
         """Brings the integral of requests in the system up to now."""
@@ -243,6 +262,7 @@ class _Replica:
         self.state[0]["ratio"] = server[0]["ratio_first"]
         self.metrics = np.zeros(1, METRICS)
         self.queue = np.zeros(FIRST_QUEUE, QUEUED)
+        self.logged = (0, 0)
         self.wake = self.env.event()
         self.env.process(self._serve())
 
@@ -281,7 +301,8 @@ class _Replica:
                 yield self.wake
 
     def _record(self, log: list[StepLog], now_s: float, step_s: float) -> None:
-        s = self.state[0]
+        s, m = self.state[0], self.metrics[0]
+        before, self.logged = self.logged, (int(m["request_rounds"]), int(m["verified"] - m["request_rounds"]))
         log.append(
             StepLog(
                 self.index,
@@ -294,5 +315,7 @@ class _Replica:
                 int(s["prefill_tokens"]),
                 int(s["cap"]),
                 int(s["tier"]),
+                self.logged[0] - before[0],
+                self.logged[1] - before[1],
             )
         )

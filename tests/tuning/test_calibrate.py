@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from pathlib import Path
 from typing import Any
@@ -19,14 +20,16 @@ from dspark_simulator.costs.numeric import draft_s, host_s, prefill_s, verify_s
 from dspark_simulator.deployment import Truth
 from dspark_simulator.scenario import Run, Scenario, load
 from dspark_simulator.simulation import Arm, simulate
-from dspark_tuning.calibrate import cells, confidence, cost, coverage, nonnegative
+from dspark_tuning.calibrate import cells, confidence, cost, coverage, nonnegative, report
 from dspark_tuning.calibrate.calibration import Calibrated, calibrate
 from dspark_tuning.calibrate.rounds import rounds
-from dspark_tuning.recording.schema import Record, read, write
+from dspark_tuning.calibrate.timelines import timelines
+from dspark_tuning.recording.schema import SCHEMA, Record, read, write
 from sglang_dspark.errors import InputError
 from sglang_dspark.policy import Fixed, sglang_tiers
 from tests.tuning.command import dspark
 from tests.tuning.recorded import GAMMA, about, prefills, steps
+from tests.tuning.report_page import Page, check_nothing_is_loaded, check_readable
 
 CLASSES = ("chat", "math")
 
@@ -354,10 +357,55 @@ def test_command_writes_the_same_bytes_again(tmp_path: Path, recording: Path) ->
         assert ran.code == 0, ran.err
     assert (tmp_path / "a" / "p.json").read_bytes() == (tmp_path / "b" / "p.json").read_bytes()
     assert "dspark load --load 64" in ran.out
-    page = (tmp_path / "a" / "r.html").read_text()
-    for heading in ("What came out", "Step times", "Acceptance", "Confidence", "Coverage", "Commands"):
-        assert heading in page
-    assert "src=" not in page.split("<script>")[0] and "http-equiv" in page
+    first, again = ((tmp_path / name / "r.html").read_text().replace(f"/{name}/p.json", "") for name in ("a", "b"))
+    assert first == again
+
+
+def test_report_is_whole_and_tells_what_the_profile_tells(found: Calibrated, recording: Path) -> None:
+    text = report.render(found, ["dspark calibrate <run>"])
+    page = Page(text)
+    check_nothing_is_loaded(text, page)
+    check_readable(page)
+    parts = ["asked", "answer", "steps", "acceptance", "confidence", "coverage", "recordings", "provenance"]
+    assert [section["id"] for section in page.of("section")] == parts
+    profile = json.loads(profiles.dumps(found.profile))
+    errors = page.table("Errors on held-out steps")
+    for part, told in profile["residuals"].items():
+        if part in errors:
+            assert errors[part] == [f"{told['steps']:,}", f"{told['median']:.1%}", f"{told['p90']:.1%}"]
+    assert {"step with a draft", "step without a draft", "prefill"} < set(errors)
+    temperatures = [cells[0] for cells in list(page.table("By position").values())[1:]]
+    assert temperatures == [f"{t:.2f}" for t in profile["sts_temperatures"]]
+    assert page.table("Recordings by their content")[recording.name] == [
+        hashlib.sha256(recording.read_bytes()).hexdigest()
+    ]
+    assert all(warning in page.text for warning in profile["warnings"]) and profile["warnings"]
+    assert "dspark calibrate <run>" in page.codes
+    times = {(t["name"], t["yaxis"]): t["x"] for t in page.drawing("step-times")}
+    drafted = found.decoded.loc[found.decoded["drafted"], "step_s"]
+    assert times["measured", "y2"][49] == pytest.approx(1e3 * drafted.median())
+
+
+def test_recordings_over_time() -> None:
+    """Two ranks side by side, one of which prefills in the middle; each of their pools holds 1,000 tokens."""
+    step = {"mode": "on", "drafted_tokens": 7, "queued": 3, "context_tokens": 100}
+    decode = step | {"kind": "decode", "step_s": 2.0, "requests": 4, "verify_tokens": 12}
+    prefill = {"kind": "prefill", "step_s": 4.0, "requests": 1, "mode": "on"}
+    ours = [decode | {"ended_s": 2.0}, prefill | {"ended_s": 6.0}, decode | {"ended_s": 8.0, "verify_tokens": 4}]
+    others = [decode | {"ended_s": 2.0 * step, "requests": 2, "verify_tokens": 2} for step in range(1, 5)]
+    rows = [
+        row | {"segment": rank, "step": i} for rank, part in enumerate((ours, others)) for i, row in enumerate(part)
+    ]
+    table = pa.Table.from_pylist(rows, SCHEMA).append_column("run", pa.array([0] * len(rows), pa.int32()))
+    (found,) = timelines(Record(table, (about(dp_size=2, max_total_num_tokens=1000),)))
+    assert found.at_s[[0, -1]] == pytest.approx([0.05, 7.95])
+    assert found.running == pytest.approx([6.0] * 80) and found.queued == pytest.approx([6.0] * 80)
+    assert found.kv_share == pytest.approx([0.1] * 80)
+    # 8 drafts of 6 requests, then none of 2, then none of 6.
+    assert found.verify_length == pytest.approx([8 / 6] * 20 + [0.0] * 60)
+    stock = table.set_column(SCHEMA.get_field_index("queued"), "queued", pa.nulls(len(rows), pa.int32()))
+    (found,) = timelines(Record(stock, (about(),)))
+    assert np.isnan(found.queued).all() and found.running == pytest.approx([6.0] * 80)
 
 
 @pytest.mark.parametrize(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -33,6 +34,7 @@ from sglang_dspark.policy.artifact import Artifact
 from tests.policy.test_artifact import ARTIFACT
 from tests.shared_data import trace
 from tests.tuning.command import Ran, dspark
+from tests.tuning.report_page import Page, check_nothing_is_loaded, check_readable
 
 PINS = ["--pin", "max_running_requests=96", "--pin", "family=threshold", "--pin", "fill=false"]
 TINY = ["--load", 2, "--load", 24, "--trials", 32, "--replications", 6, *PINS]
@@ -300,6 +302,33 @@ class TestTune:
             assert arm["throughput_tok_s"] == pytest.approx(speed[arm["arm"]].mean())
         split = tuned.json["split"]
         assert split["flags"]["ratio"] * split["policy"]["ratio"] == pytest.approx(split["both"]["ratio"])
+
+    def test_the_report_tells_the_same_figures(self, tuned: Tuned) -> None:
+        text = (tuned.folder / "report.html").read_text()
+        page = Page(text)
+        check_nothing_is_loaded(text, page)
+        check_readable(page)
+        table = page.table("Means over the")
+        for arm in tuned.json["arms"]:
+            chosen = arm["arm"] == tuned.json["winner"]
+            cells = table[f"{arm['arm']} (chosen)" if chosen else arm["arm"]]
+            told = [float(cell.replace(",", "")) for cell in cells[:8]]
+            units = (1, 1, 1e3, 1e3, 1e3, 1e3, 1, 1)
+            assert told == pytest.approx([arm[k] * u for k, u in zip(list(arm)[1:9], units, strict=True)], rel=0.006)
+            if not chosen:
+                ratios = [float(part) for part in re.findall(r"[\d.]+", cells[8])]
+                gain = arm["gain"]
+                assert ratios == pytest.approx([gain["ratio"], gain["low"], gain["high"]], rel=0.006)
+        assert tuned.json["advice"] in page.text
+        # A run that is shown from within is one of the report set.
+        rows = pd.read_parquet(tuned.folder / "evidence.parquet").set_index(["arm", "load", "seed"])
+        for place, clients in enumerate(sorted({clients for _, clients, _ in rows.index})):
+            shown = [table for text, table in page.all_tables if text == "Percentiles in ms"][place]
+            row = rows.loc[(tuned.json["winner"], clients, min(seed for *_, seed in rows.index))]
+            for kind in ("ttft", "tpot", "itl"):
+                cells = shown[f"{kind.upper()}, {tuned.json['winner']}"]
+                told = [float(cells[at].replace(",", "")) for at in (1, 2, 4)]
+                assert told == pytest.approx([1e3 * row[f"{kind}_p{p}_s"] for p in (50, 90, 99)], rel=0.006)
 
     def test_every_baseline_is_a_row_of_the_table(self, tuned: Tuned, continued: Continued) -> None:
         scenario = load("b300-v4flash")

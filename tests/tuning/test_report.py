@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import math
 import os
 import re
@@ -12,8 +11,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from functools import cache
-from html.parser import HTMLParser
-from itertools import pairwise, product
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -36,13 +34,16 @@ from dspark_tuning.report.history import importances
 from dspark_tuning.report.policy import step_time_s, survival_needed
 from dspark_tuning.report.provenance import command, without_secrets
 from dspark_tuning.space import Space
+from dspark_tuning.timeline import Timeline
 from dspark_tuning.tune import Options, Outcome, compare
+from dspark_tuning.watch import LATENCIES, QUANTILES, Watched, shown
 from sglang_dspark.errors import InputError
 from sglang_dspark.policy import Argmax, Engine, Fixed, SpsAdditiveTable, SpsTable, Threshold, compile_rule
 from sglang_dspark.policy.artifact import Artifact, Provenance
 from sglang_dspark.policy.capture import sglang_tiers
 from sglang_dspark.policy.families import Static
 from sglang_dspark.policy.families.threshold import theta_at
+from tests.tuning.report_page import Page, check_nothing_is_loaded, check_readable
 
 HOSTILE = """</script><script>alert(1)</script><img src="http://evil.example/x" onerror='alert(2)'>&amp;"""
 SEEDS = range(2, 62, 3)
@@ -63,74 +64,6 @@ THROUGHPUT = {
     arms.TUNED: 300.0,
 }
 THRESHOLD = Threshold(running=(1, 8, 32), theta=(0.05, 0.2, 0.5), weight=(1.0, 2.0), fill=True, off_above=40)
-VOID = {"meta", "br", "img", "link", "input", "hr", "base"}
-
-
-class Page(HTMLParser):
-    """What a browser sees: elements with their attributes, tables by caption, text of scripts and code."""
-
-    def __init__(self, text: str) -> None:
-        super().__init__()
-        self.open: list[str] = []
-        self.elements: list[tuple[str, dict[str, str]]] = []
-        self.tables: dict[str, dict[str, list[str]]] = {}
-        self.scripts: list[str] = []
-        self.codes: list[str] = []
-        self.strong: list[str] = []
-        self.text = ""
-        self._row: list[str] = []
-        self._caption = ""
-        self.feed(text)
-        self.close()
-        assert not self.open
-
-    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self.elements.append((tag, {name: value or "" for name, value in attrs}))
-        if tag not in VOID:
-            self.open.append(tag)
-        if tag in ("th", "td"):
-            self._row.append("")
-        for kind, texts in (("script", self.scripts), ("code", self.codes)):
-            if tag == kind:
-                texts.append("")
-
-    def handle_endtag(self, tag: str) -> None:
-        assert self.open.pop() == tag
-        if tag == "caption":
-            self.tables[self._caption] = {}
-        if tag == "tr":
-            self.tables[self._caption][self._row[0]] = self._row[1:]
-            self._row = []
-        if tag == "table":
-            self._caption = ""
-
-    def handle_data(self, data: str) -> None:
-        if self.open[-1:] == ["script"]:
-            self.scripts[-1] += data
-        elif "code" in self.open:
-            self.codes[-1] += data
-        elif "caption" in self.open:
-            self._caption += data
-        elif "th" in self.open or "td" in self.open:
-            self._row[-1] += data
-            if self.open[-1] == "strong":
-                self.strong.append(data)
-        elif self.open[-1:] != ["style"]:
-            self.text += data
-
-    def of(self, tag: str) -> list[dict[str, str]]:
-        return [attributes for name, attributes in self.elements if name == tag]
-
-    def table(self, caption: str) -> dict[str, list[str]]:
-        (found,) = [table for text, table in self.tables.items() if text.startswith(caption)]
-        return found
-
-    def drawing(self, key: str) -> list[dict[str, Any]]:
-        """The traces that the script of a drawing hands to Plotly."""
-        call = re.compile(rf'Plotly\.newPlot\(\s*"{key}",\s*')
-        (script,) = [script[found.end() :] for script in self.scripts if (found := call.search(script))]
-        traces: list[dict[str, Any]] = json.JSONDecoder().raw_decode(script)[0]
-        return traces
 
 
 def rows(winner: str = arms.TUNED, seeds: range = SEEDS) -> pd.DataFrame:
@@ -223,7 +156,18 @@ def outcome(
         evidence=(),
     )
     arm = Arm(name, flags, policy, belief)
-    return Outcome(scenario, options, arm, flags, trials(space), found, versus, artifact, None)
+    beside = (name, arms.DEFAULT, arms.PLAIN) if name not in (arms.DEFAULT, arms.PLAIN) else (arms.DEFAULT, arms.PLAIN)
+    runs = tuple(watched(arm, load) for load in shown(scenario.loads) for arm in beside)
+    return Outcome(scenario, options, arm, flags, trials(space), found, versus, artifact, None, runs)
+
+
+def watched(arm: str, load: float) -> Watched:
+    """A run of which every figure tells its arm and its load: latency q of a kind is q times a scale."""
+    scale = load + list(THROUGHPUT).index(arm) / 100
+    at_s = np.arange(1.0, 6.0)
+    timeline = Timeline(at_s, at_s + scale, at_s + 2 * scale, at_s / 8, at_s / 100)
+    kinds = zip(LATENCIES, (0.1, 0.01, 0.001), strict=True)
+    return Watched(arm, load, 2, timeline, {kind: np.array(QUANTILES) * scale * unit for kind, unit in kinds})
 
 
 def hostile() -> Outcome:
@@ -265,21 +209,6 @@ def read(monkeypatch: pytest.MonkeyPatch) -> Callable[[Outcome], Page]:
     return lambda told: Page(render(told))
 
 
-def test_nothing_is_loaded_from_the_network(text: str, report: Page) -> None:
-    loading = {"link", "img", "iframe", "object", "embed", "base", "video", "audio", "form"}
-    assert not {tag for tag, _ in report.elements} & loading
-    for tag, attributes in report.elements:
-        assert not {"src", "srcset", "poster", "data", "action", "background"} & attributes.keys(), tag
-        assert attributes.get("href", "#").startswith("#")
-    policies = [meta["content"] for meta in report.of("meta") if meta.get("http-equiv") == "Content-Security-Policy"]
-    assert policies and policies[0].startswith("default-src 'none';") and "http" not in policies[0]
-    style = text[text.index("<style>") : text.index("</style>")]
-    assert "url(" not in style and "@import" not in style
-    drawings = [script for script in report.scripts if "Plotly.newPlot(" in script[:400]]
-    # Plotly's default tool bar has a button that uploads.
-    assert len(drawings) == len(report.of("figure")) and all('"modeBarButtons"' in script for script in drawings)
-
-
 def test_same_bytes_whatever_the_hash_seed() -> None:
     code = "from tests.tuning.test_report import digest; print(digest())"
     root = Path(__file__).parents[2]
@@ -289,22 +218,11 @@ def test_same_bytes_whatever_the_hash_seed() -> None:
     assert other.stdout.strip() == digest(), other.stderr
 
 
-def test_page_can_be_read_by_keyboard_and_by_ear(report: Page) -> None:
-    headings = [int(tag[1]) for tag, _ in report.elements if re.fullmatch(r"h\d", tag)]
-    assert headings[0] == 1 and headings.count(1) == 1
-    assert all(after <= before + 1 for before, after in pairwise(headings))
-    assert all(cell.get("scope") in ("row", "col") for cell in report.of("th"))
-    assert len(report.of("table")) == len(report.of("caption")) == len(report.tables)
-    assert all(
-        region["tabindex"] == "0" and region["aria-label"]
-        for region in report.of("div")
-        if "scroll" in region.get("class", "")
-    )
-    ids = [attributes["id"] for _, attributes in report.elements if "id" in attributes]
-    assert len(ids) == len(set(ids))
-    assert {link["href"][1:] for link in report.of("a")} <= set(ids)
-    assert {figure["aria-labelledby"] for figure in report.of("figure")} <= set(ids)
-    assert report.of("html") == [{"lang": "en"}]
+def test_page_is_whole(text: str, report: Page) -> None:
+    check_nothing_is_loaded(text, report)
+    check_readable(report)
+    parts = ["asked", "answer", "baselines", "loads", "policy", "frontier", "runs", "search", "provenance"]
+    assert [section["id"] for section in report.of("section")] == parts
 
 
 def test_says_that_it_is_simulated(report: Page) -> None:
@@ -403,8 +321,14 @@ def test_price_raises_the_threshold_of_long_contexts(read: Callable[[Outcome], P
     assert (short, long) == pytest.approx((0.1, 0.15))
     names = [trace["name"] for trace in read(outcome(policy=priced)).drawing("threshold")]
     assert names == [
-        f"{klass}, {context} tokens of context" for klass in ("chat", "code") for context in ("0", "8,192")
+        f"{klass}: {context} tokens of context" for klass in ("chat", "code") for context in ("0", "8,192")
     ]
+
+
+def test_classes_of_one_weight_have_one_line(read: Callable[[Outcome], Page]) -> None:
+    made = read(outcome(policy=THRESHOLD.model_copy(update={"weight": (1.0, 1.0)})))
+    assert [trace["name"] for trace in made.drawing("threshold")] == ["chat, code"]
+    assert "Its context does not matter." in made.text
 
 
 def test_belief_is_drawn_beside_the_profile(read: Callable[[Outcome], Page]) -> None:
@@ -424,6 +348,39 @@ def test_step_time_of_both_table_forms() -> None:
     assert step_time_s(additive, 2, np.array([2, 4, 9])) == pytest.approx([0.015, 0.025, 0.035])
     floor = SpsTable(sample_batch_tokens=(1, 4), sample_steps_per_sec=(100.0, 50.0), max_batch_tokens=8)
     assert step_time_s(floor, 2, np.array([3, 4, 7])) == pytest.approx([0.01, 0.02, 0.02])
+
+
+@pytest.mark.parametrize(("place", "load"), list(enumerate(LOADS)))
+def test_distributions_are_drawn_and_told_alike(report: Page, place: int, load: float) -> None:
+    traces = report.drawing(f"latencies-{place}")
+    tables = [table for text, table in report.all_tables if text.startswith("Percentiles in ms")]
+    for axis, (kind, unit) in enumerate(zip(LATENCIES, (0.1, 0.01, 0.001), strict=True), 1):
+        for arm in (arms.TUNED, arms.DEFAULT, arms.PLAIN):
+            (trace,) = [t for t in traces if t["name"] == arm and t["yaxis"] == ("y" if axis == 1 else f"y{axis}")]
+            scale_ms = 1e3 * unit * (load + list(THROUGHPUT).index(arm) / 100)
+            assert trace["x"] == pytest.approx([q * scale_ms for q in trace["y"]])
+            told = [float(cell.replace(",", "")) for cell in tables[place][f"{kind.upper()}, {arm}"]]
+            assert told == pytest.approx([scale_ms * q for q in (0.1, 0.5, 0.9, 0.95, 0.99)], rel=0.006)
+    # The service levels of the packaged scenario: 1 s and 20 ms for both classes.
+    assert [(t["x"], t["yaxis"]) for t in traces if t["name"] == "service levels"] == [
+        ([1000.0, 1000.0], "y"), ([20.0, 20.0], "y2"),
+    ]  # fmt: skip
+
+
+def test_timelines_are_drawn_and_told_alike(report: Page) -> None:
+    fields = {"y": "running", "y2": "queued", "y3": "verify_length", "y4": "kv_share"}
+    for place, load in enumerate(LOADS):
+        traces = report.drawing(f"timeline-{place}")
+        assert len(traces) == 3 * len(fields) and len({t["line"]["dash"] for t in traces}) >= 2
+        assert len({(t["line"]["dash"], t["marker"]["symbol"]) for t in traces}) == 3
+        for arm in (arms.TUNED, arms.DEFAULT, arms.PLAIN):
+            run = watched(arm, load).timeline
+            for axis, field in fields.items():
+                (trace,) = [t for t in traces if t["name"] == arm and t["yaxis"] == axis]
+                assert trace["x"] == run.at_s.tolist() and trace["y"] == getattr(run, field).tolist()
+            told = [table for text, table in report.all_tables if text == f"{arm}, by seconds"][place]
+            assert float(told["3.00"][0]) == pytest.approx(run.running[2], rel=0.006)
+            assert float(told["3.00"][3]) == pytest.approx(run.kv_share[2], rel=0.006)
 
 
 def test_search_history_shows_every_trial_once(report: Page) -> None:

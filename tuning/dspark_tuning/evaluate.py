@@ -46,11 +46,15 @@ def run_of(scenario: Scenario, load: float, length: float) -> Run:
     return Run(requests=warmup + measured, warmup_requests=warmup, max_s=scenario.run.max_s)
 
 
+def at_load(scenario: Scenario, cell: Cell) -> Scenario:
+    """``scenario`` at the cell's load, for as many requests as the cell needs."""
+    return scenario.at_load(cell.load).model_copy(update={"run": run_of(scenario, cell.load, cell.length)})
+
+
 def measure(scenario: Scenario, cell: Cell) -> dict[str, Any]:
     """Simulates a cell; one flat row of figures, seconds and tokens."""
-    at_load = scenario.at_load(cell.load).model_copy(update={"run": run_of(scenario, cell.load, cell.length)})
     truth = scenario.live.draw(cell.seed)
-    result = simulate(at_load, cell.arm, seed=cell.seed, truth=truth)
+    result = simulate(at_load(scenario, cell), cell.arm, seed=cell.seed, truth=truth)
     return {
         "arm": cell.arm.name,
         "load": cell.load,

@@ -19,6 +19,7 @@ from dspark_tuning.compare import gain
 from dspark_tuning.evaluate import evaluate, grid, log_score
 from dspark_tuning.search import RUNGS, Plan, finished, open_study, params_of, search
 from dspark_tuning.space import Space
+from dspark_tuning.watch import Watched, shown, watch
 from sglang_dspark.errors import InputError
 from sglang_dspark.policy import Argmax, Fixed, NoDraft, SpsAdditiveTable
 from sglang_dspark.policy.artifact import Artifact, EvidenceRow, Provenance
@@ -60,6 +61,7 @@ class Outcome(NamedTuple):
         rows: The report set, one row a cell (arm, load, seed) with its truth and all figures.
         versus: One row an arm, load and metric: the winner's paired ratio over the arm. Load NaN is over all loads.
         sps_table: The belief of a winning ``argmax``, for a stock SGLang.
+        watched: Runs of the report set looked at from within, a load's together: the winner and what it is measured by.
     """
 
     scenario: Scenario
@@ -71,6 +73,7 @@ class Outcome(NamedTuple):
     versus: pd.DataFrame
     artifact: Artifact
     sps_table: SpsAdditiveTable | None
+    watched: tuple[Watched, ...]
 
 
 class Stage(NamedTuple):
@@ -140,7 +143,11 @@ def tune(
     versus = compare(rows, winner.name)
     table = winner.belief if isinstance(winner.policy, Argmax) and isinstance(winner.belief, SpsAdditiveTable) else None
     artifact = _artifact(scenario, options, plan, space, winner, server, rows, versus, len(trials))
-    return Outcome(scenario, options, winner, server, _table(trials), rows, versus, artifact, table)
+    beside = {arm.name: arm for arm in (winner, arms.default(scenario), arms.plain(scenario))}.values()
+    watched = tuple(
+        watch(scenario, cell) for load in shown(scenario.loads) for cell in grid(beside, [load], report[:1])
+    )
+    return Outcome(scenario, options, winner, server, _table(trials), rows, versus, artifact, table, watched)
 
 
 def compare(rows: pd.DataFrame, winner: str) -> pd.DataFrame:

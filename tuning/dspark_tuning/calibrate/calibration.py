@@ -21,7 +21,9 @@ from dspark_tuning.calibrate.confidence import Calibration
 from dspark_tuning.calibrate.cost import CostFit
 from dspark_tuning.calibrate.coverage import Coverage
 from dspark_tuning.calibrate.rounds import rounds
+from dspark_tuning.calibrate.timelines import timelines
 from dspark_tuning.recording.schema import About, read
+from dspark_tuning.timeline import Timeline
 
 # Where a server does not tell its pool, one that no load fills.
 KV_TOKENS = 1_000_000_000
@@ -34,6 +36,7 @@ class Calibrated(NamedTuple):
     Attributes:
         decoded: The timed decode steps (``cells.decodes``).
         acceptance, head: None where the recording has no lengths, or too few whole rounds.
+        timelines: By recording, in the order of the profile's provenance.
     """
 
     profile: Profile
@@ -42,6 +45,7 @@ class Calibrated(NamedTuple):
     acceptance: AcceptanceFit | None
     head: Calibration | None
     coverage: Coverage
+    timelines: tuple[Timeline, ...]
 
 
 def calibrate(
@@ -110,7 +114,7 @@ def calibrate(
         residuals=_residuals(fitted, accepted, head),
         warnings=tuple(dict.fromkeys(warnings)),
     )
-    return Calibrated(profile, decoded, fitted, accepted, head, covered)
+    return Calibrated(profile, decoded, fitted, accepted, head, covered, timelines(record))
 
 
 def _server(about: About, fitted: CostFit) -> Server:

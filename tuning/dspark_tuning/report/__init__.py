@@ -1,14 +1,34 @@
-"""The report of a tuning run: one HTML file that needs no network, and the same bytes for the same outcome."""
+"""Reports: one HTML file that needs no network, and the same bytes for the same figures.
+
+A report is ``page.document(title, note, sections)``; a section is a heading over parts; a part is made by a function
+that takes plain results. :func:`render` is the page of a tuning, ``dspark_tuning.calibrate.report`` that of a
+calibration. The page of another command puts together what it needs:
+
+- ``page``: text, definitions, tables, folded parts, code, and ``figure``, a drawing with its caption and its tables.
+- ``asked.facts(scenario)`` (for ``page.definitions``) and ``asked.classes(scenario)``: what was asked.
+- ``page.lead(sentence)``: the answer.
+- ``plans.plans(caption, [Plan])`` and ``what_if.what_if(caption, [WhatIf])``: the tables of a capacity plan.
+- ``curves.frontier(key, [Curve])`` and ``curves.budget(key, [Curve])``: throughput against the speed of a user, and
+  verify tokens against concurrency, with intervals where the points have them.
+- ``distributions.distributions(key, caption, {kind: {name: quantiles}}, {kind: levels})``: latencies, at
+  ``watch.QUANTILES``.
+- ``timelines.timelines(key, [(name, Timeline)])``: load, queue, verify length and KV of a run, from
+  ``watch.watch(scenario, cell)`` or, of any steps, ``timeline.timeline``.
+- ``versions.versions()`` and ``page.code``: where the figures come from and how to get them again.
+- ``plots``: drawings that can be told apart without colour, on white and on black.
+
+A key names a section or a drawing, once in a page; ``content`` is taken.
+"""
 
 from __future__ import annotations
 
-from dspark_tuning.report import answer, asked, baselines, by_load, frontier, history, policy, provenance
+from dspark_tuning.report import answer, asked, baselines, by_load, frontier, history, policy, provenance, runs
 from dspark_tuning.report.page import document
 from dspark_tuning.tune import Outcome
 
 __all__ = ["render"]
 
-PARTS = (asked, answer, baselines, by_load, policy, frontier, history, provenance)
+PARTS = (asked, answer, baselines, by_load, policy, frontier, runs, history, provenance)
 
 SIMULATED = (
     "All figures on this page are simulated. Nothing was measured on a GPU here; "

@@ -8,16 +8,23 @@ from dspark_simulator.scenario import Scenario
 from dspark_simulator.workloads import RequestClass
 from dspark_simulator.workloads.lengths import LengthDistribution
 from dspark_tuning.report.numbers import NONE, OBJECTIVES, load_label, milliseconds
-from dspark_tuning.report.page import Row, Section, definitions, paragraph, table
+from dspark_tuning.report.page import Html, Row, Section, definitions, paragraph, table
 from dspark_tuning.tune import Outcome
 
 
 def section(outcome: Outcome) -> Section:
     scenario = outcome.scenario
     objective = OBJECTIVES[outcome.options.objective]
+    asked = ("Objective", f"{objective.title}, {objective.unit}; geometric mean over the loads")
+    described = [paragraph(scenario.description)] if scenario.description else []
+    return Section("asked", "What was asked", [*described, definitions([*facts(scenario), asked]), classes(scenario)])
+
+
+def facts(scenario: Scenario) -> list[tuple[str, str]]:
+    """A deployment and its traffic, as pairs of a word and what it is here."""
     server = scenario.server
     loads = ", ".join(f"{load:g}" for load in scenario.loads)
-    facts = [
+    return [
         ("Scenario", scenario.name),
         ("Model", scenario.model),
         ("Hardware", _hardware(scenario)),
@@ -26,7 +33,6 @@ def section(outcome: Outcome) -> Section:
         ("KV pool", _memory(scenario)),
         ("Arrivals", _fields(scenario.workload.arrivals.model_dump(mode="json"))),
         ("Loads", f"{loads} {load_label(scenario)}"),
-        ("Objective", f"{objective.title}, {objective.unit}; geometric mean over the loads"),
         ("Step times", step_times(scenario)),
         ("Live steps", truths(scenario.live)),
         (
@@ -34,14 +40,16 @@ def section(outcome: Outcome) -> Section:
             "given by the scenario" if scenario.acceptance else "the DSpark paper's Qwen3-4B drafter",
         ),
     ]
-    classes = table(
+
+
+def classes(scenario: Scenario) -> Html:
+    """The request classes with their lengths and service levels."""
+    return table(
         "Request classes; lengths in tokens, service levels in milliseconds",
         ["Class", "Share", "Acceptance domain", "Prompt", "Output", "Cached prefix", "TTFT", "TPOT"],
         [_class_row(klass) for klass in scenario.workload.classes],
         words=True,
     )
-    described = [paragraph(scenario.description)] if scenario.description else []
-    return Section("asked", "What was asked", [*described, definitions(facts), classes])
 
 
 def step_times(scenario: Scenario) -> str:
@@ -80,7 +88,7 @@ def truths(live: Live) -> str:
 
 def _hardware(scenario: Scenario) -> str:
     replicas = f"; {scenario.replicas} replicas, routed {scenario.router}" if scenario.replicas > 1 else ""
-    return f"{scenario.hardware} ({scenario.gpus} GPUs a replica{replicas})"
+    return f"{scenario.hardware} (GPUs a replica: {scenario.gpus}{replicas})"
 
 
 def _flags(scenario: Scenario) -> str:

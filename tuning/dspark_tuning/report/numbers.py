@@ -61,6 +61,25 @@ def interval(gain: Ratio) -> Cell:
     return Strong(text) if gain.low > 1 or gain.high < 1 else text
 
 
+class Estimate(NamedTuple):
+    """A figure with its 95 % interval; NaN ends where it has none."""
+
+    value: float
+    low: float = math.nan
+    high: float = math.nan
+
+    @property
+    def known(self) -> bool:
+        """Whether there is an interval."""
+        return math.isfinite(self.low) and math.isfinite(self.high)
+
+
+def estimate(told: Estimate, *, share: bool = False) -> str:
+    """``12.3 [11.9, 12.8]``, or in per cent."""
+    value, low, high = (f"{part:.1%}" if share else number(part) for part in told)
+    return f"{value} [{low}, {high}]" if told.known else value
+
+
 def load_label(scenario: Scenario) -> str:
     """What a load is a number of."""
     return "clients" if scenario.workload.clients is not None else "load (factor on the scenario's rate)"

@@ -22,6 +22,12 @@ PLOTLY = {
 }
 
 
+# Plotly cannot measure what is folded away, so drawings take their width when they are unfolded.
+UNFOLD = """document.addEventListener("toggle", (event) => {
+  for (const drawing of event.target.querySelectorAll(".plotly-graph-div")) Plotly.Plots.resize(drawing);
+}, true);"""
+
+
 class Strong(str):
     """A table cell that stands out."""
 
@@ -64,15 +70,17 @@ def document(title: str, note: str, sections: Sequence[Section]) -> str:
 <style>
 {css}</style>
 <script>{get_plotlyjs()}</script>
+<script>{UNFOLD}</script>
 </head>
 <body>
+<a class="skip" href="#content">Skip to the content</a>
 <header>
 <h1>{escape(title)}</h1>
 <p class="note">{escape(note)}</p>
 <noscript><p class="note">The drawings need JavaScript; their figures are in the tables under them.</p></noscript>
 <nav aria-label="Contents"><ol>{contents}</ol></nav>
 </header>
-<main>
+<main id="content" tabindex="-1">
 {body}
 </main>
 </body>
@@ -97,9 +105,10 @@ def code(text: str) -> Html:
     return Html(f'<pre tabindex="0"><code>{escape(text)}</code></pre>')
 
 
-def details(summary: str, *parts: Html) -> Html:
+def details(summary: str, *parts: Html, unfolded: bool = False) -> Html:
     """Parts that are folded away until asked for."""
-    return Html(f"<details><summary>{escape(summary)}</summary>{''.join(parts)}</details>")
+    state = " open" if unfolded else ""
+    return Html(f"<details{state}><summary>{escape(summary)}</summary>{''.join(parts)}</details>")
 
 
 def definitions(pairs: Iterable[tuple[str, str]]) -> Html:
@@ -131,7 +140,8 @@ def figure(key: str, drawing: go.Figure, caption: str, *same: Html) -> Html:
     drawn = drawing.to_html(full_html=False, include_plotlyjs=False, include_mathjax=False, div_id=key, config=PLOTLY)
     return Html(
         f'<figure aria-labelledby="{key}-caption"><figcaption id="{key}-caption">{escape(caption)}</figcaption>'
-        f"{drawn}{details('The same figures as a table', *same)}</figure>"
+        f'<div role="img" aria-labelledby="{key}-caption">{drawn}</div>'
+        f"{details('The same figures as a table', *same)}</figure>"
     )
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from html import escape
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import pandas as pd
 import plotly.graph_objects as go
@@ -81,37 +81,88 @@ def doubling(figure: go.Figure, values: Sequence[float]) -> None:
     figure.update_xaxes(type="log", tickvals=list(values), ticktext=[f"{value:g}" for value in values])
 
 
-def line(figure: go.Figure, name: str, style: Style, x: Iterable[float], y: Iterable[float], **more: object) -> None:
-    """Adds a line with markers; ``more`` goes to Plotly's scatter trace."""
+def line(
+    figure: go.Figure,
+    name: str,
+    style: Style,
+    x: Iterable[float],
+    y: Iterable[float],
+    *,
+    low: Iterable[float] = (),
+    high: Iterable[float] = (),
+    symbols: int = 0,
+    **more: Any,
+) -> None:
+    """Adds a line with markers; ``more`` goes to Plotly's scatter trace.
+
+    Args:
+        low, high: Ends of an interval around each ``y``, where there are intervals.
+        symbols: Draw so many markers at most; all of them if 0.
+    """
+    y, low, high = list(y), list(low), list(high)
+    if low:
+        more["error_y"] = {
+            "type": "data",
+            "symmetric": False,
+            "thickness": 1,
+            "width": 3,
+            "array": [end - middle for end, middle in zip(high, y, strict=True)],
+            "arrayminus": [middle - end for end, middle in zip(low, y, strict=True)],
+        }
     # Plotly reads a subset of HTML in names.
     figure.add_scatter(
         x=list(x),
-        y=list(y),
+        y=y,
         name=escape(name),
         line={"color": style.colour, "dash": style.dash, "width": style.width},
         marker={
             "symbol": style.symbol,
             "size": 8,
             "color": style.colour,
+            "maxdisplayed": symbols,
             "line": {"color": style.colour, "width": 1.5},
         },
         **({"mode": "lines+markers"} | more),
     )
 
 
-def panels(figure: go.Figure, upper: str, lower: str) -> tuple[str, str]:
-    """Splits a drawing into two with one x axis; returns the names of their y axes."""
-    figure.update_layout(
-        xaxis={"anchor": "y2"},
-        yaxis={"domain": [0.53, 0.97]},
-        yaxis2=figure.layout.yaxis.to_plotly_json() | {"domain": [0.0, 0.44]},
-        annotations=[
-            {"text": f"<b>{escape(text)}</b>", "x": 0, "y": y, "xref": "paper", "yref": "paper", "showarrow": False}
+def styles(names: Sequence[str]) -> list[Style]:
+    """The look of each name: that of the arms where all are arms, else one after another, 24 before they repeat."""
+    if all(name in STYLES for name in names):
+        return [STYLES[name] for name in names]
+    return [_series(place) for place in range(len(names))]
+
+
+def _series(place: int) -> Style:
+    cycle, place = divmod(place, len(SERIES))
+    style = SERIES[place]
+    base = style.symbol.removesuffix("-open")
+    symbol = base if (base == style.symbol) == (cycle % 2 == 0) else f"{base}-open"
+    return style._replace(symbol=f"{symbol}-dot" if cycle % 4 > 1 else symbol)
+
+
+def reference(figure: go.Figure, name: str, x: Sequence[float], y: Sequence[float], **more: Any) -> None:
+    """A thin line to compare with: the diagonal of equal values, a service level."""
+    line(figure, name, FIXED, x, y, **({"mode": "lines", "hoverinfo": "skip"} | more))
+
+
+def panels(figure: go.Figure, *titles: str) -> list[str]:
+    """Splits a drawing into panels one under another with one x axis; returns the names of their y axes, top down."""
+    # Of the drawing's height; a title stands in the gap above its panel.
+    each, gap = 1 / len(titles), 36 / (figure.layout.height - 120)
+    axis = figure.layout.yaxis.to_plotly_json()
+    names, notes = [], []
+    for place, title in enumerate(titles):
+        number = "" if place == 0 else str(place + 1)
+        top = 1 - place * each - gap
+        figure.update_layout({f"yaxis{number}": axis | {"domain": [max(0.0, 1 - (place + 1) * each), top]}})
+        names.append(f"y{number}")
+        notes.append(
+            {"text": f"<b>{escape(title)}</b>", "x": 0, "y": top, "xref": "paper", "yref": "paper", "showarrow": False}
             | {"xanchor": "left", "yanchor": "bottom"}
-            for text, y in ((upper, 0.975), (lower, 0.445))
-        ],
-    )
-    return "y", "y2"
+        )
+    figure.update_layout(xaxis={"anchor": names[-1]}, annotations=notes)
+    return names
 
 
 def arm_lines(
@@ -139,7 +190,7 @@ def arm_lines(
         fixed = name in FIXED_NAMES
         label = "fixed lengths" if fixed else name
         at = part[x]
-        more: dict[str, object] = {"legendgroup": label, "showlegend": label not in known, "yaxis": axis}
+        more: dict[str, Any] = {"legendgroup": label, "showlegend": label not in known, "yaxis": axis}
         known.add(label)
         if fixed:
             more |= {"mode": "lines+text", "text": [FIXED_NAMES[name]] + [""] * (len(part) - 1)}
@@ -148,14 +199,7 @@ def arm_lines(
             place = -1 if fixed else named.index(name)
             at = at * 2 ** (APART * (place - (len(named) - 1) / 2))
         if low and not fixed:
-            more["error_y"] = {
-                "type": "data",
-                "symmetric": False,
-                "thickness": 1,
-                "width": 3,
-                "array": list(part[high] - part[y]),
-                "arrayminus": list(part[y] - part[low]),
-            }
+            more |= {"low": part[low], "high": part[high]}
         more |= {
             "customdata": list(part["load"]),
             "hovertemplate": f"{escape(label)}, %{{customdata:g}}: %{{y:.4g}}<extra></extra>",

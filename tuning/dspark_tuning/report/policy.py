@@ -11,7 +11,7 @@ from dspark_tuning.arms import profiled_belief
 from dspark_tuning.report.by_load import mean_table
 from dspark_tuning.report.numbers import load_label, number
 from dspark_tuning.report.page import Html, Row, Section, definitions, figure, paragraph, subheading, table
-from dspark_tuning.report.plots import SERIES, arm_lines, doubling, drawing, line
+from dspark_tuning.report.plots import SERIES, arm_lines, doubling, drawing, line, styles
 from dspark_tuning.tune import Outcome
 from sglang_dspark.policy import CostBelief, Threshold
 from sglang_dspark.policy.families import Static
@@ -56,16 +56,19 @@ def _threshold(outcome: Outcome, chosen: Threshold) -> Html:
     drawn = drawing("Running requests", "Survival that a draft needs", height=420)
     doubling(drawn, FOURFOLD)
     drawn.update_yaxes(range=[0, 1.02])
-    weights = dict(zip(outcome.artifact.classes, chosen.weight, strict=False))
+    # Classes of one weight have one line.
+    classes: dict[float, list[str]] = {}
+    for klass, weight in zip(outcome.artifact.classes, chosen.weight, strict=False):
+        classes.setdefault(weight, []).append(klass)
     contexts = (0, LONG_CONTEXT) if chosen.price_per_token else (0,)
-    rows = []
-    for i, (klass, weight) in enumerate(weights.items()):
+    needed = {}
+    for weight, names in classes.items():
         for context in contexts:
-            name = f"{klass}, {context:,} tokens of context" if chosen.price_per_token else klass
-            needed = survival_needed(chosen, running, weight, context)
-            style = SERIES[(i * len(contexts) + (context > 0)) % len(SERIES)]
-            line(drawn, name, style, running, needed, showlegend=True, hovertemplate="%{y:.3f}")
-            rows.append(Row(name, [number(value) for value in needed]))
+            name = ", ".join(names) + (f": {context:,} tokens of context" if chosen.price_per_token else "")
+            needed[name] = survival_needed(chosen, running, weight, context)
+    for (name, values), style in zip(needed.items(), styles(list(needed)), strict=True):
+        line(drawn, name, style, running, values, showlegend=True, hovertemplate="%{y:.3f}", cliponaxis=False)
+    rows = [Row(name, [number(value) for value in values]) for name, values in needed.items()]
     return figure(
         "threshold",
         drawn,
@@ -80,6 +83,8 @@ def _threshold_caption(outcome: Outcome, chosen: Threshold) -> str:
         "The survival from which the step's budget counts a draft, by running requests; above 1 no draft counts. "
         f"A request verifies {chosen.min_length} to {longest} drafts."
     )
+    if not chosen.price_per_token:
+        text += " Its context does not matter."
     if chosen.fill:
         text += " The budget is then raised to the captured size that the step is padded to."
     if chosen.off_above is not None:

@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import json
-import platform
 import re
 import shlex
 from collections.abc import Sequence
-from importlib.metadata import version
 from itertools import pairwise
 
 import yaml
@@ -16,9 +14,9 @@ from dspark_simulator import scenario as scenarios
 from dspark_simulator.scenario import Scenario
 from dspark_simulator.workloads import Trace
 from dspark_tuning.report.page import Html, Row, Section, code, definitions, details, paragraph, subheading, table
+from dspark_tuning.report.versions import versions
 from dspark_tuning.tune import Options, Outcome
 
-PACKAGES = ("sglang-dspark", "optuna", "numpy", "numba", "pandas", "simpy", "plotly")
 OWN_FILE = "scenario.yaml"
 
 
@@ -26,10 +24,7 @@ def section(outcome: Outcome) -> Section:
     origin = outcome.artifact.provenance
     facts = [
         ("Simulator", f"dspark {origin.simulator_version}"),
-        (
-            "Versions",
-            ", ".join([f"Python {platform.python_version()}", *(f"{name} {version(name)}" for name in PACKAGES)]),
-        ),
+        ("Versions", versions()),
         ("Trials", f"{origin.trials}, asked in batches of {outcome.options.batch}"),
         ("Search seed", str(outcome.options.seed)),
     ]
@@ -78,8 +73,11 @@ def _again(outcome: Outcome) -> list[Html]:
     return [
         *parts,
         code(command(source, options)),
-        paragraph("Any number of workers gives the same figures. To look into the study itself:"),
-        code(shlex.join(["optuna-dashboard", study])),
+        paragraph(
+            "Any number of workers gives the same figures. The study itself opens in Optuna's dashboard, also while it "
+            "runs:"
+        ),
+        code(f"pip install optuna-dashboard\n{shlex.join(['optuna-dashboard', study])}"),
     ]
 
 
