@@ -20,9 +20,9 @@ import transformers
 from tokenizers import Tokenizer
 
 from sglang_dspark import demo
-from sglang_dspark.drafter import train_drafter, train_target
+from sglang_dspark.drafter import checkpoint, train_drafter, train_target
 from sglang_dspark.drafter.evaluate import PROMPT, SEED, Figures, Rounds, figures, join, save_shard
-from sglang_dspark.drafter.model import Drafter
+from sglang_dspark.drafter.target import Target
 from sglang_dspark.drafter.text import HELD_OUT_PERCENT
 from sglang_dspark.files import write_atomically
 
@@ -48,7 +48,7 @@ def main() -> None:
         log.info("target trained in %.0f s", time.monotonic() - started)
         train_drafter.train(target, draft, train_drafter.STEPS)
         log.info("both trained in %.0f s", time.monotonic() - started)
-    pair = train_target.load(target), Drafter.from_pretrained(draft)
+    pair = Target.load(str(target)), checkpoint.load(draft)
     tokenizer = Tokenizer.from_file(str(target / "tokenizer.json"))
     # Temperatures are fitted on other prompts than those that the figures speak of.
     calibrate(figures(*pair, tokenizer, PROMPTS, NEW, (0.0,), SEED + 1), arguments.out)

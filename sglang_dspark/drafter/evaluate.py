@@ -19,11 +19,10 @@ import torch
 from numpy.typing import NDArray
 from tokenizers import Tokenizer
 from torch import Tensor
-from transformers import Qwen3ForCausalLM
 
-from sglang_dspark.drafter.model import Drafter, blocks_mask, target_features
+from sglang_dspark.drafter.checkpoint import AnyDrafter, load
+from sglang_dspark.drafter.target import Target
 from sglang_dspark.drafter.text import CLASSES, Klass, held_out
-from sglang_dspark.drafter.train_target import load
 
 log = logging.getLogger(__name__)
 
@@ -36,13 +35,19 @@ class Rounds(NamedTuple):
     """What R rounds of several requests came to."""
 
     confidence_logits: NDArray[np.float32]
-    """[R, gamma], raw."""
+    """[R, gamma], raw; NaN of a drafter without a confidence head."""
 
     accepted: NDArray[np.int64]
     """[R] drafts accepted, 0..gamma."""
 
     texts: list[list[int]]
     """Each request's tokens, its prompt included."""
+
+    request: NDArray[np.int64]
+    """[R] indices into ``texts``."""
+
+    begin: NDArray[np.int64]
+    """[R] tokens of the answer before the round's drafts."""
 
     @property
     def accepted_length(self) -> float:
@@ -83,56 +88,77 @@ def roc_auc(scores: NDArray[np.float32], positive: NDArray[np.bool_]) -> float:
 
 @torch.no_grad()
 def speculate(
-    target: Qwen3ForCausalLM, drafter: Drafter, prompts: list[list[int]], new: int, temperature: float, seed: int
+    target: Target,
+    drafter: AnyDrafter,
+    prompts: list[list[int]],
+    new: int,
+    temperature: float,
+    seed: int,
+    stop: frozenset[int] = frozenset(),
 ) -> Rounds:
     """Continues each prompt by at least ``new`` tokens, speculating with blocks of gamma drafts.
 
     Args:
+        prompts: tokens of each, at least one.
         temperature: of target and drafter.
         seed: of the samples.
+        stop: tokens that end a text before; a round that meets one is not among those returned.
     """
     generator = torch.Generator().manual_seed(seed)
-    gamma = drafter.config.block_size
     texts = [list(prompt) for prompt in prompts]
-    confidences, accepted = [], []
+    layers = drafter.config.target_layer_ids
+    proposals, accepted, requests, begins = [], [], [], []
 
     def probabilities(logits: Tensor) -> Tensor:
         if temperature == 0.0:
             return torch.nn.functional.one_hot(logits.argmax(-1), logits.shape[-1]).to(logits.dtype)
         return torch.softmax(logits / temperature, dim=-1)
 
-    def look(rows: list[list[int]]) -> tuple[Tensor, Tensor]:
-        # Padding is on the right, where causal attention does not see it.
+    def padded(rows: list[list[int]]) -> Tensor:
+        # On the right, where causal attention does not see it.
         width = max(map(len, rows))
-        tokens = torch.tensor([row + [0] * (width - len(row)) for row in rows])
-        seen = target(input_ids=tokens, output_hidden_states=True, use_cache=False)
-        return target_features(seen.hidden_states, drafter.config.target_layer_ids), seen.logits
+        return torch.tensor([row + [0] * (width - len(row)) for row in rows], device=target.device)
 
     # The prefill gives the first token, as in a server.
-    features, logits = look(texts)
+    seen = target.look(padded(texts), layers)
+    features = seen.features
     for row, text in enumerate(texts):
-        text.append(int(_sample(probabilities(logits[row, len(text) - 1]), generator)))
-    running = list(range(len(texts)))
+        first = target.logits(seen.last[row, len(text) - 1]).float().cpu()
+        text.append(int(_sample(probabilities(first), generator)))
+    running = [row for row, text in enumerate(texts) if text[-1] not in stop]
+    features = features[running]
     while running:
-        anchors = torch.tensor([texts[row][-1] for row in running])
-        places = torch.tensor([[len(texts[row]) - 1] for row in running])
-        mask = blocks_mask(places, features.shape[1], gamma)
-        hidden = drafter(drafter.block(anchors), places + torch.arange(gamma), features, mask)
-        drafts, drawn_from = drafter.draft(hidden, anchors, temperature, generator)
-        previous = torch.cat([anchors.unsqueeze(1), drafts[:, :-1]], dim=1)
-        confidences.append(drafter.confidence(hidden, previous).float().numpy())
-        features, logits = look([texts[row] + drafts[i].tolist() for i, row in enumerate(running)])
-        rounds = []
+        lengths = torch.tensor([len(texts[row]) for row in running], device=target.device)
+        proposal = drafter.propose(padded([texts[row] for row in running]), lengths, features, temperature, generator)
+        drafts, drawn_from = proposal.tokens.cpu(), proposal.probabilities.cpu()
+        seen = target.look(padded([texts[row] + drafts[i].tolist() for i, row in enumerate(running)]), layers)
+        features = seen.features
+        counted, on = [], []
         for i, row in enumerate(running):
-            verified = probabilities(logits[i, len(texts[row]) - 1 : len(texts[row]) + gamma])
-            count, own = _verify(drafts[i], drawn_from[i], verified, generator)
-            texts[row] += [*drafts[i, :count].tolist(), own]
-            rounds.append(count)
-        accepted += rounds
-        on = [i for i, row in enumerate(running) if len(texts[row]) - len(prompts[row]) < new]
-        running = [running[i] for i in on]
-        features = features[on]
-    return Rounds(np.concatenate(confidences), np.array(accepted), texts)
+            logits = target.logits(seen.last[i, len(texts[row]) - 1 : len(texts[row]) + drafts.shape[1]])
+            count, own = _verify(drafts[i], drawn_from[i], probabilities(logits.float().cpu()), generator)
+            emitted = [*drafts[i, :count].tolist(), own]
+            end = next((k for k, token in enumerate(emitted) if token in stop), None)
+            if end is None:
+                counted.append(i)
+                accepted.append(count)
+                requests.append(row)
+                begins.append(len(texts[row]) - len(prompts[row]))
+            texts[row] += emitted if end is None else emitted[: end + 1]
+            if end is None and len(texts[row]) - len(prompts[row]) < new:
+                on.append(i)
+        raw = proposal.confidence_logits
+        none = torch.full(drafts.shape, torch.nan)
+        proposals.append((none if raw is None else raw.float().cpu())[counted].numpy())
+        running, features = [running[i] for i in on], features[on]
+    gamma = drafter.config.gamma
+    return Rounds(
+        np.concatenate([*proposals, np.empty((0, gamma), np.float32)]),
+        np.array(accepted, np.int64),
+        texts,
+        np.array(requests, np.int64),
+        np.array(begins, np.int64),
+    )
 
 
 def _verify(drafts: Tensor, drawn_from: Tensor, target: Tensor, generator: torch.Generator) -> tuple[int, int]:
@@ -166,8 +192,8 @@ class Figures(NamedTuple):
 
 
 def figures(
-    target: Qwen3ForCausalLM,
-    drafter: Drafter,
+    target: Target,
+    drafter: AnyDrafter,
     tokenizer: Tokenizer,
     count: int,
     new: int,
@@ -187,10 +213,13 @@ def figures(
 
 def join(rounds: Sequence[Rounds]) -> Rounds:
     """The rounds of several classes as one."""
+    offsets = np.cumsum([0, *(len(each.texts) for each in rounds)])
     return Rounds(
         np.concatenate([each.confidence_logits for each in rounds]),
         np.concatenate([each.accepted for each in rounds]),
         [text for each in rounds for text in each.texts],
+        np.concatenate([each.request + offset for each, offset in zip(rounds, offsets, strict=False)]),
+        np.concatenate([each.begin for each in rounds]),
     )
 
 
@@ -215,7 +244,7 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=2)
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
-    pair = load(arguments.target), Drafter.from_pretrained(arguments.draft)
+    pair = Target.load(str(arguments.target)), load(arguments.draft)
     tokenizer = Tokenizer.from_file(str(arguments.target / "tokenizer.json"))
     for each in figures(*pair, tokenizer, arguments.count, arguments.new, arguments.temperature, arguments.seed):
         line = {

@@ -1,4 +1,4 @@
-"""The losses of DSpark's drafter (arXiv 2607.05147, section 3.3)."""
+"""The losses of drafters: DSpark's (arXiv 2607.05147, section 3.3), of which DFlash has the first, and Eagle3's."""
 
 from __future__ import annotations
 
@@ -8,42 +8,63 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-CROSS_ENTROPY = 0.1
-TOTAL_VARIATION = 0.9
-CONFIDENCE = 1.0
+from sglang_dspark.drafter.base import Forced
+
+
+class Weights(NamedTuple):
+    """What each term weighs, and by what factor a place weighs less than the one before it."""
+
+    cross_entropy: float
+    total_variation: float
+    confidence: float
+    distillation: float
+    """Cross entropy against the target's distribution."""
+
+    place_ratio: float
 
 
 class Losses(NamedTuple):
-    """Scalars: the weighted sum to minimise, then its terms unweighted."""
+    """Scalars: the weighted sum to minimise, then its terms unweighted; those that weigh nothing are 0."""
 
     total: Tensor
     cross_entropy: Tensor
     total_variation: Tensor
     confidence: Tensor
+    distillation: Tensor
 
 
-def block_losses(
-    draft_logits: Tensor, target_logits: Tensor, confidence_logits: Tensor, labels: Tensor, known: Tensor
-) -> Losses:
-    """Losses of N blocks, averaged over their places with weights exp(-(k - 1) / gamma).
+def losses(forced: Forced, weights: Weights) -> Losses:
+    """Losses of blocks, averaged over their known places with the places' weights.
 
     The total variation term is the whole L1 distance, twice the rejection probability. The confidence head learns the
     acceptance probability under rejection sampling at temperature 1, which trains nothing but its own logits.
-
-    Args:
-        draft_logits: [N, gamma, V], of the drafter, given the labels before.
-        target_logits: [N, gamma, V], of the target at the same places.
-        confidence_logits: [N, gamma].
-        labels: [N, gamma] tokens of the text.
-        known: [N, gamma] whether the text holds that place; others weigh nothing.
     """
-    gamma = labels.shape[1]
-    weights = known * torch.exp(-torch.arange(gamma) / gamma)
-    weights = weights / weights.sum()
-    entropy = functional.cross_entropy(draft_logits.flatten(0, 1), labels.flatten(), reduction="none").view_as(weights)
-    distance = (draft_logits.softmax(-1) - target_logits.softmax(-1)).abs().sum(-1)
-    accepted = (1.0 - 0.5 * distance.detach()).clamp(0.0, 1.0)
-    doubt = functional.binary_cross_entropy_with_logits(confidence_logits, accepted, reduction="none")
-    terms = [(weights * term).sum() for term in (entropy, distance, doubt)]
-    total = CROSS_ENTROPY * terms[0] + TOTAL_VARIATION * terms[1] + CONFIDENCE * terms[2]
-    return Losses(total, *terms)
+    places = torch.arange(forced.labels.shape[1], device=forced.labels.device)
+    share = forced.known * weights.place_ratio**places
+    # Without a known place all terms are 0, not NaN.
+    share = share / share.sum().clamp(min=1e-6)
+    zero = forced.draft_logits.new_zeros(())
+    entropy = distance = doubt = distillation = zero
+    if weights.cross_entropy:
+        logits, labels = forced.draft_logits.flatten(0, 1), forced.labels.flatten()
+        entropy = (share * functional.cross_entropy(logits, labels, reduction="none").view_as(share)).sum()
+    if weights.distillation:
+        aims = forced.target_logits.softmax(-1)
+        distillation = -(share * (aims * forced.draft_logits.log_softmax(-1)).sum(-1)).sum()
+    confident = weights.confidence and forced.confidence_logits is not None
+    if weights.total_variation or confident:
+        apart = (forced.draft_logits.softmax(-1) - forced.target_logits.softmax(-1)).abs().sum(-1)
+        if weights.total_variation:
+            distance = (share * apart).sum()
+        if confident:
+            assert forced.confidence_logits is not None
+            accepted = (1.0 - 0.5 * apart.detach()).clamp(0.0, 1.0)
+            doubts = functional.binary_cross_entropy_with_logits(forced.confidence_logits, accepted, reduction="none")
+            doubt = (share * doubts).sum()
+    total = (
+        weights.cross_entropy * entropy
+        + weights.total_variation * distance
+        + weights.confidence * doubt
+        + weights.distillation * distillation
+    )
+    return Losses(total, entropy, distance, doubt, distillation)

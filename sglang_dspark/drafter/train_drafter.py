@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import logging
+import math
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -15,9 +16,12 @@ from torch import Tensor
 from transformers import DynamicCache, Qwen3ForCausalLM
 
 from sglang_dspark.drafter import tokenizer as bpe
-from sglang_dspark.drafter.config import DraftConfig
-from sglang_dspark.drafter.losses import Losses, block_losses
-from sglang_dspark.drafter.model import Drafter, Layer, blocks_mask, target_features
+from sglang_dspark.drafter.base import Batch
+from sglang_dspark.drafter.block import BlockDrafter
+from sglang_dspark.drafter.config import BlockConfig
+from sglang_dspark.drafter.layers import Layer
+from sglang_dspark.drafter.losses import Weights, losses
+from sglang_dspark.drafter.target import Target
 from sglang_dspark.drafter.train_target import SEED, fast_bfloat16, learning_rate, load, stream
 
 log = logging.getLogger(__name__)
@@ -29,6 +33,9 @@ LENGTH = 384
 BATCH = 4
 ANCHORS = 32
 
+# Of the paper, whose places weigh exp(-(k - 1) / gamma).
+WEIGHTS = Weights(0.1, 0.9, 1.0, 0.0, place_ratio=math.exp(-1.0 / GAMMA))
+
 # Half of what is generated is greedy, as the demo's requests are; the rest follows the target's own distribution, more
 # or less sharpened.
 _TEMPERATURES = (0.0, 0.0, 0.7, 1.0)
@@ -36,11 +43,12 @@ _TEMPERATURES = (0.0, 0.0, 0.7, 1.0)
 _PROMPTS = (32, 64, 128)
 
 
-def architecture(target: Qwen3ForCausalLM) -> DraftConfig:
+def architecture(target: Qwen3ForCausalLM) -> BlockConfig:
     """1.6 million parameters, a third of them the target's embedding and output head."""
     config = target.config
     assert isinstance(config.rope_parameters, dict) and config.num_key_value_heads is not None
-    return DraftConfig(
+    return BlockConfig(
+        architecture="Qwen3DSparkModel",
         vocab_size=config.vocab_size,
         hidden_size=config.hidden_size,
         intermediate_size=256,
@@ -57,6 +65,8 @@ def architecture(target: Qwen3ForCausalLM) -> DraftConfig:
         num_target_layers=config.num_hidden_layers,
         num_anchors=ANCHORS,
         markov_rank=32,
+        enable_confidence_head=True,
+        confidence_head_with_markov=True,
     )
 
 
@@ -100,47 +110,7 @@ def own_text(target: Qwen3ForCausalLM, tokenizer: Tokenizer, sequences: int, len
     return torch.cat(texts), torch.cat(prompts)
 
 
-class Blocks(NamedTuple):
-    """Outputs of a packed pass over N blocks for each of B sequences, [B * N, gamma, ...]."""
-
-    draft_logits: Tensor
-    target_logits: Tensor
-    confidence_logits: Tensor
-    labels: Tensor
-    known: Tensor
-
-    def losses(self) -> Losses:
-        return block_losses(*self)
-
-
-def packed_blocks(drafter: Drafter, tokens: Tensor, anchors: Tensor, features: Tensor, target_logits: Tensor) -> Blocks:
-    """All blocks of some sequences in one pass, each seeing the text before its anchor and itself.
-
-    Args:
-        tokens: [B, S].
-        anchors: [B, N] places of the anchors.
-        features: [B, S, layers * H], as of :func:`target_features`.
-        target_logits: [B, S, V] of the target after each token.
-    """
-    gamma = drafter.config.block_size
-    places = anchors.unsqueeze(-1) + torch.arange(gamma)
-    known = places + 1 < tokens.shape[1]
-    safe = places.clamp(max=tokens.shape[1] - 2)
-    rows = torch.arange(len(tokens)).view(-1, 1, 1)
-    previous, labels = tokens[rows, safe], tokens[rows, safe + 1]
-    block = drafter.block(previous[..., 0])
-    mask = blocks_mask(anchors, tokens.shape[1], gamma)
-    hidden = drafter(block.flatten(1), places.flatten(1), features, mask).view(*places.shape, -1)
-    return Blocks(
-        drafter.logits(hidden, previous).flatten(0, 1).float(),
-        target_logits[rows, safe].flatten(0, 1).float(),
-        drafter.confidence(hidden, previous).flatten(0, 1).float(),
-        labels.flatten(0, 1),
-        known.flatten(0, 1),
-    )
-
-
-def start(drafter: Drafter, target: Qwen3ForCausalLM, text: Tensor) -> None:
+def start(drafter: BlockDrafter, target: Qwen3ForCausalLM, text: Tensor) -> None:
     """Weights that spare training its first hundreds of steps.
 
     Every layer gets the attention of the target's last one, and the context what that one reads. The Markov head learns
@@ -157,11 +127,14 @@ def start(drafter: Drafter, target: Qwen3ForCausalLM, text: Tensor) -> None:
         drafter.hidden_norm.load_state_dict(last.input_layernorm.state_dict())
         drafter.fc.weight[:, -width:] += torch.eye(width)
         drafter.norm.weight.copy_(0.1 * target.model.norm.weight)
-    optimizer = torch.optim.AdamW(drafter.markov_head.parameters(), lr=2e-2, weight_decay=0.0, fused=True)
+    markov = drafter.markov_head
+    assert markov is not None
+    optimizer = torch.optim.AdamW(markov.parameters(), lr=2e-2, weight_decay=0.0, fused=True)
     generator = torch.Generator().manual_seed(SEED)
     for _ in range(300):
         places = torch.randint(len(text) - 1, (4096,), generator=generator)
-        loss = torch.nn.functional.cross_entropy(drafter.markov_head(text[places]), text[places + 1])
+        logits = markov.markov_w2(markov.markov_w1(text[places]))
+        loss = torch.nn.functional.cross_entropy(logits, text[places + 1])
         loss.backward()
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
@@ -178,7 +151,7 @@ class Passages(NamedTuple):
     """[N] the first place where a block may begin."""
 
     features: Tensor
-    """[N, S, layers * H], as of :func:`target_features`."""
+    """[N, S, layers * H], as of :class:`target.Seen`."""
 
     last: Tensor
     """[N, S, H], what the target's output head reads."""
@@ -188,11 +161,12 @@ class Passages(NamedTuple):
 def look(target: Qwen3ForCausalLM, layers: Sequence[int], tokens: Tensor, first: Tensor) -> Passages:
     """Runs the target over texts [N, S]."""
     features, last = [], []
+    seeing = Target(target)
     for rows in tokens.split(8):
         with torch.autocast("cpu", torch.bfloat16, enabled=fast_bfloat16()):
-            seen = target.model(input_ids=rows, output_hidden_states=True, use_cache=False)
-        features.append(target_features(seen.hidden_states, layers).half())
-        last.append(seen.last_hidden_state.half())
+            seen = seeing.look(rows, layers)
+        features.append(seen.features.half())
+        last.append(seen.last.half())
     return Passages(tokens, first, torch.cat(features), torch.cat(last))
 
 
@@ -205,7 +179,7 @@ def train(target_folder: Path, out: Path, steps: int, peak: float = 3e-3) -> Non
     target = load(target_folder).requires_grad_(False)
     tokenizer = Tokenizer.from_file(str(target_folder / "tokenizer.json"))
     torch.manual_seed(SEED)
-    drafter = Drafter(architecture(target))
+    drafter = BlockDrafter(architecture(target))
     text = stream(tokenizer, held_out=False)
     start(drafter, target, text)
     layers = drafter.config.target_layer_ids
@@ -227,19 +201,20 @@ def train(target_folder: Path, out: Path, steps: int, peak: float = 3e-3) -> Non
         draws = torch.rand((rows, count), generator=generator)
         anchors = first + (draws * (tokens.shape[1] - 1 - first)).long()
         with torch.autocast("cpu", torch.bfloat16, enabled=fast_bfloat16()):
-            target_logits = target.lm_head(texts.last[chosen].float())
-            blocks = packed_blocks(drafter, tokens, anchors, texts.features[chosen].float(), target_logits)
-        losses = blocks.losses()
-        losses.total.backward()
+            everywhere = torch.ones_like(tokens, dtype=torch.bool)
+            batch = Batch(tokens, everywhere, texts.features[chosen].float(), texts.last[chosen].float())
+            forced = drafter.score(batch, anchors, torch.ones_like(anchors, dtype=torch.bool))
+        terms = losses(forced, WEIGHTS)
+        terms.total.backward()
         torch.nn.utils.clip_grad_norm_(trained, 1.0)
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
         schedule.step()
         # Not a multiple of four: both kinds of batches are seen.
         if step % 25 == 0:
-            terms = ", ".join(f"{name} {float(term.detach()):.3f}" for name, term in losses._asdict().items())
+            said = ", ".join(f"{name} {float(term.detach()):.3f}" for name, term in terms._asdict().items())
             pace = (time.monotonic() - started) / (step + 1)
-            log.info("drafter step %d of %d: %s, %.2f s a step", step, steps, terms, pace)
+            log.info("drafter step %d of %d: %s, %.2f s a step", step, steps, said, pace)
         if (step + 1) % 200 == 0 or step + 1 == steps:
             drafter.save(out)
 

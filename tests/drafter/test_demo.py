@@ -11,24 +11,25 @@ torch = pytest.importorskip("torch")
 pytest.importorskip("transformers")
 
 from tokenizers import Tokenizer  # noqa: E402
-from transformers import AutoTokenizer, Qwen3ForCausalLM  # noqa: E402
+from transformers import AutoTokenizer  # noqa: E402
 
 from dspark_simulator.sts import ece  # noqa: E402
 from sglang_dspark import demo  # noqa: E402
+from sglang_dspark.drafter import checkpoint  # noqa: E402
+from sglang_dspark.drafter.checkpoint import AnyDrafter  # noqa: E402
 from sglang_dspark.drafter.evaluate import Figures, figures, roc_auc  # noqa: E402
-from sglang_dspark.drafter.model import Drafter  # noqa: E402
-from sglang_dspark.drafter.train_target import load  # noqa: E402
+from sglang_dspark.drafter.target import Target  # noqa: E402
 
 GAMMA = 7
 
 
 @pytest.fixture(scope="module")
-def pair() -> tuple[Qwen3ForCausalLM, Drafter]:
-    return load(demo.TARGET), Drafter.from_pretrained(demo.DRAFT)
+def pair() -> tuple[Target, AnyDrafter]:
+    return Target.load("demo"), checkpoint.load(demo.DRAFT)
 
 
 @pytest.fixture(scope="module")
-def greedy(pair: tuple[Qwen3ForCausalLM, Drafter]) -> dict[str, Figures]:
+def greedy(pair: tuple[Target, AnyDrafter]) -> dict[str, Figures]:
     tokenizer = Tokenizer.from_file(str(demo.TARGET / "tokenizer.json"))
     return {each.klass: each for each in figures(*pair, tokenizer, 12, 64, (0.0,), seed=11)}
 
@@ -38,15 +39,15 @@ def test_size() -> None:
     assert sum(path.stat().st_size for path in files) <= 12e6
 
 
-def test_pair_fits_together(pair: tuple[Qwen3ForCausalLM, Drafter]) -> None:
+def test_pair_fits_together(pair: tuple[Target, AnyDrafter]) -> None:
     target, drafter = pair
-    assert drafter.config.block_size == GAMMA
+    assert drafter.config.gamma == GAMMA
     assert drafter.config.num_target_layers == target.config.num_hidden_layers
-    assert torch.equal(drafter.embed_tokens.weight, target.model.embed_tokens.weight)
-    assert torch.equal(drafter.lm_head.weight, target.lm_head.weight)
+    assert torch.equal(drafter.embed_tokens.weight, target.embedding)
+    assert torch.equal(drafter.lm_head.weight, target.head)
 
 
-def test_tokenizer_loads_and_is_lossless(pair: tuple[Qwen3ForCausalLM, Drafter]) -> None:
+def test_tokenizer_loads_and_is_lossless(pair: tuple[Target, AnyDrafter]) -> None:
     tokenizer = AutoTokenizer.from_pretrained(demo.TARGET)
     for text in ("def f(x):\n\treturn  x  # é→漢\r\n", "  leading and trailing  ", '{"a": [1, 2.5, null]}', "🐍"):
         assert tokenizer.decode(tokenizer(text).input_ids) == text

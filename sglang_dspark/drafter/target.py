@@ -1,0 +1,130 @@
+"""The target as a drafter sees it: hidden states of some layers, the last ones, embedding and output head.
+
+Letters in shapes: B texts, S tokens, H hidden size, L layers captured, V vocabulary.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+
+from sglang_dspark import demo
+from sglang_dspark.errors import InputError
+
+DEMO = "demo"
+"""The name of the packaged target."""
+
+
+class Seen(NamedTuple):
+    """What a target made of texts."""
+
+    features: Tensor
+    """[B, S, L * H], outputs of the layers asked for, side by side."""
+
+    last: Tensor
+    """[B, S, H], after the final norm: what the output head reads."""
+
+
+class Target:
+    """A frozen causal language model of transformers."""
+
+    def __init__(self, model: PreTrainedModel) -> None:
+        self.model: Any = model.eval().requires_grad_(False)
+        decoder: Any = self.model.get_decoder()
+        # Multimodal models wrap the text model once more.
+        self.decoder: Any = getattr(decoder, "language_model", decoder)
+        self.config: Any = model.config.get_text_config()
+        self.layers: nn.ModuleList = self.decoder.layers
+
+    @classmethod
+    def load(cls, name: str, dtype: torch.dtype = torch.float32, device: str = "cpu") -> Target:
+        """A model by its folder, its name on the hub, or ``demo``, the packaged one.
+
+        Raises:
+            InputError: There is no such model, or transformers cannot load it.
+        """
+        try:
+            model: Any = AutoModelForCausalLM.from_pretrained(where(name), dtype=dtype, attn_implementation="sdpa")
+        except (OSError, ValueError, KeyError) as error:
+            raise InputError(f"target: {name}: cannot be loaded ({_first_line(error)})") from error
+        return cls(model.to(torch.device(device)))
+
+    @property
+    def device(self) -> torch.device:
+        device: torch.device = self.model.device
+        return device
+
+    @property
+    def embedding(self) -> Tensor:
+        """[V, H]."""
+        weight: Tensor = self.model.get_input_embeddings().weight
+        return weight
+
+    @property
+    def head(self) -> Tensor:
+        """[V, H]."""
+        weight: Tensor = self.model.get_output_embeddings().weight
+        return weight
+
+    def stop_tokens(self) -> frozenset[int]:
+        """Tokens that end an answer."""
+        ends = self.model.generation_config.eos_token_id
+        return frozenset(ends if isinstance(ends, list) else [] if ends is None else [ends])
+
+    @torch.no_grad()
+    def look(self, tokens: Tensor, layers: Sequence[int]) -> Seen:
+        """One pass over texts [B, S], padded on the right, where causal attention does not see it.
+
+        Args:
+            layers: whose outputs to give, from 0.
+        """
+        outputs: dict[int, Tensor] = {}
+
+        def keep(layer: int) -> Any:
+            def hook(module: nn.Module, arguments: object, output: Any) -> None:
+                outputs[layer] = output[0] if isinstance(output, tuple) else output
+
+            return hook
+
+        handles = [self.layers[layer].register_forward_hook(keep(layer)) for layer in layers]
+        try:
+            last = self.decoder(input_ids=tokens, use_cache=False).last_hidden_state
+        finally:
+            for handle in handles:
+                handle.remove()
+        features = torch.cat([outputs[layer] for layer in layers], dim=-1) if layers else last[..., :0]
+        return Seen(features, last)
+
+    @torch.no_grad()
+    def logits(self, last: Tensor) -> Tensor:
+        """[..., V] from :attr:`Seen.last`."""
+        logits: Tensor = self.model.get_output_embeddings()(last)
+        bound = getattr(self.config, "final_logit_softcapping", None)
+        return logits if bound is None else torch.tanh(logits / bound) * bound
+
+
+def load_tokenizer(name: str) -> PreTrainedTokenizerBase:
+    """The tokenizer of a target by the same names.
+
+    Raises:
+        InputError: There is none.
+    """
+    try:
+        tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(where(name))
+    except (OSError, ValueError, KeyError) as error:
+        raise InputError(f"target: {name}: its tokenizer cannot be loaded ({_first_line(error)})") from error
+    return tokenizer
+
+
+def where(name: str) -> str | Path:
+    """The folder or hub name behind a target's name."""
+    return demo.TARGET if name == DEMO else name
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
