@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from sglang_dspark.drafter.config import BlockConfig, Eagle3Config, SerialHead
-from sglang_dspark.errors import InputError
+from sglang_dspark.errors import InputError, from_validation
 
 Layers = Annotated[tuple[int, ...], Field(min_length=1)]
 
@@ -61,6 +61,13 @@ def derive(draft: DSparkDraft | DFlashDraft | Eagle3Draft, target: Any, anchors:
     Raises:
         InputError: The target has no such layers, or is none that a drafter of this family is implemented for.
     """
+    try:
+        return _derived(draft, target, anchors)
+    except ValidationError as error:
+        raise from_validation(error, "draft") from error
+
+
+def _derived(draft: DSparkDraft | DFlashDraft | Eagle3Draft, target: Any, anchors: int) -> BlockConfig | Eagle3Config:
     gemma = str(target.model_type).startswith("gemma4")
     backbone = _backbone(target, gemma) | {"target_layer_ids": draft.target_layer_ids}
     if draft.intermediate_size is not None:

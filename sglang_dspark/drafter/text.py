@@ -7,6 +7,7 @@ no other file added or removed moves it.
 
 from __future__ import annotations
 
+import argparse
 import ast
 import hashlib
 import random
@@ -20,6 +21,7 @@ from pydoc_data import topics
 from typing import TYPE_CHECKING, Literal, get_args
 
 from sglang_dspark.demo import TARGET
+from sglang_dspark.drafter.data.conversations import write_prompts
 from sglang_dspark.errors import InputError
 
 if TYPE_CHECKING:
@@ -86,6 +88,26 @@ def held_out(klass: Klass, count: int, tokens: int, seed: int, tokenizer: Tokeni
     return prompts
 
 
+def training(count: int, tokens: int, seed: int) -> list[str]:
+    """Passages of ``tokens`` tokens, by the packaged target's tokenizer, of the documents that are not held out.
+
+    Classes take turns, so that small ones are not drowned.
+    """
+    tokenizer = _packaged_tokenizer()
+    choice = random.Random(f"{seed} training {tokens}")
+    pools = []
+    for klass in CLASSES:
+        texts = [document.text for document in documents() if document.klass == klass and not document.held_out]
+        pools.append([ids for ids in (tokenizer.encode(text).ids for text in texts) if len(ids) > 2 * tokens])
+    passages = []
+    for n in range(count):
+        pool = pools[n % len(pools)]
+        ids = choice.choices(pool, [len(ids) - 2 * tokens for ids in pool])[0]
+        start = choice.randrange(len(ids) - 2 * tokens)
+        passages.append(tokenizer.decode(ids[start : start + tokens], skip_special_tokens=False))
+    return passages
+
+
 @cache
 def _held_out_ids(klass: Klass, tokenizer: Tokenizer) -> list[list[int]]:
     texts = [document.text for document in documents() if document.klass == klass and document.held_out]
@@ -131,3 +153,28 @@ def _docstrings(source: str) -> str:
     holders = (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)
     texts = (ast.get_docstring(node) for node in ast.walk(tree) if isinstance(node, holders))
     return "\n\n".join(text for text in texts if text)
+
+
+def main() -> None:
+    """``python -m sglang_dspark.drafter.text OUT``: prompts for the packaged target as JSON lines.
+
+    ``train.jsonl`` and ``validation.jsonl`` are passages of documents that its own training saw, and ``code.jsonl``,
+    ``prose.jsonl`` and ``tables.jsonl`` of those held out.
+    """
+    parser = argparse.ArgumentParser(description=main.__doc__)
+    parser.add_argument("out", type=Path)
+    parser.add_argument("--train", type=int, default=1536, help="prompts to train on")
+    parser.add_argument("--held-out", type=int, default=32, help="held-out prompts a class")
+    parser.add_argument("--tokens", type=int, default=96, help="tokens of a prompt")
+    parser.add_argument("--seed", type=int, default=1)
+    arguments = parser.parse_args()
+    passages = training(arguments.train + 64, arguments.tokens, arguments.seed)
+    write_prompts(arguments.out / "train.jsonl", ([text] for text in passages[64:]))
+    write_prompts(arguments.out / "validation.jsonl", ([text] for text in passages[:64]))
+    for klass in CLASSES:
+        texts = held_out(klass, arguments.held_out, arguments.tokens, arguments.seed)
+        write_prompts(arguments.out / f"{klass}.jsonl", ([text] for text in texts))
+
+
+if __name__ == "__main__":
+    main()

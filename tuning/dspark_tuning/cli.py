@@ -11,6 +11,7 @@ import typer
 from dspark_tuning.commands import (
     bench,
     calibrate,
+    data,
     kernels,
     load,
     policy,
@@ -18,6 +19,7 @@ from dspark_tuning.commands import (
     scenario,
     sim2real,
     simulate,
+    train,
     tune,
     validate,
 )
@@ -36,7 +38,9 @@ app.command("load")(load.load)
 app.command("calibrate")(calibrate.calibrate)
 app.command("validate")(validate.validate)
 app.command("sim2real")(sim2real.sim2real)
+app.command("train")(train.train)
 app.add_typer(policy.app, name="policy")
+app.add_typer(data.app, name="data")
 app.add_typer(bench.app, name="bench")
 app.add_typer(kernels.app, name="kernels")
 

@@ -1,0 +1,173 @@
+"""What a target makes of texts, kept on disk in shards, for targets whose passes cost more than the space.
+
+A folder of ``shard-NNNNN.safetensors``, each with the texts' tokens, answers, lengths, features and last hidden states
+one after the other, and ``cache.json``, written last, which says whose they are and how large each shard is.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import torch
+from pydantic import BaseModel, ConfigDict, ValidationError
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save
+from torch import Tensor
+
+from sglang_dspark.drafter.data.passages import Passage
+from sglang_dspark.drafter.target import Target
+from sglang_dspark.errors import InputError, from_validation
+from sglang_dspark.files import write_atomically
+
+INDEX = "cache.json"
+SHARD_TOKENS = 65_536
+
+
+class Shard(BaseModel):
+    """One file."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    file: str
+    bytes: int
+    lengths: tuple[int, ...]
+    """Tokens of each text."""
+
+
+class Index(BaseModel):
+    """``cache.json``."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    schema_version: int = 1
+    target: str
+    layers: tuple[int, ...]
+    shards: tuple[Shard, ...]
+
+
+def size(passages: Sequence[Passage], target: Target, layers: Sequence[int]) -> int:
+    """Bytes that the shards will take, but for their headers: 2 for each number, 9 for each token's own."""
+    tokens = sum(len(passage.tokens) for passage in passages)
+    width = target.config.hidden_size
+    return int(tokens * (2 * width * (len(layers) + 1) + 9))
+
+
+def write(
+    folder: Path,
+    passages: Sequence[Passage],
+    target: Target,
+    name: str,
+    layers: Sequence[int],
+    quota: int,
+    progress: Callable[[int, int], None] = lambda done, of: None,
+) -> None:
+    """Runs the target over texts and keeps what it makes of them, in bfloat16.
+
+    Args:
+        quota: bytes that it may take; nothing is written where it would take more.
+
+    Raises:
+        InputError: It would be larger than the quota or than what is free, the folder holds a cache, or writing fails.
+    """
+    check_layers_exist(layers, target)
+    needed = size(passages, target, layers)
+    if needed > quota:
+        raise InputError(
+            f"{folder}: {len(passages)} texts need {needed / 1e9:.3f} GB and the quota is {quota / 1e9:.3f}; raise"
+            " --quota, take fewer texts, or train without a cache"
+        )
+    if (folder / INDEX).exists():
+        raise InputError(f"{folder}: holds a cache; remove it or choose another folder")
+    folder.mkdir(parents=True, exist_ok=True)
+    free = shutil.disk_usage(folder).free
+    if needed > free:
+        raise InputError(f"{folder}: needs {needed / 1e9:.3f} GB and {free / 1e9:.3f} are free; choose another disk")
+    shards: list[Shard] = []
+    part: list[Passage] = []
+    for n, passage in enumerate(passages, 1):
+        part.append(passage)
+        if sum(len(each.tokens) for each in part) >= SHARD_TOKENS or n == len(passages):
+            file = f"shard-{len(shards):05d}.safetensors"
+            content = save(_look(part, target, layers))
+            write_atomically(folder / file, content)
+            lengths = tuple(len(each.tokens) for each in part)
+            shards.append(Shard(file=file, bytes=len(content), lengths=lengths))
+            part = []
+            progress(n, len(passages))
+    index = Index(target=name, layers=tuple(layers), shards=tuple(shards))
+    write_atomically(folder / INDEX, json.dumps(index.model_dump(mode="json"), indent=1, sort_keys=True) + "\n")
+
+
+def check_layers_exist(layers: Sequence[int], target: Target) -> None:
+    """Raises InputError where a target has no such layers to take outputs from."""
+    many = len(target.layers)
+    if not layers or min(layers) < 0 or max(layers) >= many - 1 or list(layers) != sorted(set(layers)):
+        raise InputError(
+            f"layers: {list(layers)} cannot be taken from a target of {many} layers; name rising ones from 0 to"
+            f" {many - 2}"
+        )
+
+
+class Cache:
+    """A written cache, its shards open.
+
+    Args:
+        folder: that :func:`write` wrote.
+
+    Raises:
+        InputError: It is no cache, or a shard is absent or cut short.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        path = folder / INDEX
+        try:
+            content = json.loads(path.read_text())
+            self.index = Index.model_validate(content)
+        except OSError as error:
+            raise InputError(f"{path}: cannot be read ({error.strerror}); write it with dspark data cache") from error
+        except ValidationError as error:
+            raise from_validation(error, path, content) from error
+        except ValueError as error:
+            raise InputError(f"{path}: is not JSON ({error}); write it anew") from error
+        self._places: list[tuple[int, int, int]] = []
+        self._files = []
+        for n, shard in enumerate(self.index.shards):
+            file = folder / shard.file
+            found = file.stat().st_size if file.exists() else 0
+            if found != shard.bytes:
+                raise InputError(f"{file}: has {found} of {shard.bytes} bytes; write the cache anew")
+            try:
+                self._files.append(safe_open(file, framework="pt"))
+            except (SafetensorError, OSError) as error:
+                raise InputError(f"{file}: is damaged ({error}); write the cache anew") from error
+            start = 0
+            for length in shard.lengths:
+                self._places.append((n, start, length))
+                start += length
+
+    def __len__(self) -> int:
+        return len(self._places)
+
+    def text(self, n: int) -> dict[str, Tensor]:
+        """``tokens`` [S], ``answer`` [S], ``features`` [S, L * H] and ``last`` [S, H] of one text."""
+        shard, start, length = self._places[n]
+        file = self._files[shard]
+        names = ("tokens", "answer", "features", "last")
+        return {name: file.get_slice(name)[start : start + length] for name in names}
+
+
+def _look(part: Sequence[Passage], target: Target, layers: Sequence[int]) -> dict[str, Tensor]:
+    features, last = [], []
+    for passage in part:
+        seen = target.look(torch.from_numpy(passage.tokens).unsqueeze(0).to(target.device), layers)
+        features.append(seen.features[0].to("cpu", torch.bfloat16))
+        last.append(seen.last[0].to("cpu", torch.bfloat16))
+    return {
+        "tokens": torch.cat([torch.from_numpy(passage.tokens) for passage in part]),
+        "answer": torch.cat([torch.from_numpy(passage.answer) for passage in part]),
+        "features": torch.cat(features),
+        "last": torch.cat(last),
+    }

@@ -1,0 +1,152 @@
+"""The file that says what to train: ``dspark train RECIPE``. No torch."""
+
+from __future__ import annotations
+
+from importlib import resources
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from sglang_dspark.drafter.derive import Draft
+from sglang_dspark.errors import InputError, from_validation
+
+Weight = Annotated[float, Field(ge=0.0)]
+
+
+class LossWeights(BaseModel):
+    """What each term of the loss weighs (:mod:`sglang_dspark.drafter.losses`).
+
+    ``place_ratio`` is the factor by which a place weighs less than the one before it: exp(-1/4) for DeepSpec's
+    ``loss_decay_gamma`` of 4, 0.8 for its ``step_loss_decay``.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    cross_entropy: Weight = 0.0
+    total_variation: Weight = 0.0
+    confidence: Weight = 0.0
+    distillation: Weight = 0.0
+    place_ratio: float = Field(gt=0.0, le=1.0)
+
+    @model_validator(mode="after")
+    def _something(self) -> Self:
+        if not self.cross_entropy + self.total_variation + self.distillation:
+            raise ValueError("give cross_entropy, total_variation or distillation a weight above 0")
+        return self
+
+
+class Data(BaseModel):
+    """Answered conversations to train on and to measure on, or a cache of the first.
+
+    ``template`` is added to the arguments of the target's chat template.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    train: tuple[Path, ...] = ()
+    held_out: tuple[Path, ...] = Field(min_length=1)
+    max_length: int = Field(default=4096, ge=8)
+    cache: Path | None = None
+    template: dict[str, Any] = {}
+
+    @model_validator(mode="after")
+    def _one_source(self) -> Self:
+        if bool(self.train) == (self.cache is not None):
+            raise ValueError("give either train, files of answered conversations, or cache, a folder")
+        return self
+
+
+class Recipe(BaseModel):
+    """One training.
+
+    Args:
+        target: A folder, a name on the hub, or ``demo``.
+        draft: The family and its shape.
+        losses: What is minimised.
+        data: What it learns from.
+        steps: Updates of the weights. ``epochs`` instead counts passes over the data.
+        batch: Texts a step, over all processes.
+        micro_batch: Texts a pass, so that a step fits into memory.
+        anchors: Blocks a text.
+        learning_rate: At its peak, after ``warmup``, a share of all steps; from there a cosine to 0.
+        weight_decay: Of AdamW.
+        clip: The largest norm of the gradients.
+        precision: ``bf16`` is automatic mixed precision; the weights stay in float32.
+        seed: Of first weights, order of the texts and anchors.
+        evaluate_every: Steps between measurements of the accepted length on held-out texts.
+        evaluate_texts: Held-out texts measured.
+        patience: Measurements without a better one after which training ends; by default it never ends early.
+        save_every: Steps between states that a killed run goes on from.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    target: str
+    draft: Draft
+    losses: LossWeights
+    data: Data
+    steps: int | None = Field(default=None, gt=0)
+    epochs: int | None = Field(default=None, gt=0)
+    batch: int = Field(default=512, gt=0)
+    micro_batch: int = Field(default=1, gt=0)
+    anchors: int = Field(default=512, gt=0)
+    learning_rate: float = Field(default=6e-4, gt=0.0)
+    warmup: float = Field(default=0.04, ge=0.0, lt=1.0)
+    weight_decay: float = Field(default=0.0, ge=0.0)
+    clip: float = Field(default=1.0, gt=0.0)
+    precision: Literal["bf16", "float32"] = "bf16"
+    seed: int = Field(default=42, ge=0)
+    evaluate_every: int = Field(default=500, gt=0)
+    evaluate_texts: int = Field(default=64, gt=0)
+    patience: int | None = Field(default=None, gt=0)
+    save_every: int = Field(default=500, gt=0)
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        if (self.steps is None) == (self.epochs is None):
+            raise ValueError("give either steps or epochs")
+        if self.batch % self.micro_batch:
+            raise ValueError(f"batch {self.batch} is no multiple of micro_batch {self.micro_batch}")
+        if self.losses.confidence and self.draft.family != "dspark":
+            raise ValueError("losses.confidence is DSpark's alone; the other families have no confidence head")
+        return self
+
+
+def names() -> list[str]:
+    """The packaged recipes."""
+    files = resources.files("sglang_dspark.drafter") / "recipes"
+    return sorted(file.name.removesuffix(".yaml") for file in files.iterdir() if file.name.endswith(".yaml"))
+
+
+def source(name: str) -> tuple[str, str]:
+    """A recipe's text and where it is from: a packaged one by its name, or a file.
+
+    Raises:
+        InputError: There is none.
+    """
+    if name in names():
+        file = resources.files("sglang_dspark.drafter") / "recipes" / f"{name}.yaml"
+        return file.read_text(encoding="utf-8"), name
+    try:
+        return Path(name).read_text(encoding="utf-8"), name
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(f"{name}: is no file and no packaged recipe; one of {', '.join(names())}") from error
+
+
+def load(name: str) -> Recipe:
+    """Reads a recipe by the same names; paths in it are relative to the working folder.
+
+    Raises:
+        InputError: It cannot be read, or a field is missing, unknown or out of range.
+    """
+    text, where = source(name)
+    try:
+        content = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise InputError(f"{where}: is not YAML ({' '.join(str(error).split())}); correct the syntax") from None
+    try:
+        return Recipe.model_validate(content)
+    except ValidationError as error:
+        raise from_validation(error, where, content) from None
