@@ -12,6 +12,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from dspark_simulator.acceptance import AcceptanceModel, packaged
+from dspark_simulator.acceptance import load as load_acceptance
 from dspark_simulator.costs import Cost
 from dspark_simulator.deployment import Live, Memory
 from dspark_simulator.profile import load as load_profile
@@ -124,6 +125,26 @@ class Scenario(BaseModel):
             InputError: Not a profile, or one that does not know a domain of the traffic.
         """
         content = self.model_dump() | load_profile(path).deployment()
+        try:
+            return Scenario.model_validate(content)
+        except ValidationError as error:
+            raise from_validation(error, path, content) from error
+
+    def with_acceptance(self, path: Path, domain: str | None = None) -> Scenario:
+        """The scenario with another drafter, as ``dspark eval`` describes one.
+
+        Args:
+            domain: What all requests ask for; by default each class keeps its own domain.
+
+        Raises:
+            InputError: Not an acceptance model, or one that does not know a domain of the traffic.
+        """
+        model = load_acceptance(path)
+        content = self.model_dump() | {"acceptance": model.model_dump(), "drafter_gamma": model.gamma}
+        content["server"]["gamma"] = min(content["server"]["gamma"], model.gamma)
+        if domain is not None:
+            for klass in content["workload"]["classes"]:
+                klass["domain"] = domain
         try:
             return Scenario.model_validate(content)
         except ValidationError as error:

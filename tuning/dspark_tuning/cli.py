@@ -12,6 +12,7 @@ from dspark_tuning.commands import (
     bench,
     calibrate,
     data,
+    eval,
     kernels,
     load,
     policy,
@@ -39,6 +40,7 @@ app.command("calibrate")(calibrate.calibrate)
 app.command("validate")(validate.validate)
 app.command("sim2real")(sim2real.sim2real)
 app.command("train")(train.train)
+app.command("eval")(eval.evaluate)
 app.add_typer(policy.app, name="policy")
 app.add_typer(data.app, name="data")
 app.add_typer(bench.app, name="bench")

@@ -7,6 +7,7 @@ import json
 from dspark_simulator.costs import sps_additive
 from dspark_simulator.profile import Profile
 from dspark_tuning.calibrate.calibration import Calibrated
+from dspark_tuning.calibrate.confidence import Calibration
 from sglang_dspark.errors import InputError
 from sglang_dspark.policy.belief import sps_json
 
@@ -29,10 +30,14 @@ def sts(found: Calibrated) -> str:
             "--sts: too few whole rounds with confidences; record with the plugin, or on a GPU with "
             "SGLANG_DSPARK_DEBUG_DUMP=all, while every draft is verified"
         )
-    head = found.head
+    return temperatures(found.head, "dspark calibrate")
+
+
+def temperatures(head: Calibration, dataset: str) -> str:
+    """The same of any calibrated head; ``dataset`` says what it was fitted to."""
     content = {
         "temperatures": [float(t) for t in head.temperatures],
-        "dataset": "dspark calibrate",
+        "dataset": dataset,
         "num_samples": head.rounds,
         "ece_before": [float(x) for x in head.ece_before],
         "ece_after": [float(x) for x in head.ece_after],

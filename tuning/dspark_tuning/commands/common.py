@@ -36,6 +36,14 @@ ProfileFile = Annotated[
         help="A profile.json of `dspark calibrate`: the scenario's traffic on what it describes.",
     ),
 ]
+AcceptanceFile = Annotated[
+    Path | None,
+    typer.Option("--acceptance", metavar="FILE", help="An acceptance.yaml of `dspark eval`: the scenario's drafter."),
+]
+Domain = Annotated[
+    str | None,
+    typer.Option("--domain", help="What all requests ask for, of the domains of --acceptance. [default: as they are]"),
+]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON for machines and nothing else on stdout.")]
 # Seeds are multiplied on their way into 64-bit counters.
 Seed = Annotated[int, typer.Option("--seed", min=0, max=4000, help="Names the requests, acceptances and truths.")]
@@ -47,18 +55,29 @@ Workers = Annotated[int | None, typer.Option("--workers", min=1, help="Processes
 
 
 def read_scenario(
-    source: str, trace: Path | None, loads: Iterable[float] = (), profile: Path | None = None
+    source: str,
+    trace: Path | None,
+    loads: Iterable[float] = (),
+    profile: Path | None = None,
+    acceptance: Path | None = None,
+    domain: str | None = None,
 ) -> Scenario:
-    """The scenario that the options name, with the loads and the deployment that they give in place of its own.
+    """The scenario that the options name, with the loads, deployment and drafter that they give in place of its own.
 
     Raises:
-        InputError: The scenario, the trace or the profile cannot be used, or a load that the scenario cannot have.
+        InputError: The scenario or a file cannot be used, or a load that the scenario cannot have.
     """
     from dspark_simulator.scenario import load
 
     scenario = load(source)
     if profile is not None:
         scenario = scenario.with_profile(profile)
+    if acceptance is not None:
+        scenario = scenario.with_acceptance(acceptance, domain)
+    elif domain is not None:
+        from sglang_dspark.errors import InputError
+
+        raise InputError(f"--domain: {domain!r} is given without --acceptance; give both")
     if trace is not None:
         scenario = scenario.with_trace(trace)
     chosen = tuple(_valid_load(scenario, load) for load in loads)

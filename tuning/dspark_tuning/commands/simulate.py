@@ -9,6 +9,8 @@ import typer
 
 from dspark_tuning.commands.common import (
     DEFAULT_SCENARIO,
+    AcceptanceFile,
+    Domain,
     Json,
     ProfileFile,
     ScenarioName,
@@ -30,6 +32,8 @@ def simulate(
     ] = None,
     trace: TraceFile = None,
     profile: ProfileFile = None,
+    acceptance: AcceptanceFile = None,
+    domain: Domain = None,
     seed: Seed = 0,
     requests: Annotated[
         int | None, typer.Option("--requests", min=1, help="Requests to measure, after the warm-up.")
@@ -53,7 +57,7 @@ def simulate(
 
     if policy is not None and arm is not None:
         raise InputError(f"--arm: {arm!r} given together with --policy {policy}; give one of the two")
-    chosen = read_scenario(scenario, trace, () if load is None else (load,), profile)
+    chosen = read_scenario(scenario, trace, () if load is None else (load,), profile, acceptance, domain)
     if load is not None:
         chosen = chosen.at_load(load)
     chosen = of_length(chosen, requests)

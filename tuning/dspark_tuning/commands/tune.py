@@ -11,6 +11,8 @@ import typer
 
 from dspark_tuning.commands.common import (
     DEFAULT_SCENARIO,
+    AcceptanceFile,
+    Domain,
     Json,
     ProfileFile,
     ScenarioName,
@@ -36,6 +38,8 @@ def tune(
     scenario: ScenarioName = DEFAULT_SCENARIO,
     trace: TraceFile = None,
     profile: ProfileFile = None,
+    acceptance: AcceptanceFile = None,
+    domain: Domain = None,
     objective: Annotated[
         Literal["throughput", "goodput", "tpot", "front"] | None,
         typer.Option(
@@ -71,7 +75,7 @@ def tune(
 
     Interrupted or killed, the same command continues where it was.
     """
-    chosen = read_scenario(scenario, trace, load or (), profile)
+    chosen = read_scenario(scenario, trace, load or (), profile, acceptance, domain)
     pins = dict(_pin(text) for text in pin or ())
 
     from dspark_tuning import outputs, progress

@@ -7,6 +7,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from dspark_tuning.calibrate.calibration import Calibrated
+from dspark_tuning.calibrate.confidence import Calibration
 from dspark_tuning.report.page import Row, Section, figure, paragraph, table
 from dspark_tuning.report.plots import SERIES, drawing, line, reference
 
@@ -14,9 +15,13 @@ BINS = 10
 
 
 def section(found: Calibrated) -> Section:
-    head = found.head
-    if head is None:
+    if found.head is None:
         return Section("confidence", "Confidence", [paragraph("Too few whole rounds with confidences.")])
+    return of_head(found.head, "confidence", "Confidence")
+
+
+def of_head(head: Calibration, key: str, title: str) -> Section:
+    """The section of any calibrated head."""
     chart = drawing("Survival that the head says", "Survived")
     rows = []
     survivals = {"as trained": head.raw, "with temperatures": head.survival}
@@ -37,12 +42,12 @@ def section(found: Calibrated) -> Section:
     )
     same = table("Reliability", ["Said", "Survived", "Prefixes"], rows)
     return Section(
-        "confidence",
-        "Confidence",
+        key,
+        title,
         [
             by_position,
             figure(
-                "reliability",
+                f"{key}-reliability",
                 chart,
                 "Share of the prefixes that survived, by the survival that the head gave them; on the thin dotted "
                 "line the two are equal.",
