@@ -32,7 +32,7 @@ def passages(
     Answers of less than two tokens within the cut hold no block and are left out.
 
     Args:
-        tokenizer: a fast one of transformers with a chat template.
+        tokenizer: one of transformers with a chat template.
         template: additions to the template's arguments.
 
     Raises:
@@ -61,10 +61,10 @@ def _passage(
     if not whole.startswith(before):
         # Templates that ask for an answer in other words than they give one in later.
         whole = before + messages[-1]["content"] + (tokenizer.eos_token or "")
-    encoded = tokenizer(whole, add_special_tokens=False, return_offsets_mapping=True)
-    tokens = np.array(encoded["input_ids"][:max_length], np.int64)
-    starts = np.array([start for start, _ in encoded["offset_mapping"][:max_length]], np.int64)
-    return Passage(tokens, starts >= len(before))
+    # Apart, as the server saw the first before it wrote the second: no token holds something of both.
+    given, written = (tokenizer(text, add_special_tokens=False)["input_ids"] for text in (before, whole[len(before) :]))
+    tokens = np.array([*given, *written][:max_length], np.int64)
+    return Passage(tokens, np.arange(len(tokens)) >= len(given))
 
 
 def _render(tokenizer: Any, messages: list[Message], source: str, **options: Any) -> str:

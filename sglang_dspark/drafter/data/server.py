@@ -54,8 +54,8 @@ class ServerAnswers:
                 if answer.status != 200:
                     text = " ".join((await answer.text()).split())[:200]
                     raise InputError(f"--url: {self.url} refused a prompt ({answer.status}: {text}); mend and go on")
-                message = (await answer.json())["choices"][0]["message"]
-            found.put((place, message.get("content") or ""))
+                message = (await answer.json(content_type=None))["choices"][0]["message"]
+                found.put((place, message.get("content") or ""))
 
         async def ask_all() -> None:
             timeout = aiohttp.ClientTimeout(total=TIMEOUT_S)
@@ -68,8 +68,9 @@ class ServerAnswers:
             except (aiohttp.ClientError, TimeoutError, OSError) as error:
                 reason = str(error) or type(error).__name__
                 found.put(InputError(f"--url: {self.url} does not answer ({reason}); start it and run again to go on"))
-            except Exception as error:
-                found.put(error)
+            except (LookupError, TypeError, ValueError, AttributeError) as error:
+                bad = f"--url: {self.url} does not answer as the OpenAI API does ({error!r}); give another address"
+                found.put(error if isinstance(error, InputError) else InputError(bad))
 
         thread = threading.Thread(target=run, daemon=True)
         thread.start()
