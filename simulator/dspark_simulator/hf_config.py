@@ -45,7 +45,8 @@ def read(path: Path) -> ModelShape:
     if fields.missing:
         name = ", ".join(whole.get("architectures") or [str(whole.get("model_type", "unnamed"))])
         raise InputError(
-            f"{path}: architecture {name}: the config lacks {', '.join(fields.missing)}; add what it has by another name"
+            f"{path}: architecture {name}: the config lacks {', '.join(fields.missing)}; "
+            "add what it has by another name"
         )
     quantized = (config.get("quantization_config") or whole.get("quantization_config") or {}).get("quant_method")
     if quantized is not None:
@@ -100,7 +101,11 @@ def _attention(fields: _Fields) -> dict[str, Any]:
 
 def _feed_forward(fields: _Fields) -> dict[str, Any]:
     experts = next(
-        (fields.config[name] for name in ("num_experts", "n_routed_experts", "num_local_experts") if fields.config.get(name)),
+        (
+            fields.config[name]
+            for name in ("num_experts", "n_routed_experts", "num_local_experts")
+            if fields.config.get(name)
+        ),
         None,
     )
     if experts is None:

@@ -41,7 +41,9 @@ def test_least_loaded_takes_the_least() -> None:
         ([301, 200, 201], [0], 1),
     ],
 )
-def test_prefix_aware_follows_prefixes_while_loads_allow(outstanding: list[int], holders: list[int], chosen: int) -> None:
+def test_prefix_aware_follows_prefixes_while_loads_allow(
+    outstanding: list[int], holders: list[int], chosen: int
+) -> None:
     assert ROUTERS["prefix_aware"](9, 4, outstanding, holders) == chosen
 
 
