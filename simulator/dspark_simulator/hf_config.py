@@ -11,8 +11,8 @@ from pydantic import ValidationError
 from dspark_simulator.costs.shape import ModelShape
 from sglang_dspark.errors import InputError, from_validation
 
-BYTES = {"bf16": 2.0, "fp8": 1.0}
 FP8_METHODS = ("fp8", "compressed-tensors", "modelopt")
+FP8 = {"format": "fp8", "bytes_per_weight": 1.0}
 
 
 def read(path: Path) -> ModelShape:
@@ -49,14 +49,14 @@ def read(path: Path) -> ModelShape:
             "add what it has by another name"
         )
     quantized = (config.get("quantization_config") or whole.get("quantization_config") or {}).get("quant_method")
-    if quantized is not None:
-        if quantized not in FP8_METHODS:
-            raise InputError(
-                f"{path}: quantization_config: quant_method: {quantized!r} is not known; use {', '.join(FP8_METHODS)}"
-            )
-        content |= {"format": "fp8", "bytes_per_weight": BYTES["fp8"]}
-        if content["feed_forward"]["kind"] == "moe":
-            content["feed_forward"] |= {"format": "fp8", "bytes_per_weight": BYTES["fp8"]}
+    if quantized is not None and quantized not in FP8_METHODS:
+        raise InputError(
+            f"{path}: quantization_config: quant_method: {quantized!r} is not known; use {', '.join(FP8_METHODS)}"
+        )
+    stored = {"format": "bf16", "bytes_per_weight": 2.0} if quantized is None else FP8
+    content |= stored
+    if content["feed_forward"]["kind"] == "moe":
+        content["feed_forward"] |= stored
     try:
         return ModelShape.model_validate(content)
     except ValidationError as error:
@@ -74,7 +74,8 @@ class _Fields:
         for name in names:
             if self.config.get(name) is not None:
                 return self.config[name]
-        self.missing.append(" or ".join(names))
+        if (wanted := " or ".join(names)) not in self.missing:
+            self.missing.append(wanted)
         return 1
 
 

@@ -13,6 +13,8 @@ from dspark_tuning.plan.attainment import Attained
 from sglang_dspark.policy.belief import MAX_REQUESTS, MAX_TOKENS
 
 FULL: Final = 0.9
+# SGLang admits a request only with room for tokens that it has yet to write, so a pool may be full at this share.
+RESERVED: Final = 1 / 3
 DRAFTS: Final = 0.4
 # Doubling the tokens of a step makes it this much longer at least where it waits for multiplications.
 GROWTH: Final = 0.5
@@ -41,6 +43,10 @@ def bound(scenario: Scenario, arm: Arm, found: Attained) -> Bound:
     slots = arm.server.max_running_requests
     if running >= FULL * slots:
         return Bound("queue-bound", f"{running:.0f} of {slots} slots taken, {figures['queued']:.0f} requests waiting")
+    if figures["queued"] > running and kv >= RESERVED:
+        return Bound(
+            "KV-bound", f"{kv:.0%} of the KV pool in use and {figures['queued']:.0f} requests waiting for room"
+        )
     limit = arm.server.captured_requests()
     if arm.server.capture_requests and running > limit:
         return Bound("launch-bound", f"{running:.0f} running requests: beyond {limit}, no step is a captured graph")

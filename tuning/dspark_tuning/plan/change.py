@@ -18,7 +18,7 @@ from dspark_simulator.workloads.lengths import Empirical, Fixed, LengthDistribut
 from dspark_tuning.plan.deployments import memory
 from sglang_dspark.errors import InputError
 
-BLOCKS: Final = 2000
+BLOCKS: Final = 4000
 FURTHEST_LOGITS: Final = 12.0
 SPELLING: Final = "write NAME=2x, NAME=+10%, NAME=-10% or NAME=NUMBER"
 
