@@ -2,27 +2,47 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from typing import Literal
+from collections.abc import Callable, Collection, Sequence
+from typing import Final, Literal
 
 from dspark_simulator import draws
 
-RouterName = Literal["random", "round_robin", "least_loaded"]
-Router = Callable[[int, int, Sequence[int]], int]
-"""(seed, request id, outstanding requests by replica) -> replica."""
+RouterName = Literal["random", "round_robin", "least_loaded", "prefix_aware"]
+Router = Callable[[int, int, Sequence[int], Collection[int]], int]
+"""(seed, request id, outstanding requests by replica, replicas that hold the request's prefix) -> replica."""
+
+# Of SGLang's gateway: past both, load goes before prefixes (--balance-abs-threshold, --balance-rel-threshold).
+BALANCE_ABS: Final = 64
+BALANCE_REL: Final = 1.5
 
 
-def random(seed: int, request: int, outstanding: Sequence[int]) -> int:
+def random(seed: int, request: int, outstanding: Sequence[int], holders: Collection[int] = ()) -> int:
     return int(draws.uniform_of(seed, request, 0, draws.ROUTE) * len(outstanding))
 
 
-def round_robin(seed: int, request: int, outstanding: Sequence[int]) -> int:
+def round_robin(seed: int, request: int, outstanding: Sequence[int], holders: Collection[int] = ()) -> int:
     return request % len(outstanding)
 
 
-def least_loaded(seed: int, request: int, outstanding: Sequence[int]) -> int:
+def least_loaded(seed: int, request: int, outstanding: Sequence[int], holders: Collection[int] = ()) -> int:
     """The replica with the fewest outstanding requests, the first among equals."""
     return min(range(len(outstanding)), key=outstanding.__getitem__)
 
 
-ROUTERS: dict[str, Router] = {"random": random, "round_robin": round_robin, "least_loaded": least_loaded}
+def prefix_aware(seed: int, request: int, outstanding: Sequence[int], holders: Collection[int] = ()) -> int:
+    """The least loaded of the replicas that hold the prefix; of all where none does or loads are too far apart.
+
+    The ``cache_aware`` policy of SGLang's gateway, whose tree here knows what replicas really hold.
+    """
+    most, least = max(outstanding), min(outstanding)
+    if not holders or (most - least > BALANCE_ABS and most > BALANCE_REL * least):
+        return least_loaded(seed, request, outstanding)
+    return min(sorted(holders), key=outstanding.__getitem__)
+
+
+ROUTERS: dict[str, Router] = {
+    "random": random,
+    "round_robin": round_robin,
+    "least_loaded": least_loaded,
+    "prefix_aware": prefix_aware,
+}

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from dspark_simulator.costs import live, sps_additive
 from dspark_simulator.deployment import Truth
 from dspark_simulator.engines import ENGINES
+from dspark_simulator.prefixes import Prefix, Prefixes, prefix_of
 from dspark_simulator.result import Result, Snapshot, summarise
 from dspark_simulator.router import ROUTERS
 from dspark_simulator.scenario import Scenario
@@ -186,10 +187,12 @@ class _Simulation:
         elif self.sent == self.last and self.opened is not None and self.env.now > self.opened.at_s:
             self.closed = self._snapshot()
         self._count()
-        replica = self.route(self.seed, self.sent, self.outstanding)
+        prefix = prefix_of(self.scenario.workload.classes, row[4], self.seed, row[0])
+        holders = [r.index for r in self.replicas if prefix in r.prefixes] if prefix is not None else []
+        replica = self.route(self.seed, self.sent, self.outstanding, holders)
         self.outstanding[replica] += 1
         self.sent += 1
-        self.replicas[replica].enqueue(row, at_s)
+        self.replicas[replica].enqueue(row, at_s, prefix)
 
     def ended(self, replica: int, requests: int) -> None:
         """Takes note that a replica ended ``requests`` requests; clients of a closed loop send their next ones."""
@@ -262,12 +265,16 @@ class _Replica:
         self.state[0]["ratio"] = server[0]["ratio_first"]
         self.metrics = np.zeros(1, METRICS)
         self.queue = np.zeros(FIRST_QUEUE, QUEUED)
+        self.prefixes = Prefixes(int(server[0]["kv_capacity"]))
         self.logged = (0, 0)
         self.wake = self.env.event()
         self.env.process(self._serve())
 
-    def enqueue(self, row: Any, at_s: float) -> None:
+    def enqueue(self, row: Any, at_s: float, prefix: Prefix | None = None) -> None:
         state = self.state[0]
+        cached = row[5]
+        if prefix is not None and not self.prefixes.use(prefix, cached, int(state["kv_used"])):
+            cached = 0
         queued = int(state["queued"])
         # Every running request may come back to the queue.
         if queued + MAX_REQUESTS >= len(self.queue):
@@ -275,7 +282,7 @@ class _Replica:
             self.queue = np.concatenate([self.queue, np.zeros_like(self.queue)])
             state["queue_head"] = 0
         place = (int(state["queue_head"]) + queued) % len(self.queue)
-        self.queue[place] = (row[0], at_s, row[2], row[3], row[4], row[5], 0, 0.0, 0.0)
+        self.queue[place] = (row[0], at_s, row[2], row[3], row[4], cached, 0, 0.0, 0.0)
         state["queued"] = queued + 1
         if not self.wake.triggered:
             self.wake.succeed()

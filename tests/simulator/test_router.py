@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
+from dspark_simulator.prefixes import Prefix, Prefixes
 from dspark_simulator.router import ROUTERS
 from dspark_simulator.server import Server
 from dspark_simulator.simulation import Arm, StepLog, simulate
@@ -18,24 +19,67 @@ ONE_AT_A_TIME = Arm("one at a time", Server(speculative=False, max_running_reque
 
 def test_round_robin_takes_turns() -> None:
     route = ROUTERS["round_robin"]
-    assert [route(9, request, [5, 0, 0]) for request in range(7)] == [0, 1, 2, 0, 1, 2, 0]
+    assert [route(9, request, [5, 0, 0], []) for request in range(7)] == [0, 1, 2, 0, 1, 2, 0]
 
 
 def test_least_loaded_takes_the_least() -> None:
     route = ROUTERS["least_loaded"]
-    assert [route(9, 4, outstanding) for outstanding in ([3, 1, 2], [0, 0, 0], [2, 1, 1])] == [1, 0, 1]
+    assert [route(9, 4, outstanding, []) for outstanding in ([3, 1, 2], [0, 0, 0], [2, 1, 1])] == [1, 0, 1]
+
+
+@pytest.mark.parametrize(
+    ("outstanding", "holders", "chosen"),
+    [
+        ([3, 1, 2], [], 1),
+        ([3, 1, 2], [2, 0], 2),
+        ([3, 3, 2], [1, 0], 0),
+        # As far apart as they may be, and one further.
+        ([64, 0, 1], [0], 0),
+        ([65, 0, 1], [0], 1),
+        # Far apart in requests, not in proportion.
+        ([300, 200, 201], [0], 0),
+        ([301, 200, 201], [0], 1),
+    ],
+)
+def test_prefix_aware_follows_prefixes_while_loads_allow(
+    outstanding: list[int], holders: list[int], chosen: int
+) -> None:
+    assert ROUTERS["prefix_aware"](9, 4, outstanding, holders) == chosen
+
+
+def test_prefixes_are_held_where_they_were_used() -> None:
+    """Two replicas and eight prefixes of 90 % of the prompt. Served without an order each replica has to read each
+    prefix once; prefix-aware, only one of them does."""
+    read = {}
+    for router in ("round_robin", "prefix_aware"):
+        klass = a_class(100, 2).model_copy(update={"cached_prefix": 0.9, "prefixes": 8})
+        scenario = a_scenario(Poisson(rate_per_s=1.0), klass, requests=400, replicas=2, router=router)
+        log: list[StepLog] = []
+        simulate(scenario, PLAIN, seed=5, log=log)
+        prompts = [step.prefill_tokens for step in log if step.prefill_tokens]
+        read[router] = sum(tokens == 100 for tokens in prompts)
+        assert set(prompts) <= {10, 20, 30, 100, 110, 200}
+    assert read == {"round_robin": 16, "prefix_aware": 8}
+
+
+def test_the_least_recently_used_prefix_makes_room() -> None:
+    held, (a, b, c) = Prefixes(100), (Prefix(0, number) for number in range(3))
+    assert [held.use(prefix, 40, 0) for prefix in (a, b, a, c)] == [False, False, True, False]
+    assert b not in held and a in held and c in held
+    # Running requests take the room of prefixes.
+    assert held.use(c, 40, 50) and a not in held and c in held
 
 
 @pytest.mark.parametrize("seed", [0, 1, 77])
 def test_random_is_uniform(seed: int) -> None:
     route = ROUTERS["random"]
-    chosen = np.array([route(seed, request, [9, 0, 0, 0, 0]) for request in range(20_000)])
+    chosen = np.array([route(seed, request, [9, 0, 0, 0, 0], []) for request in range(20_000)])
     assert stats.chisquare(np.bincount(chosen, minlength=5)).pvalue > 1e-3
     pairs = np.bincount(chosen[1:] * 5 + chosen[:-1], minlength=25)
     assert stats.chisquare(pairs).pvalue > 1e-3
 
 
-@pytest.mark.parametrize("router", ["round_robin", "random", "least_loaded"])
+@pytest.mark.parametrize("router", ["round_robin", "random", "least_loaded", "prefix_aware"])
 def test_requests_reach_their_replicas(router: str) -> None:
     """Prompts of one token: the prefilled tokens of a replica are its requests."""
     requests, replicas = 3000, 3
@@ -50,7 +94,7 @@ def test_requests_reach_their_replicas(router: str) -> None:
     if router == "round_robin":
         assert max(counts) - min(counts) <= 1
     elif router == "random":
-        chosen = [ROUTERS["random"](2, request, [0] * replicas) for request in range(int(sum(counts)))]
+        chosen = [ROUTERS["random"](2, request, [0] * replicas, []) for request in range(int(sum(counts)))]
         assert counts == np.bincount(chosen, minlength=replicas).tolist()
 
 

@@ -38,7 +38,16 @@ from tests.tuning.report_page import Page, check_nothing_is_loaded, check_readab
 
 PINS = ["--pin", "max_running_requests=96", "--pin", "family=threshold", "--pin", "fill=false"]
 TINY = ["--load", 2, "--load", 24, "--trials", 32, "--replications", 6, *PINS]
-COMMANDS = ("scenario list", "scenario show", "simulate", "tune", "policy diff", "bench simulator", "bench policy")
+COMMANDS = (
+    "scenario list",
+    "scenario show",
+    "simulate",
+    "tune",
+    "plan",
+    "policy diff",
+    "bench simulator",
+    "bench policy",
+)
 
 
 def test_help_and_usage_errors_load_nothing_heavy() -> None:

@@ -15,6 +15,7 @@ from dspark_tuning.commands import (
     eval,
     kernels,
     load,
+    plan,
     policy,
     record,
     scenario,
@@ -34,6 +35,7 @@ app = typer.Typer(
 app.add_typer(scenario.app, name="scenario")
 app.command("simulate")(simulate.simulate)
 app.command("tune")(tune.tune)
+app.command("plan")(plan.plan)
 app.command("record")(record.record)
 app.command("load")(load.load)
 app.command("calibrate")(calibrate.calibrate)

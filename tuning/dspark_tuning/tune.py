@@ -76,6 +76,14 @@ class Outcome(NamedTuple):
     watched: tuple[Watched, ...]
 
 
+class Searched(NamedTuple):
+    """What a policy was found by; ``seeds`` are those of the search, select and report sets."""
+
+    objective: Objective
+    trials: int
+    seeds: dict[str, list[int]]
+
+
 class Stage(NamedTuple):
     """Progress of a run: the stage's name, how many simulations it takes, and how many more are done."""
 
@@ -142,7 +150,8 @@ def tune(
     rows = run("report", grid(compared, scenario.loads, report))
     versus = compare(rows, winner.name)
     table = winner.belief if isinstance(winner.policy, Argmax) and isinstance(winner.belief, SpsAdditiveTable) else None
-    artifact = _artifact(scenario, options, plan, space, winner, server, rows, versus, len(trials))
+    searched = Searched(options.objective, len(trials), {"search": plan.seeds, "select": select, "report": report})
+    artifact = artifact_of(scenario, space, winner, searched, versus, advise(versus, winner.name))
     beside = {arm.name: arm for arm in (winner, arms.default(scenario), arms.plain(scenario))}.values()
     watched = tuple(
         watch(scenario, cell) for load in shown(scenario.loads) for cell in grid(beside, [load], report[:1])
@@ -187,31 +196,22 @@ def _table(trials: list[Any]) -> pd.DataFrame:
     )
 
 
-def _artifact(
-    scenario: Scenario,
-    options: Options,
-    plan: Plan,
-    space: Space,
-    winner: Arm,
-    server: Server,
-    rows: pd.DataFrame,
-    versus: pd.DataFrame,
-    trials: int,
+def artifact_of(
+    scenario: Scenario, space: Space, winner: Arm, searched: Searched, versus: pd.DataFrame, advice: str
 ) -> Artifact:
-    plain = winner.name == arms.PLAIN
-    policy = winner.policy or (NoDraft() if plain else Fixed(length=winner.server.gamma))
-    belief = winner.belief or space.belief
+    """``winner`` with all that an engine needs to serve by it, where it comes from, and its evidence."""
+    plain = not winner.server.speculative
     gamma = winner.server.gamma
     return Artifact(
-        policy=policy,
+        policy=winner.policy or (NoDraft() if plain else Fixed(length=gamma)),
         serve="plain" if plain else "speculative",
         gamma=gamma,
         classes=tuple(space.classes),
         sts_temperatures=scenario.drafter().sts[:gamma],
-        cost_belief=belief,
+        cost_belief=winner.belief or space.belief,
         server_flags={} if plain else flags(winner.server),
         environment={} if plain else environment(winner.server),
-        advice=advise(versus, winner.name),
+        advice=advice,
         provenance=Provenance(
             scenario=scenario.name,
             hardware=scenario.hardware,
@@ -219,15 +219,11 @@ def _artifact(
             engine=scenario.server.engine,
             workload=scenario.workload.arrivals.model_dump(mode="json"),
             slo={klass.name: klass.slo.model_dump() for klass in scenario.workload.classes},
-            objective=options.objective,
+            objective=searched.objective,
             simulator_version=dspark_tuning.__version__,
             truths={"overhead_s": list(scenario.live.overhead_s), "slope": list(scenario.live.slope)},
-            seeds={
-                "search": plan.seeds,
-                "select": seeds("select", options.seed, max(2, options.replications // 2)),
-                "report": sorted(int(seed) for seed in rows["seed"].unique()),
-            },
-            trials=trials,
+            seeds=searched.seeds,
+            trials=searched.trials,
             search_space=space.describe(),
         ),
         evidence=tuple(

@@ -29,6 +29,8 @@ class RequestClass(Described):
         prompt: lengths of the prompts. Not needed, nor used, where a trace gives the lengths.
         output: lengths of the outputs; as ``prompt``.
         cached_prefix: fraction of a prompt that is expected in the prefix cache when the request arrives.
+        prefixes: how many different prefixes its requests share. A replica has one cached once it has served a request
+            with it, until others take its room; 0 means that every replica always has them all.
         max_new_tokens: what its clients send as ``max_new_tokens``, by which SGLang admits; 0 means the length of
             the output itself, as benchmarks do.
         slo: the service level of each of its requests.
@@ -40,5 +42,6 @@ class RequestClass(Described):
     prompt: Lengths | None = None
     output: Lengths | None = None
     cached_prefix: Annotated[float, Field(ge=0, le=1)] = 0.0
+    prefixes: Annotated[int, Field(ge=0)] = 0
     max_new_tokens: Annotated[int, Field(ge=0)] = 0
     slo: Slo

@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from dspark_tuning.jsonable import jsonable
+
 if TYPE_CHECKING:
     from rich.console import Console
 
@@ -52,6 +54,9 @@ ApiKey = Annotated[
     str | None, typer.Option("--api-key", envvar="DSPARK_API_KEY", help="The server's key, if it asks for one.")
 ]
 Workers = Annotated[int | None, typer.Option("--workers", min=1, help="Processes; by default one a CPU.")]
+Dask = Annotated[
+    str | None, typer.Option("--dask", metavar="ADDRESS", help="Simulate on the cluster of this dask scheduler.")
+]
 
 
 def read_scenario(
@@ -111,20 +116,4 @@ def console() -> Console:
 
 def print_json(value: Any) -> None:
     """Prints ``value`` as JSON: NaN and infinities as null, named tuples as objects, NumPy numbers as numbers."""
-    print(json.dumps(_jsonable(value), indent=1, allow_nan=False))
-
-
-def _jsonable(value: Any) -> Any:
-    if hasattr(value, "_asdict"):
-        value = value._asdict()
-    if isinstance(value, dict):
-        return {str(key): _jsonable(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [_jsonable(item) for item in value]
-    if isinstance(value, Path):
-        return str(value)
-    if hasattr(value, "item"):
-        value = value.item()
-    if isinstance(value, float) and not math.isfinite(value):
-        return None
-    return value
+    print(json.dumps(jsonable(value), indent=1, allow_nan=False))

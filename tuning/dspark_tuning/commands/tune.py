@@ -12,6 +12,7 @@ import typer
 from dspark_tuning.commands.common import (
     DEFAULT_SCENARIO,
     AcceptanceFile,
+    Dask,
     Domain,
     Json,
     ProfileFile,
@@ -55,9 +56,7 @@ def tune(
         int, typer.Option("--replications", min=6, help="Seeds of the report, each with its own requests and truth.")
     ] = 20,
     workers: Workers = None,
-    dask: Annotated[
-        str | None, typer.Option("--dask", metavar="ADDRESS", help="Simulate on the cluster of this dask scheduler.")
-    ] = None,
+    dask: Dask = None,
     storage: Annotated[
         str | None, typer.Option("--storage", metavar="URL", help="Optuna storage. [default: a journal file in --out]")
     ] = None,

@@ -42,13 +42,13 @@ def frontier(key: str, curves: Sequence[Curve]) -> Html:
 
 
 def budget(key: str, curves: Sequence[Curve]) -> Html:
-    """Verify tokens a request, anchor included (``y``), against running requests (``x``): the paper's Fig. 8."""
+    """Verify tokens a request, anchor included (``y``), against clients (``x``): the paper's Fig. 8."""
     return _figure(
         key,
         curves,
-        "Running requests",
+        "Clients of a closed loop",
         "Verify tokens a request",
-        "Tokens that a round verifies of each request, the anchor included, by concurrency.",
+        "Tokens that a round verifies of each request, the anchor included, by clients of a closed loop.",
         doubles=True,
     )
 

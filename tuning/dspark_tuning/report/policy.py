@@ -7,6 +7,8 @@ import plotly.graph_objects as go
 from numpy.typing import NDArray
 
 from dspark_simulator.scenario import Scenario
+from dspark_simulator.server import Server
+from dspark_simulator.simulation import Arm
 from dspark_tuning.arms import profiled_belief
 from dspark_tuning.report.by_load import mean_table
 from dspark_tuning.report.numbers import load_label, number
@@ -23,21 +25,25 @@ FOURFOLD = [4**power for power in range(8)]
 
 
 def section(outcome: Outcome) -> Section:
-    chosen = outcome.winner.policy
-    if chosen is None:
-        parts = [
-            paragraph(f"'{outcome.winner.name}' schedules nothing: every block is verified whole, or not drafted.")
-        ]
-    else:
-        pairs = [(name.replace("_", " "), _value(value)) for name, value in chosen.model_dump(mode="json").items()]
-        parts = [definitions(pairs)]
-        if isinstance(chosen, Static):
-            chosen = Threshold(running=(1,), theta=(chosen.theta,), weight=(1.0,) * len(outcome.artifact.classes))
-        if isinstance(chosen, Threshold):
-            parts.append(_threshold(outcome, chosen))
-        elif chosen.needs_belief and outcome.winner.belief is not None:
-            parts.append(_belief(outcome, outcome.winner.belief))
+    parts = choice(outcome.scenario, outcome.winner)
     return Section("policy", "The policy", [*parts, subheading("Verify length"), _verify_length(outcome)])
+
+
+def choice(scenario: Scenario, arm: Arm) -> list[Html]:
+    """The parameters of an arm's policy, and its threshold or its belief as a drawing."""
+    chosen = arm.policy
+    if chosen is None:
+        return [paragraph(f"'{arm.name}' schedules nothing: every block is verified whole, or not drafted.")]
+    pairs = [(name.replace("_", " "), _value(value)) for name, value in chosen.model_dump(mode="json").items()]
+    parts = [definitions(pairs)]
+    classes = [klass.name for klass in scenario.workload.classes]
+    if isinstance(chosen, Static):
+        chosen = Threshold(running=(1,), theta=(chosen.theta,), weight=(1.0,) * len(classes))
+    if isinstance(chosen, Threshold):
+        parts.append(_threshold(arm.server, classes, chosen))
+    elif chosen.needs_belief and arm.belief is not None:
+        parts.append(_belief(scenario, arm.server, arm.belief))
+    return parts
 
 
 def survival_needed(chosen: Threshold, running: NDArray[np.int64], weight: float, context: int) -> NDArray[np.float64]:
@@ -46,8 +52,8 @@ def survival_needed(chosen: Threshold, running: NDArray[np.int64], weight: float
     return theta * (1 + chosen.price_per_token * context) / weight
 
 
-def _threshold(outcome: Outcome, chosen: Threshold) -> Html:
-    most = outcome.winner.server.max_running_requests
+def _threshold(server: Server, names: list[str], chosen: Threshold) -> Html:
+    most = server.max_running_requests
     if chosen.off_above is not None:
         most = min(most, chosen.off_above)
     running = np.array(
@@ -58,13 +64,13 @@ def _threshold(outcome: Outcome, chosen: Threshold) -> Html:
     drawn.update_yaxes(range=[0, 1.02])
     # Classes of one weight have one line.
     classes: dict[float, list[str]] = {}
-    for klass, weight in zip(outcome.artifact.classes, chosen.weight, strict=False):
-        classes.setdefault(weight, []).append(klass)
+    for name, weight in zip(names, chosen.weight, strict=False):
+        classes.setdefault(weight, []).append(name)
     contexts = (0, LONG_CONTEXT) if chosen.price_per_token else (0,)
     needed = {}
-    for weight, names in classes.items():
+    for weight, alike in classes.items():
         for context in contexts:
-            name = ", ".join(names) + (f": {context:,} tokens of context" if chosen.price_per_token else "")
+            name = ", ".join(alike) + (f": {context:,} tokens of context" if chosen.price_per_token else "")
             needed[name] = survival_needed(chosen, running, weight, context)
     for (name, values), style in zip(needed.items(), styles(list(needed)), strict=True):
         line(drawn, name, style, running, values, showlegend=True, hovertemplate="%{y:.3f}", cliponaxis=False)
@@ -72,13 +78,13 @@ def _threshold(outcome: Outcome, chosen: Threshold) -> Html:
     return figure(
         "threshold",
         drawn,
-        _threshold_caption(outcome, chosen),
+        _threshold_caption(server, chosen),
         table("Survival that a draft needs, by running requests", ["Requests", *(str(r) for r in running)], rows),
     )
 
 
-def _threshold_caption(outcome: Outcome, chosen: Threshold) -> str:
-    longest = min(chosen.max_length, outcome.winner.server.gamma)
+def _threshold_caption(server: Server, chosen: Threshold) -> str:
+    longest = min(chosen.max_length, server.gamma)
     text = (
         "The survival from which the step's budget counts a draft, by running requests; above 1 no draft counts. "
         f"A request verifies {chosen.min_length} to {longest} drafts."
@@ -92,15 +98,14 @@ def _threshold_caption(outcome: Outcome, chosen: Threshold) -> str:
     return text
 
 
-def _belief(outcome: Outcome, belief: CostBelief) -> Html:
-    scenario = outcome.scenario
+def _belief(scenario: Scenario, server: Server, belief: CostBelief) -> Html:
     profile = profiled_belief(scenario)
     (low_s, high_s), (low, high) = scenario.live.overhead_s, scenario.live.slope
     least, most = profile.corrected(low_s, low), profile.corrected(high_s, high)
     drawn = drawing("Verify tokens of the step", "Step time, ms", height=460)
-    gamma = outcome.winner.server.gamma
+    gamma = server.gamma
     rows = []
-    for i, requests in enumerate(_batches(scenario, outcome.winner.server.max_running_requests)):
+    for i, requests in enumerate(_batches(scenario, server.max_running_requests)):
         tokens = requests * np.arange(1, gamma + 2)
         times = [1e3 * step_time_s(table, requests, tokens) for table in (belief, profile, least, most)]
         _band(drawn, tokens, times[2], times[3], showlegend=i == 0)

@@ -1,0 +1,194 @@
+"""Deployments of a plan: from a choice to a scenario, and the same hardware with a drafter of one token."""
+
+from __future__ import annotations
+
+from typing import Any, Final, NamedTuple
+
+from pydantic import ValidationError
+
+from dspark_simulator import hf_config
+from dspark_simulator.costs import CurveCost, RooflineCost
+from dspark_simulator.costs.shape import DraftShape, Experts, ModelShape, kv_capacity_tokens
+from dspark_simulator.deployment import Memory
+from dspark_simulator.hardware import GPUS
+from dspark_simulator.models import known
+from dspark_simulator.models import names as known_models
+from dspark_simulator.profile import load as load_profile
+from dspark_simulator.scenario import Scenario
+from dspark_simulator.scenario import load as load_scenario
+from dspark_simulator.server import Server
+from dspark_simulator.workloads import Workload
+from dspark_tuning.plan.question import Choice, Question
+from sglang_dspark.errors import InputError, from_validation
+
+# DeepSpec's drafts of Qwen3 (deepseek-ai/DeepSpec, config): what stands in where nobody gives the shape.
+USUAL_DRAFT: Final = DraftShape(layers=5, block=7, hidden_states=5, markov_rank=256)
+# What a roofline reaches where nobody has measured, and the span of live steps around it. The centres of
+# ``dspark_tuning.validate.parameters``, which published results of such deployments agree with.
+EXPERTS_REACH: Final = {"layer_s": 6e-5, "eager_layer_s": 2.6e-3, "bandwidth_efficiency": 0.7, "flops_efficiency": 0.1}
+DENSE_REACH: Final = {"layer_s": 2e-5, "eager_layer_s": 4e-4, "bandwidth_efficiency": 0.7, "flops_efficiency": 0.5}
+ROOFLINE_LIVE: Final = {"overhead_s": (0.0, 0.003), "slope": (0.85, 1.15)}
+# An SGLang server with room: what a choice starts from before anything is tuned.
+ROOMY: Final = {"verify_mode": "static", "max_running_requests": 512, "capture_requests": 512}
+
+
+class Deployment(NamedTuple):
+    """A choice that can be simulated.
+
+    Attributes:
+        scenario: One replica under the plan's whole traffic.
+        draft_layers: Of the DSpark draft.
+        derived: Its step times are a roofline's and not measured.
+    """
+
+    name: str
+    scenario: Scenario
+    price_per_gpu_hour: float
+    draft_layers: int
+    derived: bool
+
+
+def deployment(question: Question, choice: Choice) -> Deployment:
+    """The choice under the question's traffic.
+
+    Raises:
+        InputError: The source cannot be used, the model does not fit, or the traffic has a domain that the drafter's
+            acceptance does not describe.
+    """
+    if choice.scenario is not None:
+        scenario = load_scenario(choice.scenario)
+        content = scenario.model_dump()
+    else:
+        content = _profiled(choice) if choice.profile is not None else _roofline(choice)
+    content |= {
+        "name": choice.name or content.get("name") or _label(choice),
+        "workload": question.workload.model_dump(),
+        "loads": (1.0,),
+        "replicas": 1,
+        "router": question.router,
+    }
+    server = Server.model_validate(content.get("server", {}))
+    content["server"] = server.model_copy(update=ROOMY if server.capture_requests else {}).model_dump()
+    try:
+        scenario = Scenario.model_validate(content)
+    except ValidationError as error:
+        raise from_validation(error, f"choices: {content['name']}", content) from error
+    found = known(scenario.model)
+    draft = choice.draft or (found.draft if found else USUAL_DRAFT)
+    return Deployment(
+        scenario.name, scenario, choice.price_per_gpu_hour, draft.layers, isinstance(scenario.cost, RooflineCost)
+    )
+
+
+def with_traffic(scenario: Scenario, workload: Workload) -> Scenario:
+    return scenario.model_copy(update={"workload": workload})
+
+
+def one_token(deployed: Deployment) -> Scenario | None:
+    """The deployment with multi-token prediction of one token (MTP-1) in place of DSpark; None where nobody knows.
+
+    Its token is accepted as the first of a DSpark block is, and it drafts with one layer: of a roofline by its shape,
+    of a measured curve in that layer's share of the draft time. A table does not tell the draft's share.
+    """
+    scenario = deployed.scenario
+    cost = scenario.cost
+    if isinstance(cost, RooflineCost):
+        shape = DraftShape(layers=1, block=1, hidden_states=1, markov_rank=1)
+        cost = cost.model_copy(update={"draft": shape})
+    elif isinstance(cost, CurveCost):
+        draft = cost.curve.draft
+        seconds = tuple(s / deployed.draft_layers for s in draft.seconds)
+        curve = cost.curve.model_copy(update={"draft": draft.model_copy(update={"seconds": seconds})})
+        cost = cost.model_copy(update={"curve": curve})
+    else:
+        return None
+    drafter = scenario.drafter()
+    first = {name: d.model_copy(update={"offsets": d.offsets[:1]}) for name, d in drafter.domains.items()}
+    acceptance = drafter.model_copy(
+        update={
+            "drafter": "MTP-1",
+            "slope": drafter.slope[:1],
+            "bias": drafter.bias[:1],
+            "sts": drafter.sts[:1],
+            "domains": first,
+        }
+    )
+    return scenario.model_copy(
+        update={
+            "cost": cost,
+            "acceptance": acceptance,
+            "drafter_gamma": 1,
+            "server": scenario.server.model_copy(update={"gamma": 1}),
+        }
+    )
+
+
+def _label(choice: Choice) -> str:
+    source = (
+        choice.profile.stem if choice.profile else choice.model or (choice.config.parent.name if choice.config else "")
+    )
+    return f"{source.rsplit('/', 1)[-1]} on {choice.tp}x{choice.gpu}" if choice.gpu else source
+
+
+def _profiled(choice: Choice) -> dict[str, Any]:
+    assert choice.profile is not None
+    return load_profile(choice.profile).deployment()
+
+
+def _roofline(choice: Choice) -> dict[str, Any]:
+    assert choice.gpu is not None
+    name, shape, draft = _shapes(choice)
+    mixture = isinstance(shape.feed_forward, Experts)
+    content: dict[str, Any] = {
+        "name": choice.name or _label(choice),
+        "model": name,
+        "hardware": f"{choice.tp}x{choice.gpu}" if choice.tp > 1 else choice.gpu,
+        "gpus": choice.tp,
+        "drafter_gamma": draft.block,
+        "server": {"gamma": draft.block},
+        "cost": {
+            "kind": "roofline",
+            "gpu": choice.gpu,
+            "tp": choice.tp,
+            "model": shape.model_dump(),
+            "draft": draft.model_dump(),
+            **(EXPERTS_REACH if mixture else DENSE_REACH),
+        },
+        "live": ROOFLINE_LIVE,
+        "memory": memory(choice.gpu, choice.tp, choice.mem_fraction, shape, draft, name).model_dump(),
+    }
+    return content
+
+
+def _shapes(choice: Choice) -> tuple[str, ModelShape, DraftShape]:
+    if choice.config is not None:
+        shape = hf_config.read(choice.config)
+        return choice.name or str(choice.config), shape, choice.draft or USUAL_DRAFT
+    assert choice.model is not None
+    found = known(choice.model)
+    if found is None:
+        raise InputError(
+            f"choices: model: {choice.model!r} is not known by name; give its config.json as config, or one of "
+            f"{', '.join(known_models())}"
+        )
+    return choice.model, found.model, choice.draft or found.draft
+
+
+def memory(gpu: str, tp: int, fraction: float, model: ModelShape, draft: DraftShape, name: str) -> Memory:
+    """The KV pools of a replica.
+
+    Raises:
+        InputError: The weights do not fit; it says what they need.
+    """
+    found = GPUS[gpu]  # type: ignore[index]
+    try:
+        with_draft, without = (kv_capacity_tokens(found, tp, fraction, model, d) for d in (draft, None))
+    except ValueError as error:
+        needed = model.weight_bytes() + draft.weight_bytes(model)
+        fits = next((n for n in range(1, 65) if needed < n * found.memory_bytes * fraction), None)
+        remedy = f"give tp {fits} or more" if fits else "choose a GPU with more memory"
+        raise InputError(
+            f"choices: {name}: weights of {needed / 1e9:.0f} GB do not fit {tp} {gpu} of "
+            f"{found.memory_bytes / 1e9:.0f} GB at mem_fraction {fraction}; {remedy}"
+        ) from error
+    return Memory(kv_tokens=with_draft, kv_tokens_without_draft=without)

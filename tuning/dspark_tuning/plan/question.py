@@ -1,0 +1,151 @@
+"""What is asked of a plan, as a YAML file that a person writes: traffic, service levels, hardware and prices."""
+
+from __future__ import annotations
+
+from importlib import resources
+from pathlib import Path
+from typing import Annotated, Any, Self
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from dspark_simulator.costs.shape import DraftShape
+from dspark_simulator.hardware import GpuName
+from dspark_simulator.router import RouterName
+from dspark_simulator.workloads import Workload
+from sglang_dspark.errors import InputError, from_validation
+
+PACKAGED = resources.files("dspark_tuning") / "plan" / "plans"
+DEFAULT = "v4flash-chat"
+
+Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+SOURCES = ("scenario", "profile", "model", "config")
+
+
+class Choice(BaseModel):
+    """A deployment that may be bought: its step times come from exactly one of four sources.
+
+    Attributes:
+        name: What tables call it; the source and the GPU if absent.
+        scenario: A packaged scenario or a scenario file; its traffic is not used.
+        profile: A ``profile.json`` of ``dspark calibrate``.
+        model: A model whose shape is known by name, as a roofline of ``tp`` of the GPUs ``gpu``.
+        config: The ``config.json`` of a model, as a roofline likewise.
+        draft: Shape of its DSpark draft; for a known model its own, else DeepSpec's default for Qwen3.
+        mem_fraction: Share of the memory for weights and KV (SGLang's ``--mem-fraction-static``), of a roofline.
+        price_per_gpu_hour: Yours, in any currency.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+    name: str | None = None
+    scenario: str | None = None
+    profile: Path | None = None
+    model: str | None = None
+    config: Path | None = None
+    gpu: GpuName | None = None
+    tp: Annotated[int, Field(ge=1, le=64)] = 1
+    draft: DraftShape | None = None
+    mem_fraction: Annotated[float, Field(gt=0, le=1)] = 0.85
+    price_per_gpu_hour: Positive
+
+    @model_validator(mode="after")
+    def _one_source(self) -> Self:
+        given = [name for name in SOURCES if getattr(self, name) is not None]
+        if len(given) != 1:
+            raise ValueError(f"give one of {', '.join(SOURCES)}, not {' and '.join(given) or 'none'}")
+        if given[0] in ("model", "config") and self.gpu is None:
+            raise ValueError(f"a roofline of {given[0]} needs its gpu; add one")
+        return self
+
+
+class Question(BaseModel):
+    """Traffic, what it must be served like, and on what.
+
+    Attributes:
+        workload: An open loop; its rate is the traffic of all replicas together.
+        attainment: Share of each class's requests that must meet both of its service levels.
+        confidence: Of the one-sided bound on that share over replications, each with its own requests and truth.
+        router: How requests go to replicas.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+    name: str
+    description: str = ""
+    workload: Workload
+    attainment: Annotated[float, Field(gt=0, lt=1)] = 0.95
+    confidence: Annotated[float, Field(gt=0.5, lt=1)] = 0.9
+    router: RouterName = "random"
+    choices: tuple[Choice, ...] = Field(min_length=1)
+    what_if: tuple[str, ...] = ()
+
+    @model_validator(mode="after")
+    def _open(self) -> Self:
+        if self.workload.arrivals.mean_rate_per_s is None:
+            raise ValueError("workload.arrivals is a closed loop, which has no rate to plan for; give poisson arrivals")
+        return self
+
+    def at_rate(self, rate_per_s: float) -> Question:
+        """The same question for other traffic.
+
+        Raises:
+            InputError: The rate is not positive.
+        """
+        return self.model_copy(update={"workload": self.workload.with_rate(rate_per_s)})
+
+    @property
+    def rate_per_s(self) -> float:
+        rate_per_s = self.workload.arrivals.mean_rate_per_s
+        assert rate_per_s is not None
+        return rate_per_s
+
+
+def names() -> list[str]:
+    """The packaged plans."""
+    return sorted(entry.name.removesuffix(".yaml") for entry in PACKAGED.iterdir() if entry.name.endswith(".yaml"))
+
+
+def text(source: str) -> str:
+    """A packaged plan by name, or a file by path, as it is written.
+
+    Raises:
+        InputError: No such plan or file.
+    """
+    if source in names():
+        return (PACKAGED / f"{source}.yaml").read_text(encoding="utf-8")
+    try:
+        return Path(source).read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(f"{source}: no such plan or file ({error}); packaged are {', '.join(names())}") from error
+
+
+def load(source: str) -> Question:
+    """Reads a packaged plan by name, or a YAML file by path; paths in it start from its folder.
+
+    Raises:
+        InputError: No such plan, not YAML, or a field that is wrong.
+    """
+    return _parse(text(source), source, Path.cwd() if source in names() else Path(source).parent)
+
+
+def _parse(text: str, source: str, base: Path) -> Question:
+    try:
+        content: Any = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise InputError(f"{source}: not YAML: {' '.join(str(error).split())}") from error
+    if not isinstance(content, dict):
+        raise InputError(f"{source}: holds no fields; write a plan as `dspark plan --show {DEFAULT}` prints one")
+    try:
+        question = Question.model_validate(content, context={"base": base})
+    except ValidationError as error:
+        raise from_validation(error, source, content) from error
+    return question.model_copy(update={"choices": tuple(_placed(choice, base) for choice in question.choices)})
+
+
+def _placed(choice: Choice, base: Path) -> Choice:
+    """The choice with its files' paths from here."""
+    update: dict[str, Any] = {
+        field: base / path for field in ("profile", "config") if (path := getattr(choice, field)) is not None
+    }
+    if choice.scenario is not None and (base / choice.scenario).is_file():
+        update["scenario"] = str(base / choice.scenario)
+    return choice.model_copy(update=update)

@@ -1,0 +1,260 @@
+"""The plan itself: for every choice the fewest replicas under each way of serving, and what changes would do."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from concurrent.futures import Executor
+from typing import Any, Final, NamedTuple
+
+from dspark_simulator.scenario import Run, Scenario, seeds
+from dspark_simulator.simulation import Arm
+from dspark_simulator.workloads import Workload
+from dspark_simulator.workloads.arrivals import Closed
+from dspark_tuning import arms
+from dspark_tuning.arms import PLAIN, TUNED
+from dspark_tuning.plan import tuned
+from dspark_tuning.plan.attainment import REPLICATIONS, Attained, attain, measure
+from dspark_tuning.plan.bound import Bound, bound
+from dspark_tuning.plan.capacity import MOST, fewest
+from dspark_tuning.plan.change import Change
+from dspark_tuning.plan.deployments import Deployment, deployment, one_token
+from dspark_tuning.plan.frontier import Point, frontier
+from dspark_tuning.plan.proof import VERIFY_ALL, Proof, prove, verify_all
+from dspark_tuning.plan.question import Question
+from dspark_tuning.tune import Stage
+from sglang_dspark.errors import InputError
+
+STAGE: Final = "plan"
+WAYS: Final = 4
+ONE_TOKEN: Final = "MTP-1"
+# A scenario's router holds an array for each replica, and only so many are simulated at once.
+MOST_AT_ONCE: Final = 64
+ALONE_REQUESTS: Final = 60
+
+Progress = Callable[[Stage], None]
+
+
+class Plan(NamedTuple):
+    """One way of serving on one choice.
+
+    Attributes:
+        serving: ``tuned``, ``verify all``, ``MTP-1`` or ``no speculation``.
+        found: Of the fewest replicas; None where no number meets the service levels.
+        cost: Per million output tokens, in the currency of the prices.
+    """
+
+    hardware: str
+    serving: str
+    scenario: Scenario
+    arm: Arm
+    price_per_gpu_hour: float
+    found: Attained | None
+    bound: Bound | None
+
+    @property
+    def gpus(self) -> int | None:
+        return None if self.found is None else self.found.replicas * self.scenario.gpus
+
+    @property
+    def cost(self) -> float | None:
+        if self.found is None or self.gpus is None:
+            return None
+        return self.gpus * self.price_per_gpu_hour / 3600.0 / self.found.figures["throughput_tok_s"] * 1e6
+
+
+class Effect(NamedTuple):
+    """What a change does to the chosen plan.
+
+    Attributes:
+        kept: The plan's replicas, less those that are lost, under the change.
+        found: The fewest replicas that meet the service levels then, with the policy tuned again.
+    """
+
+    text: str
+    kept: Attained
+    found: Attained | None
+    gpus: int | None
+    more_gpus: int | None
+    bound: Bound
+
+
+class Planned(NamedTuple):
+    """The answer.
+
+    Attributes:
+        plans: Of every choice and way of serving, in the order of the question.
+        chosen: The cheapest tuned plan; None where none meets the service levels.
+        points: Of the chosen deployment.
+        proof: Of the chosen plan, beside other ways of serving on as many replicas.
+    """
+
+    question: Question
+    plans: tuple[Plan, ...]
+    chosen: Plan | None
+    effects: tuple[Effect, ...]
+    points: tuple[Point, ...]
+    proof: Proof | None
+    seconds: float
+
+
+def plan(
+    question: Question,
+    changes: tuple[Change, ...] = (),
+    *,
+    trials: int = tuned.TRIALS,
+    seed: int = 0,
+    pool: Executor | None = None,
+    progress: Progress = lambda stage: None,
+) -> Planned:
+    """Answers ``question``.
+
+    Raises:
+        InputError: A choice cannot be used, a change does not apply, or no size of any choice meets the service levels.
+    """
+    started = time.perf_counter()
+    deployed = [deployment(question, choice) for choice in question.choices]
+    work = _Work(question, trials, seed, pool)
+    _check_possible(question, deployed, work)
+    plans: list[Plan] = []
+    total = stages(question, changes)
+    for one in deployed:
+        for made in work.ways(one):
+            plans.append(made)
+            progress(Stage(STAGE, total, 1))
+    met = [made for made in plans if made.serving == TUNED and made.cost is not None]
+    chosen = min(met, key=lambda made: made.cost or 0.0, default=None)
+    if chosen is None or chosen.found is None:
+        return Planned(question, tuple(plans), None, (), (), None, time.perf_counter() - started)
+    effects = []
+    for change in changes:
+        effects.append(work.effect(chosen, change))
+        progress(Stage(STAGE, total, 1))
+    ways = {
+        made.serving: (made.scenario, made.arm)
+        for made in plans
+        if made.hardware == chosen.hardware and made.serving != VERIFY_ALL
+    }
+    points = frontier(ways, seed, pool)
+    proof = prove(chosen.scenario, chosen.found.replicas, chosen.arm, work.seeds, pool)
+    progress(Stage(STAGE, total, 1))
+    return Planned(question, tuple(plans), chosen, tuple(effects), tuple(points), proof, time.perf_counter() - started)
+
+
+def stages(question: Question, changes: tuple[Change, ...]) -> int:
+    """How many :class:`Stage` a plan reports: one a way of serving, one a change, and one for curves and proof."""
+    return WAYS * len(question.choices) + len(changes) + 1
+
+
+class _Work:
+    """What the parts of a plan share."""
+
+    def __init__(self, question: Question, trials: int, seed: int, pool: Executor | None) -> None:
+        self.question, self.trials, self.seed, self.pool = question, trials, seed, pool
+        self.seeds = seeds("report", seed, REPLICATIONS)
+        self.most = MOST if question.router == "random" else MOST_AT_ONCE
+
+    def attain(self, scenario: Scenario, arm: Arm, replicas: int) -> Attained:
+        return attain(self.question, scenario, arm, replicas, self.seeds, self.pool)
+
+    def fewest(self, scenario: Scenario, arm: Arm, guess: int) -> Attained | None:
+        return fewest(self.question, lambda n: self.attain(scenario, arm, n), guess, self.most)
+
+    def ways(self, one: Deployment) -> list[Plan]:
+        """The plans of a deployment: tuned first."""
+        scenario = one.scenario
+        whole = verify_all(scenario)
+        base = self.fewest(scenario, whole, 1)
+        best, found = self.tuned(scenario, base)
+        made = [self._plan(one, TUNED, scenario, best, found), self._plan(one, VERIFY_ALL, scenario, whole, base)]
+        guess = found.replicas if found else 1
+        single = one_token(one)
+        if single is not None:
+            arm = verify_all(single)
+            made.append(self._plan(one, ONE_TOKEN, single, arm, self.fewest(single, arm, guess)))
+        plain = arms.plain(scenario)
+        made.append(self._plan(one, PLAIN, scenario, plain, self.fewest(scenario, plain, guess)))
+        return made
+
+    def tuned(self, scenario: Scenario, base: Attained | None) -> tuple[Arm, Attained | None]:
+        """The tuned arm and its fewest replicas; ``base`` is what verifying everything needs.
+
+        Tuned where verifying everything is at its limit, and once more where the plan then has another load.
+        """
+        rate_per_s = _rate(scenario)
+        rivals = [verify_all(scenario), arms.plain(scenario)]
+        at = rate_per_s / (base.replicas if base else 1)
+        arm = tuned.tuned(scenario, at, rivals, self.trials, self.seed, self.pool)
+        found = self.fewest(scenario, arm, base.replicas if base else 1)
+        if found is not None and tuned.band(rate_per_s / found.replicas) != tuned.band(at):
+            other = tuned.tuned(scenario, rate_per_s / found.replicas, rivals, self.trials, self.seed, self.pool)
+            again = self.fewest(scenario, other, found.replicas)
+            if again is not None and again.replicas < found.replicas:
+                return other, again
+        return arm, found
+
+    def effect(self, chosen: Plan, change: Change) -> Effect:
+        scenario = change.apply(chosen.scenario)
+        assert chosen.found is not None and chosen.gpus is not None
+        left = max(1, chosen.found.replicas - change.lost)
+        arm = chosen.arm
+        limit = scenario.server.capture_requests
+        if limit != chosen.scenario.server.capture_requests:
+            arm = arm._replace(server=arm.server.model_copy(update={"capture_requests": limit}))
+        kept = self.attain(scenario, arm, left)
+        if change.lost:
+            # The plan itself is what is needed; what was lost must be bought again.
+            return Effect(
+                change.text, kept, chosen.found, chosen.gpus, change.lost * scenario.gpus, bound(scenario, arm, kept)
+            )
+        base = self.fewest(scenario, verify_all(scenario), left)
+        _, found = self.tuned(scenario, base)
+        gpus = None if found is None else found.replicas * scenario.gpus
+        more = None if gpus is None else gpus - chosen.gpus
+        return Effect(change.text, kept, found, gpus, more, bound(scenario, arm, kept))
+
+    def _plan(self, one: Deployment, serving: str, scenario: Scenario, arm: Arm, found: Attained | None) -> Plan:
+        why = None if found is None else bound(scenario, arm, found)
+        return Plan(one.name, serving, scenario, arm, one.price_per_gpu_hour, found, why)
+
+
+def _rate(scenario: Scenario) -> float:
+    rate_per_s = scenario.workload.arrivals.mean_rate_per_s
+    assert rate_per_s is not None
+    return rate_per_s
+
+
+def _check_possible(question: Question, deployed: list[Deployment], work: _Work) -> None:
+    """Refuses service levels that a request alone on a replica does not meet, whatever serves it, on any choice."""
+    best: dict[tuple[str, str], float] = {}
+    for one in deployed:
+        for arm in (verify_all(one.scenario), arms.plain(one.scenario)):
+            for klass in one.scenario.workload.classes:
+                row = _alone(one.scenario, klass.name, arm, work.seeds[0])
+                if row["within"].get(klass.name, 0.0) >= question.attainment:
+                    best.pop((klass.name, "ttft_s"), None)
+                    best[klass.name, "met"] = 0.0
+                for field in ("ttft_s", "tpot_s"):
+                    name = (klass.name, field)
+                    best[name] = min(best.get(name, float("inf")), row[f"{field[:4]}_p99_s"])
+    for klass in question.workload.classes:
+        if (klass.name, "met") in best:
+            continue
+        for field in ("ttft_s", "tpot_s"):
+            asked, least = getattr(klass.slo, field), best[klass.name, field]
+            if least > asked:
+                raise InputError(
+                    f"{question.name}: workload.classes.{klass.name}.slo.{field}: {asked:g} cannot be met at any size: "
+                    f"alone on the fastest choice 99 % of requests take {least:.3g} s, {least / asked:.1f} times as "
+                    f"long; give {least:.2g} or more"
+                )
+
+
+def _alone(scenario: Scenario, klass: str, arm: Arm, seed: int) -> dict[str, Any]:
+    """A client at a time, of one class."""
+    classes = tuple(one for one in scenario.workload.classes if one.name == klass)
+    if any(one.prompt is None or one.output is None for one in classes):
+        return measure(scenario.model_copy(update={"run": Run(requests=ALONE_REQUESTS, warmup_requests=1)}), arm, seed)
+    workload = Workload(arrivals=Closed(clients=1), classes=classes)
+    run = Run(requests=ALONE_REQUESTS, warmup_requests=1, drain=True)
+    return measure(scenario.model_copy(update={"workload": workload, "run": run}), arm, seed)
