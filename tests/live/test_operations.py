@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import re
 import time
+import urllib.request
 
 import pytest
 
@@ -14,9 +16,12 @@ from sglang_dspark.serving.live import Mode
 from tests.live import servers
 from tests.live.policies import artifact
 from tests.live.prompts import mixed
+from tests.serving import dashboard
 
 RELOADS = 100
 DEADLINE_S = 120.0
+JSON = {"Content-Type": "application/json"}
+RARE = ("policy_refusals", "policy_fallbacks", "class_refusals", "lost_steps", "shadow_disagreements", "resting_steps")
 
 pytestmark = pytest.mark.parametrize("steered", [servers.COMPACT_SYNC], indirect=True)
 
@@ -111,6 +116,27 @@ def test_metrics_count_what_the_answers_say(steered: servers.Steered) -> None:
     assert metric(server, "policy_mode") == Mode.ON
     assert metric(server, "position_judged_total", position="1") > metric(server, "position_judged_total", position="3")
     assert metric(server, "class_rounds_total", slo_class="prose") > 0
+
+
+def test_the_dashboard_asks_for_what_the_server_exports(steered: servers.Steered) -> None:
+    steered.use(artifact("fixed"))
+    closed_loop(steered.server, mixed()[:8], 4)
+    # Only streamed answers have gaps between tokens.
+    streamed = json.dumps({"text": mixed()[0].text, "sampling_params": {"max_new_tokens": 16}, "stream": True})
+    request = urllib.request.Request(f"{steered.server.url}/generate", streamed.encode(), JSON)
+    with urllib.request.urlopen(request, timeout=DEADLINE_S) as answer:
+        assert b"[DONE]" in answer.read()
+    wait_for_publication(steered.server)
+    exported: dict[str, set[str]] = {}
+    for name, labels in re.findall(r"^(sglang:\w+)\{(.*)\} ", steered.server.get("/metrics"), re.M):
+        exported.setdefault(name, set()).update(re.findall(r'(\w+)="', labels))
+    asked = [one for query in dashboard.queries(dashboard.read()) for one in dashboard.selectors(query)]
+    # These appear when what they count has happened; tests/serving holds them to the plugin's own names.
+    rare = {f"sglang:dspark_{name}_total" for name in RARE}
+    assert {one.metric for one in asked} - rare <= exported.keys()
+    for one in asked:
+        if one.metric in exported:
+            assert one.labels - {"instance"} <= exported[one.metric], one
 
 
 def test_a_class_with_more_weight_verifies_more(steered: servers.Steered) -> None:

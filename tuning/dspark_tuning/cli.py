@@ -23,6 +23,7 @@ from dspark_tuning.commands import (
     simulate,
     train,
     tune,
+    ui,
     validate,
 )
 
@@ -36,6 +37,7 @@ app.add_typer(scenario.app, name="scenario")
 app.command("simulate")(simulate.simulate)
 app.command("tune")(tune.tune)
 app.command("plan")(plan.plan)
+app.command("ui")(ui.ui)
 app.command("record")(record.record)
 app.command("load")(load.load)
 app.command("calibrate")(calibrate.calibrate)

@@ -9,9 +9,11 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from dspark_simulator.deployment import Truth
 from dspark_simulator.histogram import quantile
+from dspark_simulator.result import Result
 from dspark_simulator.scenario import Scenario
-from dspark_simulator.simulation import StepLog, simulate
+from dspark_simulator.simulation import Arm, StepLog, simulate
 from dspark_simulator.state import Record
 from dspark_tuning.evaluate import Cell, at_load
 from dspark_tuning.timeline import Timeline, timeline
@@ -23,12 +25,20 @@ LATENCIES = ("ttft", "tpot", "itl")
 Floats = NDArray[np.float64]
 
 
-class Watched(NamedTuple):
-    """A run that was looked at.
+class Look(NamedTuple):
+    """A run from within.
 
     Attributes:
         latencies: By kind (TTFT, TPOT, ITL), float64 [len(QUANTILES)] seconds: the quantiles of the measured requests.
     """
+
+    result: Result
+    timeline: Timeline
+    latencies: dict[str, Floats]
+
+
+class Watched(NamedTuple):
+    """A cell that was looked at; ``timeline`` and ``latencies`` as in :class:`Look`."""
 
     arm: str
     load: float
@@ -37,18 +47,23 @@ class Watched(NamedTuple):
     latencies: dict[str, Floats]
 
 
-def watch(scenario: Scenario, cell: Cell) -> Watched:
-    """Simulates a cell again, the same run as :func:`dspark_tuning.evaluate.measure`."""
+def look(scenario: Scenario, arm: Arm, seed: int, truth: Truth | None = None) -> Look:
+    """Simulates as :func:`dspark_simulator.simulation.simulate` does, and keeps what happened on the way."""
     log: list[StepLog] = []
     totals: list[Record] = []
-    told = at_load(scenario, cell)
-    simulate(told, cell.arm, seed=cell.seed, truth=scenario.live.draw(cell.seed), log=log, totals=totals)
+    result = simulate(scenario, arm, seed=seed, truth=truth, log=log, totals=totals)
     memory = scenario.memory
-    pool = memory.kv_tokens if cell.arm.server.speculative else memory.kv_tokens_without_draft
+    pool = memory.kv_tokens if arm.server.speculative else memory.kv_tokens_without_draft
     counts = {kind: totals[0][kind].sum(axis=(0, 1)) for kind in LATENCIES}
     latencies = {kind: np.array([quantile(found, q) for q in QUANTILES]) for kind, found in counts.items()}
     steps = pd.DataFrame(log, columns=StepLog._fields)
-    return Watched(cell.arm.name, cell.load, cell.seed, timeline(steps, pool * scenario.replicas), latencies)
+    return Look(result, timeline(steps, pool * scenario.replicas), latencies)
+
+
+def watch(scenario: Scenario, cell: Cell) -> Watched:
+    """Simulates a cell again, the same run as :func:`dspark_tuning.evaluate.measure`."""
+    found = look(at_load(scenario, cell), cell.arm, cell.seed, scenario.live.draw(cell.seed))
+    return Watched(cell.arm.name, cell.load, cell.seed, found.timeline, found.latencies)
 
 
 def shown(loads: Sequence[float]) -> list[float]:

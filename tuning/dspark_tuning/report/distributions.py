@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 import numpy as np
+import plotly.graph_objects as go
 from numpy.typing import NDArray
 
 from dspark_tuning.report.numbers import milliseconds
@@ -28,6 +29,23 @@ def distributions(
         times_s: By kind and name, float64 [len(QUANTILES)] seconds at ``QUANTILES``.
         levels_s: By kind, the service levels to draw.
     """
+    rows = [
+        Row(f"{kind}, {name}", [milliseconds(values_s[QUANTILES.index(share)]) for share in TOLD])
+        for kind, named in times_s.items()
+        for name, values_s in named.items()
+    ]
+    return figure(
+        key,
+        draw(times_s, levels_s),
+        f"{caption}; the scale of time is logarithmic.",
+        table("Percentiles in ms", ["Time", *(f"p{100 * share:g}" for share in TOLD)], rows),
+    )
+
+
+def draw(
+    times_s: Mapping[str, Mapping[str, NDArray[np.float64]]], levels_s: Mapping[str, Sequence[float]] | None = None
+) -> go.Figure:
+    """The drawing alone."""
     drawn = drawing("ms", "", height=140 + 225 * len(times_s))
     axes = dict(zip(times_s, panels(drawn, *times_s), strict=True))
     known_s = [end for named in times_s.values() for values in named.values() for end in values[[0, -1]] if end > 0]
@@ -61,14 +79,4 @@ def distributions(
             legendgroup="levels",
             showlegend=place == 0,
         )
-    rows = [
-        Row(f"{kind}, {name}", [milliseconds(values_s[QUANTILES.index(share)]) for share in TOLD])
-        for kind, named in times_s.items()
-        for name, values_s in named.items()
-    ]
-    return figure(
-        key,
-        drawn,
-        f"{caption}; the scale of time is logarithmic.",
-        table("Percentiles in ms", ["Time", *(f"p{100 * share:g}" for share in TOLD)], rows),
-    )
+    return drawn

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
+import plotly.graph_objects as go
 
 from dspark_tuning.report.numbers import number
 from dspark_tuning.report.page import Html, Row, figure, table
@@ -19,18 +20,47 @@ PANELS = {
 }
 
 
-def timelines(key: str, runs: Sequence[tuple[str, Timeline]]) -> Html:
+Runs = Sequence[tuple[str, Timeline]]
+
+
+def timelines(key: str, runs: Runs) -> Html:
     """Load, queue, verify length and KV over time, a line a run.
 
     Args:
         key: Names the drawing in the page.
         runs: With the name of each, of an arm or a recording; a panel that none of them has is left out.
     """
-    known = {
+    known = _known(runs)
+    tables = [
+        table(
+            f"{name}, by seconds",
+            ["Seconds", *known.values()],
+            [
+                Row(number(at_s), [number(value) for value in values])
+                for at_s, *values in zip(run.at_s, *(getattr(run, field) for field in known), strict=True)
+            ],
+        )
+        for name, run in runs
+    ]
+    return figure(
+        key,
+        draw(runs),
+        f"Over time, from the first step to the last; each point is a mean over 1/{PARTS} of a run.",
+        *tables,
+    )
+
+
+def _known(runs: Runs) -> dict[str, str]:
+    return {
         field: title
         for field, title in PANELS.items()
         if any(not np.isnan(getattr(run, field)).all() for _, run in runs)
     }
+
+
+def draw(runs: Runs) -> go.Figure:
+    """The drawing alone."""
+    known = _known(runs)
     drawn = drawing("seconds", "", height=140 + 190 * len(known))
     axes = dict(zip(known, panels(drawn, *known.values()), strict=True))
     looks = styles([name for name, _ in runs])
@@ -51,20 +81,4 @@ def timelines(key: str, runs: Sequence[tuple[str, Timeline]]) -> Html:
                 showlegend=axis == "y",
                 cliponaxis=False,
             )
-    tables = [
-        table(
-            f"{name}, by seconds",
-            ["Seconds", *known.values()],
-            [
-                Row(number(at_s), [number(value) for value in values])
-                for at_s, *values in zip(run.at_s, *(getattr(run, field) for field in known), strict=True)
-            ],
-        )
-        for name, run in runs
-    ]
-    return figure(
-        key,
-        drawn,
-        f"Over time, from the first step to the last; each point is a mean over 1/{PARTS} of a run.",
-        *tables,
-    )
+    return drawn

@@ -1,0 +1,271 @@
+"""The page in headless Chromium, and that its figures are the command's."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from playwright.sync_api import Browser, Page, expect, sync_playwright
+
+from dspark_simulator.scenario import load, names
+from dspark_tuning.ui.controls import CONTROLS, RefusedError, moved, start
+from sglang_dspark.policy import artifact
+from tests.tuning.command import dspark
+
+pytestmark = pytest.mark.xdist_group("ui")
+
+
+@pytest.fixture(scope="module")
+def address() -> Iterator[str]:
+    """The page as the command serves it."""
+    command = [sys.executable, "-m", "dspark_tuning.cli", "ui", "--port", "0"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as served:
+        assert served.stdout is not None and served.stderr is not None
+        said = served.stdout.readline()
+        found = re.fullmatch(r"Serving (http://127\.0\.0\.1:\d+/) until interrupted\.\n", said)
+        assert found, said + served.stderr.read()
+        yield found[1]
+        served.send_signal(signal.SIGINT)
+        assert served.wait(30) == 0
+        assert served.stdout.read() == served.stderr.read() == ""
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Browser]:
+    found = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+    assert found, "the page is tested in Chromium; install it (apt-get install chromium)"
+    with sync_playwright() as playwright:
+        # No sandbox: containers run as root.
+        made = playwright.chromium.launch(executable_path=found, args=["--no-sandbox"])
+        yield made
+        made.close()
+
+
+class Opened:
+    """The page, and what it asked for and complained about."""
+
+    def __init__(self, browser: Browser, address: str, width: int = 1280) -> None:
+        self.page: Page = browser.new_page(viewport={"width": width, "height": 900})
+        self.complaints: list[str] = []
+        self.asked: set[str] = set()
+        self.page.on("console", lambda said: self.complaints.append(said.text) if said.type == "error" else None)
+        self.page.on("pageerror", lambda error: self.complaints.append(str(error)))
+        self.page.on("request", lambda request: self.asked.add(request.url))
+        self.address = address
+        self.page.goto(self.address)
+        expect(self.page.locator("#figures table")).to_be_visible(timeout=60_000)
+
+    def figures(self) -> dict[str, list[str]]:
+        rows = self.page.locator("#figures tbody tr").all()
+        return {row.locator("th").inner_text(): row.locator("td").all_inner_texts() for row in rows}
+
+    def type(self, key: str, text: str) -> None:
+        """Types a value and waits for what comes of it."""
+        with self.simulated():
+            self.page.fill(f"#{key}", text)
+            self.page.press(f"#{key}", "Enter")
+
+    @contextmanager
+    def simulated(self) -> Iterator[None]:
+        """Waits for the answer to what is done within."""
+        with self.page.expect_response(lambda answer: "told.children" in (answer.request.post_data or "")):
+            yield
+        # The answer is drawn in the next frames.
+        self.page.evaluate("new Promise(done => requestAnimationFrame(() => requestAnimationFrame(done)))")
+
+    def lines(self, graph: str) -> list[dict[str, Any]]:
+        found: list[dict[str, Any]] = self.page.evaluate(
+            f"JSON.parse(JSON.stringify(document.querySelector('#{graph} .js-plotly-plot').data, "
+            "(key, value) => ArrayBuffer.isView(value) ? Array.from(value) : value))"
+        )
+        return found
+
+    def download(self, button: str, path: Path) -> Path:
+        with self.page.expect_download() as started:
+            self.page.click(button)
+        started.value.save_as(path)
+        return path
+
+
+@pytest.fixture
+def opened(browser: Browser, address: str) -> Iterator[Opened]:
+    found = Opened(browser, address)
+    yield found
+    assert not found.complaints
+    assert all(url.startswith((found.address, "data:", "blob:")) for url in found.asked)
+    found.page.close()
+
+
+def said(path: Path, policy: list[object]) -> dict[str, list[str]]:
+    """The figures of the command, as the page shows them."""
+    found = dspark("simulate", path, *policy, "--json").json()["result"]
+    return {
+        "Output tokens/s": found["throughput_tok_s"],
+        "TPOT p99, ms": 1e3 * found["tpot"]["p99_s"],
+        "TTFT p50, ms": 1e3 * found["ttft"]["p50_s"],
+        "Verify length, drafts": found["verify_length"],
+        "Accepted length, tokens a round": found["accepted_length"],
+    }
+
+
+def close(shown: str, value: float) -> bool:
+    # Three digits or more are shown.
+    return float(shown.replace(",", "")) == pytest.approx(value, rel=6e-3)
+
+
+def test_figures_are_those_of_the_command_on_what_is_exported(opened: Opened, tmp_path: Path) -> None:
+    opened.type("load", "24")
+    opened.type("acceptance", "0.8")
+    opened.type("a", "static-0.3")
+    shown = opened.figures()
+    scenario = opened.download("#export-scenario", tmp_path / "scenario.yaml")
+    exported = load(str(scenario))
+    assert exported.workload.clients == 24
+    for place, arm in enumerate(("static-0.3", "aligned")):
+        for title, value in said(scenario, ["--arm", arm]).items():
+            assert close(shown[title][place], value), (title, arm)
+    policy = opened.download("#export-a", tmp_path / "policy.json")
+    assert artifact.load(policy).policy.model_dump()["theta"] == 0.3
+    for title, value in said(scenario, ["--policy", policy]).items():
+        assert close(shown[title][0], value), title
+    assert yaml.safe_load(scenario.read_text())["name"] == "b300-v4flash"
+    # And back: what was exported can be compared with.
+    opened.type("b", str(policy))
+    assert [one == other for one, other, _ in opened.figures().values()] == [True] * len(shown)
+
+
+def test_a_move_changes_the_picture(opened: Opened) -> None:
+    before, figures = opened.lines("time"), opened.figures()
+    # One doubling, by keyboard.
+    opened.page.focus("#load-slider [role=slider]")
+    for _ in range(4):
+        with opened.simulated():
+            opened.page.keyboard.press("ArrowRight")
+    expect(opened.page.locator("#load")).to_have_value("128")
+    opened.type("running", "128")
+    after = opened.lines("time")
+    assert [line["name"] for line in after] == [line["name"] for line in before]
+    running = [line for line in after if line["yaxis"] == "y"]
+    assert all(max(line["y"]) > 100 for line in running)
+    assert float(opened.figures()["Running requests"][0]) > 2 * float(figures["Running requests"][0])
+    # A number that is typed moves its slider.
+    expect(opened.page.locator("#running-slider [role=slider]")).to_have_attribute("aria-valuenow", "1.5")
+
+
+def test_each_control_does_what_it_says(opened: Opened) -> None:
+    first = opened.figures()
+
+    def number(title: str) -> float:
+        return float(opened.figures()[title][0].replace(",", ""))
+
+    opened.type("ttft", "4")
+    assert number("Within SLOs, %") > float(first["Within SLOs, %"][0])
+    opened.type("ttft", "1")
+    opened.type("acceptance", "0.5")
+    assert number("Accepted length, tokens a round") < float(first["Accepted length, tokens a round"][0])
+    opened.type("acceptance", "1")
+    opened.type("output", "2")
+    levels = opened.lines("latencies")
+    assert number("KV pool in use, %") > float(first["KV pool in use, %"][0])
+    opened.type("tpot", "0.5")
+    # Service levels are drawn where they now are.
+    moved_levels = [line["x"][0] for line in opened.lines("latencies") if line["name"] == "service levels"]
+    assert moved_levels == pytest.approx(
+        [
+            x * (0.5 if line["yaxis"] == "y2" else 1)
+            for line in levels
+            if line["name"] == "service levels"
+            for x in line["x"][:1]
+        ]
+    )
+
+
+def test_a_bad_value_is_refused_in_place(opened: Opened, tmp_path: Path) -> None:
+    figures = opened.figures()
+    for key, text, part in (
+        ("load", "0", "Load: '0' is not valid; give a whole number"),
+        ("prompt", "long", "Prompt length: 'long' is not valid; give a factor"),
+        ("acceptance", "9", "no drafter has"),
+        ("a", "best", "'best' is not known"),
+        ("b", str(tmp_path / "none.json"), "cannot be read"),
+    ):
+        opened.page.fill(f"#{key}", text)
+        opened.page.press(f"#{key}", "Enter")
+        expect(opened.page.locator(f"#{key}-error")).to_contain_text(part, timeout=30_000)
+    assert opened.figures() == figures
+    expect(opened.page.locator("#told")).to_contain_text("Not simulated")
+    opened.page.click("#export-scenario")
+    expect(opened.page.locator("#export-error")).to_contain_text("a value is refused")
+    for key, text in (("load", "16"), ("prompt", "1"), ("acceptance", "1"), ("a", "oracle"), ("b", "plain")):
+        opened.page.fill(f"#{key}", text)
+        opened.page.press(f"#{key}", "Enter")
+    expect(opened.page.locator("#told")).to_contain_text("requests measured", timeout=30_000)
+    assert all(not line for line in opened.page.locator(".field .error").all_inner_texts())
+    assert opened.figures()["Verify length, drafts"][1] == "0.00"
+    opened.page.click("#export-a")
+    expect(opened.page.locator("#export-error")).to_contain_text("the oracle is a bound")
+
+
+def test_scenarios_can_be_picked(opened: Opened) -> None:
+    opened.page.click("#scenario")
+    opened.page.get_by_text("mi350x-v4flash").click()
+    expect(opened.page.locator("#about")).to_contain_text("MI350X", timeout=30_000)
+    other = load("mi350x-v4flash")
+    expect(opened.page.locator("#load")).to_have_value(f"{start(CONTROLS[0], other):g}")
+    expect(opened.page.locator("#about")).to_contain_text("Computed, not measured")
+
+
+def test_nothing_is_wider_than_a_narrow_screen(browser: Browser, address: str) -> None:
+    narrow = Opened(browser, address, 390)
+    assert narrow.page.evaluate("document.documentElement.scrollWidth") == 390
+    # Every input has a name for those who cannot see it.
+    assert (
+        narrow.page.evaluate(
+            "[...document.querySelectorAll('input[id]')].filter(i => !i.labels?.length && !i.ariaLabel).map(i => i.id)"
+        )
+        == []
+    )
+    narrow.page.close()
+
+
+@pytest.mark.parametrize("name", names())
+def test_every_packaged_scenario_moves(name: str) -> None:
+    scenario = load(name)
+    same = moved(scenario, {control.key: f"{start(control, scenario):g}" for control in CONTROLS})
+    assert same.workload == scenario.workload and same.server == scenario.server
+    with pytest.raises(RefusedError) as refused:
+        moved(scenario, {})
+    assert set(refused.value.lines) == {control.key for control in CONTROLS}
+
+
+def test_other_names_for_this_machine_are_refused(address: str) -> None:
+    request = urllib.request.Request(address, headers={"Host": "evil.example"})
+    with pytest.raises(urllib.error.HTTPError):
+        urllib.request.urlopen(request)
+    for path in ("assets/../app.py", "assets/app.py", "assets/pyproject.toml"):
+        with pytest.raises(urllib.error.HTTPError):
+            urllib.request.urlopen(address + path)
+    with urllib.request.urlopen(f"{address}_dash-layout") as answer:
+        assert json.load(answer) and answer.headers["Content-Security-Policy"].startswith("default-src 'self'")
+
+
+def test_a_port_that_is_taken_is_said(tmp_path: Path) -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        ran = dspark("ui", "--port", taken.getsockname()[1])
+    assert ran.code == 2 and "--port" in ran.err and ran.err.strip().count("\n") == 0
+    assert dspark("ui", tmp_path / "none.yaml").code == 2
