@@ -21,6 +21,7 @@ from torch.nn import functional
 
 from sglang_dspark.drafter.config import BlockConfig, DraftConfig, Eagle3Config
 from sglang_dspark.drafter.layers import norm
+from sglang_dspark.drafter.rows import spread
 from sglang_dspark.errors import InputError
 from sglang_dspark.files import write_atomically
 
@@ -193,7 +194,7 @@ class Drafter(nn.Module, ABC, Generic[Config]):
         try:
             for file in files:
                 weights |= load_file(file)
-            fit = self.load_state_dict(weights, strict=False)
+            fit = self.load_state_dict(spread(weights, self.config.vocab_size), strict=False)
         except (SafetensorError, RuntimeError, OSError) as error:
             raise InputError(f"{folder}: weights do not fit config.json ({' '.join(str(error).split())})") from error
         absent = set(fit.missing_keys) & set(SHARED)
@@ -202,6 +203,10 @@ class Drafter(nn.Module, ABC, Generic[Config]):
             raise InputError(f"{folder}: weights do not fit config.json (missing or unknown: {', '.join(names[:4])})")
         self.shared_absent = bool(absent)
 
+    def own_weights(self) -> dict[str, Tensor]:
+        """All but the target's, in bfloat16 on the CPU."""
+        return _half({name: tensor for name, tensor in self.state_dict().items() if name not in SHARED})
+
     def save(self, folder: Path, shared: bool = True) -> None:
         """Writes the checkpoint, its weights in bfloat16.
 
@@ -209,12 +214,12 @@ class Drafter(nn.Module, ABC, Generic[Config]):
             shared: with the target's embedding and output head, as DeepSpec does; SGLang does without.
         """
         self.config.save(folder)
-        weights = {
-            name: tensor.detach().to("cpu", torch.bfloat16).contiguous()
-            for name, tensor in self.state_dict().items()
-            if shared or name not in SHARED
-        }
+        weights = self.own_weights() if not shared else _half(self.state_dict())
         write_atomically(folder / WEIGHTS, save(weights, metadata={"format": "pt"}))
+
+
+def _half(weights: dict[str, Tensor]) -> dict[str, Tensor]:
+    return {name: tensor.detach().to("cpu", torch.bfloat16).contiguous() for name, tensor in weights.items()}
 
 
 def sample(logits: Tensor, temperature: float, generator: torch.Generator | None) -> tuple[Tensor, Tensor]:
