@@ -14,9 +14,11 @@ import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
+from dspark_simulator import profile as profiles
 from dspark_simulator.acceptance import propose
 from dspark_simulator.costs import RooflineCost
 from dspark_simulator.draws import stream
+from dspark_simulator.profile import Profile
 from dspark_simulator.scenario import Run, Scenario, seeds
 from dspark_simulator.scenario import load as packaged
 from dspark_simulator.simulation import Arm, simulate
@@ -440,6 +442,24 @@ class TestCommand:
         mine = deployment(asked, asked.choices[0])
         known = deployment(Question.model_validate(QUESTION), Question.model_validate(QUESTION).choices[0])
         assert mine.scenario.cost == known.scenario.cost and mine.scenario.memory == known.scenario.memory
+
+    def test_a_calibrated_profile_is_a_choice(self, tmp_path: Path) -> None:
+        """A CPU's server, which captures nothing, keeps its own flags."""
+        measured = packaged("h200-qwen3-8b")
+        server = measured.server.model_copy(update={"capture_requests": 0, "max_running_requests": 16})
+        fields = {name: getattr(measured, name) for name in ("model", "hardware", "gpus", "drafter_gamma", "memory")}
+        made = Profile(
+            **fields, server=server, cost=measured.cost, live=measured.live, acceptance=measured.drafter(),
+            sts_temperatures=(1.0,) * 7, provenance={}, residuals={}, warnings=(),
+        )  # fmt: skip
+        profiles.save(made, tmp_path / "profile.json")
+        asked = load(
+            str(written(tmp_path, choices=[{"profile": "profile.json", "price_per_gpu_hour": 1, "name": "ours"}]))
+        )
+        mine = deployment(asked, asked.choices[0])
+        assert (mine.name, mine.scenario.cost, mine.scenario.server) == ("ours", measured.cost, server)
+        assert tuned.space_of(mine.scenario).pins["capture_requests"] == 0
+        assert attain(asked, mine.scenario, verify_all(mine.scenario), 40, [1, 2], None).figures["running"] < 16
 
     @pytest.mark.parametrize(
         ("changes", "said"),

@@ -100,7 +100,7 @@ def _key(scenario: Scenario, rivals: list[Arm], trials: int, seed: int) -> str:
 def space_of(scenario: Scenario) -> Space:
     """What is searched; the captured requests stay where a what-if has set them."""
     capture = scenario.server.capture_requests
-    return Space(scenario, {} if capture == ROOMY["capture_requests"] else {"capture_requests": capture})
+    return Space(scenario, {} if capture in (0, ROOMY["capture_requests"]) else {"capture_requests": capture})
 
 
 def searched(trials: int, seed: int) -> Searched:
