@@ -11,6 +11,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import yaml
+from distributed import LocalCluster
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -24,6 +25,7 @@ from dspark_simulator.scenario import load as packaged
 from dspark_simulator.simulation import Arm, simulate
 from dspark_tuning import arms
 from dspark_tuning.arms import PLAIN, TUNED
+from dspark_tuning.evaluate import executor
 from dspark_tuning.jsonable import jsonable
 from dspark_tuning.plan import Planned, Question, load, plan, tuned
 from dspark_tuning.plan.attainment import Attained, attain, share_of
@@ -145,6 +147,17 @@ class TestReplicas:
             assert four.mean() == pytest.approx(two.mean(), rel=0.05)
             assert found["least_loaded", 4][figure].mean() <= found["least_loaded", 2][figure].mean() * 1.02
             assert found["least_loaded", 4][figure].mean() <= four.mean() * 1.02
+
+    def test_are_the_same_on_a_dask_cluster(self, question: Question, deployed: Deployment) -> None:
+        asked = (question, deployed.scenario, verify_all(deployed.scenario), 4, [1, 2, 3])
+        options: dict[str, Any] = {"n_workers": 1, "threads_per_worker": 1, "processes": False}
+        with (
+            LocalCluster(**options, dashboard_address=None) as cluster,
+            executor(1, cluster.scheduler_address) as pool,
+        ):
+            there = attain(*asked, pool)
+        # Text, since a bound from three replications is not a number.
+        assert str(there) == str(attain(*asked, None))
 
     def test_other_routers_simulate_all(self, deployed: Deployment) -> None:
         together, copies = share_of(deployed.scenario.model_copy(update={"router": "least_loaded"}), 3)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from concurrent.futures import Executor
-from itertools import repeat
 from typing import Any, Final, NamedTuple
 
 import numpy as np
@@ -95,7 +94,9 @@ def _within(count: float, bounds: tuple[int, int]) -> int:
 def _measure(scenario: Scenario, arm: Arm, seeds: Sequence[int], pool: Executor | None) -> list[dict[str, Any]]:
     if pool is None:
         return [measure(scenario, arm, seed) for seed in seeds]
-    return list(pool.map(measure, repeat(scenario), repeat(arm), seeds))
+    # dask's executor asks for lengths, which ``repeat`` has not.
+    count = len(seeds)
+    return list(pool.map(measure, [scenario] * count, [arm] * count, seeds))
 
 
 def measure(scenario: Scenario, arm: Arm, seed: int) -> dict[str, Any]:
