@@ -69,7 +69,8 @@ class Opened:
         self.page.on("request", lambda request: self.asked.add(request.url))
         self.address = address
         self.page.goto(self.address)
-        expect(self.page.locator("#figures table")).to_be_visible(timeout=60_000)
+        for part in ("#figures table", "#time .main-svg >> nth=0", "#latencies .main-svg >> nth=0"):
+            expect(self.page.locator(part)).to_be_visible(timeout=60_000)
 
     def figures(self) -> dict[str, list[str]]:
         rows = self.page.locator("#figures tbody tr").all()
@@ -86,7 +87,8 @@ class Opened:
         """Waits for the answer to what is done within."""
         with self.page.expect_response(lambda answer: "told.children" in (answer.request.post_data or "")):
             yield
-        # The answer is drawn in the next frames.
+        # Dash marks what it waits for until it shows the answer; drawings follow in the next frames.
+        expect(self.page.locator("[data-dash-is-loading]")).to_have_count(0)
         self.page.evaluate("new Promise(done => requestAnimationFrame(() => requestAnimationFrame(done)))")
 
     def lines(self, graph: str) -> list[dict[str, Any]]:
