@@ -18,10 +18,12 @@ from typing import Any
 
 import pytest
 import yaml
+from dash import no_update
 from playwright.sync_api import Browser, Page, expect, sync_playwright
 
-from dspark_simulator.scenario import load, names
-from dspark_tuning.ui.controls import CONTROLS, RefusedError, moved, start
+from dspark_simulator.scenario import Scenario, load, names
+from dspark_tuning.ui.app import answer
+from dspark_tuning.ui.controls import CONTROLS, RefusedError, moved, shown
 from sglang_dspark.policy import artifact
 from tests.tuning.command import dspark
 
@@ -34,8 +36,8 @@ def address() -> Iterator[str]:
     command = [sys.executable, "-m", "dspark_tuning.cli", "ui", "--port", "0"]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as served:
         assert served.stdout is not None and served.stderr is not None
-        said = served.stdout.readline()
-        found = re.fullmatch(r"Serving (http://127\.0\.0\.1:\d+/) until interrupted\.\n", said)
+        said = served.stdout.readline() + served.stdout.readline()
+        found = re.fullmatch(r"Simulating once; .*\nServing (http://127\.0\.0\.1:\d+/) until interrupted\.\n", said)
         assert found, said + served.stderr.read()
         yield found[1]
         served.send_signal(signal.SIGINT)
@@ -45,9 +47,10 @@ def address() -> Iterator[str]:
 
 @pytest.fixture(scope="module")
 def browser() -> Iterator[Browser]:
-    found = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
-    assert found, "the page is tested in Chromium; install it (apt-get install chromium)"
     with sync_playwright() as playwright:
+        programs = ("chromium", "google-chrome", playwright.chromium.executable_path)
+        found = next(filter(None, map(shutil.which, programs)), None)
+        assert found, "the page is tested in Chromium; install it (apt-get install chromium, or playwright install)"
         # No sandbox: containers run as root.
         made = playwright.chromium.launch(executable_path=found, args=["--no-sandbox"])
         yield made
@@ -66,7 +69,8 @@ class Opened:
         self.page.on("request", lambda request: self.asked.add(request.url))
         self.address = address
         self.page.goto(self.address)
-        expect(self.page.locator("#figures table")).to_be_visible(timeout=60_000)
+        for part in ("#figures table", "#time .main-svg >> nth=0", "#latencies .main-svg >> nth=0"):
+            expect(self.page.locator(part)).to_be_visible(timeout=60_000)
 
     def figures(self) -> dict[str, list[str]]:
         rows = self.page.locator("#figures tbody tr").all()
@@ -83,7 +87,8 @@ class Opened:
         """Waits for the answer to what is done within."""
         with self.page.expect_response(lambda answer: "told.children" in (answer.request.post_data or "")):
             yield
-        # The answer is drawn in the next frames.
+        # Dash marks what it waits for until it shows the answer; drawings follow in the next frames.
+        expect(self.page.locator("[data-dash-is-loading]")).to_have_count(0)
         self.page.evaluate("new Promise(done => requestAnimationFrame(() => requestAnimationFrame(done)))")
 
     def lines(self, graph: str) -> list[dict[str, Any]]:
@@ -130,21 +135,21 @@ def test_figures_are_those_of_the_command_on_what_is_exported(opened: Opened, tm
     opened.type("load", "24")
     opened.type("acceptance", "0.8")
     opened.type("a", "static-0.3")
-    shown = opened.figures()
+    figures = opened.figures()
     scenario = opened.download("#export-scenario", tmp_path / "scenario.yaml")
     exported = load(str(scenario))
     assert exported.workload.clients == 24
     for place, arm in enumerate(("static-0.3", "aligned")):
         for title, value in said(scenario, ["--arm", arm]).items():
-            assert close(shown[title][place], value), (title, arm)
+            assert close(figures[title][place], value), (title, arm)
     policy = opened.download("#export-a", tmp_path / "policy.json")
     assert artifact.load(policy).policy.model_dump()["theta"] == 0.3
     for title, value in said(scenario, ["--policy", policy]).items():
-        assert close(shown[title][0], value), title
+        assert close(figures[title][0], value), title
     assert yaml.safe_load(scenario.read_text())["name"] == "b300-v4flash"
     # And back: what was exported can be compared with.
     opened.type("b", str(policy))
-    assert [one == other for one, other, _ in opened.figures().values()] == [True] * len(shown)
+    assert [one == other for one, other, _ in opened.figures().values()] == [True] * len(figures)
 
 
 def test_a_move_changes_the_picture(opened: Opened) -> None:
@@ -198,7 +203,7 @@ def test_a_bad_value_is_refused_in_place(opened: Opened, tmp_path: Path) -> None
     for key, text, part in (
         ("load", "0", "Load: '0' is not valid; give a whole number"),
         ("prompt", "long", "Prompt length: 'long' is not valid; give a factor"),
-        ("acceptance", "9", "no drafter has"),
+        ("acceptance", "8", "no drafter has"),
         ("a", "best", "'best' is not known"),
         ("b", str(tmp_path / "none.json"), "cannot be read"),
     ):
@@ -219,13 +224,24 @@ def test_a_bad_value_is_refused_in_place(opened: Opened, tmp_path: Path) -> None
     expect(opened.page.locator("#export-error")).to_contain_text("the oracle is a bound")
 
 
-def test_scenarios_can_be_picked(opened: Opened) -> None:
+def test_scenarios_can_be_picked(opened: Opened, tmp_path: Path) -> None:
+    opened.type("load", "32")
+    answered: list[str] = []
+    opened.page.on("response", lambda answer: answered.append(answer.request.post_data or ""))
     opened.page.click("#scenario")
-    opened.page.get_by_text("mi350x-v4flash").click()
-    expect(opened.page.locator("#about")).to_contain_text("MI350X", timeout=30_000)
+    with opened.simulated():
+        opened.page.get_by_text("mi350x-v4flash").click()
     other = load("mi350x-v4flash")
-    expect(opened.page.locator("#load")).to_have_value(f"{start(CONTROLS[0], other):g}")
+    expect(opened.page.locator("#load")).to_have_value(shown(CONTROLS[0], other))
     expect(opened.page.locator("#about")).to_contain_text("Computed, not measured")
+    # The load that was typed for another scenario is not simulated on this one.
+    assert sum("told.children" in asked for asked in answered) == 1
+    scenario = opened.download("#export-scenario", tmp_path / "scenario.yaml")
+    policy = opened.download("#export-b", tmp_path / "policy.json")
+    assert load(str(scenario)).model_copy(update={"run": other.run}) == other
+    figures = opened.figures()
+    for title, value in said(scenario, ["--policy", policy]).items():
+        assert close(figures[title][1], value), title
 
 
 def test_nothing_is_wider_than_a_narrow_screen(browser: Browser, address: str) -> None:
@@ -238,14 +254,68 @@ def test_nothing_is_wider_than_a_narrow_screen(browser: Browser, address: str) -
         )
         == []
     )
+    sliders = narrow.page.locator("[role=slider]")
+    assert sliders.count() == len(CONTROLS)
+    for control, slider in zip(CONTROLS, sliders.all(), strict=True):
+        expect(slider).to_have_attribute("aria-label", control.label)
+    narrow.type("output", "1.5")
+    expect(narrow.page.locator("#output-slider [role=slider]")).to_have_attribute("aria-valuetext", "1.5")
     narrow.page.close()
+
+
+def check_nothing_moves(scenario: Scenario) -> None:
+    same = moved(scenario, {control.key: shown(control, scenario) for control in CONTROLS})
+    assert same.model_copy(update={"run": scenario.run}) == scenario
+
+
+def own(**fields: object) -> Scenario:
+    """Open arrivals at a rate that is shown rounded, on a server that does not capture all that it runs."""
+    content = load("h200-qwen3-8b").model_dump()
+    content["workload"]["arrivals"] = {"kind": "poisson", "rate_per_s": 7.123456789}
+    content["server"] |= {"max_running_requests": 300, "capture_requests": 64}
+    return Scenario.model_validate(content | {"loads": [1.0], "run": {"max_s": 900.0}} | fields)
+
+
+def written(scenario: Scenario, folder: Path) -> Path:
+    path = folder / "own.yaml"
+    path.write_text(yaml.safe_dump(scenario.model_dump(mode="json")))
+    return path
+
+
+def test_what_is_not_moved_is_as_the_scenario_has_it() -> None:
+    scenario = own()
+    check_nothing_moves(scenario)
+    values = {control.key: shown(control, scenario) for control in CONTROLS}
+    assert values["load"] == "7.12346"
+    faster = moved(scenario, values | {"load": "8", "running": "320"})
+    assert faster.workload.arrivals.mean_rate_per_s == 8
+    assert (faster.server.max_running_requests, faster.server.capture_requests) == (320, 320)
+    assert faster.run.max_s == scenario.run.max_s
+
+
+def test_what_cannot_be_simulated_is_said(tmp_path: Path) -> None:
+    path = written(own(), tmp_path)
+    values = [shown(control, own()) for control in CONTROLS]
+    *lines, figures, drawn, _, told = answer(str(path), "0.001", *values[1:], "default", "plain")
+    assert not any(lines) and figures is drawn is no_update
+    assert told.startswith("Not simulated: h200-qwen3-8b: run.max_s: 900.0 ends within the warm-up")
+    # And at once, where it is what the page would begin with.
+    small = {"kv_tokens": 10, "kv_tokens_without_draft": 10}
+    ran = dspark("ui", written(own(memory=small), tmp_path), "--port", "0")
+    assert ran.code == 2 and "memory: kv_tokens: 10 holds no request" in ran.err
+
+
+def test_without_the_extra_the_remedy_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delitem(sys.modules, "dspark_tuning.ui.app")
+    monkeypatch.setitem(sys.modules, "dash", None)
+    ran = dspark("ui")
+    assert ran.code == 2 and "pip install 'sglang-dspark[ui]'" in ran.err and ran.err.strip().count("\n") == 0
 
 
 @pytest.mark.parametrize("name", names())
 def test_every_packaged_scenario_moves(name: str) -> None:
     scenario = load(name)
-    same = moved(scenario, {control.key: f"{start(control, scenario):g}" for control in CONTROLS})
-    assert same.workload == scenario.workload and same.server == scenario.server
+    check_nothing_moves(scenario)
     with pytest.raises(RefusedError) as refused:
         moved(scenario, {})
     assert set(refused.value.lines) == {control.key for control in CONTROLS}

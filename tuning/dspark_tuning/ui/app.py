@@ -22,9 +22,8 @@ from dspark_tuning.commands import served
 from dspark_tuning.report.asked import step_times
 from dspark_tuning.report.page import PLOTLY
 from dspark_tuning.ui import pictures, serving
-from dspark_tuning.ui.controls import CONTROLS, Control, RefusedError, help_of, moved
-from dspark_tuning.ui.controls import start as start_of
-from dspark_tuning.watch import look
+from dspark_tuning.ui.controls import CONTROLS, Control, RefusedError, help_of, moved, shown
+from dspark_tuning.watch import Look, look
 from sglang_dspark.errors import InputError
 from sglang_dspark.policy import artifact
 
@@ -40,8 +39,9 @@ POLICY = f"default-src 'self'; script-src {INLINE}; style-src {INLINE}; img-src 
 SLIDE = """(slid, typed, start) => {
   const moved = dash_clientside.callback_context.triggered_id;
   if (moved && moved.endsWith("-slider")) {
+    if (slid === 0) return [slid, start];
     const value = start * 2 ** slid;
-    const whole = Number.isInteger(start) && start > 1;
+    const whole = Number.isInteger(+start) && start > 1;
     return [slid, String(whole ? Math.max(1, Math.round(value)) : +value.toPrecision(3))];
   }
   const at = Math.log2(typed / start);
@@ -85,8 +85,9 @@ def make(source: str) -> Dash:
         Input("scenario", "value"),
         prevent_initial_call=True,
     )(_started)
+    # A scenario that is picked brings its own values, and they are what is waited for.
     asked = [
-        Input("scenario", "value"),
+        State("scenario", "value"),
         *(Input(c.key, "value") for c in CONTROLS),
         *(Input(s, "value") for s in SIDES),
     ]
@@ -97,7 +98,7 @@ def make(source: str) -> Dash:
         Output("latencies", "figure"),
         Output("told", "children"),
         asked,
-    )(_shown)
+    )(answer)
     told = [State(element.component_id, element.component_property) for element in asked]
     app.callback(
         Output("file", "data"), Output("export-error", "children"), Input("export-scenario", "n_clicks"),
@@ -107,27 +108,31 @@ def make(source: str) -> Dash:
 
 
 def _started(source: str) -> tuple[Any, ...]:
-    scenario = scenarios.load(source)
-    starts = [start_of(control, scenario) for control in CONTROLS]
+    try:
+        scenario = scenarios.load(source)
+    except InputError as error:
+        # A file that was fine when the page was served.
+        return *[dash.no_update] * 3 * len(CONTROLS), html.P(str(error), className="error", role="alert")
+    starts = [shown(control, scenario) for control in CONTROLS]
     helps = [help_of(control, scenario) for control in CONTROLS]
-    return *starts, *helps, *(f"{at:g}" for at in starts), _about(scenario)
+    return *starts, *helps, *starts, _about(scenario)
 
 
-def _shown(source: str, *values: str) -> tuple[Any, ...]:
+def answer(source: str, *values: str) -> tuple[Any, ...]:
+    """What the page shows of a scenario: a line for each control and side, the table, both drawings, what was done.
+
+    Args:
+        values: What was typed, of each control and then of each side.
+    """
     began = time.perf_counter()
     try:
         scenario, chosen = _asked(source, values)
-        runs = [
-            (f"{side.upper()}: {arm.name}", look(scenario, arm, SEED)) for side, arm in zip(SIDES, chosen, strict=True)
-        ]
+        runs = _looks(scenario, chosen)
     except RefusedError as refused:
         keys = [*(control.key for control in CONTROLS), *SIDES]
-        lines = [refused.lines.get(key, "") for key in keys]
-        return (
-            *lines,
-            *[dash.no_update] * 3,
-            "Not simulated: a value is refused. What is shown is of the values before.",
-        )
+        return _unchanged([refused.lines.get(key, "") for key in keys], "a value is refused.")
+    except InputError as error:
+        return _unchanged([""] * (len(CONTROLS) + len(SIDES)), f"{error}.")
     measured = scenario.run.requests - scenario.run.warmup_requests
     simulated = " and ".join(f"{run.result.simulated_s:,.0f}" for _, run in runs)
     said = (
@@ -141,6 +146,16 @@ def _shown(source: str, *values: str) -> tuple[Any, ...]:
         pictures.latencies(scenario, runs),
         said,
     )
+
+
+def _looks(scenario: Scenario, chosen: list[Arm]) -> list[tuple[str, Look]]:
+    """Both arms on the same requests, by name."""
+    return [(f"{side.upper()}: {arm.name}", look(scenario, arm, SEED)) for side, arm in zip(SIDES, chosen, strict=True)]
+
+
+def _unchanged(lines: list[str], why: str) -> tuple[Any, ...]:
+    """The picture as it is, with a line for each control and side."""
+    return *lines, *[dash.no_update] * 3, f"Not simulated: {why} What is shown is of the values before."
 
 
 def _asked(source: str, values: tuple[str, ...]) -> tuple[Scenario, list[Arm]]:
@@ -201,7 +216,6 @@ def _layout(source: str, scenario: Scenario) -> html.Div:
                     html.Form(
                         [
                             _field("scenario", "Scenario", dcc.Dropdown(names, source, id="scenario", clearable=False)),
-                            html.Div(_about(scenario), id="about", className="note"),
                             *(_control(control, scenario) for control in CONTROLS),
                             *(_side(side, name) for side, name in SIDES.items()),
                             html.Div(
@@ -225,16 +239,19 @@ def _layout(source: str, scenario: Scenario) -> html.Div:
                     html.Section(
                         [
                             html.P(id="told", className="note", role="status"),
-                            html.Div(id="figures", className="scroll", tabIndex="0"),
+                            html.Div(
+                                id="figures", className="scroll", tabIndex="0", role="region", **_labelled("Figures")
+                            ),
+                            html.Div(_about(scenario), id="about", className="note"),
                             html.H2("Over time"),
-                            dcc.Graph(id="time", config=GRAPH),
+                            _graph("time", "Running and waiting requests, verify length and KV of A and B over time"),
                             html.H2("Latencies"),
                             html.P(
                                 "Share of the requests (TTFT, TPOT) and of the tokens (ITL) that take at most so "
                                 "long; thin dotted lines are the service levels.",
                                 className="note",
                             ),
-                            dcc.Graph(id="latencies", config=GRAPH),
+                            _graph("latencies", "How TTFT, TPOT and ITL of A and B are distributed"),
                         ],
                         **_labelled("Results"),
                     ),
@@ -244,24 +261,30 @@ def _layout(source: str, scenario: Scenario) -> html.Div:
     )
 
 
+def _graph(key: str, text: str) -> html.Div:
+    """A drawing, with what it is for those who cannot see it: the table above it has its figures."""
+    return html.Div(dcc.Graph(id=key, config=GRAPH), role="img", **_labelled(text))
+
+
 def _labelled(text: str) -> dict[str, Any]:
     return {"aria-label": text}
 
 
-def _field(key: str, label: str, *elements: Any) -> html.Div:
-    return html.Div([html.Label(label, htmlFor=key), *elements], className="field")
+def _field(key: str, label: str, *elements: Any, kind: str = "field") -> html.Div:
+    return html.Div([html.Label(label, htmlFor=key), *elements], className=kind)
 
 
 def _control(control: Control, scenario: Scenario) -> html.Div:
-    at = start_of(control, scenario)
+    at = shown(control, scenario)
     return _field(
         control.key,
         control.label,
-        dcc.Input(id=control.key, type="text", value=f"{at:g}", debounce=0.4, autoComplete="off"),
+        dcc.Input(id=control.key, type="text", value=at, debounce=0.4, autoComplete="off"),
         html.Span(help_of(control, scenario), id=f"{control.key}-help", className="note"),
         dcc.Slider(-3, 3, 0.25, value=0, marks=None, allow_direct_input=False, id=f"{control.key}-slider"),
         dcc.Store(id=f"{control.key}-start", data=at),
         html.P(id=f"{control.key}-error", className="error", role="alert"),
+        kind="field number",
     )
 
 
@@ -302,7 +325,7 @@ def serve(source: str, port: int) -> None:
     """Serves the page on this machine alone until it is interrupted.
 
     Raises:
-        InputError: The scenario cannot be used, or the port is taken.
+        InputError: The scenario cannot be used or simulated, or the port is taken.
     """
     from werkzeug.serving import make_server
 
@@ -315,6 +338,9 @@ def serve(source: str, port: int) -> None:
             opened.bind((HOST, port))
         except OSError as error:
             raise InputError(f"--port: {port} on {HOST} cannot be opened ({error.strerror}); choose another") from error
+        print("Simulating once; the first time on a machine compiles, for up to a minute.", flush=True)
+        first = scenarios.load(source)
+        _looks(*_asked(source, (*(shown(control, first) for control in CONTROLS), *SIDES.values())))
         opened.listen()
         server = make_server(HOST, port, app.server, threaded=True, fd=opened.fileno())
         print(f"Serving http://{HOST}:{opened.getsockname()[1]}/ until interrupted.", flush=True)

@@ -10,7 +10,8 @@ from dspark_simulator.scenario import Run, Scenario
 from dspark_tuning.plan.change import parse
 from sglang_dspark.errors import InputError
 
-LEAST, MOST = 1 / 16, 16.0
+# As far as the sliders go: outputs that are longer still would take longer than a move may.
+LEAST, MOST = 1 / 8, 8.0
 WHOLE_MOST: Final = 1024
 # As many requests as a move can wait for.
 MEASURED: Final = 400
@@ -61,6 +62,11 @@ def start(control: Control, scenario: Scenario) -> float:
     return float(clients) if clients is not None else float(scenario.workload.arrivals.mean_rate_per_s or 1.0)
 
 
+def shown(control: Control, scenario: Scenario) -> str:
+    """The same as text; a value that reads so moves nothing."""
+    return f"{start(control, scenario):g}"
+
+
 def help_of(control: Control, scenario: Scenario) -> str:
     if control is not LOAD:
         return control.help
@@ -96,9 +102,10 @@ def run(scenario: Scenario, output: float) -> Run:
     if clients is None:
         warmup, measured = 50, float(MEASURED)
     else:
-        warmup = max(10, clients + clients // 2)
+        warmup = max(2, clients + clients // 2)
         measured = min(MEASURED / 4 + 10 * clients, max(MEASURED, clients), MEASURED_MOST)
-    return Run(requests=warmup + max(MEASURED // 16, int(measured / max(output, 1.0))), warmup_requests=warmup)
+    requests = warmup + max(MEASURED // 16, int(measured / max(output, 1.0)))
+    return Run(requests=requests, warmup_requests=warmup, max_s=scenario.run.max_s)
 
 
 def _applied(scenario: Scenario, control: Control, text: str) -> Scenario:
@@ -106,11 +113,13 @@ def _applied(scenario: Scenario, control: Control, text: str) -> Scenario:
         value = float(text)
     except ValueError:
         value = math.nan
+    if value == float(shown(control, scenario)):
+        return scenario
     if control is RUNNING:
         return _with_room(scenario, _whole(control, text, value))
     if control is not LOAD:
         _check(control, text, LEAST <= value <= MOST, f"give a factor from {LEAST:g} to {MOST:g}")
-        return scenario if value == 1.0 else parse(f"{control.key}={value:f}x").apply(scenario)
+        return parse(f"{control.key}={value:f}x").apply(scenario)
     if scenario.workload.clients is not None:
         return scenario.with_workload(scenario.workload.with_clients(_whole(control, text, value)))
     _check(control, text, 0 < value < math.inf, "give requests a second above 0")
