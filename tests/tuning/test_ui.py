@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import re
 import shutil
@@ -34,7 +35,11 @@ pytestmark = pytest.mark.xdist_group("ui")
 def address() -> Iterator[str]:
     """The page as the command serves it."""
     command = [sys.executable, "-m", "dspark_tuning.cli", "ui", "--port", "0"]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as served:
+    # Where a shell starts tests in the background, their children would ignore interrupts.
+    interruptible = functools.partial(signal.signal, signal.SIGINT, signal.SIG_DFL)
+    with subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, preexec_fn=interruptible
+    ) as served:
         assert served.stdout is not None and served.stderr is not None
         said = served.stdout.readline() + served.stdout.readline()
         found = re.fullmatch(r"Simulating once; .*\nServing (http://127\.0\.0\.1:\d+/) until interrupted\.\n", said)
