@@ -10,9 +10,9 @@ from dspark_simulator.scenario import Run, Scenario
 from dspark_tuning.plan.change import parse
 from sglang_dspark.errors import InputError
 
-# As far as the sliders go: outputs that are longer still would take longer than a move may.
+# More clients, or longer outputs, would take longer than a move may.
 LEAST, MOST = 1 / 8, 8.0
-WHOLE_MOST: Final = 1024
+WHOLE_MOST: Final = 512
 # As many requests as a move can wait for.
 MEASURED: Final = 400
 MEASURED_MOST: Final = 800
