@@ -73,8 +73,11 @@ def recipe(data: Path, family: str = "dspark", **changes: Any) -> dict[str, Any]
 
 
 def contents(folder: Path) -> dict[str, Any]:
-    """All files, and the state's values: equal ones may be packed differently after they were read."""
-    files = (path for path in sorted(folder.rglob("*")) if path.is_file())
+    """All files, and the state's values: equal ones may be packed differently after they were read.
+
+    A killed process may leave what it was writing under a hidden name.
+    """
+    files = (path for path in sorted(folder.rglob("*")) if path.is_file() and not path.name.startswith("."))
     found: dict[str, Any] = {str(path.relative_to(folder)): path.read_bytes() for path in files}
     found[state.STATE] = plain(torch.load(folder / state.STATE, weights_only=True))
     return found

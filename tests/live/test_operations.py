@@ -45,9 +45,11 @@ def wait_for(server: servers.Server, name: str, at_least: float, **labels: str) 
         time.sleep(0.2)
 
 
-def wait_for_publication(server: servers.Server) -> None:
-    """Waits until all steps before the policy in force are counted: they are told no later than its version."""
-    wait_for(server, "policy_version", server.state()["dspark_policy"]["version"])
+def wait_for_publication(steered: servers.Steered) -> None:
+    """Waits until all steps of answered requests are counted: they are told no later than a refusal that follows."""
+    refusals = metric(steered.server, "policy_refusals_total")
+    steered.path.write_text("")
+    wait_for(steered.server, "policy_refusals_total", refusals + 1)
 
 
 def test_a_hundred_reloads_under_load_fail_no_request(steered: servers.Steered) -> None:
@@ -101,7 +103,7 @@ def test_the_kill_switch_returns_to_whole_blocks(steered: servers.Steered) -> No
 def test_metrics_count_what_the_answers_say(steered: servers.Steered) -> None:
     server = steered.server
     steered.use(artifact("fixed"))
-    wait_for_publication(server)
+    wait_for_publication(steered)
     names = ("verified_tokens_total", "accepted_tokens_total", "drafted_tokens_total")
     before = {name: metric(server, name) for name in names}
     loaded = closed_loop(server, mixed()[:30], 1, ignore_eos=True)
@@ -126,7 +128,7 @@ def test_the_dashboard_asks_for_what_the_server_exports(steered: servers.Steered
     request = urllib.request.Request(f"{steered.server.url}/generate", streamed.encode(), JSON)
     with urllib.request.urlopen(request, timeout=DEADLINE_S) as answer:
         assert b"[DONE]" in answer.read()
-    wait_for_publication(steered.server)
+    wait_for_publication(steered)
     exported: dict[str, set[str]] = {}
     for name, labels in re.findall(r"^(sglang:\w+)\{(.*)\} ", steered.server.get("/metrics"), re.M):
         exported.setdefault(name, set()).update(re.findall(r'(\w+)="', labels))
@@ -152,7 +154,7 @@ def test_a_class_with_more_weight_verifies_more(steered: servers.Steered) -> Non
 
 def test_where_the_policy_rests_the_drafter_its_forward_is_skipped(steered: servers.Steered) -> None:
     steered.use(artifact("none"))
-    wait_for_publication(steered.server)
+    wait_for_publication(steered)
     resting, drafted = metric(steered.server, "resting_steps_total"), metric(steered.server, "drafted_tokens_total")
     closed_loop(steered.server, mixed()[:8], 4)
     wait_for(steered.server, "resting_steps_total", resting + 5)
