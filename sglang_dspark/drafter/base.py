@@ -22,6 +22,7 @@ from torch.nn import functional
 from sglang_dspark.drafter.config import BlockConfig, DraftConfig, Eagle3Config
 from sglang_dspark.drafter.layers import norm
 from sglang_dspark.drafter.rows import spread
+from sglang_dspark.drafter.vocabulary import Columns, rows
 from sglang_dspark.errors import InputError
 from sglang_dspark.files import write_atomically
 
@@ -49,7 +50,10 @@ class Batch(NamedTuple):
 
 
 class Forced(NamedTuple):
-    """What a drafter says of N blocks of every text, given the true tokens before each draft."""
+    """What a drafter says of N blocks of every text, given the true tokens before each draft.
+
+    V is all of the vocabulary, or the columns that were asked for.
+    """
 
     draft_logits: Tensor
     """[B * N, gamma, V] float32."""
@@ -61,7 +65,7 @@ class Forced(NamedTuple):
     """[B * N, gamma] float32; None without a confidence head."""
 
     labels: Tensor
-    """[B * N, gamma] the text's tokens."""
+    """[B * N, gamma] the text's tokens, as places in V."""
 
     known: Tensor
     """[B * N, gamma] whether the answer goes on to that place; other places count for nothing."""
@@ -100,12 +104,15 @@ class Drafter(nn.Module, ABC, Generic[Config]):
         self.shared_absent = False
 
     @abstractmethod
-    def forced(self, batch: Batch, anchors: Tensor, previous: Tensor) -> tuple[Tensor, Tensor | None]:
+    def forced(
+        self, batch: Batch, anchors: Tensor, previous: Tensor, columns: Tensor | None = None
+    ) -> tuple[Tensor, Tensor | None]:
         """Logits of blocks within texts, every draft given the true tokens before it.
 
         Args:
             anchors: [B, N] places of the anchors, from 1.
             previous: [B, N, gamma] the token before each draft.
+            columns: [V] tokens whose logits to make; all by default.
 
         Returns:
             Draft logits [B, N, gamma, V], and confidence logits [B, N, gamma] or None.
@@ -135,31 +142,40 @@ class Drafter(nn.Module, ABC, Generic[Config]):
         embedded: Tensor = self.embed_tokens(tokens)
         return embedded * math.sqrt(self.config.hidden_size) if self.config.style == "gemma4" else embedded
 
-    def head(self, hidden: Tensor) -> Tensor:
+    def head(self, hidden: Tensor, columns: Tensor | None = None) -> Tensor:
         """Logits [..., V] from hidden states [..., H], the target's own last ones too."""
-        logits: Tensor = self.lm_head(hidden)
-        return logits
+        return functional.linear(hidden, rows(self.lm_head.weight, columns))
 
     def cap(self, logits: Tensor) -> Tensor:
         """Gemma's soft bound on logits, where the target has one."""
         bound = self.config.final_logit_softcapping
         return logits if bound is None else torch.tanh(logits / bound) * bound
 
-    def score(self, batch: Batch, anchors: Tensor, kept: Tensor) -> Forced:
-        """Passes over blocks at ``anchors`` [B, N]; those not ``kept`` [B, N] count for nothing."""
+    def score(self, batch: Batch, anchors: Tensor, kept: Tensor, columns: Columns | None = None) -> Forced:
+        """Passes over blocks at ``anchors`` [B, N]; those not ``kept`` [B, N] count for nothing.
+
+        Args:
+            columns: stand for the whole vocabulary; they include all tokens of the texts.
+        """
         places = anchors.unsqueeze(-1) + torch.arange(self.config.gamma, device=anchors.device)
         inside = places + 1 < batch.tokens.shape[1]
         safe = places.clamp(max=batch.tokens.shape[1] - 2)
-        rows = torch.arange(len(anchors), device=anchors.device).view(-1, 1, 1)
-        known = (inside & batch.answer[rows, safe + 1] & kept.unsqueeze(-1)).long().cumprod(-1).bool()
-        draft_logits, confidence = self.forced(batch, anchors, batch.tokens[rows, safe])
+        texts = torch.arange(len(anchors), device=anchors.device).view(-1, 1, 1)
+        known = (inside & batch.answer[texts, safe + 1] & kept.unsqueeze(-1)).long().cumprod(-1).bool()
+        named = None if columns is None else columns.tokens
+        draft_logits, confidence = self.forced(batch, anchors, batch.tokens[texts, safe], named)
         with torch.no_grad():
-            target_logits = self.cap(self.head(batch.last[rows, safe]))
+            target_logits = self.cap(self.head(batch.last[texts, safe], named))
+        draft_logits, target_logits = draft_logits.float(), target_logits.float()
+        labels = batch.tokens[texts, safe + 1]
+        if columns is not None:
+            draft_logits, target_logits = draft_logits + columns.weight, target_logits + columns.weight
+            labels = torch.searchsorted(columns.tokens, labels)
         return Forced(
-            draft_logits.flatten(0, 1).float(),
-            target_logits.flatten(0, 1).float(),
+            draft_logits.flatten(0, 1),
+            target_logits.flatten(0, 1),
             None if confidence is None else confidence.flatten(0, 1).float(),
-            batch.tokens[rows, safe + 1].flatten(0, 1),
+            labels.flatten(0, 1),
             known.flatten(0, 1),
         )
 

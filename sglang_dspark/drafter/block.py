@@ -66,10 +66,10 @@ class BlockDrafter(Drafter[BlockConfig]):
         """[..., gamma, H] the hidden states that draft, of [..., block_size, H]."""
         return hidden[..., int(self.config.masks_only) :, :]
 
-    def logits(self, hidden: Tensor, previous: Tensor) -> Tensor:
+    def logits(self, hidden: Tensor, previous: Tensor, columns: Tensor | None = None) -> Tensor:
         """[..., gamma, V] from hidden states [..., gamma, H] and the token before each draft [..., gamma]."""
-        base = self.cap(self.head(hidden))
-        return base if self.markov_head is None else base + self.markov_head(previous, hidden)
+        base = self.cap(self.head(hidden, columns))
+        return base if self.markov_head is None else base + self.markov_head(previous, hidden, columns)
 
     def confidence(self, hidden: Tensor, previous: Tensor) -> Tensor | None:
         """Raw logits [...] of acceptance, before any temperature scaling; arguments as of :meth:`logits`."""
@@ -81,7 +81,9 @@ class BlockDrafter(Drafter[BlockConfig]):
         logits: Tensor = self.confidence_head(hidden)
         return logits
 
-    def forced(self, batch: Batch, anchors: Tensor, previous: Tensor) -> tuple[Tensor, Tensor | None]:
+    def forced(
+        self, batch: Batch, anchors: Tensor, previous: Tensor, columns: Tensor | None = None
+    ) -> tuple[Tensor, Tensor | None]:
         size = self.config.block_size
         sequences, length = batch.tokens.shape
         places = anchors.unsqueeze(-1) + torch.arange(size, device=anchors.device)
@@ -91,7 +93,7 @@ class BlockDrafter(Drafter[BlockConfig]):
         tokens = self.block(previous[..., 0]).flatten(1)
         hidden = self(tokens, places.flatten(1), batch.features, mask).view(*places.shape, -1)
         hidden = self.drafting(hidden)
-        return self.logits(hidden, previous), self.confidence(hidden, previous)
+        return self.logits(hidden, previous, columns), self.confidence(hidden, previous)
 
     @torch.no_grad()
     def propose(

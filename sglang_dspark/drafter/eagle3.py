@@ -62,11 +62,13 @@ class Eagle3Drafter(Drafter[Eagle3Config]):
         attended = layer.self_attn.attend(layer.self_attn.queries(source, turns), keys, values, mask)
         return layer.after(hidden, attended), (keys, values)
 
-    def logits(self, hidden: Tensor) -> Tensor:
+    def logits(self, hidden: Tensor, columns: Tensor | None = None) -> Tensor:
         """[..., V] from outputs [..., H]."""
-        return self.cap(self.head(self.norm(hidden)))
+        return self.cap(self.head(self.norm(hidden), columns))
 
-    def forced(self, batch: Batch, anchors: Tensor, previous: Tensor) -> tuple[Tensor, Tensor | None]:
+    def forced(
+        self, batch: Batch, anchors: Tensor, previous: Tensor, columns: Tensor | None = None
+    ) -> tuple[Tensor, Tensor | None]:
         sequences, length = batch.tokens.shape
         device = batch.tokens.device
         rows = torch.arange(sequences, device=device).unsqueeze(-1)
@@ -80,7 +82,7 @@ class Eagle3Drafter(Drafter[Eagle3Config]):
             tokens = torch.cat([tokens[:, 1:], torch.zeros_like(tokens[:, :1])], dim=1)
             mask = masks.build(masks.unrolled(length), sequences, length, (step + 1) * length, device)
             hidden, past = self(tokens, hidden, places + step, past, mask)
-            steps.append(self.logits(hidden[rows, anchors - 1]))
+            steps.append(self.logits(hidden[rows, anchors - 1], columns))
         return torch.stack(steps, dim=2), None
 
     @torch.no_grad()

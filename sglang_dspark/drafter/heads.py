@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
 from sglang_dspark.drafter.config import BlockConfig
+from sglang_dspark.drafter.vocabulary import rows
 
 
 class MarkovHead(nn.Module):
@@ -33,11 +35,17 @@ class MarkovHead(nn.Module):
         """
         return self.markov_w1(previous), None
 
-    def forward(self, previous: Tensor, hidden: Tensor) -> Tensor:
-        """Biases of whole blocks, [..., gamma, V], from the tokens before [..., gamma] and [..., gamma, H]."""
-        latent, _ = self.step(previous, hidden, None)
-        bias: Tensor = self.markov_w2(latent)
-        return bias
+    def latents(self, previous: Tensor, hidden: Tensor) -> Tensor:
+        """:meth:`step` for whole blocks, [..., gamma, R]."""
+        return self.step(previous, hidden, None)[0]
+
+    def forward(self, previous: Tensor, hidden: Tensor, columns: Tensor | None = None) -> Tensor:
+        """Biases of whole blocks, [..., gamma, V], from the tokens before [..., gamma] and [..., gamma, H].
+
+        Args:
+            columns: [V] tokens to make biases for; all by default.
+        """
+        return functional.linear(self.latents(previous, hidden), rows(self.markov_w2.weight, columns))
 
 
 class GatedHead(MarkovHead):
@@ -66,14 +74,13 @@ class RnnHead(MarkovHead):
         gate = torch.sigmoid(gate)
         return torch.tanh(output), gate * kept + (1.0 - gate) * torch.tanh(candidate)
 
-    def forward(self, previous: Tensor, hidden: Tensor) -> Tensor:
+    def latents(self, previous: Tensor, hidden: Tensor) -> Tensor:
         state: Tensor | None = None
         latents = []
         for place in range(previous.shape[-1]):
             latent, state = self.step(previous[..., place], hidden[..., place, :], state)
             latents.append(latent)
-        bias: Tensor = self.markov_w2(torch.stack(latents, dim=-2))
-        return bias
+        return torch.stack(latents, dim=-2)
 
 
 SERIAL_HEADS: dict[str, type[MarkovHead]] = {"vanilla": MarkovHead, "gated": GatedHead, "rnn": RnnHead}

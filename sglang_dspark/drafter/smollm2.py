@@ -10,51 +10,19 @@ import argparse
 import json
 import tempfile
 import zipfile
+from importlib import resources
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
+import yaml
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from sglang_dspark.errors import InputError
 from sglang_dspark.files import write_atomically
 
-
-class Kind(NamedTuple):
-    """Prompts of one kind: every form with every subject."""
-
-    forms: tuple[str, ...]
-    subjects: str
-
-
-PROMPTS = {
-    "explain": Kind(
-        ("Explain {} to a child.", "What is {} and why does it matter?", "Write a short paragraph about {}."),
-        "gravity, rain, the moon, bread, music, a river, the heart, a volcano, money, light, a bee, ice, "
-        "sleep, a bridge, the sun, paper, wind, a clock, salt, a tree, glass, maps, a computer, language, "
-        "fire, the ocean, sugar, iron, a market, history, a desert, cheese, the brain, a train, snow, a "
-        "library, oil, a flower, the sky, a school, water, a mountain, the internet, cotton, a forest",
-    ),
-    "code": Kind(
-        ("Write a Python function that {}.", "Show Python code that {}, with comments.", "Explain how a program {}."),
-        "adds two numbers, reverses a string, sorts a list, counts words in a text, finds the largest number, "
-        "reads a file, checks if a number is prime, computes a factorial, merges two lists, removes "
-        "duplicates, prints a table, converts Celsius to Fahrenheit, finds common items of two lists, counts "
-        "vowels, computes an average, checks for a palindrome, writes a file, splits a sentence, sums even "
-        "numbers, finds a word in a text, draws a square, rolls a die, reads a date, rounds a number, joins "
-        "two strings, finds the shortest word, counts lines of a file, checks a password, makes a shopping "
-        "list, computes a power",
-    ),
-    "list": Kind(
-        ("List ten {}.", "Give me a numbered list of ten {}.", "Name five {} and say one sentence about each."),
-        "animals, fruits, countries, cities in Europe, colors, jobs, sports, vegetables, rivers, musical "
-        "instruments, tools, books, planets and moons, birds, kinds of weather, hobbies, trees, flowers, "
-        "foods, school subjects, drinks, insects, holidays, languages, inventions, games, shoes, kinds of "
-        "cloth, fish, rooms of a house",
-    ),
-}
 HELD_OUT = 5
-"""Every such subject is for evaluation alone."""
+"""Every such subject is for evaluation alone, and the one after it for validation."""
 
 
 def convert(wheel: Path, out: Path) -> None:
@@ -86,18 +54,21 @@ def convert(wheel: Path, out: Path) -> None:
 
 
 def write_prompts(out: Path) -> None:
-    """Writes ``train.jsonl``, ``validation.jsonl`` and one held-out file a kind of prompt."""
-    train: list[str] = []
-    validation: list[str] = []
-    for name, kind in PROMPTS.items():
-        held: list[str] = []
-        for place, subject in enumerate(kind.subjects.split(", ")):
-            for form in kind.forms:
-                where = held if place % HELD_OUT == 0 else validation if place % HELD_OUT == 1 else train
-                where.append(json.dumps({"turns": [form.format(subject)]}))
-        write_atomically(out / f"{name}.jsonl", "\n".join(held) + "\n")
-    write_atomically(out / "train.jsonl", "\n".join(train) + "\n")
-    write_atomically(out / "validation.jsonl", "\n".join(validation) + "\n")
+    """Writes ``train.jsonl``, ``validation.jsonl`` and one held-out file a kind of prompt, of ``smollm2.yaml``."""
+    kinds = yaml.safe_load((resources.files("sglang_dspark.drafter") / "smollm2.yaml").read_text(encoding="utf-8"))
+    files: dict[str, list[str]] = {name: [] for name in ("train", "validation", *kinds)}
+
+    def add(file: str, kind: Any, subject: str) -> None:
+        files[file] += [json.dumps({"turns": [form.format(subject)]}) + "\n" for form in kind["forms"]]
+
+    for name, kind in kinds.items():
+        for place, subject in enumerate(kind["subjects"].split(", ")):
+            add({0: name, 1: "validation"}.get(place % HELD_OUT, "train"), kind, subject)
+    for kind in kinds.values():
+        for subject in kind["trained"].split(", "):
+            add("train", kind, subject)
+    for file, lines in files.items():
+        write_atomically(out / f"{file}.jsonl", "".join(lines))
 
 
 def main() -> None:

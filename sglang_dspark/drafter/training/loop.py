@@ -22,6 +22,7 @@ from sglang_dspark.drafter.training import state
 from sglang_dspark.drafter.training.recipe import Recipe
 from sglang_dspark.drafter.training.texts import Cached, Looked, Texts, order
 from sglang_dspark.drafter.training.workers import Workers
+from sglang_dspark.drafter.vocabulary import Columns, draw
 from sglang_dspark.errors import InputError
 
 log = logging.getLogger(__name__)
@@ -62,6 +63,7 @@ class Trainer:
         tokenizer = load_tokenizer(recipe.target)
         check_tokenizer(len(tokenizer), config.vocab_size, recipe.target)
         self.train, self.held_out = self._texts(target, tokenizer)
+        self.seen = self.train.seen()
         if self.workers.first:
             state.claim(folder, recipe)
         self.workers.wait()
@@ -143,7 +145,7 @@ class Trainer:
         for n in range(workers.rank, passes, workers.count):
             chosen = numbers[n * recipe.micro_batch : (n + 1) * recipe.micro_batch]
             generator = torch.Generator().manual_seed((recipe.seed * 1_000_003 + step) * 65_537 + n)
-            terms = losses(self._score(self.train, chosen, generator), self.weights)
+            terms = losses(self._score(self.train, chosen, generator, recipe.sampled_tokens), self.weights)
             share = workers.count / passes
             (terms.total * share).backward()
             for name, term in terms._asdict().items():
@@ -161,14 +163,20 @@ class Trainer:
         self.optimizer.zero_grad(set_to_none=True)
         return sums | {"gradient_norm": norm}
 
-    def _score(self, texts: Texts, numbers: list[int], generator: torch.Generator) -> Forced:
+    def _score(
+        self, texts: Texts, numbers: list[int], generator: torch.Generator, sampled_tokens: int | None = None
+    ) -> Forced:
         half = self.recipe.precision == "bf16"
         with torch.autocast(self.workers.device.type, torch.bfloat16, enabled=half):
             batch = texts.batch(numbers)
             anchors, kept = sample_anchors(batch.answer, self.recipe.anchors, generator)
             dtype = self.drafter.fc.weight.dtype
             batch = batch._replace(features=batch.features.to(dtype), last=batch.last.to(dtype))
-            return self.drafter.score(batch, anchors, kept)
+            columns = None
+            if sampled_tokens is not None:
+                drawn = draw(self.seen, self.drafter.config.vocab_size, sampled_tokens, generator)
+                columns = Columns(*(tensor.to(self.workers.device) for tensor in drawn))
+            return self.drafter.score(batch, anchors, kept, columns)
 
     def _measure(self, figures: dict[str, float]) -> None:
         """Measures, logs, and keeps the drafter if it is the best so far."""

@@ -70,6 +70,8 @@ class Recipe(BaseModel):
         batch: Texts a step, over all processes.
         micro_batch: Texts a pass, so that a step fits into memory.
         anchors: Blocks a text.
+        sampled_tokens: Losses are taken over the texts' tokens and a sample of so many others, drawn for every pass
+            (:mod:`sglang_dspark.drafter.vocabulary`); by default over the whole vocabulary.
         learning_rate: At its peak, after ``warmup``, a share of all steps; from there a cosine to 0.
         weight_decay: Of AdamW.
         clip: The largest norm of the gradients.
@@ -92,6 +94,7 @@ class Recipe(BaseModel):
     batch: int = Field(default=512, gt=0)
     micro_batch: int = Field(default=1, gt=0)
     anchors: int = Field(default=512, gt=0)
+    sampled_tokens: int | None = Field(default=None, gt=0)
     learning_rate: float = Field(default=6e-4, gt=0.0)
     warmup: float = Field(default=0.04, ge=0.0, lt=1.0)
     weight_decay: float = Field(default=0.0, ge=0.0)

@@ -23,6 +23,9 @@ class Texts(Protocol):
     def batch(self, numbers: Sequence[int]) -> Batch:
         """The texts of these numbers, padded on the right."""
 
+    def seen(self) -> Tensor:
+        """[n] rising, the tokens that occur."""
+
 
 class Looked:
     """Texts that the target passes over whenever they are asked for."""
@@ -42,6 +45,10 @@ class Looked:
         seen = self.target.look(tokens, self.layers)
         return Batch(tokens, answer, seen.features, seen.last)
 
+    def seen(self) -> Tensor:
+        tokens: Tensor = torch.cat([torch.from_numpy(passage.tokens) for passage in self.passages]).unique()
+        return tokens
+
 
 class Cached:
     """Texts of a cache."""
@@ -59,6 +66,9 @@ class Cached:
             _pad([text[name] for text in texts]).to(self.device) for name in ("tokens", "answer", "features", "last")
         )
         return Batch(tokens, answer, features.float(), last.float())
+
+    def seen(self) -> Tensor:
+        return self.cache.seen()
 
 
 def order(count: int, step: int, batch: int, seed: int) -> list[int]:
