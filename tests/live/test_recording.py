@@ -29,8 +29,9 @@ from tests.live import servers
 pytestmark = pytest.mark.parametrize("steered", [servers.COMPACT_SYNC], indirect=True)
 
 PROMPT, OUTPUT, CLIENTS, REQUESTS = 64, 32, 4, 48
-# The machine is busy: figures of the two clients are medians of interleaved runs, and still differ by this much.
-NOISE = 0.3
+# The machine is busy: figures of the two clients are medians of interleaved runs, and still differ by this much; one
+# prefill, most of all.
+NOISE = {"throughput": 0.3, "ttft": 0.6, "tpot": 0.3, "itl": 0.3}
 # ``python -m sglang.bench_serving`` beside PyTorch's CPU wheel.
 LAUNCH = """
 import runpy
@@ -121,7 +122,7 @@ def test_figures_are_those_of_sglangs_benchmark(steered: servers.Steered, tmp_pa
             theirs.setdefault(name, []).append(told[key] * unit)
     apart = {name: median(ours[name]) / median(theirs[name]) - 1 for name in ours}
     print("ours over bench_serving:", {name: f"{value:+.1%}" for name, value in apart.items()})
-    assert all(abs(value) < NOISE for value in apart.values()), apart
+    assert all(abs(value) < NOISE[name] for name, value in apart.items()), apart
 
 
 def bench_serving(steered: servers.Steered, out: Path) -> dict[str, float]:
