@@ -26,7 +26,7 @@ lint: $(VENV)/dev
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
-# A small real target from a wheel: its words, a drafter of them, and what that accepts. An hour on two cores.
+# A small real target from a wheel: its words, a drafter of them, and what that accepts. Two hours on two cores.
 smollm2: DSPARK := $(abspath $(BIN))/dspark
 smollm2: MODULE := $(abspath $(BIN))/python -m sglang_dspark.drafter
 smollm2: $(VENV)/serve
