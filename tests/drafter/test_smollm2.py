@@ -9,7 +9,7 @@ import pytest
 
 pytest.importorskip("transformers")
 
-from sglang_dspark.drafter.smollm2 import write_prompts  # noqa: E402
+from sglang_dspark.drafter.smollm2 import write_prompts
 
 
 def test_what_is_measured_on_is_not_trained_on(tmp_path: Path) -> None:
