@@ -42,8 +42,8 @@ smollm2: $(VENV)/serve
 	cd out && $(DSPARK) train smollm2-dspark --out smollm2/training
 	cd out && $(MODULE).compact shrink smollm2/training/draft smollm2/draft --target smollm2/target \
 		--texts smollm2/train.jsonl --max-length 320
-	cd out && $(DSPARK) eval smollm2/target smollm2/draft --out smollm2/eval --data smollm2/prompts/code.jsonl \
-		--data smollm2/prompts/explain.jsonl --data smollm2/prompts/list.jsonl
+	cd out && $(DSPARK) eval smollm2/target smollm2/draft --out smollm2/eval --temperature 0 --max-tokens 128 \
+		--data smollm2/prompts/code.jsonl --data smollm2/prompts/explain.jsonl --data smollm2/prompts/list.jsonl
 
 bench: $(VENV)/serve
 	$(BIN)/dspark bench simulator
