@@ -40,6 +40,10 @@ def from_validation(error: ValidationError, source: str | Path, content: object 
     value = finding.get("input")
     if finding["type"] == "extra_forbidden":
         return InputError(f"{where}: unknown field (value {_short(value)}); remove it or check its spelling")
+    if finding["type"] == "model_type":
+        # An empty file is None; pydantic's own message names our classes.
+        held = "is empty" if value is None else f"{_short(value)} is not valid"
+        return InputError(f"{where}: {held}; write fields, as name: value")
     if finding["type"] == "value_error" and isinstance(value, dict):
         # Several fields do not fit together: the message names them, and their values are not one.
         return InputError(f"{where}: {_remedy(finding['msg'])}")

@@ -70,10 +70,18 @@ class Forced(NamedTuple):
     known: Tensor
     """[B * N, gamma] whether the answer goes on to that place; other places count for nothing."""
 
+    def distance(self) -> Tensor:
+        """[B * N, gamma] L1 distances between the drafter's distribution and the target's."""
+        return (self.draft_logits.softmax(-1) - self.target_logits.softmax(-1)).abs().sum(-1)
+
     def acceptance(self) -> Tensor:
         """[B * N, gamma] chances that a draft is accepted under rejection sampling at temperature 1."""
-        distance = (self.draft_logits.softmax(-1) - self.target_logits.softmax(-1)).abs().sum(-1)
-        return (1.0 - 0.5 * distance).clamp(0.0, 1.0)
+        return accepted(self.distance())
+
+
+def accepted(distance: Tensor) -> Tensor:
+    """The chance that a draft is accepted, from the L1 distance of the distributions."""
+    return (1.0 - 0.5 * distance).clamp(0.0, 1.0)
 
 
 class Proposal(NamedTuple):
@@ -238,12 +246,18 @@ def _half(weights: dict[str, Tensor]) -> dict[str, Tensor]:
     return {name: tensor.detach().to("cpu", torch.bfloat16).contiguous() for name, tensor in weights.items()}
 
 
+def distribution(logits: Tensor, temperature: float) -> Tensor:
+    """Probabilities of logits [..., V]; one-hot of the likeliest token at temperature 0."""
+    if temperature == 0.0:
+        return functional.one_hot(logits.argmax(-1), logits.shape[-1]).to(logits.dtype)
+    return torch.softmax(logits / temperature, dim=-1)
+
+
 def sample(logits: Tensor, temperature: float, generator: torch.Generator | None) -> tuple[Tensor, Tensor]:
     """Tokens [B] drawn from logits [B, V], and the probabilities [B, V]."""
+    probabilities = distribution(logits, temperature)
     if temperature == 0.0:
-        token = logits.argmax(-1)
-        return token, functional.one_hot(token, logits.shape[-1]).to(logits.dtype)
-    probabilities = torch.softmax(logits / temperature, dim=-1)
+        return logits.argmax(-1), probabilities
     return torch.multinomial(probabilities, 1, generator=generator).squeeze(-1), probabilities
 
 

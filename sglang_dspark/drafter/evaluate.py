@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 from tokenizers import Tokenizer
 from torch import Tensor
 
+from sglang_dspark.drafter.base import distribution
 from sglang_dspark.drafter.checkpoint import AnyDrafter, load
 from sglang_dspark.drafter.target import Target
 from sglang_dspark.drafter.text import CLASSES, Klass, held_out
@@ -109,11 +110,6 @@ def speculate(
     layers = drafter.config.target_layer_ids
     proposals, accepted, requests, begins = [], [], [], []
 
-    def probabilities(logits: Tensor) -> Tensor:
-        if temperature == 0.0:
-            return torch.nn.functional.one_hot(logits.argmax(-1), logits.shape[-1]).to(logits.dtype)
-        return torch.softmax(logits / temperature, dim=-1)
-
     def padded(rows: list[list[int]]) -> Tensor:
         # On the right, where causal attention does not see it.
         width = max(map(len, rows))
@@ -124,7 +120,7 @@ def speculate(
     features = seen.features
     for row, text in enumerate(texts):
         first = target.logits(seen.last[row, len(text) - 1]).float().cpu()
-        text.append(int(_sample(probabilities(first), generator)))
+        text.append(int(_sample(distribution(first, temperature), generator)))
     running = [row for row, text in enumerate(texts) if text[-1] not in stop]
     features = features[running]
     while running:
@@ -136,7 +132,8 @@ def speculate(
         counted, on = [], []
         for i, row in enumerate(running):
             logits = target.logits(seen.last[i, len(texts[row]) - 1 : len(texts[row]) + drafts.shape[1]])
-            count, own = _verify(drafts[i], drawn_from[i], probabilities(logits.float().cpu()), generator)
+            aims = distribution(logits.float().cpu(), temperature)
+            count, own = _verify(drafts[i], drawn_from[i], aims, generator)
             emitted = [*drafts[i, :count].tolist(), own]
             end = next((k for k, token in enumerate(emitted) if token in stop), None)
             if end is None:

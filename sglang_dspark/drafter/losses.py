@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from sglang_dspark.drafter.base import Forced
+from sglang_dspark.drafter.base import Forced, accepted
 
 
 class Weights(NamedTuple):
@@ -53,13 +53,13 @@ def losses(forced: Forced, weights: Weights) -> Losses:
         distillation = -(share * (aims * forced.draft_logits.log_softmax(-1)).sum(-1)).sum()
     confident = weights.confidence and forced.confidence_logits is not None
     if weights.total_variation or confident:
-        apart = (forced.draft_logits.softmax(-1) - forced.target_logits.softmax(-1)).abs().sum(-1)
+        apart = forced.distance()
         if weights.total_variation:
             distance = (share * apart).sum()
         if confident:
             assert forced.confidence_logits is not None
-            accepted = (1.0 - 0.5 * apart.detach()).clamp(0.0, 1.0)
-            doubts = functional.binary_cross_entropy_with_logits(forced.confidence_logits, accepted, reduction="none")
+            aims = accepted(apart.detach())
+            doubts = functional.binary_cross_entropy_with_logits(forced.confidence_logits, aims, reduction="none")
             doubt = (share * doubts).sum()
     total = (
         weights.cross_entropy * entropy

@@ -7,7 +7,6 @@ OUT becomes a checkpoint in bfloat16 that transformers and SGLang load. Needs th
 from __future__ import annotations
 
 import argparse
-import json
 import tempfile
 import zipfile
 from importlib import resources
@@ -18,8 +17,8 @@ import torch
 import yaml
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
+from sglang_dspark.drafter.data import conversations
 from sglang_dspark.errors import InputError
-from sglang_dspark.files import write_atomically
 
 HELD_OUT = 5
 """Every such subject is for evaluation alone, and the one after it for validation."""
@@ -56,10 +55,10 @@ def convert(wheel: Path, out: Path) -> None:
 def write_prompts(out: Path) -> None:
     """Writes ``train.jsonl``, ``validation.jsonl`` and one held-out file a kind of prompt, of ``smollm2.yaml``."""
     kinds = yaml.safe_load((resources.files("sglang_dspark.drafter") / "smollm2.yaml").read_text(encoding="utf-8"))
-    files: dict[str, list[str]] = {name: [] for name in ("train", "validation", *kinds)}
+    files: dict[str, list[list[str]]] = {name: [] for name in ("train", "validation", *kinds)}
 
     def add(file: str, kind: Any, subject: str) -> None:
-        files[file] += [json.dumps({"turns": [form.format(subject)]}) + "\n" for form in kind["forms"]]
+        files[file] += [[form.format(subject)] for form in kind["forms"]]
 
     for name, kind in kinds.items():
         for place, subject in enumerate(kind["subjects"].split(", ")):
@@ -67,8 +66,8 @@ def write_prompts(out: Path) -> None:
     for kind in kinds.values():
         for subject in kind["trained"].split(", "):
             add("train", kind, subject)
-    for file, lines in files.items():
-        write_atomically(out / f"{file}.jsonl", "".join(lines))
+    for file, prompts in files.items():
+        conversations.write_prompts(out / f"{file}.jsonl", prompts)
 
 
 def main() -> None:

@@ -291,6 +291,15 @@ def test_recipes_that_cannot_be(data: Path, tmp_path: Path, change: dict[str, An
     assert str(file) in str(error.value) and "\n" not in str(error.value)
 
 
+@pytest.mark.parametrize(
+    ("text", "message"), [("", "r.yaml: is empty; write fields"), ("- 3", r"\[3\] is not valid; write")]
+)
+def test_a_file_without_fields_is_said(text: str, message: str, tmp_path: Path) -> None:
+    (tmp_path / "r.yaml").write_text(text)
+    with pytest.raises(InputError, match=message):
+        load(str(tmp_path / "r.yaml"))
+
+
 def test_a_loss_that_is_not_finite_leaves_the_state_before(data: Path, tmp_path: Path) -> None:
     trainer = Trainer(Recipe.model_validate(recipe(data, steps=9)), tmp_path, "cpu")
     step = trainer._step

@@ -6,6 +6,7 @@ import logging
 import math
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -63,7 +64,6 @@ class Trainer:
         tokenizer = load_tokenizer(recipe.target)
         check_tokenizer(len(tokenizer), config.vocab_size, recipe.target)
         self.train, self.held_out = self._texts(target, tokenizer)
-        self.seen = self.train.seen()
         if self.workers.first:
             state.claim(folder, recipe)
         self.workers.wait()
@@ -78,6 +78,9 @@ class Trainer:
         self.progress = state.restore(folder, self.drafter, self.optimizer, at)
         self.steps = recipe.steps or math.ceil((recipe.epochs or 1) * len(self.train) / recipe.batch)
         self.weights = Weights(**recipe.losses.model_dump())
+        self.drawn: Callable[[torch.Generator], Columns] | None = None
+        if recipe.sampled_tokens is not None:
+            self.drawn = partial(draw, self.train.seen(), config.vocab_size, recipe.sampled_tokens)
 
     def run(self) -> state.Progress:
         """Trains to the end, or until no measurement gets better.
@@ -145,7 +148,7 @@ class Trainer:
         for n in range(workers.rank, passes, workers.count):
             chosen = numbers[n * recipe.micro_batch : (n + 1) * recipe.micro_batch]
             generator = torch.Generator().manual_seed((recipe.seed * 1_000_003 + step) * 65_537 + n)
-            terms = losses(self._score(self.train, chosen, generator, recipe.sampled_tokens), self.weights)
+            terms = losses(self._score(self.train, chosen, generator, self.drawn), self.weights)
             share = workers.count / passes
             (terms.total * share).backward()
             for name, term in terms._asdict().items():
@@ -164,7 +167,11 @@ class Trainer:
         return sums | {"gradient_norm": norm}
 
     def _score(
-        self, texts: Texts, numbers: list[int], generator: torch.Generator, sampled_tokens: int | None = None
+        self,
+        texts: Texts,
+        numbers: list[int],
+        generator: torch.Generator,
+        drawn: Callable[[torch.Generator], Columns] | None = None,
     ) -> Forced:
         half = self.recipe.precision == "bf16"
         with torch.autocast(self.workers.device.type, torch.bfloat16, enabled=half):
@@ -173,9 +180,8 @@ class Trainer:
             dtype = self.drafter.fc.weight.dtype
             batch = batch._replace(features=batch.features.to(dtype), last=batch.last.to(dtype))
             columns = None
-            if sampled_tokens is not None:
-                drawn = draw(self.seen, self.drafter.config.vocab_size, sampled_tokens, generator)
-                columns = Columns(*(tensor.to(self.workers.device) for tensor in drawn))
+            if drawn is not None:
+                columns = Columns(*(tensor.to(self.workers.device) for tensor in drawn(generator)))
             return self.drafter.score(batch, anchors, kept, columns)
 
     def _measure(self, figures: dict[str, float]) -> None:

@@ -46,6 +46,8 @@ Domain = Annotated[
     str | None,
     typer.Option("--domain", help="What all requests ask for, of the domains of --acceptance. [default: as they are]"),
 ]
+Threads = Annotated[int | None, typer.Option("--threads", min=1, help="CPU threads. [default: torch's choice]")]
+Device = Annotated[str, typer.Option("--device", help="As torch names it: cpu, cuda, cuda:1.")]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON for machines and nothing else on stdout.")]
 # Seeds are multiplied on their way into 64-bit counters.
 Seed = Annotated[int, typer.Option("--seed", min=0, max=4000, help="Names the requests, acceptances and truths.")]

@@ -8,15 +8,13 @@ from typing import Annotated, Any
 
 import typer
 
-from dspark_tuning.commands.common import Json, print_json
+from dspark_tuning.commands.common import Device, Json, Threads, print_json
 
 app = typer.Typer(help="Prepare data to train a drafter on.", no_args_is_help=True)
 
 TargetName = Annotated[
     str, typer.Option("--target", help="The target: a folder, a name on the hub, or demo.", show_default=False)
 ]
-Threads = Annotated[int | None, typer.Option("--threads", min=1, help="CPU threads. [default: torch's choice]")]
-Device = Annotated[str, typer.Option("--device", help="As torch names it: cpu, cuda, cuda:1.")]
 
 
 @app.command()

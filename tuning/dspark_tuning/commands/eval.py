@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from dspark_tuning.commands.common import Json, console, print_json
+from dspark_tuning.commands.common import Device, Json, Threads, console, print_json
 
 if TYPE_CHECKING:
     from dspark_tuning.drafters.evaluation import Evaluated
@@ -31,8 +31,8 @@ def evaluate(
         bool | None, typer.Option("--thinking/--no-thinking", help="For chat templates that know it.")
     ] = None,
     seed: Annotated[int, typer.Option("--seed", min=0, help="Of the samples.")] = 0,
-    device: Annotated[str, typer.Option("--device", help="As torch names it: cpu, cuda, cuda:1.")] = "cpu",
-    threads: Annotated[int | None, typer.Option("--threads", min=1, help="CPU threads.")] = None,
+    device: Device = "cpu",
+    threads: Threads = None,
     as_json: Json = False,
 ) -> None:
     """Measure accepted length, acceptance by position and confidences; write a model for simulate and tune.

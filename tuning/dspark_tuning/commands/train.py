@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from dspark_tuning.commands.common import Json, print_json
+from dspark_tuning.commands.common import Json, Threads, print_json
 
 
 def train(
@@ -19,7 +19,7 @@ def train(
     device: Annotated[
         str | None, typer.Option("--device", help="As torch names it. [default: a GPU if there is one]")
     ] = None,
-    threads: Annotated[int | None, typer.Option("--threads", min=1, help="CPU threads.")] = None,
+    threads: Threads = None,
     tensorboard: Annotated[bool, typer.Option("--tensorboard", help="Log to OUT/tensorboard too.")] = False,
     as_json: Json = False,
 ) -> None:
