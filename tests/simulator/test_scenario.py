@@ -104,7 +104,7 @@ def test_the_example_is_good() -> None:
         (("server", "gamma"), 99, ("server.gamma", "99", "less than or equal to 16")),
         (("server", "engine"), "trt", ("server.engine", "'trt'", "'sglang' or 'vllm'")),
         (("server", "max_running_requests"), 3000, ("server.max_running_requests", "3000", "1024")),
-        (("server",), [1], ("server", "[1]", "dictionary")),
+        (("server",), [1], ("server: [1] is not valid", "write fields, as name: value")),
         (("memory",), GONE, ("memory: missing", "add the field")),
         (("memory", "kv_tokens"), "many", ("memory.kv_tokens", "'many'", "integer")),
         (("memory", "kv_tokens"), 0, ("memory.kv_tokens", "0", "greater than or equal to 1")),
