@@ -13,7 +13,7 @@ from sglang_dspark.drafter.base import check_layers
 from sglang_dspark.drafter.checkpoint import AnyDrafter
 from sglang_dspark.drafter.data.conversations import Message
 from sglang_dspark.drafter.evaluate import Rounds, join, speculate
-from sglang_dspark.drafter.target import Target, load_tokenizer
+from sglang_dspark.drafter.target import Target, check_tokenizer, load_tokenizer
 from sglang_dspark.errors import InputError
 
 
@@ -51,11 +51,7 @@ def check(drafter: AnyDrafter, target: Target, tokenizer: Any, source: str) -> N
             f"{source}: vocab_size, hidden_size: {list(shape)} are not {list(target.embedding.shape)}, the target's;"
             " give the target that the draft was trained for"
         )
-    if len(tokenizer) > config.vocab_size:
-        raise InputError(
-            f"{source}: vocab_size: {config.vocab_size} is below the tokenizer's {len(tokenizer)} tokens; give the"
-            " tokenizer that the draft was trained with"
-        )
+    check_tokenizer(len(tokenizer), config.vocab_size, source)
     if not drafter.shared_absent:
         theirs = target.embedding.detach().to("cpu", torch.bfloat16)
         if not torch.equal(drafter.embed_tokens.weight.detach().to("cpu", torch.bfloat16), theirs):

@@ -57,15 +57,15 @@ def write_prompts(out: Path) -> None:
     kinds = yaml.safe_load((resources.files("sglang_dspark.drafter") / "smollm2.yaml").read_text(encoding="utf-8"))
     files: dict[str, list[list[str]]] = {name: [] for name in ("train", "validation", *kinds)}
 
-    def add(file: str, kind: Any, subject: str) -> None:
-        files[file] += [[form.format(subject)] for form in kind["forms"]]
-
     for name, kind in kinds.items():
+        trained = kind["trained"].split(", ")
         for place, subject in enumerate(kind["subjects"].split(", ")):
-            add({0: name, 1: "validation"}.get(place % HELD_OUT, "train"), kind, subject)
-    for kind in kinds.values():
-        for subject in kind["trained"].split(", "):
-            add("train", kind, subject)
+            if place % HELD_OUT < 2:
+                files[(name, "validation")[place % HELD_OUT]] += [[form.format(subject)] for form in kind["forms"]]
+            else:
+                trained.append(subject)
+        forms = kind["forms"] + kind["trained_forms"]
+        files["train"] += [[form.format(subject)] for form in forms for subject in trained]
     for file, prompts in files.items():
         conversations.write_prompts(out / f"{file}.jsonl", prompts)
 

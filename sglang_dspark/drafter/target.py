@@ -40,6 +40,8 @@ class Target:
         self.decoder: Any = getattr(decoder, "language_model", decoder)
         self.config: Any = model.config.get_text_config()
         self.layers: nn.ModuleList = self.decoder.layers
+        # generate() gives a slice of [B, S, H]; PyTorch on a CPU copies the weight for every text of such a one.
+        self.model.get_output_embeddings().register_forward_pre_hook(lambda _, given: given[0].contiguous())
 
     @classmethod
     def load(cls, name: str, dtype: torch.dtype = torch.float32, device: str = "cpu") -> Target:
@@ -119,6 +121,25 @@ def load_tokenizer(name: str) -> PreTrainedTokenizerBase:
     except (OSError, ValueError, KeyError) as error:
         raise InputError(f"target: {name}: its tokenizer cannot be loaded ({_first_line(error)})") from error
     return tokenizer
+
+
+def check_layers_exist(layers: Sequence[int], target: Target) -> None:
+    """Raises InputError where a target has no such layers to take outputs from."""
+    many = len(target.layers)
+    if not layers or min(layers) < 0 or max(layers) >= many - 1 or list(layers) != sorted(set(layers)):
+        raise InputError(
+            f"layers: {list(layers)} cannot be taken from a target of {many} layers; name rising ones from 0 to"
+            f" {many - 2}"
+        )
+
+
+def check_tokenizer(tokens: int, vocabulary: int, source: str) -> None:
+    """Raises InputError unless every token of a tokenizer has a row in the embedding."""
+    if tokens > vocabulary:
+        raise InputError(
+            f"{source}: vocab_size: {vocabulary} is below the tokenizer's {tokens} tokens; give the tokenizer that the"
+            " model was trained with"
+        )
 
 
 def where(name: str) -> str | Path:

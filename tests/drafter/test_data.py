@@ -15,6 +15,9 @@ import pytest
 torch = pytest.importorskip("torch")
 pytest.importorskip("transformers")
 
+from torch.nn import functional  # noqa: E402
+
+from sglang_dspark.drafter import grouped_attention  # noqa: E402
 from sglang_dspark.drafter.data import datasets  # noqa: E402
 from sglang_dspark.drafter.data.conversations import Message, read  # noqa: E402
 from sglang_dspark.drafter.data.in_process import TargetAnswers  # noqa: E402
@@ -153,6 +156,46 @@ def test_answers_in_process_are_the_targets(tmp_path: Path) -> None:
         regenerate(prompts, tmp_path / f"s{n}.jsonl", answerer, sampling)
     written = [(tmp_path / f"s{n}.jsonl").read_text() for n in range(3)]
     assert written[0] == written[1] != written[2]
+
+
+def test_grouped_attention_is_sdpa() -> None:
+    target = Target.load("demo")
+    asked = torch.randint(1, 1000, (4, 9), generator=torch.Generator().manual_seed(0))
+    mask = torch.ones_like(asked)
+    mask[1, :3] = mask[2, :7] = 0
+    shapes: list[tuple[int, ...]] = []
+
+    def decode() -> Any:
+        return target.model.generate(
+            asked, attention_mask=mask, max_new_tokens=12, do_sample=False, pad_token_id=0, eos_token_id=None,
+            return_dict_in_generate=True, output_logits=True,
+        )  # fmt: skip
+
+    def contiguous(_: object, given: tuple[torch.Tensor]) -> None:
+        shapes.append(tuple(given[0].shape))
+        assert given[0].is_contiguous()
+
+    theirs = decode()
+    grouped_attention.use(target.model)
+    target.model.get_output_embeddings().register_forward_pre_hook(contiguous)
+    calls = 0
+    plain = functional.scaled_dot_product_attention
+
+    def counted(query: torch.Tensor, key: torch.Tensor, *rest: Any, **more: Any) -> torch.Tensor:
+        nonlocal calls
+        calls += query.shape[1] == key.shape[1] == 2
+        return plain(query, key, *rest, **more)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(functional, "scaled_dot_product_attention", counted)
+        ours = decode()
+    # Keys of 2 groups, 4 heads: every layer of the 11 steps after the prefill left them alone.
+    assert calls == 11 * len(target.layers)
+    assert torch.equal(ours.sequences, theirs.sequences)
+    for a, b in zip(ours.logits, theirs.logits, strict=True):
+        torch.testing.assert_close(a, b)
+    # The prefill hands its last tokens to the head as one matrix.
+    assert shapes[0] == (4, 1, target.embedding.shape[1])
 
 
 class Echo:

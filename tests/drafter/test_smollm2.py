@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+from importlib import resources
 from pathlib import Path
 
 import pytest
+import yaml
 
 pytest.importorskip("transformers")
 
@@ -22,5 +24,11 @@ def test_what_is_measured_on_is_not_trained_on(tmp_path: Path) -> None:
     everything = [text for texts in asked.values() for text in texts]
     assert len(set(everything)) == len(everything)
     assert all("{" not in text for text in everything)
-    # Every form is seen in training, with other subjects.
+    # Every form is seen in training, with other subjects: a subject measured on is not asked about in any other form.
+    kinds = yaml.safe_load((resources.files("sglang_dspark.drafter") / "smollm2.yaml").read_text(encoding="utf-8"))
+    for name, kind in kinds.items():
+        measured = [s for s in kind["subjects"].split(", ") if kind["forms"][0].format(s) in asked[name]]
+        assert len(measured) * len(kind["forms"]) == len(asked[name])
+        every = [form.format(s) for form in kind["forms"] + kind["trained_forms"] for s in measured]
+        assert not set(every) & {*asked["train"], *asked["validation"]}
     assert min(len(texts) for texts in asked.values()) >= 18 and len(asked["train"]) > 1000

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -15,6 +17,7 @@ from dspark_simulator.acceptance import load as load_acceptance
 from dspark_simulator.scenario import load as load_scenario
 from dspark_tuning.calibrate.rounds import Rounds
 from dspark_tuning.cli import app
+from dspark_tuning.commands import data
 from dspark_tuning.drafters import evaluation, page
 from dspark_tuning.drafters.figures import THRESHOLDS, figures
 from sglang_dspark.errors import InputError
@@ -174,6 +177,26 @@ def test_commands_refuse_in_one_line(folder: Path) -> None:
         done = CliRunner().invoke(app, arguments)
         assert isinstance(done.exception, InputError), (arguments, done.output)
         assert message in str(done.exception)
+
+
+@pytest.mark.parametrize(("precision", "dtype"), [(None, "float32"), ("float32", "float32"), ("bf16", "bfloat16")])
+def test_precision_of_the_target(precision: str | None, dtype: str) -> None:
+    pytest.importorskip("transformers")
+    target = data._target("demo", precision, "cpu")
+    assert str(target.model.dtype) == f"torch.{dtype}"
+
+
+def test_large_tensors_get_huge_pages() -> None:
+    enabled = Path("/sys/kernel/mm/transparent_hugepage/enabled")
+    if not enabled.exists() or "[never]" in enabled.read_text():
+        pytest.skip("this kernel gives none")
+    program = (
+        "from dspark_tuning.commands.common import start_torch; start_torch(1); import torch\n"
+        "held = torch.zeros(1 << 25); print(torch.get_num_threads(), open('/proc/self/smaps_rollup').read())"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    huge = next(line for line in done.stdout.splitlines() if line.startswith("AnonHugePages"))
+    assert done.stdout.startswith("1 ") and int(huge.split()[1]) > 100_000
 
 
 def test_recipes_are_shown() -> None:

@@ -16,14 +16,17 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
 
 from sglang_dspark.drafter.data.passages import Passage
-from sglang_dspark.drafter.target import Target
+from sglang_dspark.drafter.target import Target, check_layers_exist
 from sglang_dspark.errors import InputError, from_validation
 from sglang_dspark.files import write_atomically
 
 INDEX = "cache.json"
 SHARD_TOKENS = 65_536
+TOGETHER = 8
+"""Texts of a pass of the target: half as fast again on a CPU as one by one."""
 
 
 class Shard(BaseModel):
@@ -101,16 +104,6 @@ def write(
     write_atomically(folder / INDEX, json.dumps(index.model_dump(mode="json"), indent=1, sort_keys=True) + "\n")
 
 
-def check_layers_exist(layers: Sequence[int], target: Target) -> None:
-    """Raises InputError where a target has no such layers to take outputs from."""
-    many = len(target.layers)
-    if not layers or min(layers) < 0 or max(layers) >= many - 1 or list(layers) != sorted(set(layers)):
-        raise InputError(
-            f"layers: {list(layers)} cannot be taken from a target of {many} layers; name rising ones from 0 to"
-            f" {many - 2}"
-        )
-
-
 class Cache:
     """A written cache, its shards open.
 
@@ -166,10 +159,12 @@ class Cache:
 
 def _look(part: Sequence[Passage], target: Target, layers: Sequence[int]) -> dict[str, Tensor]:
     features, last = [], []
-    for passage in part:
-        seen = target.look(torch.from_numpy(passage.tokens).unsqueeze(0).to(target.device), layers)
-        features.append(seen.features[0].to("cpu", torch.bfloat16))
-        last.append(seen.last[0].to("cpu", torch.bfloat16))
+    for start in range(0, len(part), TOGETHER):
+        texts = [torch.from_numpy(passage.tokens) for passage in part[start : start + TOGETHER]]
+        seen = target.look(pad_sequence(texts, batch_first=True).to(target.device), layers)
+        for row, text in enumerate(texts):
+            features.append(seen.features[row, : len(text)].to("cpu", torch.bfloat16))
+            last.append(seen.last[row, : len(text)].to("cpu", torch.bfloat16))
     return {
         "tokens": torch.cat([torch.from_numpy(passage.tokens) for passage in part]),
         "answer": torch.cat([torch.from_numpy(passage.answer) for passage in part]),

@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 
+from sglang_dspark.drafter import grouped_attention
 from sglang_dspark.drafter.data.conversations import Message
 from sglang_dspark.drafter.data.regenerate import Sampling
 from sglang_dspark.drafter.target import Target, load_tokenizer
@@ -28,6 +29,7 @@ class TargetAnswers:
         if self.tokenizer.pad_token is None:
             self.tokenizer.pad_token = self.tokenizer.eos_token
         self.template = template or {}
+        grouped_attention.use(target.model)
 
     @torch.no_grad()
     def answers(

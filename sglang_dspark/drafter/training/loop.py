@@ -14,11 +14,11 @@ import torch
 from sglang_dspark.drafter.anchors import sample_anchors
 from sglang_dspark.drafter.base import Forced
 from sglang_dspark.drafter.checkpoint import AnyDrafter, make
-from sglang_dspark.drafter.data.cache import Cache, check_layers_exist
+from sglang_dspark.drafter.data.cache import Cache
 from sglang_dspark.drafter.data.passages import passages
 from sglang_dspark.drafter.derive import derive
 from sglang_dspark.drafter.losses import Weights, losses
-from sglang_dspark.drafter.target import Target, load_tokenizer
+from sglang_dspark.drafter.target import Target, check_layers_exist, check_tokenizer, load_tokenizer
 from sglang_dspark.drafter.training import state
 from sglang_dspark.drafter.training.recipe import Recipe
 from sglang_dspark.drafter.training.texts import Cached, Looked, Texts, order
@@ -208,14 +208,6 @@ def pace(step: int, steps: int, warmup: int) -> float:
     if step < warmup:
         return (step + 1) / warmup
     return 0.5 * (1.0 + math.cos(math.pi * (step - warmup) / max(1, steps - warmup)))
-
-
-def check_tokenizer(tokens: int, vocabulary: int, source: str) -> None:
-    """Raises InputError unless every token of the tokenizer has a row in the embedding."""
-    if tokens > vocabulary:
-        raise InputError(
-            f"{source}: its tokenizer has {tokens} tokens and its embedding {vocabulary}; they do not belong together"
-        )
 
 
 def tensorboard(folder: Path) -> Callable[[int, str, float], None]:

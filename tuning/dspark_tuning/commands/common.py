@@ -106,6 +106,18 @@ def cpus() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
+def start_torch(threads: int | None) -> None:
+    """Imports PyTorch, with huge pages for large tensors: page by page, clearing them takes longer than filling them.
+
+    Nothing may have been allocated before.
+    """
+    os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")
+    import torch
+
+    if threads is not None:
+        torch.set_num_threads(threads)
+
+
 def console() -> Console:
     """Prints what people read, values as they are: file names may hold what Rich takes for markup."""
     from rich.console import Console

@@ -4,14 +4,20 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import typer
 
-from dspark_tuning.commands.common import Device, Json, Threads, print_json
+from dspark_tuning.commands.common import Device, Json, Threads, print_json, start_torch
 
 app = typer.Typer(help="Prepare data to train a drafter on.", no_args_is_help=True)
 
+Precision = Annotated[
+    Literal["bf16", "float32"] | None,
+    typer.Option(
+        "--precision", help="Of the target's weights. [default: float32 on a CPU, bf16 on a GPU]", show_default=False
+    ),
+]
 TargetName = Annotated[
     str, typer.Option("--target", help="The target: a folder, a name on the hub, or demo.", show_default=False)
 ]
@@ -53,6 +59,7 @@ def regenerate(
         bool | None, typer.Option("--thinking/--no-thinking", help="For chat templates that know it.")
     ] = None,
     seed: Annotated[int, typer.Option("--seed", min=0)] = 0,
+    precision: Precision = None,
     device: Device = "cpu",
     threads: Threads = None,
     as_json: Json = False,
@@ -69,9 +76,10 @@ def regenerate(
 
         answerer = ServerAnswers(url, model, template)
     elif target is not None and url is None:
+        start_torch(threads)
         from sglang_dspark.drafter.data.in_process import TargetAnswers
 
-        answerer = TargetAnswers(target, _target(target, device, threads), template)
+        answerer = TargetAnswers(target, _target(target, precision, device), template)
     else:
         raise InputError("--url, --target: give one of them, where the answers come from")
     sampling = Sampling(temperature, top_p, max_tokens, seed)
@@ -91,11 +99,13 @@ def cache(
     quota: Annotated[float, typer.Option("--quota", min=0.0, help="GB that the shards may take.")] = 50.0,
     max_length: Annotated[int, typer.Option("--max-length", min=8, help="Tokens of a text.")] = 4096,
     dry: Annotated[bool, typer.Option("--dry-run", help="Only say how large it would be.")] = False,
+    precision: Precision = None,
     device: Device = "cpu",
     threads: Threads = None,
     as_json: Json = False,
 ) -> None:
     """Keep what the target makes of texts on disk. Training does without; it only saves the target's passes."""
+    start_torch(threads)
     from sglang_dspark.drafter.data import cache as features
     from sglang_dspark.drafter.data.passages import passages
     from sglang_dspark.drafter.target import load_tokenizer
@@ -106,7 +116,7 @@ def cache(
     except ValueError:
         raise InputError(f"--layers: {layers!r} is not valid; write numbers as 1,9,17") from None
     texts = passages(files, load_tokenizer(target), max_length)
-    seeing = _target(target, device, threads)
+    seeing = _target(target, precision, device)
     size = features.size(texts, seeing, chosen)
     if dry:
         print_json({"bytes": size}) if as_json else print(f"{size / 1e9:.3f} GB for {len(texts)} texts.")
@@ -115,14 +125,13 @@ def cache(
     print_json({"bytes": size, "texts": len(texts)}) if as_json else print(f"{out}: {size / 1e9:.3f} GB.")
 
 
-def _target(name: str, device: str, threads: int | None) -> Any:
+def _target(name: str, precision: str | None, device: str) -> Any:
     import torch
 
     from sglang_dspark.drafter.target import Target
 
-    if threads is not None:
-        torch.set_num_threads(threads)
-    return Target.load(name, torch.float32 if device == "cpu" else torch.bfloat16, device)
+    whole = precision == "float32" if precision else device == "cpu"
+    return Target.load(name, torch.float32 if whole else torch.bfloat16, device)
 
 
 def _progress(done: int, of: int) -> None:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from dspark_tuning.commands.common import Device, Json, Threads, console, print_json
+from dspark_tuning.commands.common import Device, Json, Threads, console, print_json, start_torch
 
 if TYPE_CHECKING:
     from dspark_tuning.drafters.evaluation import Evaluated
@@ -40,20 +40,16 @@ def evaluate(
     Every temperature and data set is played without a server; the first temperature's rounds make the acceptance model
     and the STS temperatures.
     """
+    start_torch(threads)
     from dspark_tuning.drafters import evaluation, page
     from sglang_dspark.drafter.data.datasets import prompts
+    from sglang_dspark.drafter.play import load, play
     from sglang_dspark.errors import InputError
 
     temperatures = temperature or [0.0, 1.0]
     if min(temperatures) < 0.0:
         raise InputError(f"--temperature: {min(temperatures):g} is not valid; give 0 or more")
     sets = dict(prompts(name, data_dir) for name in data)
-    import torch
-
-    from sglang_dspark.drafter.play import load, play
-
-    if threads is not None:
-        torch.set_num_threads(threads)
     pair = load(target, draft, device)
     template: dict[str, Any] = {} if thinking is None else {"enable_thinking": thinking}
     played: dict[float, dict[str, evaluation.Played]] = {}

@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from dspark_tuning.commands.common import Json, Threads, print_json
+from dspark_tuning.commands.common import Json, Threads, print_json, start_torch
 
 
 def train(
@@ -30,12 +30,9 @@ def train(
         print(source(recipe)[0], end="")
         return
     read = load(recipe)
-    import torch
-
+    start_torch(threads)
     from sglang_dspark.drafter.training import loop
 
-    if threads is not None:
-        torch.set_num_threads(threads)
     logging.basicConfig(level=logging.INFO, stream=sys.stderr, format="%(asctime)s %(message)s")
     reports = {"report": loop.tensorboard(out)} if tensorboard else {}
     trainer = loop.Trainer(read, out, device, **reports)
