@@ -196,7 +196,7 @@ def test_large_tensors_get_huge_pages() -> None:
     )
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
     huge = next(line for line in done.stdout.splitlines() if line.startswith("AnonHugePages"))
-    assert done.stdout.startswith("1 ") and int(huge.split()[1]) > 100_000
+    assert done.stdout.startswith("1 ") and int(huge.split()[1]) > 10_000
 
 
 def test_recipes_are_shown() -> None:
