@@ -58,14 +58,11 @@ def write_prompts(out: Path) -> None:
     files: dict[str, list[list[str]]] = {name: [] for name in ("train", "validation", *kinds)}
 
     for name, kind in kinds.items():
-        trained = kind["trained"].split(", ")
-        for place, subject in enumerate(kind["subjects"].split(", ")):
-            if place % HELD_OUT < 2:
-                files[(name, "validation")[place % HELD_OUT]] += [[form.format(subject)] for form in kind["forms"]]
-            else:
-                trained.append(subject)
-        forms = kind["forms"] + kind["trained_forms"]
-        files["train"] += [[form.format(subject)] for form in forms for subject in trained]
+        subjects, forms = kind["subjects"].split(", "), kind["forms"]
+        for file, apart in ((name, subjects[::HELD_OUT]), ("validation", subjects[1::HELD_OUT])):
+            files[file] += [[form.format(subject)] for subject in apart for form in forms]
+        trained = kind["trained"].split(", ") + [s for place, s in enumerate(subjects) if place % HELD_OUT > 1]
+        files["train"] += [[form.format(subject)] for form in forms + kind["trained_forms"] for subject in trained]
     for file, prompts in files.items():
         conversations.write_prompts(out / f"{file}.jsonl", prompts)
 

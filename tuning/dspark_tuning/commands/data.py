@@ -130,8 +130,8 @@ def _target(name: str, precision: str | None, device: str) -> Any:
 
     from sglang_dspark.drafter.target import Target
 
-    whole = precision == "float32" if precision else device == "cpu"
-    return Target.load(name, torch.float32 if whole else torch.bfloat16, device)
+    chosen = precision or ("float32" if device == "cpu" else "bf16")
+    return Target.load(name, torch.float32 if chosen == "float32" else torch.bfloat16, device)
 
 
 def _progress(done: int, of: int) -> None:

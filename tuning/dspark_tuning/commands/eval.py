@@ -40,16 +40,17 @@ def evaluate(
     Every temperature and data set is played without a server; the first temperature's rounds make the acceptance model
     and the STS temperatures.
     """
-    start_torch(threads)
     from dspark_tuning.drafters import evaluation, page
     from sglang_dspark.drafter.data.datasets import prompts
-    from sglang_dspark.drafter.play import load, play
     from sglang_dspark.errors import InputError
 
     temperatures = temperature or [0.0, 1.0]
     if min(temperatures) < 0.0:
         raise InputError(f"--temperature: {min(temperatures):g} is not valid; give 0 or more")
     sets = dict(prompts(name, data_dir) for name in data)
+    start_torch(threads)
+    from sglang_dspark.drafter.play import load, play
+
     pair = load(target, draft, device)
     template: dict[str, Any] = {} if thinking is None else {"enable_thinking": thinking}
     played: dict[float, dict[str, evaluation.Played]] = {}
