@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -43,6 +44,17 @@ def test_a_run_on_two_processes_ends_in_the_same_policy(scenario: Scenario, outc
     assert dumps(other.artifact) == dumps(outcome.artifact)
     assert other.trials.to_csv() == outcome.trials.to_csv()
     assert other.rows.to_csv() == outcome.rows.to_csv()
+
+
+def test_an_interrupt_leaves_no_pool_to_the_exit_of_the_interpreter(scenario: Scenario) -> None:
+    before = threading.enumerate()
+    with pytest.raises(KeyboardInterrupt), executor(2) as pool:
+        assert pool is not None
+        running = [pool.submit(evaluate, scenario, grid([arms.plain(scenario)], LOADS, [1], 0.25)) for _ in range(20)]
+        running[0].result()
+        raise KeyboardInterrupt
+    assert threading.enumerate() == before
+    assert running[-1].cancelled()
 
 
 SCRIPT = """

@@ -130,7 +130,8 @@ def executor(workers: int, dask: str | None = None) -> Iterator[Executor | None]
             try:
                 yield pool
             except BaseException:
-                pool.shutdown(wait=False, cancel_futures=True)
+                # Waited for: the interpreter would, and a pool that ends while it exits may write to a closed pipe.
+                pool.shutdown(cancel_futures=True)
                 raise
 
 
