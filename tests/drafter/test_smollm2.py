@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from importlib import resources
 from pathlib import Path
 
@@ -15,7 +16,9 @@ from sglang_dspark.drafter.smollm2 import write_prompts
 
 
 def test_what_is_measured_on_is_not_trained_on(tmp_path: Path) -> None:
-    write_prompts(tmp_path)
+    # Kept: with an s as well. Left: a verb, a subject of the file, the middle of a word, no plural.
+    kept, left = ("glacier", "region"), ("Ġbuild", "Ġbuilds", "Ġbuilding", "Ġrain", "Ġrains", "gulf", "gulfs", "Ġmist")
+    write_prompts(tmp_path, [*left, *(f"Ġ{noun}{end}" for noun in kept for end in ("s", ""))])
     asked = {
         file.stem: [json.loads(line)["turns"][0] for line in file.read_text().splitlines()]
         for file in tmp_path.glob("*.jsonl")
@@ -32,3 +35,12 @@ def test_what_is_measured_on_is_not_trained_on(tmp_path: Path) -> None:
         every = [form.format(s) for form in kind["forms"] + kind["trained_forms"] for s in measured]
         assert not set(every) & {*asked["train"], *asked["validation"]}
     assert min(len(texts) for texts in asked.values()) >= 18 and len(asked["train"]) > 1000
+    once = [text for noun in ("glacier", "region") for text in asked["train"] if noun in text]
+    assert once == [
+        "Explain glacier to a child.",
+        "List ten glaciers.",
+        "What is region and why does it matter?",
+        "Give me a numbered list of ten regions.",
+    ]
+    assert not [text for text in asked["train"] if re.search(r"\bbuilds?\b|gulf|mist", text)]
+    assert "Write a Python function that sorts the days of a month." in asked["train"]

@@ -151,10 +151,9 @@ class Cache:
         names = ("tokens", "answer", "features", "last")
         return {name: file.get_slice(name)[start : start + length] for name in names}
 
-    def seen(self) -> Tensor:
-        """[n] rising, the tokens that occur."""
-        tokens: Tensor = torch.cat([file.get_tensor("tokens") for file in self._files]).unique()
-        return tokens
+    def tokens(self) -> Tensor:
+        """[n] those of all texts."""
+        return torch.cat([file.get_tensor("tokens") for file in self._files])
 
 
 def _look(part: Sequence[Passage], target: Target, layers: Sequence[int]) -> dict[str, Tensor]:

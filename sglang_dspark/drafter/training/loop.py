@@ -6,7 +6,6 @@ import logging
 import math
 import time
 from collections.abc import Callable
-from functools import partial
 from pathlib import Path
 
 import torch
@@ -78,9 +77,10 @@ class Trainer:
         self.progress = state.restore(folder, self.drafter, self.optimizer, at)
         self.steps = recipe.steps or math.ceil((recipe.epochs or 1) * len(self.train) / recipe.batch)
         self.weights = Weights(**recipe.losses.model_dump())
-        self.drawn: Callable[[torch.Generator], Columns] | None = None
+        self.common: torch.Tensor | None = None
         if recipe.sampled_tokens is not None:
-            self.drawn = partial(draw, self.train.seen(), config.vocab_size, recipe.sampled_tokens)
+            counts = torch.bincount(self.train.tokens(), minlength=config.vocab_size)
+            self.common = counts.argsort(descending=True, stable=True)[: recipe.sampled_tokens]
 
     def run(self) -> state.Progress:
         """Trains to the end, or until no measurement gets better.
@@ -148,7 +148,7 @@ class Trainer:
         for n in range(workers.rank, passes, workers.count):
             chosen = numbers[n * recipe.micro_batch : (n + 1) * recipe.micro_batch]
             generator = torch.Generator().manual_seed((recipe.seed * 1_000_003 + step) * 65_537 + n)
-            terms = losses(self._score(self.train, chosen, generator, self.drawn), self.weights)
+            terms = losses(self._score(self.train, chosen, generator, self.common), self.weights)
             share = workers.count / passes
             (terms.total * share).backward()
             for name, term in terms._asdict().items():
@@ -171,8 +171,9 @@ class Trainer:
         texts: Texts,
         numbers: list[int],
         generator: torch.Generator,
-        drawn: Callable[[torch.Generator], Columns] | None = None,
+        common: torch.Tensor | None = None,
     ) -> Forced:
+        """Over the whole vocabulary; given ``common`` tokens, over those, the texts' and a sample of others."""
         half = self.recipe.precision == "bf16"
         with torch.autocast(self.workers.device.type, torch.bfloat16, enabled=half):
             batch = texts.batch(numbers)
@@ -180,8 +181,10 @@ class Trainer:
             dtype = self.drafter.fc.weight.dtype
             batch = batch._replace(features=batch.features.to(dtype), last=batch.last.to(dtype))
             columns = None
-            if drawn is not None:
-                columns = Columns(*(tensor.to(self.workers.device) for tensor in drawn(generator)))
+            if common is not None:
+                named = torch.cat([common, batch.tokens.cpu().flatten()])
+                drawn = draw(named, self.drafter.config.vocab_size, len(common), generator)
+                columns = Columns(*(tensor.to(self.workers.device) for tensor in drawn))
             return self.drafter.score(batch, anchors, kept, columns)
 
     def _measure(self, figures: dict[str, float]) -> None:

@@ -70,8 +70,8 @@ class Recipe(BaseModel):
         batch: Texts a step, over all processes.
         micro_batch: Texts a pass, so that a step fits into memory.
         anchors: Blocks a text.
-        sampled_tokens: Losses are taken over the texts' tokens and a sample of so many others, drawn for every pass
-            (:mod:`sglang_dspark.drafter.vocabulary`); by default over the whole vocabulary.
+        sampled_tokens: Losses are taken over the tokens of the pass's texts, this many of the commonest in all texts,
+            and a sample of as many others (:mod:`sglang_dspark.drafter.vocabulary`); by default over the vocabulary.
         learning_rate: At its peak, after ``warmup``, a share of all steps; from there a cosine to 0.
         weight_decay: Of AdamW.
         clip: The largest norm of the gradients.

@@ -23,8 +23,8 @@ class Texts(Protocol):
     def batch(self, numbers: Sequence[int]) -> Batch:
         """The texts of these numbers, padded on the right."""
 
-    def seen(self) -> Tensor:
-        """[n] rising, the tokens that occur."""
+    def tokens(self) -> Tensor:
+        """[n] those of all texts, on the CPU."""
 
 
 class Looked:
@@ -45,9 +45,8 @@ class Looked:
         seen = self.target.look(tokens, self.layers)
         return Batch(tokens, answer, seen.features, seen.last)
 
-    def seen(self) -> Tensor:
-        tokens: Tensor = torch.cat([torch.from_numpy(passage.tokens) for passage in self.passages]).unique()
-        return tokens
+    def tokens(self) -> Tensor:
+        return torch.cat([torch.from_numpy(passage.tokens) for passage in self.passages])
 
 
 class Cached:
@@ -67,8 +66,8 @@ class Cached:
         )
         return Batch(tokens, answer, features.float(), last.float())
 
-    def seen(self) -> Tensor:
-        return self.cache.seen()
+    def tokens(self) -> Tensor:
+        return self.cache.tokens()
 
 
 def order(count: int, step: int, batch: int, seed: int) -> list[int]:
