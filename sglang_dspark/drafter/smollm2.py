@@ -66,19 +66,17 @@ def write_prompts(out: Path, vocabulary: Sequence[str]) -> None:
     files: dict[str, list[list[str]]] = {name: [] for name in ("train", "validation", *kinds)}
     asked = set(re.findall(r"\w+", " ".join(kind[key] for kind in kinds.values() for key in ("subjects", "trained"))))
     nouns = [noun for noun in _nouns(vocabulary) if asked.isdisjoint(noun)]
-    once: list[list[str]] = []
     for name, kind in kinds.items():
         subjects, forms = kind["subjects"].split(", "), kind["forms"]
         for file, apart in ((name, subjects[::HELD_OUT]), ("validation", subjects[1::HELD_OUT])):
             files[file] += [[form.format(subject)] for subject in apart for form in forms]
         trained = kind["trained"].split(", ") + [s for place, s in enumerate(subjects) if place % HELD_OUT > 1]
-        files["train"] += [[form.format(subject)] for form in forms + kind["trained_forms"] for subject in trained]
-        if "words" in kind:
-            more = [getattr(noun, kind["number"]) for noun in nouns[: kind["words"]]]
+        files["train"] += [[form.format(subject)] for form in forms for subject in trained]
+        if "number" in kind:
+            more = [getattr(noun, kind["number"]) for noun in nouns]
         else:
             more = [f"{done} {thing}" for thing in kind["things"].split(", ") for done in kind["done"].split(", ")]
-        once += [[form.format(subject)] for form, subject in zip(itertools.cycle(forms), more, strict=False)]
-    files["train"] += once
+        files["train"] += [[form.format(subject)] for form, subject in zip(itertools.cycle(forms), more, strict=False)]
     for file, prompts in files.items():
         conversations.write_prompts(out / f"{file}.jsonl", prompts)
 

@@ -27,15 +27,17 @@ def test_what_is_measured_on_is_not_trained_on(tmp_path: Path) -> None:
     everything = [text for texts in asked.values() for text in texts]
     assert len(set(everything)) == len(everything)
     assert all("{" not in text for text in everything)
-    # Every form is seen in training, with other subjects: a subject measured on is not asked about in any other form.
+    # Every form is seen in training, with other subjects.
     kinds = yaml.safe_load((resources.files("sglang_dspark.drafter") / "smollm2.yaml").read_text(encoding="utf-8"))
     for name, kind in kinds.items():
         measured = [s for s in kind["subjects"].split(", ") if kind["forms"][0].format(s) in asked[name]]
         assert len(measured) * len(kind["forms"]) == len(asked[name])
-        every = [form.format(s) for form in kind["forms"] + kind["trained_forms"] for s in measured]
-        assert not set(every) & {*asked["train"], *asked["validation"]}
-    assert min(len(texts) for texts in asked.values()) >= 18 and len(asked["train"]) > 1000
-    once = [text for noun in ("glacier", "region") for text in asked["train"] if noun in text]
+        seen = {*asked["train"], *asked["validation"]}
+        for form in kind["forms"]:
+            assert not {form.format(s) for s in measured} & seen
+            assert [text for text in seen if text.startswith(form.split("{}")[0])]
+    assert min(len(texts) for texts in asked.values()) >= 18 and len(asked["train"]) > 2000
+    once = [text for noun in kept for text in asked["train"] if noun in text]
     assert once == [
         "Explain glacier to a child.",
         "List ten glaciers.",
