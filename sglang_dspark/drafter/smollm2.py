@@ -60,7 +60,7 @@ def write_prompts(out: Path, vocabulary: Sequence[str]) -> None:
     """Writes ``train.jsonl``, ``validation.jsonl`` and one held-out file a kind of prompt, of ``smollm2.yaml``.
 
     Args:
-        vocabulary: the target's tokens, by their numbers: of a byte-pair encoding, commoner ones first.
+        vocabulary: the target's tokens as its byte-level encoding writes them; nouns are asked about in their order.
     """
     kinds = yaml.safe_load((resources.files("sglang_dspark.drafter") / "smollm2.yaml").read_text(encoding="utf-8"))
     files: dict[str, list[list[str]]] = {name: [] for name in ("train", "validation", *kinds)}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -49,7 +50,8 @@ def test_columns_are_those_of_the_whole_vocabulary(draft: Any) -> None:
     given = batch, anchors, torch.ones_like(anchors, dtype=torch.bool)
     whole = drafter.score(*given)
 
-    columns = draw(tokens.unique(), drafter.config.vocab_size, 50, torch.Generator().manual_seed(0))
+    # Named twice, a token is one column.
+    columns = draw(tokens.repeat(2, 1).flatten(), drafter.config.vocab_size, 50, torch.Generator().manual_seed(0))
     assert len(columns.tokens) == len(tokens.unique()) + 50
     part = drafter.score(*given, columns)
     for found, expected in ((part.draft_logits, whole.draft_logits), (part.target_logits, whole.target_logits)):
@@ -92,12 +94,19 @@ def test_trained_on_a_sample_it_learns_as_much(tmp_path: Path) -> None:
         "precision": "float32",
         "evaluate_every": 60,
     }
-    reached = {
-        sampled: Trainer(
-            Recipe.model_validate(content | {"sampled_tokens": sampled}), tmp_path / str(sampled), "cpu"
-        ).run()
+    trainers = {
+        sampled: Trainer(Recipe.model_validate(content | {"sampled_tokens": sampled}), tmp_path / str(sampled), "cpu")
         for sampled in (None, 128)
     }
+    counts = Counter(trainers[128].train.tokens().tolist())
+    assert trainers[128].common is not None
+    common = trainers[128].common.tolist()
+    assert len(set(common)) == 128 and [counts[token] for token in common[:5]] == [n for _, n in counts.most_common(5)]
+    # A pass has the logits of the common tokens, of its texts' and of as many others.
+    absent = torch.tensor([token for token in range(100, 1000) if token not in counts][:2])
+    part = trainers[128]._score(trainers[128].train, [0], torch.Generator().manual_seed(0), absent)
+    assert part.draft_logits.shape[-1] == len(counts) + 2 + 2
+    reached = {sampled: trainer.run() for sampled, trainer in trainers.items()}
     assert reached[None].best > 1.8
     assert reached[128].best == pytest.approx(reached[None].best, abs=0.3)
     assert reached[128].log[-1]["cross_entropy"] != reached[None].log[-1]["cross_entropy"]
