@@ -34,6 +34,7 @@ from sglang_dspark.policy.artifact import Artifact
 from tests.policy.test_artifact import ARTIFACT
 from tests.shared_data import trace
 from tests.tuning.command import Ran, dspark
+from tests.tuning.interrupted_lock import interrupt_lock
 from tests.tuning.report_page import Page, check_nothing_is_loaded, check_readable
 
 PINS = ["--pin", "max_running_requests=96", "--pin", "family=threshold", "--pin", "fill=false"]
@@ -363,6 +364,17 @@ class TestTune:
         kept = f"{continued.kept} trials are kept in {continued.folder}"
         assert continued.interrupted.err == f"dspark: interrupted: {kept}; the same command continues\n"
         assert continued.files == {"journal.log"}
+
+    def test_an_interrupt_in_the_lock_of_the_journal_is_told_as_any_other(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        folder = tmp_path / "out"
+        # Two writes make the study; then each trial is one.
+        interrupt_lock(monkeypatch, "rename", write=4)
+        ran = dspark("tune", "--load", 2, "--trials", 16, "--replications", 6, *PINS, "--workers", 1, "--out", folder)
+        assert (ran.code, ran.out) == (130, "")
+        assert ran.err == f"dspark: interrupted: 2 trials are kept in {folder}; the same command continues\n"
+        assert {path.name for path in folder.iterdir()} == {"journal.log"}
 
     def test_the_same_command_continues_to_the_same_policy(self, tuned: Tuned, continued: Continued) -> None:
         assert continued.again.code == 0

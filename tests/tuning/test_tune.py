@@ -9,6 +9,7 @@ import sys
 import threading
 import time
 from pathlib import Path
+from typing import Literal
 
 import optuna
 import pytest
@@ -17,12 +18,13 @@ from dspark_simulator.deployment import Live
 from dspark_simulator.scenario import Scenario, load, seeds
 from dspark_tuning import arms
 from dspark_tuning.evaluate import Cell, evaluate, executor, grid
-from dspark_tuning.search import PARAMS
+from dspark_tuning.search import PARAMS, Plan, open_study, stored_trials
 from dspark_tuning.space import Space
 from dspark_tuning.tune import Options, Outcome, tune
 from sglang_dspark.errors import InputError
 from sglang_dspark.policy import Argmax, Threshold
 from sglang_dspark.policy.artifact import dumps
+from tests.tuning.interrupted_lock import interrupt_lock
 
 LOADS = (2.0, 24.0)
 SMALL = {"trials": 12, "batch": 6, "replications": 6}
@@ -55,6 +57,26 @@ def test_an_interrupt_leaves_no_pool_to_the_exit_of_the_interpreter(scenario: Sc
         raise KeyboardInterrupt
     assert threading.enumerate() == before
     assert running[-1].cancelled()
+
+
+@pytest.mark.parametrize("done", [False, True], ids=["before", "after"])
+@pytest.mark.parametrize("call", ["symlink", "rename", "unlink"])
+def test_an_interrupt_within_a_write_of_the_journal_waits_for_its_end(
+    scenario: Scenario, call: Literal["symlink", "rename", "unlink"], done: bool, tmp_path: Path
+) -> None:
+    space = Space(scenario, {})
+    study = open_study(None, tmp_path, Plan("throughput", 16, 16, 0, [1]), scenario, space)
+    with pytest.MonkeyPatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        interrupt_lock(patch, call, write=1, done=done)
+        study.add_trial(optuna.trial.create_trial(value=1.0))
+    assert stored_trials(None, tmp_path) == 1
+    assert [path.name for path in tmp_path.iterdir()] == ["journal.log"]
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+
+
+def test_a_folder_without_a_study_holds_no_trials(tmp_path: Path) -> None:
+    assert stored_trials(None, tmp_path) == stored_trials(f"sqlite:///{tmp_path}/study.db", tmp_path) == 0
+    assert not (tmp_path / "journal.log").exists()
 
 
 SCRIPT = """

@@ -22,14 +22,10 @@ class Bar:
     Args:
         simulations: What the whole run will take, in full-length simulations; None where nobody knows.
         per_trial: What a trial of the search takes.
-
-    Attributes:
-        trials: Trials that the search has finished.
     """
 
     def __init__(self, simulations: float | None = None, per_trial: float = 1.0) -> None:
         self.per_trial = per_trial
-        self.trials = 0
         self._stage, self._done = "", 0
         self._bar = Progress(
             SpinnerColumn(),
@@ -59,8 +55,6 @@ class Bar:
     def __call__(self, stage: Stage) -> None:
         self._done = stage.done if stage.name != self._stage else min(self._done + stage.done, stage.total)
         self._stage = stage.name
-        if stage.name == SEARCH:
-            self.trials = self._done
         self._bar.update(
             self._task,
             description=f"{stage.name}, {self._done} of {stage.total}",

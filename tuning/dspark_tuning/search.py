@@ -23,10 +23,12 @@ from optuna.trial import FrozenTrial, TrialState, create_trial
 
 from dspark_simulator.scenario import Scenario
 from dspark_tuning.evaluate import Cell, log_score
+from dspark_tuning.interrupts import deferred_interrupts
 from dspark_tuning.space import Params, Space
 from sglang_dspark.errors import InputError
 
 STUDY = "dspark"
+JOURNAL = "journal.log"
 PARAMS = "params"
 
 Evaluate = Callable[[list[Cell]], pd.DataFrame]
@@ -87,6 +89,17 @@ def open_study(storage: str | None, folder: Path, plan: Plan, scenario: Scenario
             "choose another folder or storage"
         )
     return study
+
+
+def stored_trials(storage: str | None, folder: Path) -> int:
+    """Number of trials in the study that :func:`open_study` opens with the same arguments; 0 before it exists."""
+    if storage is None and not (folder / JOURNAL).exists():
+        return 0
+    try:
+        study = optuna.load_study(study_name=STUDY, storage=storage if storage is not None else _journal(folder))
+    except KeyError:
+        return 0
+    return len(study.get_trials(deepcopy=False))
 
 
 def search(study: optuna.Study, plan: Plan, space: Space, evaluate: Evaluate) -> Iterator[list[FrozenTrial]]:
@@ -180,7 +193,19 @@ def _directions(objective: str) -> list[StudyDirection]:
 
 def _journal(folder: Path) -> BaseStorage:
     folder.mkdir(parents=True, exist_ok=True)
-    return JournalStorage(JournalFileBackend(str(folder / "journal.log")))
+    return JournalStorage(_Journal(str(folder / JOURNAL)))
+
+
+class _Journal(JournalFileBackend):
+    """Optuna's journal file; an interrupt waits for the end of a write.
+
+    An exception that is raised between the system calls of Optuna's file lock leaves the lock behind, so that the next
+    run waits half a minute for it, or is replaced by an error of the lock's own.
+    """
+
+    def append_logs(self, logs: list[dict[str, Any]]) -> None:
+        with deferred_interrupts():
+            super().append_logs(logs)
 
 
 def _fingerprint(plan: Plan, scenario: Scenario, space: Space) -> str:

@@ -79,6 +79,7 @@ def tune(
 
     from dspark_tuning import outputs, progress
     from dspark_tuning.evaluate import executor
+    from dspark_tuning.search import stored_trials
     from dspark_tuning.space import Space
     from dspark_tuning.tune import Options
     from dspark_tuning.tune import tune as run
@@ -96,7 +97,7 @@ def tune(
             outcome = run(chosen, options, pool, bar)
         files = outputs.write(outcome, out)
     except KeyboardInterrupt:
-        kept = f"{bar.trials} trials are kept in {storage or out}"
+        kept = f"{stored_trials(storage, out)} trials are kept in {storage or out}"
         print(f"dspark: interrupted: {kept}; the same command continues", file=sys.stderr)
         raise typer.Exit(INTERRUPTED) from None
     if as_json:

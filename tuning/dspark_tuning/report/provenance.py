@@ -15,6 +15,7 @@ from dspark_simulator.scenario import Scenario
 from dspark_simulator.workloads import Trace
 from dspark_tuning.report.page import Html, Row, Section, code, definitions, details, paragraph, subheading, table
 from dspark_tuning.report.versions import versions
+from dspark_tuning.search import JOURNAL
 from dspark_tuning.tune import Options, Outcome
 
 OWN_FILE = "scenario.yaml"
@@ -69,7 +70,7 @@ def _again(outcome: Outcome) -> list[Html]:
         source = [OWN_FILE]
         text = yaml.safe_dump(scenario.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
         parts += [paragraph(f"Save the scenario as {OWN_FILE}:"), details("The scenario", code(text))]
-    study = without_secrets(options.storage) if options.storage else str(options.folder / "journal.log")
+    study = without_secrets(options.storage) if options.storage else str(options.folder / JOURNAL)
     return [
         *parts,
         code(command(source, options)),

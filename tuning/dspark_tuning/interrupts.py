@@ -1,0 +1,27 @@
+"""Interrupts (SIGINT) that wait for the end of what they must not cut short."""
+
+from __future__ import annotations
+
+import signal
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+
+@contextmanager
+def deferred_interrupts() -> Iterator[None]:
+    """Handle an interrupt that comes within the block at its end.
+
+    Python runs signal handlers in the main thread only, so in any other thread nothing has to be deferred.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    pending: list[int] = []
+    handler = signal.signal(signal.SIGINT, lambda number, frame: pending.append(number))
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, handler)
+        if pending:
+            signal.raise_signal(signal.SIGINT)
