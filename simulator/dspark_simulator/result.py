@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -21,12 +22,28 @@ class Latency(NamedTuple):
     p99_s: float
 
 
+# The backlog of a run is compared over so many parts of it, and its growth is significant beyond this many standard
+# errors: the 95 % quantile of Student's t with one degree of freedom less.
+PARTS = 20
+SIGNIFICANT = 1.729
+
+
 class ClassResult(NamedTuple):
-    """One request class: requests done within both SLOs per second, and latencies of the measured ones."""
+    """One request class, of the measured requests.
+
+    Attributes:
+        requests: All of the class, those that were aborted or not done when the run stopped too.
+        good: Done within both SLOs.
+        attainment: Their share.
+        goodput_per_s: Their number per second of the window.
+        ttft, tpot, itl: Of those that were done.
+    """
 
     name: str
     requests: int
     good: int
+    aborted: int
+    attainment: float
     goodput_per_s: float
     ttft: Latency
     tpot: Latency
@@ -37,6 +54,11 @@ class Result(NamedTuple):
     """What a run found. Rates are over the measuring window, latencies over the measured requests.
 
     Attributes:
+        saturated: The backlog grew through the run (:func:`grows`): every figure depends on the length of the run.
+        backlog_growth: By how many requests that wait for their first token, from the first measured arrival to the
+            last one.
+        attainment: Share of the measured requests that met their class's TTFT and TPOT; those that were aborted or not
+            done when the run stopped met nothing.
         window_s: From the arrival of the first measured request to that of the first one after them.
         throughput_tok_s: Output tokens in the window, per second.
         goodput_per_s: Measured requests that met their class's TTFT and TPOT, per second of the window.
@@ -49,6 +71,9 @@ class Result(NamedTuple):
         unfinished: Measured requests that were not done when the run stopped.
     """
 
+    saturated: bool
+    backlog_growth: int
+    attainment: float
     window_s: float
     simulated_s: float
     throughput_tok_s: float
@@ -91,12 +116,30 @@ class Snapshot(NamedTuple):
     requests_s: float
 
 
+def grows(backlog: Sequence[int]) -> bool:
+    """Whether the backlog of an open loop grows through a run, beyond what noise explains.
+
+    A one-sided t test of the changes from part to part of the run. A backlog that comes and goes, with a burst or by
+    chance, has changes that cancel: its growth is small against their spread. Overload adds to every part.
+
+    Args:
+        backlog: Requests that wait at each measured arrival; too few of them show nothing.
+    """
+    if len(backlog) <= PARTS:
+        return False
+    ends = np.linspace(0, len(backlog) - 1, PARTS + 1).astype(int)
+    changes = np.diff(np.asarray(backlog)[ends])
+    return bool(changes.mean() > SIGNIFICANT * changes.std(ddof=1) / math.sqrt(PARTS))
+
+
 def summarise(
     classes: tuple[RequestClass, ...],
     opened: Snapshot,
     closed: Snapshot,
     metrics: Record,
-    requests: int,
+    requests: Sequence[int],
+    backlog: Sequence[int],
+    open_loop: bool,
     simulated_s: float,
     kv_tokens: int,
 ) -> Result:
@@ -105,6 +148,9 @@ def summarise(
     Args:
         opened, closed: The ends of the measuring window.
         metrics: METRICS [replicas] at the end of the run.
+        requests: Measured requests by class.
+        backlog: Requests that wait for their first token, at each measured arrival.
+        open_loop: Arrivals do not wait for the server: only then can the backlog grow without end.
         kv_tokens: KV pool of a replica.
     """
     window_s = closed.at_s - opened.at_s
@@ -115,12 +161,16 @@ def summarise(
     def over(value: float, base: float) -> float:
         return float(value / base) if base > 0 else math.nan
 
-    finished, good = metrics["finished"].sum(axis=0), metrics["good"].sum(axis=0)
+    finished, good, aborted = (metrics[name].sum(axis=0) for name in ("finished", "good", "aborted"))
+    total = sum(requests)
     rounds = int(window("request_rounds"))
     busy_s = float(window("busy_s"))
     lengths = window("accepted_length")
     accepted = int((lengths * np.arange(len(lengths))).sum())
     return Result(
+        saturated=open_loop and grows(backlog),
+        backlog_growth=backlog[-1] - backlog[0],
+        attainment=over(int(good.sum()), total),
         window_s=window_s,
         simulated_s=simulated_s,
         throughput_tok_s=over(int(window("tokens")), window_s),
@@ -139,14 +189,16 @@ def summarise(
         mean_step_s=over(busy_s, int(window("steps"))),
         eager_steps=int(window("eager")),
         retracted=int(window("retracted")),
-        aborted=int(metrics["aborted"].sum()),
-        unfinished=requests - int(finished.sum()) - int(metrics["aborted"].sum()),
-        requests=requests,
+        aborted=int(aborted.sum()),
+        unfinished=total - int(finished.sum()) - int(aborted.sum()),
+        requests=total,
         classes=tuple(
             ClassResult(
                 name=spec.name,
-                requests=int(finished[i]),
+                requests=requests[i],
                 good=int(good[i]),
+                aborted=int(aborted[i]),
+                attainment=over(int(good[i]), requests[i]),
                 goodput_per_s=over(int(good[i]), window_s),
                 ttft=_latency(metrics, "ttft", float(metrics["ttft_sum_s"][:, i].sum()), int(finished[i]), i),
                 tpot=_latency(

@@ -117,6 +117,7 @@ class _Simulation:
             self.end = 2 * self.last - self.first
         self.requests = _Requests(scenario, seed)
         self.sent = 0
+        self.backlog: list[int] = []
         self.route = ROUTERS[scenario.router]
         self.done = self.env.event()
         profile = scenario.cost.tabulate()
@@ -167,7 +168,9 @@ class _Simulation:
             self.opened,
             self.closed or self._snapshot(),
             self.metrics(),
-            self.last - self.first,
+            self.scenario.workload.class_counts(self.seed, self.first, self.last),
+            self.backlog,
+            clients is None,
             self.env.now,
             int(self.replicas[0].server[0]["kv_capacity"]),
         )
@@ -186,6 +189,8 @@ class _Simulation:
             self.opened = self._snapshot()
         elif self.sent == self.last and self.opened is not None and self.env.now > self.opened.at_s:
             self.closed = self._snapshot()
+        if self.first <= self.sent < self.last:
+            self.backlog.append(sum(replica.waiting() for replica in self.replicas))
         self._count()
         prefix = prefix_of(self.scenario.workload.classes, row[4], self.seed, row[0])
         holders = [r.index for r in self.replicas if prefix in r.prefixes] if prefix is not None else []
@@ -202,7 +207,7 @@ class _Simulation:
             for _ in range(min(requests, self.end - self.sent)):
                 self.send(self.env.now)
         if self.sent >= self.last and not self.done.triggered:
-            measured = sum(int(r.metrics[0]["finished"].sum()) + int(r.metrics[0]["aborted"]) for r in self.replicas)
+            measured = sum(int(r.metrics[name].sum()) for r in self.replicas for name in ("finished", "aborted"))
             if measured == self.last - self.first:
                 self.done.succeed()
 
@@ -286,6 +291,10 @@ class _Replica:
         state["queued"] = queued + 1
         if not self.wake.triggered:
             self.wake.succeed()
+
+    def waiting(self) -> int:
+        """Requests in the queue, and the one whose prompt is being prefilled in chunks."""
+        return int(self.state[0]["queued"]) + int(self.state[0]["partial"])
 
     def close(self) -> None:
         del self.state, self.queue, self.server, self.rule, self.cost, self.acceptance, self.metrics

@@ -112,7 +112,7 @@ def test_figures_by_hand() -> None:
         request(1, 0.0, [0.8, 0.9], [1, 3], 1),
         request(2, 1.0, [1.1, 1.7], [1, 5]),
     )
-    found = result(Loaded(workload().classes, requests, 3, 0.0, 2.0, 2.0, 0.1, 0.0, {}))
+    found = result(Loaded(workload().classes, requests, 3, (2, 1), 0.0, 2.0, 2.0, 0.1, 0.0, {}))
     assert found.throughput_tok_s == pytest.approx((6 + 4 + 6) / 2)
     assert found.ttft.mean_s == pytest.approx((0.2 + 0.8 + 0.1) / 3) and found.ttft.p50_s == pytest.approx(0.2)
     assert found.tpot.mean_s == pytest.approx((0.3 / 5 + 0.1 / 3 + 0.6 / 5) / 3)
@@ -124,15 +124,15 @@ def test_figures_by_hand() -> None:
 
 def test_only_the_window_counts_for_throughput() -> None:
     requests = (request(0, 0.0, [0.5, 1.5], [1, 3]), request(1, 1.0, [1.6, 2.5], [2, 2]))
-    found = result(Loaded(workload().classes, requests, 2, 1.0, 2.0, 3.0, 0.1, 0.0, {}))
+    found = result(Loaded(workload().classes, requests, 3, (2, 0), 1.0, 2.0, 3.0, 0.1, 0.0, {}))
     assert found.throughput_tok_s == pytest.approx((3 + 2) / 1.0)
 
 
 def test_files_hold_what_plain_calibration_needs(server: Fake, tmp_path: Path) -> None:
     loaded = drive(Client(server.url), workload(), Run(requests=9, warmup_requests=0, drain=True))
-    rows.write(tmp_path / "a.parquet", loaded, 3)
+    rows.write(tmp_path / "a.parquet", loaded)
     kept = rows.read(tmp_path / "a.parquet")
-    assert kept.clients == 3 and not kept.speculative
+    assert kept.clients == workload().clients and not kept.speculative
     for one, other in zip(kept.requests, loaded.requests, strict=True):
         assert (one.id, one.output_tokens, one.rounds, one.verify_lengths) == (
             other.id, other.output_tokens, other.rounds, other.verify_lengths
@@ -142,7 +142,7 @@ def test_files_hold_what_plain_calibration_needs(server: Fake, tmp_path: Path) -
     gaps = np.concatenate([np.diff(r.chunk_s) for r in loaded.requests])
     assert row["requests"] == 3 and row["step_s"] == pytest.approx(float(np.median(gaps)))
     server.info["speculative_algorithm"] = "DSPARK"
-    rows.write(tmp_path / "b.parquet", loaded._replace(server=server.info), 3)
+    rows.write(tmp_path / "b.parquet", loaded._replace(server=server.info))
     with pytest.raises(InputError, match="the server speculated"):
         plain.read([tmp_path / "b.parquet"])
 

@@ -36,16 +36,17 @@ def scenarios(rows: Iterable[Mapping[str, Any]]) -> Table:
 
 
 def latencies(result: Result) -> Table:
-    """Finished requests, goodput and latencies of a run, overall and by class."""
+    """Measured requests, attainment, goodput and latencies of a run, overall and by class."""
     times = [f"{name} ms, p50 / p90 / p99" for name in ("TTFT", "TPOT", "ITL")]
-    table = blank_table("class", numbers=["requests", "goodput 1/s", *times])
-    finished = result.requests - result.unfinished - result.aborted
-    everyone = ("all", finished, result.goodput_per_s, result.ttft, result.tpot, result.itl)
-    for name, requests, goodput, *parts in (
+    table = blank_table("class", numbers=["requests", "within SLOs", "goodput 1/s", *times])
+    everyone = ("all", result.requests, result.attainment, result.goodput_per_s, result.ttft, result.tpot, result.itl)
+    for name, requests, attainment, goodput, *parts in (
         everyone,
-        *((c.name, c.requests, c.goodput_per_s, c.ttft, c.tpot, c.itl) for c in result.classes),
+        *((c.name, c.requests, c.attainment, c.goodput_per_s, c.ttft, c.tpot, c.itl) for c in result.classes),
     ):
-        table.add_row(name, str(requests), number(goodput), *(ms(p.p50_s, p.p90_s, p.p99_s) for p in parts))
+        table.add_row(
+            name, str(requests), percent(attainment), number(goodput), *(ms(p.p50_s, p.p90_s, p.p99_s) for p in parts)
+        )
     return table
 
 

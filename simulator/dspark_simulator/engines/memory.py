@@ -26,7 +26,7 @@ def make_room(state: Record, queue: Record, server: Record, metrics: Record, ord
     aborted = 0
     while s.running > 0 and s.kv_used + _needed(state, server) > flags.kv_capacity:
         if s.running == 1 and not s.partial:
-            m.aborted += flags.measure_from <= s.id[0] < flags.measure_to
+            m.aborted[s.slo_class[0]] += flags.measure_from <= s.id[0] < flags.measure_to
             remove(state, 0)
             aborted += 1
         else:

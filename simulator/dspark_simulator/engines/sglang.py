@@ -150,7 +150,7 @@ def _form_prefill(state: Record, queue: Record, server: Record, metrics: Record)
             if s.running + joined > 0:
                 s.full = 1
                 break
-            m.aborted += flags.measure_from <= head.id < flags.measure_to
+            m.aborted[head.slo_class] += flags.measure_from <= head.id < flags.measure_to
             s.queue_head = (s.queue_head + 1) % queue.size
             s.queued -= 1
             rejected += 1

@@ -96,7 +96,7 @@ def _form_prefill(state: Record, queue: Record, server: Record, metrics: Record,
         target = head.prompt + head.produced
         cached = min(head.cached, target - 1)
         if target + flags.kv_reserve > flags.kv_capacity:
-            m.aborted += flags.measure_from <= head.id < flags.measure_to
+            m.aborted[head.slo_class] += flags.measure_from <= head.id < flags.measure_to
             s.queue_head = (s.queue_head + 1) % queue.size
             s.queued -= 1
             rejected += 1

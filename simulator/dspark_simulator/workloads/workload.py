@@ -70,6 +70,11 @@ class Workload(Described):
         for first, arrival_s in zip(count(0, size), self.arrivals.times(seed, size), strict=False):
             yield self._rows(seed, first, arrival_s)
 
+    def class_counts(self, seed: int, first: int, last: int) -> list[int]:
+        """How many of the requests ``first`` to ``last - 1`` are of each class."""
+        members = self._classes(uniforms(seed, first, last - first, SLO_CLASS))
+        return [int(count) for count in np.bincount(members, minlength=len(self.classes))]
+
     def with_rate(self, rate_per_s: float) -> Workload:
         """The same requests at a mean rate of ``rate_per_s``; a closed loop becomes Poisson arrivals.
 

@@ -77,7 +77,7 @@ def load(
     if loaded.failed and not any(request.finished for request in loaded.requests):
         raise InputError(f"{url}: every request failed, the first with {loaded.failed[0].error}; see the server's log")
     if out is not None:
-        rows.write(out, loaded, chosen.workload.clients)
+        rows.write(out, loaded)
     found = result(loaded)
     if as_json:
         print_json(

@@ -26,7 +26,8 @@ class Loaded(NamedTuple):
 
     Attributes:
         requests: All that were sent, in the order of the workload.
-        expected: How many were to be measured.
+        clients: Of a closed loop; None for arrivals that do not wait for the server.
+        expected: How many of each class were to be measured.
         opened_s, closed_s: The measuring window, from the start of the run, as ``dspark_simulator.result`` has it.
         wall_s: How long the run took.
         cpu_s: CPU time of this process meanwhile, which serves the clients.
@@ -36,7 +37,8 @@ class Loaded(NamedTuple):
 
     classes: tuple[RequestClass, ...]
     requests: tuple[Request, ...]
-    expected: int
+    clients: int | None
+    expected: tuple[int, ...]
     opened_s: float
     closed_s: float
     wall_s: float
@@ -88,7 +90,7 @@ class _Drive:
     def __init__(
         self, client: Client, workload: Workload, run: Run, seed: int, prompts: Prompts, temperature: float
     ) -> None:
-        self._client, self._workload, self._run = client, workload, run
+        self._client, self._workload, self._run, self._seed = client, workload, run, seed
         self._prompts, self._temperature = prompts, temperature
         self._rows: Iterator[Any] = (row for chunk in workload.chunks(seed) for row in chunk)
         self._first, self._last = run.warmup_requests, run.requests
@@ -126,7 +128,8 @@ class _Drive:
         return Loaded(
             self._workload.classes,
             tuple(sorted(self._found, key=lambda request: request.id)),
-            self._last - self._first,
+            clients,
+            tuple(self._workload.class_counts(self._seed, self._first, self._last)),
             (self._opened_s or ended_s) - self._started_s,
             (self._closed_s or ended_s) - self._started_s,
             ended_s - self._started_s,

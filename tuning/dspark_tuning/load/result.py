@@ -8,7 +8,7 @@ from statistics import fmean
 
 import numpy as np
 
-from dspark_simulator.result import ClassResult, Latency, Result
+from dspark_simulator.result import ClassResult, Latency, Result, grows
 from dspark_tuning.load.drive import Loaded
 from dspark_tuning.load.request import Request
 
@@ -20,6 +20,9 @@ def result(loaded: Loaded) -> Result:
     accepted length is tokens a round, and an output's last round is cut to what was asked for.
     """
     measured = [request for request in loaded.requests if request.measured]
+    expected = sum(loaded.expected)
+    failed = sum(bool(request.error) for request in measured)
+    backlog = _backlog(loaded)
     done = [request for request in measured if request.finished]
     window_s = loaded.closed_s - loaded.opened_s
     tokens = sum(int(r.chunk_tokens[_inside(r, loaded)].sum()) for r in loaded.requests)
@@ -29,6 +32,9 @@ def result(loaded: Loaded) -> Result:
     waiting = [request.ttft_s for request in loaded.requests if len(request.chunk_s)]
     decoding = [float(r.chunk_s[-1] - r.chunk_s[0]) for r in loaded.requests if len(r.chunk_s)]
     return Result(
+        saturated=loaded.clients is None and grows(backlog),
+        backlog_growth=backlog[-1] - backlog[0] if backlog else 0,
+        attainment=_over(len(good), expected),
         window_s=window_s,
         simulated_s=loaded.wall_s,
         throughput_tok_s=_over(tokens, window_s),
@@ -47,27 +53,38 @@ def result(loaded: Loaded) -> Result:
         mean_step_s=math.nan,
         eager_steps=0,
         retracted=0,
-        aborted=len([request for request in measured if request.error]),
-        unfinished=loaded.expected - len(done) - len([request for request in measured if request.error]),
-        requests=loaded.expected,
-        classes=tuple(_of_class(loaded, done, good, place, window_s) for place in range(len(loaded.classes))),
+        aborted=failed,
+        unfinished=expected - len(done) - failed,
+        requests=expected,
+        classes=tuple(_of_class(loaded, measured, good, place, window_s) for place in range(len(loaded.classes))),
     )
 
 
 def _of_class(
-    loaded: Loaded, done: Sequence[Request], good: Sequence[Request], place: int, window_s: float
+    loaded: Loaded, measured: Sequence[Request], good: Sequence[Request], place: int, window_s: float
 ) -> ClassResult:
-    mine = [request for request in done if request.slo_class == place]
+    mine = [request for request in measured if request.slo_class == place]
+    done = [request for request in mine if request.finished]
     well = sum(request.slo_class == place for request in good)
     return ClassResult(
         name=loaded.classes[place].name,
-        requests=len(mine),
+        requests=loaded.expected[place],
         good=well,
+        aborted=sum(bool(request.error) for request in mine),
+        attainment=_over(well, loaded.expected[place]),
         goodput_per_s=_over(well, window_s),
-        ttft=_latency(request.ttft_s for request in mine),
-        tpot=_latency(request.tpot_s for request in mine if request.output_tokens > 1),
-        itl=_latency(_gaps(mine)),
+        ttft=_latency(request.ttft_s for request in done),
+        tpot=_latency(request.tpot_s for request in done if request.output_tokens > 1),
+        itl=_latency(_gaps(done)),
     )
+
+
+def _backlog(loaded: Loaded) -> list[int]:
+    """Requests that wait for their first token, at each measured arrival."""
+    sent = np.sort([request.sent_s for request in loaded.requests])
+    begun = np.sort([request.chunk_s[0] if len(request.chunk_s) else request.ended_s for request in loaded.requests])
+    at_s = np.sort([request.sent_s for request in loaded.requests if request.measured])
+    return [int(count) for count in np.searchsorted(sent, at_s) - np.searchsorted(begun, at_s, side="right")]
 
 
 def _good(request: Request, loaded: Loaded) -> bool:

@@ -49,7 +49,7 @@ class Kept(NamedTuple):
     speculative: bool
 
 
-def write(path: Path, loaded: Loaded, clients: int | None) -> None:
+def write(path: Path, loaded: Loaded) -> None:
     """Writes a load.
 
     Raises:
@@ -75,7 +75,7 @@ def write(path: Path, loaded: Loaded, clients: int | None) -> None:
         for r in loaded.requests
     ]
     about = {
-        "clients": clients or 0,
+        "clients": loaded.clients or 0,
         "speculative": loaded.server.get("speculative_algorithm") is not None,
         "model": loaded.server.get("model_path"),
         "wall_s": loaded.wall_s,

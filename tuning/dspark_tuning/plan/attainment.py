@@ -102,9 +102,7 @@ def _measure(scenario: Scenario, arm: Arm, seeds: Sequence[int], pool: Executor 
 def measure(scenario: Scenario, arm: Arm, seed: int) -> dict[str, Any]:
     """One simulation: the flat row of its result, and ``within``: the share within service levels by class."""
     result = simulate(scenario, arm, seed=seed, truth=scenario.live.draw(seed))
-    # Requests that were aborted or never done met nothing.
-    done = 1.0 - (result.aborted + result.unfinished) / result.requests
-    within = {klass.name: done * klass.good / klass.requests for klass in result.classes if klass.requests}
+    within = {klass.name: klass.attainment for klass in result.classes if klass.requests}
     return {**result.row(), "within": within}
 
 

@@ -8,7 +8,6 @@ from collections.abc import Sequence
 import plotly.graph_objects as go
 from dash import html
 
-from dspark_simulator.result import Result
 from dspark_simulator.scenario import Scenario
 from dspark_tuning.report import distributions, timelines
 from dspark_tuning.report.numbers import NONE, milliseconds, number
@@ -35,7 +34,7 @@ def figures(runs: Named) -> html.Table:
     rows = [
         ("Output tokens/s", first.throughput_tok_s, second.throughput_tok_s, number),
         ("Goodput, requests/s within SLOs", first.goodput_per_s, second.goodput_per_s, number),
-        ("Within SLOs, %", 100 * _within(first), 100 * _within(second), number),
+        ("Within SLOs, %", 100 * first.attainment, 100 * second.attainment, number),
         *(
             (
                 f"{kind.upper()} {at}, ms",
@@ -57,10 +56,6 @@ def figures(runs: Named) -> html.Table:
         for title, one, other, show in rows
     ]
     return html.Table([html.Thead(header), html.Tbody(body)])
-
-
-def _within(result: Result) -> float:
-    return sum(klass.good for klass in result.classes) / result.requests
 
 
 def _over(value: float, base: float) -> str:
