@@ -141,7 +141,8 @@ class Scenario(BaseModel):
         """
         model = load_acceptance(path)
         content = self.model_dump() | {"acceptance": model.model_dump(), "drafter_gamma": model.gamma}
-        content["server"]["gamma"] = min(content["server"]["gamma"], model.gamma)
+        gamma = min(self.server.gamma, model.gamma)
+        content["server"] = self.server.model_dump(exclude_unset=True) | {"gamma": gamma}
         if domain is not None:
             for klass in content["workload"]["classes"]:
                 klass["domain"] = domain

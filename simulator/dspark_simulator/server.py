@@ -20,6 +20,10 @@ INIT_NEW_TOKEN_RATIO = 0.7
 MIN_NEW_TOKEN_RATIO_FACTOR = 0.14
 NEW_TOKEN_RATIO_DECAY_STEPS = 600
 
+# ``_handle_dspark`` limits DSPARK to 48 running requests unless told otherwise; without speculation the KV pool is the
+# limit, up to what a replica's arrays hold.
+DEFAULT_RUNNING = {True: 48, False: MAX_REQUESTS}
+
 MODES = {"static": STATIC, "cap-accept": CAP_ACCEPT, "compact": COMPACT}
 
 Count = Annotated[int, Field(ge=1)]
@@ -34,7 +38,7 @@ class Server(BaseModel):
         speculative: False serves without DSpark: nothing is drafted and the drafter's memory holds KV instead.
         gamma: Drafts a block (``--speculative-dspark-block-size``).
         verify_mode: ``SGLANG_RAGGED_VERIFY_MODE``.
-        max_running_requests: ``--max-running-requests``; 48 by default under speculation (``_handle_dspark``).
+        max_running_requests: ``--max-running-requests``; 48 by default under speculation, 1024 without it.
         capture_requests: Largest captured batch (``--cuda-graph-max-bs-decode``); SGLang. 0 is a server that captures
             nothing and pads nothing, as on a CPU.
         capture_tokens: Largest captured step in tokens (``max_cudagraph_capture_size``); vLLM.
@@ -53,7 +57,7 @@ class Server(BaseModel):
     speculative: bool = True
     gamma: Annotated[int, Field(ge=1, le=MAX_GAMMA)] = 7
     verify_mode: Literal["static", "cap-accept", "compact"] = "static"
-    max_running_requests: Requests = 48
+    max_running_requests: Requests = Field(default_factory=lambda flags: DEFAULT_RUNNING[flags["speculative"]])
     capture_requests: Annotated[int, Field(ge=0, le=MAX_REQUESTS)] = 512
     capture_tokens: Count = 1024
     chunked_prefill_size: Count = 16384
@@ -67,6 +71,10 @@ class Server(BaseModel):
         if self.enable_mixed_chunk and self.chunked_prefill_size <= self.max_running_requests:
             raise ValueError("chunked_prefill_size must exceed max_running_requests with enable_mixed_chunk; raise it")
         return self
+
+    def without_speculation(self) -> Server:
+        """The same server without DSPARK: its stated flags, and the engine's defaults where it states none."""
+        return Server.model_validate(self.model_dump(exclude_unset=True) | {"speculative": False})
 
     def tiers(self) -> NDArray[np.int64]:
         """Captured step sizes in verify tokens, int64 ascending; empty where nothing is captured."""

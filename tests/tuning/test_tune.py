@@ -16,6 +16,7 @@ import pytest
 
 from dspark_simulator.deployment import Live
 from dspark_simulator.scenario import Scenario, load, seeds
+from dspark_simulator.server import Server
 from dspark_tuning import arms
 from dspark_tuning.evaluate import Cell, evaluate, executor, grid
 from dspark_tuning.search import PARAMS, Plan, open_study, stored_trials
@@ -149,6 +150,19 @@ def test_a_dask_cluster_gives_the_same_rows(scenario: Scenario) -> None:
         executor(1, cluster.scheduler_address) as pool,
     ):
         assert evaluate(scenario, cells, pool).to_csv() == here.to_csv()
+
+
+def test_the_plain_server_has_the_limits_that_the_scenario_states(scenario: Scenario) -> None:
+    def plain(**stated: int) -> Server:
+        return arms.plain(scenario.model_copy(update={"server": Server(**stated)})).server
+
+    assert (plain().max_running_requests, plain().capture_requests) == (1024, 512)
+    assert plain(capture_requests=32, max_running_requests=48, chunked_prefill_size=4096) == Server(
+        speculative=False, capture_requests=32, max_running_requests=48, chunked_prefill_size=4096
+    )
+    # The same server, whether the scenario or the arm turns speculation off.
+    off = Server(speculative=False, capture_requests=32)
+    assert plain(capture_requests=32) == off == arms.default(scenario.model_copy(update={"server": off})).server
 
 
 def test_seed_sets_are_disjoint() -> None:

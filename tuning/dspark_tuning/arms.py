@@ -22,11 +22,6 @@ TUNED = "tuned"
 
 STATIC_THETAS = (0.05, 0.1, 0.15, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8)
 
-# SGLang's own limits without speculation: the pool bounds running requests (``max_running_requests`` defaults to
-# thousands), graphs are captured to 512 on large GPUs (``_handle_gpu_memory_settings``).
-PLAIN_RUNNING = 1024
-PLAIN_CAPTURE = 512
-
 
 def fixed_name(gamma: int) -> str:
     return f"fixed {gamma}"
@@ -38,15 +33,8 @@ def profiled_belief(scenario: Scenario) -> SpsAdditiveTable:
 
 
 def plain(scenario: Scenario) -> Arm:
-    """The server without speculation, with its own limits and its larger KV pool."""
-    server = scenario.server.model_copy(
-        update={
-            "speculative": False,
-            "max_running_requests": PLAIN_RUNNING,
-            "capture_requests": PLAIN_CAPTURE if scenario.server.capture_requests else 0,
-        }
-    )
-    return Arm(PLAIN, server, stock=True)
+    """The scenario's server without speculation, which has the larger KV pool."""
+    return Arm(PLAIN, scenario.server.without_speculation(), stock=True)
 
 
 def default(scenario: Scenario) -> Arm:
