@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ from dspark_simulator.workloads import Workload
 from dspark_tuning.calibrate import plain
 from dspark_tuning.load import rows
 from dspark_tuning.load.drive import Loaded, drive
+from dspark_tuning.load.prompts import Wanted
 from dspark_tuning.load.request import Request
 from dspark_tuning.load.result import result
 from dspark_tuning.remote import Client
@@ -86,6 +88,22 @@ def test_an_open_loop_keeps_the_load_up_behind_what_is_measured(server: Fake) ->
     assert loaded.opened_s < loaded.closed_s <= loaded.wall_s
     sent = [r.sent_s for r in loaded.requests]
     assert sent == sorted(sent)
+
+
+def test_an_open_loop_says_how_late_it_sends(server: Fake) -> None:
+    """Each prompt takes longer to make than the next request is away, so that lateness adds up."""
+    slow_s, requests = 0.03, 10
+
+    def slowly(wanted: Wanted) -> list[int]:
+        time.sleep(slow_s)
+        return [1] * wanted.tokens
+
+    loaded = drive(Client(server.url), workload(None), Run(requests=requests, warmup_requests=0, drain=True), 0, slowly)
+    arrivals_s = next(workload(None).chunks(0, requests))["arrival_s"]
+    assert arrivals_s[-1] < 0.5 * slow_s * requests
+    # All prompts but the last were made before the last request was sent.
+    assert slow_s * (requests - 1) - arrivals_s[-1] <= loaded.late_s
+    assert loaded.late_s <= max(np.array([request.sent_s for request in loaded.requests]) - arrivals_s)
 
 
 def test_failures_are_counted_and_not_sent_again(server: Fake) -> None:
