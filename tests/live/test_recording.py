@@ -1,4 +1,4 @@
-"""Recording and loading the real server: every step of it, and the same figures as SGLang's own benchmark."""
+"""Recording and loading the real server: every step of it, and the figures of SGLang's own benchmark."""
 
 from __future__ import annotations
 
@@ -7,7 +7,6 @@ import os
 import subprocess
 import sys
 from pathlib import Path
-from statistics import median
 
 import numpy as np
 import pytest
@@ -16,6 +15,7 @@ from dspark_simulator.scenario import Run
 from dspark_simulator.workloads import Workload
 from dspark_tuning.calibrate.calibration import calibrate
 from dspark_tuning.load.drive import Loaded, drive
+from dspark_tuning.load.request import Stream
 from dspark_tuning.load.result import result
 from dspark_tuning.recording.schema import read
 from dspark_tuning.remote import Client
@@ -29,17 +29,14 @@ from tests.live import servers
 pytestmark = pytest.mark.parametrize("steered", [servers.COMPACT_SYNC], indirect=True)
 
 PROMPT, OUTPUT, CLIENTS, REQUESTS = 64, 32, 4, 48
-# The machine is busy: figures of the two clients are medians of interleaved runs, and still differ by this much; one
-# prefill, most of all.
-NOISE = {"throughput": 0.3, "ttft": 0.6, "tpot": 0.3, "itl": 0.3}
-# ``python -m sglang.bench_serving`` beside PyTorch's CPU wheel.
+# ``python -m`` for modules of SGLang's benchmark, beside PyTorch's CPU wheel.
 LAUNCH = """
 import runpy
 from sglang_dspark.serving import cpu
 from sglang_dspark.serving.cpu import torchvision_stand_in
 cpu.prepare(("--device", "cpu"))
 torchvision_stand_in.install()
-runpy.run_module("sglang.bench_serving", run_name="__main__")
+runpy.run_module("{module}", run_name="__main__")
 """
 
 
@@ -99,43 +96,86 @@ def test_a_short_record_calibrates(steered: servers.Steered, tmp_path: Path) -> 
     assert float(found.profile.cost.tabulate()[0]["draft_s"][1]) > 0.0, "a draft costs something"
 
 
-def test_figures_are_those_of_sglangs_benchmark(steered: servers.Steered, tmp_path: Path) -> None:
-    steered.use(artifact(NoDraft(), GUESS))
-    ours: dict[str, list[float]] = {}
-    theirs: dict[str, list[float]] = {}
-    for turn in range(3):
-        found = result(load(steered, REQUESTS, texts=False))
-        for name, value in (
-            ("throughput", found.throughput_tok_s),
-            ("ttft", found.ttft.mean_s),
-            ("tpot", found.tpot.mean_s),
-            ("itl", found.itl.mean_s),
-        ):
-            ours.setdefault(name, []).append(value)
-        told = bench_serving(steered, tmp_path / f"bench{turn}.json")
-        for name, key, unit in (
-            ("throughput", "output_throughput", 1.0),
-            ("ttft", "mean_ttft_ms", 1e-3),
-            ("tpot", "mean_tpot_ms", 1e-3),
-            ("itl", "mean_itl_ms", 1e-3),
-        ):
-            theirs.setdefault(name, []).append(told[key] * unit)
-    apart = {name: median(ours[name]) / median(theirs[name]) - 1 for name in ours}
-    print("ours over bench_serving:", {name: f"{value:+.1%}" for name, value in apart.items()})
-    assert all(abs(value) < NOISE[name] for name, value in apart.items()), apart
+class Recorded(Stream):
+    """A stream that keeps its lines, each with the number of chunks that had come."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.lines: list[tuple[int, str]] = []
+
+    def take(self, line: bytes) -> None:
+        super().take(line)
+        self.lines.append((len(self.at_s), line.decode()))
 
 
-def bench_serving(steered: servers.Steered, out: Path) -> dict[str, float]:
-    command = [
-        *(sys.executable, "-c", LAUNCH, "--backend", "sglang", "--base-url", steered.server.url),
-        *("--model", str(TARGET), "--tokenizer", str(TARGET), "--dataset-name", "random-ids", "--tokenize-prompt"),
-        *("--random-input-len", str(PROMPT), "--random-output-len", str(OUTPUT), "--random-range-ratio", "1.0"),
-        *("--num-prompts", str(REQUESTS), "--max-concurrency", str(CLIENTS), "--warmup-requests", "2"),
-        *("--output-file", str(out), "--disable-tqdm", "--flush-cache"),
+def test_figures_are_those_of_sglangs_benchmark_on_the_same_streams(
+    steered: servers.Steered, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Both clients read the same lines at the same times, those that ours saw; the machine's noise is in both."""
+    steered.use(artifact(Fixed(length=7), GUESS))
+    streams: list[Recorded] = []
+    # A closed loop makes them in the order of its requests.
+    monkeypatch.setattr("dspark_tuning.load.drive.Stream", lambda: streams.append(Recorded()) or streams[-1])
+    loaded = load(steered, REQUESTS)
+    recorded = [
+        {
+            "sent_s": request.sent_s,
+            "prompt_tokens": PROMPT,
+            "output_tokens": OUTPUT,
+            # A line without tokens, such as the last, comes with the chunk before it.
+            "lines": [([request.sent_s, *request.chunk_s][chunks], line) for chunks, line in stream.lines],
+        }
+        for request, stream in zip(loaded.requests, streams, strict=True)
     ]
+    (tmp_path / "streams.json").write_text(
+        json.dumps({"streams": recorded, "window_s": loaded.closed_s - loaded.opened_s})
+    )
+    theirs = json.loads(beside_cpu_torch(tmp_path, "tests.live.bench_replay", str(tmp_path / "streams.json")))
+    ours = result(loaded)
+    assert theirs["lengths"] == [request.output_tokens for request in loaded.requests] == [OUTPUT] * REQUESTS
+    assert any(tokens > 1 for request in loaded.requests for tokens in request.chunk_tokens)
+    for request, itl_s in zip(loaded.requests, theirs["itls"], strict=True):
+        # They leave out tokens that come with the first one.
+        assert request.itl_s()[request.chunk_tokens[0] - 1 :].tolist() == pytest.approx(itl_s)
+    metrics = theirs["metrics"]
+    assert metrics["completed"] == REQUESTS
+    assert metrics["output_throughput"] == pytest.approx(ours.throughput_tok_s)
+    for name, latency in (("ttft", ours.ttft), ("tpot", ours.tpot)):
+        told = [metrics[f"{part}_{name}_ms"] / 1e3 for part in ("mean", "median", "p90", "p99")]
+        assert told == pytest.approx([latency.mean_s, latency.p50_s, latency.p90_s, latency.p99_s])
+
+
+def test_sglangs_benchmark_counts_what_ours_counts(steered: servers.Steered, tmp_path: Path) -> None:
+    steered.use(artifact(NoDraft(), GUESS))
+    loaded = load(steered, REQUESTS, texts=False)
+    out = tmp_path / "bench.json"
+    beside_cpu_torch(
+        tmp_path,
+        "sglang.bench_serving",
+        *("--backend", "sglang", "--base-url", steered.server.url, "--model", str(TARGET), "--tokenizer", str(TARGET)),
+        *("--dataset-name", "random-ids", "--tokenize-prompt", "--random-range-ratio", "1.0"),
+        *("--random-input-len", str(PROMPT), "--random-output-len", str(OUTPUT)),
+        *("--num-prompts", str(REQUESTS), "--max-concurrency", str(CLIENTS), "--warmup-requests", "2"),
+        *("--output-file", str(out), "--output-details", "--disable-tqdm", "--flush-cache"),
+    )
+    theirs = json.loads(out.read_text().splitlines()[-1])
+    assert theirs["completed"] == len(loaded.requests) - len(loaded.failed) == REQUESTS
+    assert theirs["input_lens"] == [request.prompt_tokens for request in loaded.requests]
+    assert theirs["output_lens"] == [request.output_tokens for request in loaded.requests]
+    # They leave out tokens that come with the first one.
+    assert all(len(itl_s) < OUTPUT for itl_s in theirs["itls"])
+    assert {len(request.itl_s()) for request in loaded.requests} == {OUTPUT - 1}
+    # Neither client ever has more requests at the server than it was to have.
+    assert theirs["concurrency"] <= CLIENTS
+    assert result(loaded).running + result(loaded).queued <= CLIENTS
+
+
+def beside_cpu_torch(folder: Path, module: str, *arguments: str) -> str:
+    """The output of a module of SGLang's benchmark, run as a script beside PyTorch's CPU wheel."""
     # It imports a library of data sets, which random ids do without.
-    (out.parent / "datasets.py").write_text("load_dataset = None\n")
-    environment = {**os.environ, "PYTHONPATH": str(out.parent)}
-    ran = subprocess.run(command, capture_output=True, text=True, timeout=300, env=environment)
+    (folder / "datasets.py").write_text("load_dataset = None\n")
+    paths = os.pathsep.join([str(folder), *sys.path])
+    command = [sys.executable, "-c", LAUNCH.format(module=module), *arguments]
+    ran = subprocess.run(command, capture_output=True, text=True, timeout=300, env={**os.environ, "PYTHONPATH": paths})
     assert ran.returncode == 0, ran.stderr[-2000:]
-    return dict(json.loads(out.read_text().splitlines()[-1]))
+    return ran.stdout
