@@ -13,13 +13,14 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 
 from dspark_simulator.acceptance import AcceptanceModel, packaged
 from dspark_simulator.acceptance import load as load_acceptance
-from dspark_simulator.costs import Cost
+from dspark_simulator.costs import Cost, live, numeric
 from dspark_simulator.deployment import Live, Memory
 from dspark_simulator.profile import load as load_profile
 from dspark_simulator.router import RouterName
 from dspark_simulator.server import Server
 from dspark_simulator.workloads import Trace, Workload
 from sglang_dspark.errors import InputError, from_validation
+from sglang_dspark.policy.belief import MAX_REQUESTS
 
 PACKAGED = resources.files("dspark_simulator") / "scenarios"
 DEFAULT = "b300-v4flash"
@@ -104,16 +105,43 @@ class Scenario(BaseModel):
         return self.acceptance or packaged()
 
     def at_load(self, load: float) -> Scenario:
-        """The scenario with that many clients (closed loop) or that multiple of its rate (open loop).
+        """The scenario with that many clients (closed loop) or that multiple of its rate (open loop), warmed up."""
+        closed = self.workload.clients is not None
+        workload = self.workload.with_clients(int(load)) if closed else self.workload.scaled(load)
+        return self.with_workload(workload).warmed()
 
-        Clients start together, so the warm-up is prolonged where it would end before each has sent a second request.
+    def warmed(self) -> Scenario:
+        """The scenario with the warm-up prolonged to what its load needs, and as many measured requests.
+
+        Clients of a closed loop start together: each sends a second request before anything is measured. Arrivals of
+        an open loop go on until a replica could have filled its batch and replaced every request of it.
         """
-        if self.workload.clients is not None:
-            more = max(0, int(load) + int(load) // 2 - self.run.warmup_requests)
-            run = {"requests": self.run.requests + more, "warmup_requests": self.run.warmup_requests + more}
-            longer = self.model_copy(update={"run": self.run.model_copy(update=run)})
-            return longer.with_workload(self.workload.with_clients(int(load)))
-        return self.with_workload(self.workload.scaled(load))
+        rate_per_s = self.workload.arrivals.mean_rate_per_s
+        if rate_per_s is None:
+            clients = self.workload.clients or 0
+            least = clients + clients // 2
+        else:
+            least = math.ceil(2 * rate_per_s * self.residence_s())
+        more = max(0, least - self.run.warmup_requests)
+        run = {"requests": self.run.requests + more, "warmup_requests": self.run.warmup_requests + more}
+        return self.model_copy(update={"run": self.run.model_copy(update=run)})
+
+    def residence_s(self) -> float:
+        """Seconds that a request spends in the largest batch that a replica can run, without speculation.
+
+        By Little's law: meanwhile the replica prefills as many prompts as the batch has, and decodes one whole output.
+        """
+        requests = next(self.workload.chunks(seed=0))
+        prompt, output = float(requests["prompt"].mean()), float(requests["output"].mean())
+        new = prompt - float(requests["cached"].mean())
+        batch = int(min(MAX_REQUESTS, max(1, self.memory.kv_tokens_without_draft // (prompt + output))))
+        cost = live(self.cost.tabulate(), *self.live.centre())
+        chunk = self.server.chunked_prefill_size
+        a_prompt_s = numeric.prefill_s(cost, chunk, chunk * prompt / 2) * new / chunk
+        step_s = numeric.host_s(cost, batch, False) + numeric.verify_s(
+            cost, batch, True, int(batch * (prompt + output / 2)), batch
+        )
+        return batch * a_prompt_s + output * step_s
 
     def with_workload(self, workload: Workload) -> Scenario:
         return self.model_copy(update={"workload": workload})

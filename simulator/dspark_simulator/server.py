@@ -73,8 +73,10 @@ class Server(BaseModel):
         return self
 
     def without_speculation(self) -> Server:
-        """The same server without DSPARK: its stated flags, and the engine's defaults where it states none."""
-        return Server.model_validate(self.model_dump(exclude_unset=True) | {"speculative": False})
+        """The same server without DSPARK, with the default limit on running requests where none is stated."""
+        stated = "max_running_requests" in self.model_fields_set
+        running = self.max_running_requests if stated else DEFAULT_RUNNING[False]
+        return self.model_copy(update={"speculative": False, "max_running_requests": running})
 
     def tiers(self) -> NDArray[np.int64]:
         """Captured step sizes in verify tokens, int64 ascending; empty where nothing is captured."""

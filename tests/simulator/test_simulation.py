@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 
 from dspark_simulator import draws
 from dspark_simulator.acceptance import propose
-from dspark_simulator.scenario import Run, Scenario
+from dspark_simulator.scenario import Run, Scenario, load
 from dspark_simulator.server import Server
 from dspark_simulator.simulation import Arm, StepLog, simulate
 from dspark_simulator.workloads import Arrivals, Closed, Gamma, Poisson, RequestClass, Trace, Uniform
@@ -465,10 +465,27 @@ def test_any_batch(
     assert accepted <= verified + rounds == metrics["verified"]
 
 
-def test_scenarios_keep_their_run() -> None:
+def test_the_warm_up_grows_with_the_rate_and_the_measured_requests_stay() -> None:
     scenario = small()
+    runs = {load: scenario.at_load(load).run for load in (0.01, 1.0, 100.0)}
     assert scenario.at_load(2.0).workload.arrivals == Poisson(rate_per_s=24.0)
-    assert scenario.at_load(2.0).run == Run(requests=200, warmup_requests=20, max_s=1e6)
+    assert runs[0.01] == scenario.run
+    assert all(run.requests - run.warmup_requests == 180 for run in runs.values())
+    assert runs[100.0].warmup_requests == math.ceil(2 * 1200 * scenario.residence_s())
+    assert scenario.at_load(100.0).warmed() == scenario.at_load(100.0)
+
+
+@pytest.mark.parametrize(("name", "speculative"), [("b300-v4flash", True), ("h200-qwen3-8b", False)])
+def test_throughput_at_overload_is_that_of_a_long_run(name: str, speculative: bool) -> None:
+    scenario = load(name)
+    roomy = scenario.server.model_copy(update={"max_running_requests": 512})
+    arm = Arm("loaded", roomy if speculative else scenario.server.without_speculation(), stock=True)
+    scenario = scenario.with_workload(scenario.workload.with_rate(100.0)).warmed()
+    measured = scenario.run.requests - scenario.run.warmup_requests
+    longer = Run(requests=8 * measured + 3 * scenario.run.warmup_requests, warmup_requests=scenario.run.warmup_requests)
+    long = scenario.model_copy(update={"run": longer})
+    short_tok_s, long_tok_s = (simulate(run, arm, seed=3).throughput_tok_s for run in (scenario, long))
+    assert short_tok_s == pytest.approx(long_tok_s, rel=0.06)
 
 
 @pytest.mark.parametrize("arrivals", [Closed(clients=3), Poisson(rate_per_s=50.0)])

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 
 import pandas as pd
 
-from dspark_simulator.scenario import Run, Scenario
+from dspark_simulator.scenario import Scenario
 from dspark_simulator.simulation import Arm, simulate
 from sglang_dspark.errors import InputError
 
@@ -34,21 +34,20 @@ class Cell(NamedTuple):
     length: float = 1.0
 
 
-def run_of(scenario: Scenario, load: float, length: float) -> Run:
-    """How many requests a cell needs: a closed loop must fill its clients, an open loop runs as the scenario says."""
-    if scenario.workload.clients is None:
-        run = scenario.run
-        measured = max(1, round((run.requests - run.warmup_requests) * length))
-        return run.model_copy(update={"requests": run.warmup_requests + measured})
-    clients = int(load)
-    warmup = clients + clients // 2 + 4
-    measured = max(1, round((2 * clients + 48) * length))
-    return Run(requests=warmup + measured, warmup_requests=warmup, max_s=scenario.run.max_s)
-
-
 def at_load(scenario: Scenario, cell: Cell) -> Scenario:
-    """``scenario`` at the cell's load, for as many requests as the cell needs."""
-    return scenario.at_load(cell.load).model_copy(update={"run": run_of(scenario, cell.load, cell.length)})
+    """``scenario`` at the cell's load, for as many requests as the cell needs.
+
+    A closed loop is measured for two rounds of its clients, an open loop for as many requests as the scenario says.
+    """
+    loaded = scenario.at_load(cell.load)
+    if scenario.workload.clients is None:
+        warmup, measured = loaded.run.warmup_requests, loaded.run.requests - loaded.run.warmup_requests
+    else:
+        clients = int(cell.load)
+        warmup, measured = clients + clients // 2 + 4, 2 * clients + 48
+    requests = warmup + max(1, round(measured * cell.length))
+    run = scenario.run.model_copy(update={"requests": requests, "warmup_requests": warmup})
+    return loaded.model_copy(update={"run": run})
 
 
 def measure(scenario: Scenario, cell: Cell) -> dict[str, Any]:

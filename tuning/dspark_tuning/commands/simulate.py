@@ -81,11 +81,8 @@ def simulate(
 
 
 def of_length(scenario: Scenario, requests: int | None) -> Scenario:
-    """With ``requests`` measured ones, behind a warm-up that fills the clients of a closed loop."""
-    from dspark_simulator.scenario import Run
-
-    run, clients = scenario.run, scenario.workload.clients or 0
-    measured = run.requests - run.warmup_requests if requests is None else requests
-    warmup = max(run.warmup_requests, clients + clients // 2)
-    longer = Run(requests=warmup + measured, warmup_requests=warmup, max_s=run.max_s)
-    return scenario.model_copy(update={"run": longer})
+    """With ``requests`` measured ones, behind the warm-up that the load needs."""
+    run = scenario.run
+    if requests is not None:
+        run = run.model_copy(update={"requests": run.warmup_requests + requests})
+    return scenario.model_copy(update={"run": run}).warmed()
