@@ -23,9 +23,9 @@ class Latency(NamedTuple):
 
 
 # The backlog of a run is compared over so many parts of it, and its growth is significant beyond this many standard
-# errors: the 95 % quantile of Student's t with one degree of freedom less.
+# errors: the 90 % quantile of Student's t with one degree of freedom less.
 PARTS = 20
-SIGNIFICANT = 1.729
+SIGNIFICANT = 1.328
 
 
 class ClassResult(NamedTuple):
@@ -55,8 +55,7 @@ class Result(NamedTuple):
 
     Attributes:
         saturated: The backlog grew through the run (:func:`grows`): every figure depends on the length of the run.
-        backlog_growth: By how many requests that wait for their first token, from the first measured arrival to the
-            last one.
+        backlog_growth: By how many requests in the system, from the first measured arrival to the last one.
         attainment: Share of the measured requests that met their class's TTFT and TPOT; those that were aborted or not
             done when the run stopped met nothing.
         window_s: From the arrival of the first measured request to that of the first one after them.
@@ -119,11 +118,12 @@ class Snapshot(NamedTuple):
 def grows(backlog: Sequence[int]) -> bool:
     """Whether the backlog of an open loop grows through a run, beyond what noise explains.
 
-    A one-sided t test of the changes from part to part of the run. A backlog that comes and goes, with a burst or by
-    chance, has changes that cancel: its growth is small against their spread. Overload adds to every part.
+    A one-sided t test of the changes from part to part of the run. A backlog that comes and goes, by chance or with a
+    burst, has changes that cancel, and a sum that is small against their spread: below the capacity the test errs far
+    less often than by its level. Overload adds to every part.
 
     Args:
-        backlog: Requests that wait at each measured arrival; too few of them show nothing.
+        backlog: Requests in the system at each measured arrival; too few of them show nothing.
     """
     if len(backlog) <= PARTS:
         return False
@@ -149,7 +149,7 @@ def summarise(
         opened, closed: The ends of the measuring window.
         metrics: METRICS [replicas] at the end of the run.
         requests: Measured requests by class.
-        backlog: Requests that wait for their first token, at each measured arrival.
+        backlog: Requests in the system at each measured arrival.
         open_loop: Arrivals do not wait for the server: only then can the backlog grow without end.
         kv_tokens: KV pool of a replica.
     """

@@ -190,7 +190,7 @@ class _Simulation:
         elif self.sent == self.last and self.opened is not None and self.env.now > self.opened.at_s:
             self.closed = self._snapshot()
         if self.first <= self.sent < self.last:
-            self.backlog.append(sum(replica.waiting() for replica in self.replicas))
+            self.backlog.append(sum(self.outstanding))
         self._count()
         prefix = prefix_of(self.scenario.workload.classes, row[4], self.seed, row[0])
         holders = [r.index for r in self.replicas if prefix in r.prefixes] if prefix is not None else []
@@ -291,10 +291,6 @@ class _Replica:
         state["queued"] = queued + 1
         if not self.wake.triggered:
             self.wake.succeed()
-
-    def waiting(self) -> int:
-        """Requests in the queue, and the one whose prompt is being prefilled in chunks."""
-        return int(self.state[0]["queued"]) + int(self.state[0]["partial"])
 
     def close(self) -> None:
         del self.state, self.queue, self.server, self.rule, self.cost, self.acceptance, self.metrics

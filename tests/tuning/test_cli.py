@@ -137,6 +137,26 @@ class TestSimulate:
         result = dspark("simulate", "--load", 300, "--requests", 100, "--arm", "plain", "--json").json()["result"]
         assert result["running"] > 290
 
+    @pytest.mark.parametrize("requests", [300, 1500])
+    def test_a_saturated_run_says_so_and_prints_no_steady_figures(self, tmp_path: Path, requests: int) -> None:
+        content = load("h200-qwen3-8b").model_dump(mode="json")
+        content |= {"loads": [1.0], "run": {"requests": 200, "warmup_requests": 20}}
+        content["workload"]["arrivals"] = {"kind": "poisson", "rate_per_s": 60.0}
+        path = tmp_path / "over.yaml"
+        path.write_text(yaml.safe_dump(content))
+        arguments = ("simulate", path, "--requests", requests)
+        result = dspark(*arguments, "--json").json()["result"]
+        assert result["saturated"] is True and 0 <= result["attainment"] < 0.5
+        assert all(klass["attainment"] == klass["good"] / klass["requests"] for klass in result["classes"])
+        text = " ".join(dspark(*arguments).out.split())
+        assert f"saturated: the backlog grew by {result['backlog_growth']:,} requests; goodput depends on" in text
+        # Goodput and three latencies, of all and of each class.
+        assert text.count("not steady") == 4 * (1 + len(result["classes"]))
+
+        below = dspark(*arguments, "--load", 0.1)
+        assert "saturated" not in below.out and "100.0 %" in below.out
+        assert dspark(*arguments, "--load", 0.1, "--json").json()["result"]["saturated"] is False
+
     def test_the_table_has_the_classes_and_the_figures(self) -> None:
         arguments = ("simulate", "--load", 8, "--requests", 60)
         result = dspark(*arguments, "--json").json()["result"]
@@ -322,11 +342,11 @@ class TestTune:
         for arm in tuned.json["arms"]:
             chosen = arm["arm"] == tuned.json["winner"]
             cells = table[f"{arm['arm']} (chosen)" if chosen else arm["arm"]]
-            told = [float(cell.replace(",", "")) for cell in cells[:8]]
-            units = (1, 1, 1e3, 1e3, 1e3, 1e3, 1, 1)
-            assert told == pytest.approx([arm[k] * u for k, u in zip(list(arm)[1:9], units, strict=True)], rel=0.006)
+            told = [float(cell.replace(",", "").removesuffix(" %")) for cell in cells[:9]]
+            units = (1, 100, 1, 1e3, 1e3, 1e3, 1e3, 1, 1)
+            assert told == pytest.approx([arm[k] * u for k, u in zip(list(arm)[1:10], units, strict=True)], rel=0.006)
             if not chosen:
-                ratios = [float(part) for part in re.findall(r"[\d.]+", cells[8])]
+                ratios = [float(part) for part in re.findall(r"[\d.]+", cells[9])]
                 gain = arm["gain"]
                 assert ratios == pytest.approx([gain["ratio"], gain["low"], gain["high"]], rel=0.006)
         assert tuned.json["advice"] in page.text

@@ -26,7 +26,7 @@ from dspark_simulator import scenario as scenarios
 from dspark_simulator.deployment import Live
 from dspark_simulator.scenario import Scenario
 from dspark_simulator.simulation import Arm
-from dspark_tuning import arms
+from dspark_tuning import arms, summary
 from dspark_tuning.cli import app
 from dspark_tuning.report import page, render
 from dspark_tuning.report.asked import step_times, truths
@@ -76,7 +76,8 @@ def rows(winner: str = arms.TUNED, seeds: range = SEEDS) -> pd.DataFrame:
         found.append(
             {
                 "arm": arm, "load": load, "seed": seed, "overhead_s": 0.004, "slope": 1.0, "requests": 50,
-                "window_s": 10.0, "throughput_tok_s": throughput, "goodput_per_s": throughput / 300,
+                "window_s": 10.0, "saturated": False, "backlog_growth": 0, "attainment": 0.9,
+                "throughput_tok_s": throughput, "goodput_per_s": throughput / 300,
                 "tpot_mean_s": load / throughput, "tpot_p50_s": load / throughput, "tpot_p99_s": 0.0321,
                 "ttft_p50_s": 0.0456, "ttft_p99_s": 0.0789, "accepted_length": 3.21, "verify_length": 4.56,
                 "unfinished": 0, "aborted": 0, "retracted": 0,
@@ -243,10 +244,11 @@ def test_every_arm_and_its_figures_are_in_the_table(report: Page) -> None:
         cells = table[f"{arm} (chosen)" if arm == arms.TUNED else arm]
         part = data[data["arm"] == arm]
         assert cells[0] == f"{part['throughput_tok_s'].mean():,.0f}"
-        assert float(cells[1]) == pytest.approx(part["goodput_per_s"].mean(), rel=0.01)
-        assert float(cells[2]) == pytest.approx(1e3 * part["tpot_p50_s"].mean(), rel=0.01)
-        assert cells[3:8] == ["32.1", "45.6", "78.9", "3.21", "4.56"]
-    assert table[f"{arms.TUNED} (chosen)"][8:] == ["", ""]
+        assert cells[1] == "90.0 %"
+        assert float(cells[2]) == pytest.approx(part["goodput_per_s"].mean(), rel=0.01)
+        assert float(cells[3]) == pytest.approx(1e3 * part["tpot_p50_s"].mean(), rel=0.01)
+        assert cells[4:9] == ["32.1", "45.6", "78.9", "3.21", "4.56"]
+    assert table[f"{arms.TUNED} (chosen)"][9:] == ["", ""]
 
 
 def test_intervals_are_those_of_students_t(report: Page) -> None:
@@ -255,7 +257,7 @@ def test_intervals_are_those_of_students_t(report: Page) -> None:
     for arm in set(THROUGHPUT) - {arms.TUNED}:
         gain = logs[arms.TUNED] - logs[arm]
         low, high = stats.t.interval(0.95, len(gain) - 1, gain.mean(), stats.sem(gain))
-        found = report.table("Means over the 60 report cells of each arm")[arm][8]
+        found = report.table("Means over the 60 report cells of each arm")[arm][9]
         assert figures(found) == pytest.approx(np.exp([gain.mean(), low, high]), rel=2e-3)
 
 
@@ -480,3 +482,22 @@ def test_an_open_loop_with_one_load_and_few_replications(read: Callable[[Outcome
     # Too few for an interval: the ratio stands alone.
     assert all("[" not in cell for cells in made.table("Where the gain comes from").values() for cell in cells)
     assert "factor on the scenario's rate" in made.text
+
+
+def test_arms_whose_backlog_grew_are_named(read: Callable[[Outcome], Page]) -> None:
+    made = outcome()
+    rows = made.rows.copy()
+    at = (rows["arm"] == arms.PLAIN) & (rows["load"] == LOADS[-1])
+    rows.loc[at, ["saturated", "backlog_growth"]] = True, 321
+    # One replication of another arm: by chance, not by overload.
+    rows.loc[rows[rows["arm"] == arms.DEFAULT].index[0], "saturated"] = True
+    grown = made._replace(rows=rows)
+    sentence = f"'{arms.PLAIN}' at load {LOADS[-1]:g} is saturated: the backlog grew by 321 requests"
+    assert [text.startswith(sentence) for text in summary.saturations(rows)] == [True]
+    page = read(grown)
+    assert sentence in " ".join(page.text.split())
+    table = next(rows for caption, rows in page.tables.items() if caption.startswith("Means over"))
+    assert table[arms.PLAIN][1:7] == ["90.0 %", *["not steady"] * 5]
+    assert "not steady" not in table[arms.DEFAULT]
+    by_load = next(rows for caption, rows in page.tables.items() if caption == "Mean requests/s within their SLOs")
+    assert by_load[arms.PLAIN][-1] == "not steady" and "not steady" not in by_load[arms.PLAIN][:-1]

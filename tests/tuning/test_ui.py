@@ -20,6 +20,7 @@ from typing import Any
 import pytest
 import yaml
 from dash import no_update
+from dash.html import Div
 from playwright.sync_api import Browser, Page, expect, sync_playwright
 
 from dspark_simulator.scenario import Scenario, load, names
@@ -310,6 +311,15 @@ def test_what_cannot_be_simulated_is_said(tmp_path: Path) -> None:
     small = {"kv_tokens": 10, "kv_tokens_without_draft": 10}
     ran = dspark("ui", written(own(memory=small), tmp_path), "--port", "0")
     assert ran.code == 2 and "memory: kv_tokens: 10 holds no request" in ran.err
+
+
+def test_a_saturated_run_is_said(tmp_path: Path) -> None:
+    path = written(own(), tmp_path)
+    values = [shown(control, own()) for control in CONTROLS]
+    (figures,) = (part for part in answer(str(path), "60", *values[1:], "default", "plain") if isinstance(part, Div))
+    text = str(figures)
+    assert "A: dspark as it comes is saturated: the backlog grew by" in text
+    assert text.count("'not steady'") >= 10
 
 
 def test_without_the_extra_the_remedy_is_said(monkeypatch: pytest.MonkeyPatch) -> None:

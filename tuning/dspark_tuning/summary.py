@@ -6,8 +6,11 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from dspark_tuning import arms
 from dspark_tuning.compare import Ratio, gain
+from dspark_tuning.tables import saturation
 
 if TYPE_CHECKING:
+    import pandas as pd
+
     from dspark_tuning.tune import Outcome
 
 
@@ -17,11 +20,13 @@ class ArmSummary(NamedTuple):
     Figures are means over its cells, every load and replication counting the same; percentiles are those of a cell.
 
     Attributes:
+        saturated: The loads at which the backlog grew in at least half of the replications.
         gain: The tuned policy over this arm in :func:`metric`, geometric mean over loads and paired replications.
     """
 
     arm: str
     throughput_tok_s: float
+    attainment: float
     goodput_per_s: float
     tpot_p50_s: float
     tpot_p99_s: float
@@ -29,6 +34,7 @@ class ArmSummary(NamedTuple):
     ttft_p99_s: float
     accepted_length: float
     verify_length: float
+    saturated: tuple[float, ...]
     gain: Ratio
 
 
@@ -52,11 +58,34 @@ def metric(outcome: Outcome) -> str:
 
 def summaries(outcome: Outcome) -> list[ArmSummary]:
     """Every arm of the report, in the order of the report."""
-    figures = list(ArmSummary._fields[1:-1])
+    figures = list(ArmSummary._fields[1:-2])
     means = outcome.rows.groupby("arm", sort=False)[figures].mean()
     winner = outcome.winner.name
     rows, told = outcome.rows, metric(outcome)
-    return [ArmSummary._make((arm, *means.loc[arm], gain(rows, winner, str(arm), told))) for arm in means.index]
+    grown = saturated(rows)
+    return [
+        ArmSummary._make(
+            (
+                arm,
+                *means.loc[arm],
+                tuple(load for name, load in grown if name == arm),
+                gain(rows, winner, str(arm), told),
+            )
+        )
+        for arm in means.index
+    ]
+
+
+def saturated(rows: pd.DataFrame) -> dict[tuple[str, float], float]:
+    """By how many requests the backlog grew, by arm and load, where it grew in at least half of the replications."""
+    cells = rows.groupby(["arm", "load"], sort=False)[["saturated", "backlog_growth"]].mean().reset_index()
+    grown = cells[cells["saturated"] >= 0.5]
+    return dict(zip(zip(grown["arm"], grown["load"], strict=True), grown["backlog_growth"], strict=True))
+
+
+def saturations(rows: pd.DataFrame) -> list[str]:
+    """One sentence an arm and load that is saturated."""
+    return [f"'{arm}' at load {load:g} is {saturation(growth)}" for (arm, load), growth in saturated(rows).items()]
 
 
 def split(outcome: Outcome) -> Split:

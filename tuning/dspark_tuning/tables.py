@@ -17,6 +17,8 @@ if TYPE_CHECKING:
     from sglang_dspark.policy.artifact import Artifact
 
 
+NOT_STEADY = "not steady"
+
 # What a policy benchmark compares with, by its key.
 BENCHED = {
     "vs_argmax_same_flags": "argmax, aligned, same flags",
@@ -35,6 +37,16 @@ def scenarios(rows: Iterable[Mapping[str, Any]]) -> Table:
     return table
 
 
+def saturation(growth: float) -> str:
+    """What a person has to know of a run whose backlog grew by so many requests."""
+    return f"saturated: the backlog grew by {growth:,.0f} requests; goodput depends on the length of the run"
+
+
+def steady(text: str, saturated: bool) -> str:
+    """A figure that depends on the length of a saturated run is not printed as if it did not."""
+    return NOT_STEADY if saturated else text
+
+
 def latencies(result: Result) -> Table:
     """Measured requests, attainment, goodput and latencies of a run, overall and by class."""
     times = [f"{name} ms, p50 / p90 / p99" for name in ("TTFT", "TPOT", "ITL")]
@@ -44,9 +56,8 @@ def latencies(result: Result) -> Table:
         everyone,
         *((c.name, c.requests, c.attainment, c.goodput_per_s, c.ttft, c.tpot, c.itl) for c in result.classes),
     ):
-        table.add_row(
-            name, str(requests), percent(attainment), number(goodput), *(ms(p.p50_s, p.p90_s, p.p99_s) for p in parts)
-        )
+        depending = (number(goodput), *(ms(part.p50_s, part.p90_s, part.p99_s) for part in parts))
+        table.add_row(name, str(requests), percent(attainment), *(steady(text, result.saturated) for text in depending))
     return table
 
 
@@ -79,6 +90,7 @@ def tuning(rows: Iterable[ArmSummary], winner: str, metric: str) -> Table:
         "arm",
         numbers=[
             "tokens/s",
+            "within\nSLOs",
             "goodput\n1/s",
             "TPOT ms\np50 / p99",
             "TTFT ms\np50 / p99",
@@ -91,9 +103,10 @@ def tuning(rows: Iterable[ArmSummary], winner: str, metric: str) -> Table:
         table.add_row(
             row.arm,
             number(row.throughput_tok_s),
-            number(row.goodput_per_s),
-            ms(row.tpot_p50_s, row.tpot_p99_s),
-            ms(row.ttft_p50_s, row.ttft_p99_s),
+            percent(row.attainment),
+            steady(number(row.goodput_per_s), bool(row.saturated)),
+            steady(ms(row.tpot_p50_s, row.tpot_p99_s), bool(row.saturated)),
+            steady(ms(row.ttft_p50_s, row.ttft_p99_s), bool(row.saturated)),
             number(row.accepted_length),
             number(row.verify_length),
             "" if row.arm == winner else ratio(row.gain),

@@ -140,6 +140,8 @@ def _print(outcome: Outcome, files: list[Path]) -> None:
         "step times that the search never saw. Percentiles are the mean of each simulation's own. Ratios are geometric "
         "means over loads with the 95 % interval of paired replications."
     )
+    for sentence in summary.saturations(outcome.rows):
+        out.print(sentence)
     out.print(tables.gains(summary.split(outcome), metric))
     out.print(outcome.artifact.advice)
     out.print(f"Wrote {', '.join(map(str, files))}.", soft_wrap=True)

@@ -80,11 +80,10 @@ def _of_class(
 
 
 def _backlog(loaded: Loaded) -> list[int]:
-    """Requests that wait for their first token, at each measured arrival."""
-    sent = np.sort([request.sent_s for request in loaded.requests])
-    begun = np.sort([request.chunk_s[0] if len(request.chunk_s) else request.ended_s for request in loaded.requests])
+    """Requests in the system at each measured arrival."""
+    sent, ended = (np.sort([getattr(r, field) for r in loaded.requests]) for field in ("sent_s", "ended_s"))
     at_s = np.sort([request.sent_s for request in loaded.requests if request.measured])
-    return [int(count) for count in np.searchsorted(sent, at_s) - np.searchsorted(begun, at_s, side="right")]
+    return [int(count) for count in np.searchsorted(sent, at_s) - np.searchsorted(ended, at_s, side="right")]
 
 
 def _good(request: Request, loaded: Loaded) -> bool:

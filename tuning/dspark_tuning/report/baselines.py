@@ -10,6 +10,7 @@ from dspark_tuning import summary
 from dspark_tuning.compare import Ratio
 from dspark_tuning.report.numbers import GOODPUT, THROUGHPUT, Metric, interval, milliseconds, number
 from dspark_tuning.report.page import Html, Row, Section, Strong, paragraph, table
+from dspark_tuning.tables import percent, steady
 from dspark_tuning.tune import Outcome
 
 
@@ -22,19 +23,22 @@ def section(outcome: Outcome) -> Section:
         "bold where the interval excludes 1."
     )
     header = [
-        "Arm", "Output tokens/s", "Good requests/s", "TPOT p50", "TPOT p99", "TTFT p50", "TTFT p99", "Accepted length",
-        "Verify length", f"{winner} ÷ arm, throughput", f"{winner} ÷ arm, goodput",
+        "Arm", "Output tokens/s", "Within SLOs", "Good requests/s", "TPOT p50", "TPOT p99", "TTFT p50", "TTFT p99",
+        "Accepted length", "Verify length", f"{winner} ÷ arm, throughput", f"{winner} ÷ arm, goodput",
     ]  # fmt: skip
     rows = [
         Row(
             Strong(f"{row.arm} (chosen)") if row.arm == winner else row.arm,
             [
                 number(row.throughput_tok_s),
-                number(row.goodput_per_s),
-                milliseconds(row.tpot_p50_s),
-                milliseconds(row.tpot_p99_s),
-                milliseconds(row.ttft_p50_s),
-                milliseconds(row.ttft_p99_s),
+                percent(row.attainment),
+                *(
+                    steady(text, bool(row.saturated))
+                    for text in (
+                        number(row.goodput_per_s),
+                        *map(milliseconds, (row.tpot_p50_s, row.tpot_p99_s, row.ttft_p50_s, row.ttft_p99_s)),
+                    )
+                ),
                 number(row.accepted_length),
                 number(row.verify_length),
                 *("" if row.arm == winner else interval(_gain(outcome, row.arm, m)) for m in (THROUGHPUT, GOODPUT)),
@@ -42,7 +46,8 @@ def section(outcome: Outcome) -> Section:
         )
         for row in summary.summaries(outcome)
     ]
-    return Section("baselines", "Every baseline", [table(caption, header, rows), *_cut_short(outcome.rows)])
+    grown = [paragraph(f"{sentence}.") for sentence in summary.saturations(outcome.rows)]
+    return Section("baselines", "Every baseline", [table(caption, header, rows), *grown, *_cut_short(outcome.rows)])
 
 
 def _gain(outcome: Outcome, arm: str, metric: Metric) -> Ratio:

@@ -24,6 +24,8 @@ from dspark_tuning.report.numbers import (
 )
 from dspark_tuning.report.page import Cell, Html, Row, Section, figure, paragraph, subheading, table
 from dspark_tuning.report.plots import FIXED_NAMES, arm_lines, doubling, drawing, panels
+from dspark_tuning.summary import saturated
+from dspark_tuning.tables import steady
 from dspark_tuning.tune import Outcome
 
 # Arms that differ from the choice in the schedule alone.
@@ -61,8 +63,10 @@ def load_table(scenario: Scenario, caption: str, figures: pd.DataFrame, cells: S
 
 def mean_table(outcome: Outcome, caption: str, column: str) -> Html:
     """Means of a figure by arm and load."""
-    means = outcome.rows.groupby(["arm", "load"], sort=False)[column].mean().reset_index()
-    return load_table(outcome.scenario, caption, means, [number(mean) for mean in means[column]])
+    means = outcome.rows.groupby(["arm", "load"], sort=False)[column].mean()
+    grown = saturated(outcome.rows) if column == "goodput_per_s" else {}
+    cells = [steady(number(mean), at in grown) for at, mean in means.items()]
+    return load_table(outcome.scenario, caption, means.reset_index(), cells)
 
 
 def _ratio_figure(outcome: Outcome, metric: Metric, column: str) -> Html:

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from operator import attrgetter
 
 import plotly.graph_objects as go
 from dash import html
 
+from dspark_simulator.result import Result
 from dspark_simulator.scenario import Scenario
 from dspark_tuning.report import distributions, timelines
 from dspark_tuning.report.numbers import NONE, milliseconds, number
+from dspark_tuning.tables import NOT_STEADY, saturation
 from dspark_tuning.watch import LATENCIES, Look
 
 Named = Sequence[tuple[str, Look]]
@@ -28,34 +31,46 @@ def latencies(scenario: Scenario, runs: Named) -> go.Figure:
     )
 
 
-def figures(runs: Named) -> html.Table:
-    """The figures of both runs, and the second over the first."""
-    first, second = (run.result for _, run in runs)
-    rows = [
-        ("Output tokens/s", first.throughput_tok_s, second.throughput_tok_s, number),
-        ("Goodput, requests/s within SLOs", first.goodput_per_s, second.goodput_per_s, number),
-        ("Within SLOs, %", 100 * first.attainment, 100 * second.attainment, number),
-        *(
-            (
-                f"{kind.upper()} {at}, ms",
-                *(getattr(getattr(one, kind), f"{at}_s") for one in (first, second)),
-                milliseconds,
-            )
-            for kind in LATENCIES
-            for at in ("p50", "p90", "p99")
-        ),
-        ("Accepted length, tokens a round", first.accepted_length, second.accepted_length, number),
-        ("Verify length, drafts", first.verify_length, second.verify_length, number),
-        ("Running requests", first.running, second.running, number),
-        ("Waiting requests", first.queued, second.queued, number),
-        ("KV pool in use, %", 100 * first.kv_use, 100 * second.kv_use, number),
+def figures(runs: Named) -> html.Div:
+    """The figures of both runs and the second over the first, and which of the runs is saturated."""
+    results = [run.result for _, run in runs]
+    steps: list[tuple[str, list[float]]] = [
+        ("Accepted length, tokens a round", [one.accepted_length for one in results]),
+        ("Verify length, drafts", [one.verify_length for one in results]),
+        ("Running requests", [one.running for one in results]),
+        ("Waiting requests", [one.queued for one in results]),
+        ("KV pool in use, %", [100 * one.kv_use for one in results]),
     ]
     header = html.Tr([html.Th(text, scope="col") for text in ("", *(name for name, _ in runs), "B ÷ A")])
     body = [
-        html.Tr([html.Th(title, scope="row"), html.Td(show(one)), html.Td(show(other)), html.Td(_over(other, one))])
-        for title, one, other, show in rows
+        _row("Output tokens/s", [one.throughput_tok_s for one in results], number),
+        _row("Within SLOs, %", [100 * one.attainment for one in results], number),
+        _row("Goodput, requests/s within SLOs", _steady(results, "goodput_per_s"), number),
+        *(
+            _row(f"{kind.upper()} {at}, ms", _steady(results, f"{kind}.{at}_s"), milliseconds)
+            for kind in LATENCIES
+            for at in ("p50", "p90", "p99")
+        ),
+        *(_row(title, values, number) for title, values in steps),
     ]
-    return html.Table([html.Thead(header), html.Tbody(body)])
+    grown = [
+        html.P(f"{name} is {saturation(run.result.backlog_growth)}.", className="note")
+        for name, run in runs
+        if run.result.saturated
+    ]
+    return html.Div([html.Table([html.Thead(header), html.Tbody(body)]), *grown])
+
+
+def _steady(results: Sequence[Result], figure: str) -> list[float | None]:
+    """A figure of each run; None of one that is saturated, where it depends on the length of the run."""
+    return [None if one.saturated else float(attrgetter(figure)(one)) for one in results]
+
+
+def _row(title: str, values: Sequence[float | None], show: Callable[[float], str]) -> html.Tr:
+    first, second = values
+    ratio = NONE if first is None or second is None else _over(second, first)
+    shown = [NOT_STEADY if value is None else show(value) for value in values]
+    return html.Tr([html.Th(title, scope="row"), *map(html.Td, (*shown, ratio))])
 
 
 def _over(value: float, base: float) -> str:
