@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 from numpy.typing import NDArray
 
 
-def sglang_tiers(max_requests: int, gamma: int) -> NDArray[np.int64]:
+def sglang_tiers(max_requests: int, gamma: int, batches: Sequence[int] | None = None) -> NDArray[np.int64]:
     """Captured verify tokens of an SGLang server: its captured batch sizes times ``gamma + 1``.
 
     Source: ``generate_decode_cuda_graph_batch_sizes`` for speculative decoding, ``get_batch_sizes_to_capture`` (which
@@ -16,11 +18,15 @@ def sglang_tiers(max_requests: int, gamma: int) -> NDArray[np.int64]:
     Args:
         max_requests: The largest captured batch, in requests.
         gamma: Drafts a block.
+        batches: The batches that ``--cuda-graph-bs-decode`` lists, in place of SGLang's own.
 
     Returns:
         int64, ascending.
     """
-    if gamma == 0:
+    sizes: Sequence[int]
+    if batches is not None:
+        sizes = batches
+    elif gamma == 0:
         sizes = [1, 2, 4, 8, 12, *range(16, 257, 8), *range(272, 512, 16), *range(512, max_requests + 1, 32)]
     else:
         sizes = [

@@ -24,6 +24,18 @@ NEW_TOKEN_RATIO_DECAY_STEPS = 600
 # limit, up to what a replica's arrays hold.
 DEFAULT_RUNNING = {True: 48, False: MAX_REQUESTS}
 
+# Flags that only SGLang has.
+SGLANG_ONLY = (
+    "max_queued_requests",
+    "cuda_graph_bs_decode",
+    "prefill_max_requests",
+    "prefill_decode_interval",
+    "prefill_decode_interval_min_bs",
+    "min_free_slots_delay",
+)
+
+UNLIMITED = 1 << 62
+
 MODES = {"static": STATIC, "cap-accept": CAP_ACCEPT, "compact": COMPACT}
 
 Count = Annotated[int, Field(ge=1)]
@@ -39,12 +51,23 @@ class Server(BaseModel):
         gamma: Drafts a block (``--speculative-dspark-block-size``).
         verify_mode: ``SGLANG_RAGGED_VERIFY_MODE``.
         max_running_requests: ``--max-running-requests``; 48 by default under speculation, 1024 without it.
+        max_queued_requests: ``--max-queued-requests``: a request that finds so many in the queue is refused; SGLang. No
+            limit if None.
         capture_requests: Largest captured batch (``--cuda-graph-max-bs-decode``); SGLang. 0 is a server that captures
             nothing and pads nothing, as on a CPU.
+        cuda_graph_bs_decode: The captured batches themselves (``--cuda-graph-bs-decode``); SGLang. Replaces
+            ``capture_requests`` where given.
         capture_tokens: Largest captured step in tokens (``max_cudagraph_capture_size``); vLLM.
         chunked_prefill_size: Prompt tokens of one prefill step; SGLang.
         max_prefill_tokens: Prompt tokens of one prefill step (SGLang), tokens of any step
             (``max_num_batched_tokens``, vLLM).
+        prefill_max_requests: ``--prefill-max-requests``: requests of one prefill step; SGLang. No limit if None.
+        prefill_decode_interval: ``--prefill-decode-interval``: decode steps from one prefill step to the next; SGLang.
+        prefill_decode_interval_min_bs: ``--prefill-decode-interval-min-bs``: running requests below which the interval
+            does not count; SGLang.
+        min_free_slots_delay: ``--min-free-slots-delay``: free slots that a prefill waits for while requests run;
+            SGLang. 1 waits for none. If None, up to 4 under speculation from 8 running requests up
+            (``resolve_min_free_slots``), and 1 without it.
         enable_mixed_chunk: Running requests take one token each in a prefill step; SGLang turns it off under most
             speculative algorithms.
         schedule_conservativeness: Multiplies the first ``new_token_ratio``.
@@ -58,10 +81,16 @@ class Server(BaseModel):
     gamma: Annotated[int, Field(ge=1, le=MAX_GAMMA)] = 7
     verify_mode: Literal["static", "cap-accept", "compact"] = "static"
     max_running_requests: Requests = Field(default_factory=lambda flags: DEFAULT_RUNNING[flags["speculative"]])
+    max_queued_requests: Count | None = None
     capture_requests: Annotated[int, Field(ge=0, le=MAX_REQUESTS)] = 512
+    cuda_graph_bs_decode: Annotated[tuple[Requests, ...], Field(min_length=1)] | None = None
     capture_tokens: Count = 1024
     chunked_prefill_size: Count = 16384
     max_prefill_tokens: Count = 16384
+    prefill_max_requests: Count | None = None
+    prefill_decode_interval: Annotated[int, Field(ge=0)] = 0
+    prefill_decode_interval_min_bs: Annotated[int, Field(ge=0)] = 0
+    min_free_slots_delay: Count | None = None
     enable_mixed_chunk: bool = False
     schedule_conservativeness: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 1.0
     confidence_lag_steps: Literal[1, 2] = 2
@@ -70,6 +99,12 @@ class Server(BaseModel):
     def _fits(self) -> Server:
         if self.enable_mixed_chunk and self.chunked_prefill_size <= self.max_running_requests:
             raise ValueError("chunked_prefill_size must exceed max_running_requests with enable_mixed_chunk; raise it")
+        if self.cuda_graph_bs_decode is not None and self.capture_requests == 0:
+            raise ValueError("cuda_graph_bs_decode lists captured batches, capture_requests 0 captures none; drop one")
+        if self.engine != "sglang":
+            for name in SGLANG_ONLY:
+                if getattr(self, name) != Server.model_fields[name].default:
+                    raise ValueError(f"{name} is a flag of SGLang that {self.engine} does not have; remove it")
         return self
 
     def without_speculation(self) -> Server:
@@ -84,7 +119,8 @@ class Server(BaseModel):
             return vllm_tiers(self.capture_tokens)
         if self.capture_requests == 0:
             return np.empty(0, np.int64)
-        return sglang_tiers(self.captured_requests(), self.gamma if self.speculative else 0)
+        gamma = self.gamma if self.speculative else 0
+        return sglang_tiers(self.captured_requests(), gamma, self.cuda_graph_bs_decode)
 
     def captured_requests(self) -> int:
         """Largest batch that runs captured; every batch is as good as captured where nothing is."""
@@ -92,7 +128,16 @@ class Server(BaseModel):
             return min(MAX_REQUESTS, self.capture_tokens)
         if self.capture_requests == 0:
             return self.max_running_requests
-        return min(self.capture_requests, self.max_running_requests)
+        return min(max(self.cuda_graph_bs_decode or (self.capture_requests,)), self.max_running_requests)
+
+    def min_free_slots(self) -> int:
+        """Free slots that a prefill waits for while requests run (``resolve_min_free_slots``)."""
+        slots = self.max_running_requests
+        if self.min_free_slots_delay is not None:
+            return min(self.min_free_slots_delay, slots)
+        if self.engine == "sglang" and self.speculative and slots >= 8:
+            return min(4, max(2, (slots + 5) // 6))
+        return 1
 
     def record(self, classes: tuple[RequestClass, ...], kv_tokens: int) -> Record:
         """The SERVER record of these flags, shape (1,)."""
@@ -107,6 +152,11 @@ class Server(BaseModel):
         flags["chunk_tokens"] = self.chunked_prefill_size
         flags["max_prefill_tokens"] = self.max_prefill_tokens
         flags["mixed_chunk"] = self.enable_mixed_chunk
+        flags["min_free_slots"] = self.min_free_slots()
+        flags["prefill_interval"] = self.prefill_decode_interval
+        flags["prefill_interval_min_running"] = self.prefill_decode_interval_min_bs
+        flags["prefill_requests"] = self.prefill_max_requests or MAX_REQUESTS
+        flags["max_queued"] = self.max_queued_requests or UNLIMITED
         flags["kv_capacity"] = kv_tokens
         flags["kv_reserve"] = self._kv_reserve()
         first = min(INIT_NEW_TOKEN_RATIO * self.schedule_conservativeness, 1.0)
@@ -114,7 +164,7 @@ class Server(BaseModel):
         flags["ratio_first"], flags["ratio_least"] = first, least
         flags["ratio_decay"] = (first - least) / NEW_TOKEN_RATIO_DECAY_STEPS
         for i, klass in enumerate(classes):
-            flags["max_new"][i] = klass.max_new_tokens
+            flags["ignore_eos"][i] = klass.ignore_eos
             flags["ttft_s"][i] = klass.slo.ttft_s
             flags["tpot_s"][i] = klass.slo.tpot_s
         if kv_tokens <= self._kv_reserve():

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from dspark_simulator.costs import live, sps_additive
 from dspark_simulator.deployment import Truth
 from dspark_simulator.engines import ENGINES
+from dspark_simulator.engines.slots import abort
 from dspark_simulator.prefixes import Prefix, Prefixes, prefix_of
 from dspark_simulator.result import Result, Snapshot, summarise
 from dspark_simulator.router import ROUTERS
@@ -264,7 +265,10 @@ class _Replica:
     ) -> None:
         self.simulation, self.index = simulation, index
         self.env = simulation.env
-        self.step = ENGINES[simulation.arm.server.engine]
+        self.receive, self.step = ENGINES[simulation.arm.server.engine]
+        self.kv_tokens, self.max_queued = int(server[0]["kv_capacity"]), int(server[0]["max_queued"])
+        self.max_new = [klass.max_new_tokens for klass in simulation.scenario.workload.classes]
+        self.refused = 0
         self.server, self.rule, self.cost, self.acceptance = server, rule, cost, acceptance
         self.state = np.zeros(1, STATE)
         self.state[0]["ratio"] = server[0]["ratio_first"]
@@ -276,18 +280,24 @@ class _Replica:
         self.env.process(self._serve())
 
     def enqueue(self, row: Any, at_s: float, prefix: Prefix | None = None) -> None:
+        """Takes a request into the queue; a full one refuses it (``Scheduler._abort_on_queued_limit``)."""
         state = self.state[0]
-        cached = row[5]
+        request, slo_class, cached = row[0], row[4], row[5]
+        queued = int(state["queued"])
+        if queued >= self.max_queued:
+            abort(self.metrics, self.server, request, slo_class)
+            self.refused += 1
+            return
         if prefix is not None and not self.prefixes.use(prefix, cached, int(state["kv_used"])):
             cached = 0
-        queued = int(state["queued"])
         # Every running request may come back to the queue.
         if queued + MAX_REQUESTS >= len(self.queue):
             self.queue = np.roll(self.queue, -int(state["queue_head"]))
             self.queue = np.concatenate([self.queue, np.zeros_like(self.queue)])
             state["queue_head"] = 0
         place = (int(state["queue_head"]) + queued) % len(self.queue)
-        self.queue[place] = (row[0], at_s, row[2], row[3], row[4], cached, 0, 0.0, 0.0)
+        prompt, output, max_new = self.receive(row[2], row[3], self.max_new[slo_class], self.kv_tokens)
+        self.queue[place] = (request, at_s, prompt, output, max_new, slo_class, cached, 0, 0.0, 0.0)
         state["queued"] = queued + 1
         if not self.wake.triggered:
             self.wake.succeed()
@@ -306,6 +316,9 @@ class _Replica:
             if step_s > 0 or ended:
                 # A step that only rejects takes no time, but others get their turn.
                 yield self.env.timeout(step_s)
+            # Requests that were refused meanwhile get their answer when the scheduler takes in arrivals, between steps.
+            ended += self.refused
+            self.refused = 0
             if ended:
                 self.simulation.ended(self.index, ended)
             elif step_s == 0:

@@ -13,13 +13,15 @@ from sglang_dspark.policy.record import MAX_CLASSES
 
 MAX_LAG = 2
 
-# A request in the waiting queue. ``produced`` and the two times are kept by one that was retracted.
+# A request in the waiting queue. ``max_new`` bounds ``output`` and is what the engine admits by; ``output`` 0 is a
+# request that the engine answers with an error. ``produced`` and the two times are kept by one that was retracted.
 QUEUED = np.dtype(
     [
         ("id", "i8"),
         ("arrival_s", "f8"),
         ("prompt", "i8"),
         ("output", "i8"),
+        ("max_new", "i8"),
         ("slo_class", "i8"),
         ("cached", "i8"),
         ("produced", "i8"),
@@ -43,6 +45,11 @@ SERVER = np.dtype(
         ("chunk_tokens", "i8"),
         ("max_prefill_tokens", "i8"),
         ("mixed_chunk", "i8"),
+        ("min_free_slots", "i8"),
+        ("prefill_interval", "i8"),
+        ("prefill_interval_min_running", "i8"),
+        ("prefill_requests", "i8"),
+        ("max_queued", "i8"),
         ("kv_capacity", "i8"),
         ("kv_reserve", "i8"),
         ("ratio_first", "f8"),
@@ -51,14 +58,15 @@ SERVER = np.dtype(
         ("seed", "i8"),
         ("measure_from", "i8"),
         ("measure_to", "i8"),
-        ("max_new", "i8", (MAX_CLASSES,)),
+        ("ignore_eos", "i8", (MAX_CLASSES,)),
         ("ttft_s", "f8", (MAX_CLASSES,)),
         ("tpot_s", "f8", (MAX_CLASSES,)),
     ],
     align=True,
 )
 
-# Slots 0..running-1 decode; if ``partial``, slot ``running`` holds the request whose prompt is prefilled in chunks.
+# Slots 0..running-1 decode; if ``partial``, slot ``running`` holds the request whose prompt is prefilled in chunks. A
+# freed slot takes the last request, so ``order`` keeps the order of SGLang's running batch.
 STATE = np.dtype(
     [
         ("running", "i8"),
@@ -67,6 +75,9 @@ STATE = np.dtype(
         ("kv_used", "i8"),
         ("ratio", "f8"),
         ("round", "i8"),
+        ("interval_left", "i8"),
+        ("order_front", "i8"),
+        ("order_back", "i8"),
         ("queue_head", "i8"),
         ("queued", "i8"),
         # What the last step did, for the step log.
@@ -78,6 +89,8 @@ STATE = np.dtype(
         ("arrival_s", "f8", (MAX_REQUESTS,)),
         ("prompt", "i8", (MAX_REQUESTS,)),
         ("output", "i8", (MAX_REQUESTS,)),
+        ("max_new", "i8", (MAX_REQUESTS,)),
+        ("order", "i8", (MAX_REQUESTS,)),
         ("slo_class", "i8", (MAX_REQUESTS,)),
         ("context", "i8", (MAX_REQUESTS,)),
         ("produced", "i8", (MAX_REQUESTS,)),

@@ -140,6 +140,7 @@ class Bench:
     ) -> None:
         classes = classes or (a_class(),)
         self.flags = server.record(classes, kv_tokens)
+        self.kv_tokens, self.max_new = kv_tokens, [klass.max_new_tokens for klass in classes]
         self.flags[0]["seed"], self.flags[0]["measure_to"] = seed, 1 << 60
         self.flags[0]["stock"], self.flags[0]["oracle"] = stock, oracle
         engine = Engine(server.gamma, server.tiers(), server.captured_requests())
@@ -148,7 +149,7 @@ class Bench:
         self.acceptance = (acceptance or drafter(0.75)).compile([klass.domain for klass in classes])
         self.state, self.metrics, self.queue = np.zeros(1, STATE), np.zeros(1, METRICS), np.zeros(4096, QUEUED)
         self.state[0]["ratio"] = self.flags[0]["ratio_first"]
-        self.advance = ENGINES[server.engine]
+        self.receive, self.advance = ENGINES[server.engine]
         self.now_s = 0.0
         self.sent = 0
 
@@ -156,7 +157,8 @@ class Bench:
         """A request that arrives now; returns its id."""
         s = self.state[0]
         place = (int(s["queue_head"]) + int(s["queued"])) % len(self.queue)
-        self.queue[place] = (self.sent, self.now_s, prompt, output, slo_class, cached, 0, 0.0, 0.0)
+        prompt, output, most = self.receive(prompt, output, self.max_new[slo_class], self.kv_tokens)
+        self.queue[place] = (self.sent, self.now_s, prompt, output, most, slo_class, cached, 0, 0.0, 0.0)
         s["queued"] += 1
         self.sent += 1
         return self.sent - 1

@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from pydantic import ValidationError
 
 from dspark_simulator import draws
 from dspark_simulator.acceptance import propose
@@ -269,12 +270,13 @@ def test_retraction_happens_only_when_the_pool_is_full(speculative: bool, gamma:
 
 
 def test_a_request_that_does_not_fit_alone_is_aborted() -> None:
-    bench = Bench(PLAIN, kv_tokens=40)
-    bench.send(20, 30)
-    bench.send(20, 10)
+    bench = Bench(Server(gamma=7), kv_tokens=60, acceptance=drafter(1.0))
+    # 36 tokens of prompt, 16 of output and 16 reserved are too many.
+    bench.send(36, 20)
+    bench.send(10, 9)
     bench.drain()
     metrics = bench.metrics[0]
-    assert (metrics["aborted"].sum(), metrics["finished"].sum(), metrics["tokens"]) == (1, 1, 10)
+    assert (metrics["aborted"].sum(), metrics["finished"].sum(), metrics["tokens"]) == (1, 1, 17 + 9)
 
 
 def admitted(bench: Bench, prompt: int, output: int) -> bool:
@@ -342,7 +344,7 @@ def test_max_new_tokens_is_capped_to_what_the_pool_holds() -> None:
 
 def test_new_token_ratio_stands_still_in_mixed_steps() -> None:
     """Only ``update_running_batch`` lets it decay, and a step with a prefill does not come there."""
-    bench = Bench(plain(enable_mixed_chunk=True, chunked_prefill_size=60))
+    bench = Bench(plain(enable_mixed_chunk=True, chunked_prefill_size=60, max_running_requests=48))
     bench.send(1, 50)
     bench.steps(3)
     after_two = ratio(bench)
@@ -363,6 +365,319 @@ def test_new_token_ratio_starts_anew_when_idle() -> None:
 def test_speculation_reserves_two_blocks_a_request() -> None:
     bench = decoding(Server(gamma=7), 3)
     assert bench.step().kv_tokens == 3 * (1 + 2 * 8)
+
+
+# Delays, limits and intervals
+
+
+@pytest.mark.parametrize(
+    ("fields", "slots"),
+    [
+        ({"max_running_requests": 48}, 4),
+        ({"max_running_requests": 512}, 4),
+        ({"max_running_requests": 13}, 3),
+        ({"max_running_requests": 8}, 2),
+        ({"max_running_requests": 7}, 1),
+        ({"speculative": False}, 1),
+        ({"speculative": False, "min_free_slots_delay": 6}, 6),
+        ({"min_free_slots_delay": 1}, 1),
+        ({"max_running_requests": 4, "min_free_slots_delay": 9}, 4),
+        ({"engine": "vllm"}, 1),
+    ],
+)
+def test_free_slots_that_a_prefill_waits_for(fields: dict[str, object], slots: int) -> None:
+    assert Server.model_validate(fields).min_free_slots() == slots
+
+
+def test_a_prefill_waits_for_free_slots() -> None:
+    bench = Bench(plain(max_running_requests=4, min_free_slots_delay=2))
+    for output in (2, 3, 9, 9, 9, 9):
+        bench.send(1, output)
+    assert [step[:3] for step in bench.steps(4)] == [
+        ("prefill", 4, 2),
+        ("decode", 3, 2),
+        ("decode", 2, 2),
+        ("prefill", 4, 0),
+    ]
+
+
+def test_speculation_waits_for_free_slots_by_default() -> None:
+    """8 running requests wait for 2 slots."""
+    bench = Bench(Server(gamma=3, max_running_requests=8), acceptance=drafter(0.0))
+    for output in (2, 3, *[9] * 8):
+        bench.send(1, output)
+    assert [step[:3] for step in bench.steps(4)] == [
+        ("prefill", 8, 2),
+        ("decode", 7, 2),
+        ("decode", 6, 2),
+        ("prefill", 8, 0),
+    ]
+
+
+def test_a_cut_prompt_waits_for_no_slots() -> None:
+    bench = Bench(plain(max_running_requests=3, min_free_slots_delay=2, chunked_prefill_size=4))
+    bench.send(1, 9)
+    bench.step()
+    bench.send(10, 9)
+    steps = bench.steps(4)
+    # It is admitted with 2 free slots, and goes on with 1 where it would not be admitted.
+    assert [step.kind for step in steps] == ["prefill"] * 3 + ["decode"]
+    bench.send(1, 9)
+    assert bench.step().kind == "decode"
+
+
+def test_an_empty_server_waits_for_no_slots() -> None:
+    bench = Bench(plain(max_running_requests=2, min_free_slots_delay=2))
+    bench.send(1, 2)
+    assert bench.step().kind == "prefill"
+    bench.send(1, 2)
+    assert [step.kind for step in bench.steps(2)] == ["decode", "prefill"]
+
+
+def test_decode_steps_pass_between_prefills() -> None:
+    bench = Bench(plain(prefill_decode_interval=2))
+    bench.send(1, 50)
+    bench.step()
+    for _ in range(2):
+        bench.send(1, 50)
+        assert [step.kind for step in bench.steps(3)] == ["decode", "decode", "prefill"]
+    bench.steps(5)
+    # The interval has passed when the next request comes.
+    bench.send(1, 50)
+    assert bench.step().kind == "prefill"
+
+
+def test_decode_steps_pass_between_chunks() -> None:
+    bench = Bench(plain(prefill_decode_interval=1, chunked_prefill_size=4))
+    bench.send(12, 50)
+    # With nobody running the steps have nothing to run.
+    assert [step.kind for step in bench.steps(3)] == ["prefill"] * 3
+    bench.send(12, 50)
+    assert [step.kind for step in bench.steps(6)] == ["decode", "prefill"] * 3
+    assert bench.produced() == {0: 4, 1: 1}
+
+
+@pytest.mark.parametrize("requests", [1, 2])
+def test_the_interval_counts_from_a_number_of_running_requests(requests: int) -> None:
+    bench = Bench(plain(prefill_decode_interval=2, prefill_decode_interval_min_bs=2))
+    for _ in range(requests):
+        bench.send(1, 50)
+    bench.step()
+    bench.send(1, 50)
+    assert bench.step().kind == ("prefill" if requests == 1 else "decode")
+
+
+def test_a_mixed_step_is_a_prefill_to_the_interval() -> None:
+    bench = Bench(
+        plain(prefill_decode_interval=2, enable_mixed_chunk=True, chunked_prefill_size=60, max_running_requests=48)
+    )
+    bench.send(1, 50)
+    bench.step()
+    for _ in range(2):
+        bench.send(1, 50)
+        assert [step.kind for step in bench.steps(3)] == ["decode", "decode", "mixed"]
+
+
+def test_requests_of_a_prefill_are_limited() -> None:
+    bench = Bench(plain(prefill_max_requests=2, chunked_prefill_size=4))
+    for prompt in (6, 1, 1, 1):
+        bench.send(prompt, 50)
+    # The prompt that is cut counts.
+    assert [step.prefill_tokens for step in bench.steps(4)] == [4, 3, 2, 0]
+
+
+def test_a_full_queue_refuses_a_retracted_request() -> None:
+    bench = Bench(plain(schedule_conservativeness=0.1, max_queued_requests=1), kv_tokens=24)
+    bench.send(4, 12)
+    bench.steps(3)
+    bench.send(3, 12)
+    bench.step()
+    bench.send(2, 20)
+    while not bench.metrics[0]["retracted"]:
+        step = bench.step()
+    assert (step.running, step.queued, step.ended) == (1, 1, 1)
+    assert bench.waiting()["id"].tolist() == [2]
+    assert bench.metrics[0]["aborted"].sum() == 1
+
+
+def test_requests_that_ignore_the_end_of_text_are_counted_whole() -> None:
+    """10 held, 59 to come, 20 + 30 + 1 asked for."""
+    for kv_tokens in (120, 121):
+        bench = Bench(PLAIN, kv_tokens=kv_tokens, classes=(a_class(ignore_eos=True),))
+        bench.send(10, 60)
+        bench.step()
+        assert admitted(bench, 20, 30) == (kv_tokens == 121)
+
+
+# What can never fit
+
+
+@pytest.mark.parametrize(("prompt", "refused"), [(33, False), (34, True), (1000, True)])
+def test_a_prompt_that_can_never_fit_is_answered_with_an_error(prompt: int, refused: bool) -> None:
+    bench = Bench(PLAIN, kv_tokens=40)
+    bench.send(prompt, 5)
+    steps = bench.drain()
+    assert steps[0].prefill_tokens == (1 if refused else prompt)
+    assert (len(steps), sum(step.ended for step in steps)) == (1 if refused else 5, 1)
+    metrics = bench.metrics[0]
+    assert (metrics["aborted"].sum(), metrics["finished"].sum()) == (refused, not refused)
+    assert metrics["tokens"] == (0 if refused else 5)
+
+
+def test_a_prompt_that_can_never_fit_holds_nobody_up() -> None:
+    bench = Bench(PLAIN, kv_tokens=100)
+    bench.send(10, 50)
+    bench.step()
+    bench.send(2000, 50)
+    bench.send(5, 10)
+    step = bench.step()
+    assert (step.kind, step.running, step.queued, step.prefill_tokens, step.ended) == ("prefill", 2, 0, 6, 1)
+    assert bench.produced() == {0: 1, 2: 1}
+
+
+def test_an_output_that_can_never_fit_is_cut() -> None:
+    bench = Bench(PLAIN, kv_tokens=40)
+    bench.send(20, 30)
+    bench.drain()
+    assert bench.metrics[0]["tokens"] == 40 - 20 - 2
+    assert bench.metrics[0]["finished"].sum() == 1
+
+
+def test_an_output_ends_at_max_new_tokens() -> None:
+    bench = Bench(PLAIN, classes=(a_class(max_new_tokens=7),))
+    bench.send(20, 30)
+    bench.drain()
+    assert bench.metrics[0]["tokens"] == 7
+
+
+def test_new_token_ratio_after_the_last_request_was_aborted() -> None:
+    """``retract_decode`` estimates it over nobody."""
+    # The third round needs 36 + 16 tokens and a reserve of 16.
+    bench = Bench(Server(gamma=7), kv_tokens=60, acceptance=drafter(1.0))
+    bench.send(36, 20)
+    bench.send(36, 20)
+    bench.steps(3)
+    step = bench.step()
+    assert (step.kind, step.running, step.queued, step.ended) == ("idle", 0, 1, 1)
+    assert ratio(bench) == 0.0
+
+
+# The running batch and its flag
+
+
+def test_retraction_takes_the_last_among_equals() -> None:
+    bench = Bench(plain(schedule_conservativeness=0.1), kv_tokens=48)
+    for output in (3, 20, 20, 20):
+        bench.send(5, output)
+    # The first leaves, the last takes its slot; the 48 tokens are full at 16 each.
+    while not bench.metrics[0]["retracted"]:
+        bench.step()
+    assert bench.waiting()["id"].tolist() == [3]
+    assert set(bench.produced()) == {1, 2}
+
+
+def test_prefilled_requests_stand_in_front_of_those_that_ran_beside_them() -> None:
+    """``mix_with_running`` appends the running requests to the prefill batch."""
+    bench = Bench(
+        plain(schedule_conservativeness=0.1, enable_mixed_chunk=True, chunked_prefill_size=60, max_running_requests=48),
+        kv_tokens=24,
+    )
+    bench.send(4, 12)
+    bench.steps(2)
+    bench.send(4, 12)
+    # As though it had been retracted with 2 tokens.
+    bench.queue[int(bench.state[0]["queue_head"])]["produced"] = 2
+    assert bench.step().kind == "mixed"
+    assert bench.produced() == {0: 3, 1: 3}
+    while not bench.metrics[0]["retracted"]:
+        bench.step()
+    assert bench.waiting()["id"].tolist() == [0]
+
+
+def test_a_refused_queue_is_tried_again_once_the_first_batch_runs() -> None:
+    """The prefill batch of an empty server becomes the running batch, and its ``batch_is_full`` is not set."""
+    bench = Bench(PLAIN, kv_tokens=100)
+    bench.send(10, 60)
+    # 31 tokens asked for: not below the 29 beside a reserve of 60, but below the 48.7 beside 0.7 * 59.
+    bench.send(10, 20)
+    assert [step[:3] for step in bench.steps(3)] == [("prefill", 1, 1), ("prefill", 2, 0), ("decode", 2, 0)]
+
+
+def test_a_refused_queue_waits_where_others_run() -> None:
+    bench = Bench(PLAIN, kv_tokens=102)
+    bench.send(1, 3)
+    bench.step()
+    bench.send(10, 60)
+    bench.send(10, 20)
+    steps = bench.steps(4)
+    assert [step[:3] for step in steps] == [("prefill", 2, 1), ("decode", 2, 1), ("decode", 1, 1), ("prefill", 2, 0)]
+
+
+def test_a_retracted_request_is_charged_for_its_whole_output() -> None:
+    """``_update_prefill_budget`` takes ``max_new_tokens``, ``add_one_req`` what is left of it."""
+    for kv_tokens, both in ((122, False), (123, True)):
+        bench = Bench(PLAIN, kv_tokens=kv_tokens)
+        bench.send(10, 30)
+        bench.queue[0]["produced"] = 20
+        # Charged 30 + 30 + 1; the other one asks for 61.
+        bench.send(10, 50)
+        assert bench.step().running == (2 if both else 1)
+
+
+def test_a_cut_prompt_takes_no_more_than_is_expected_to_be_free() -> None:
+    """``PrefillBudget.available_chunk_tokens``."""
+    bench = Bench(plain(chunked_prefill_size=20), kv_tokens=100)
+    bench.send(10, 20)
+    bench.step()
+    bench.send(50, 5)
+    assert bench.step().prefill_tokens == 20
+    bench.state[0]["ratio"] = 3.0
+    # 70 tokens are free, 57 of them spoken for.
+    assert bench.step().prefill_tokens == 13
+    # Nothing is left over, and still it must go on.
+    assert bench.step().prefill_tokens == 17
+
+
+def test_running_requests_sit_out_a_mixed_step_that_leaves_them_no_room() -> None:
+    server = Server(
+        gamma=7, enable_mixed_chunk=True, chunked_prefill_size=60, max_running_requests=4, schedule_conservativeness=0.1
+    )
+    bench = Bench(server, kv_tokens=60, acceptance=drafter(1.0))
+    bench.send(4, 12)
+    bench.steps(2)
+    assert bench.produced() == {0: 9}
+    # 40 tokens are free; the next round of the first needs 8 of them, the prompt leaves 5.
+    bench.send(35, 1)
+    assert bench.step()[:4] == ("prefill", 1, 0, 20)
+    assert bench.produced() == {0: 9}
+
+
+def test_an_explicit_capture_list() -> None:
+    server = Server(gamma=3, cuda_graph_bs_decode=(16, 2, 4), max_running_requests=8)
+    assert server.captured_requests() == 8
+    assert server.tiers().tolist() == [8, 16, 32]
+    roomy = server.model_copy(update={"max_running_requests": 32, "speculative": False})
+    assert roomy.captured_requests() == 16
+    assert roomy.tiers().tolist() == [2, 4, 16]
+    bench = decoding(server, 3)
+    assert bench.step().tier == 16
+
+
+@pytest.mark.parametrize(
+    ("fields", "said"),
+    [
+        ({"engine": "vllm", "min_free_slots_delay": 1}, "min_free_slots_delay is a flag of SGLang"),
+        ({"engine": "vllm", "prefill_decode_interval": 4}, "prefill_decode_interval is a flag of SGLang"),
+        ({"engine": "vllm", "max_queued_requests": 4}, "max_queued_requests is a flag of SGLang"),
+        ({"engine": "vllm", "cuda_graph_bs_decode": [4]}, "cuda_graph_bs_decode is a flag of SGLang"),
+        ({"cuda_graph_bs_decode": [4], "capture_requests": 0}, "drop one"),
+        ({"cuda_graph_bs_decode": []}, "at least 1 item"),
+        ({"max_queued_requests": 0}, "greater than or equal to 1"),
+    ],
+)
+def test_flags_that_make_no_sense_are_refused(fields: dict[str, object], said: str) -> None:
+    with pytest.raises(ValidationError, match=said):
+        Server.model_validate(fields)
 
 
 # Capture

@@ -112,6 +112,44 @@ def check_books(bench: Bench, outputs: list[int]) -> None:
     assert (s["context"][:running] == s["prompt"][:running] + s["produced"][:running] - 1).all()
 
 
+def test_a_full_queue_refuses_and_clients_go_on() -> None:
+    """A refused client sends its next request when the scheduler has answered, which is between two steps."""
+    scenario = a_scenario(Closed(clients=5), a_class(1, 2), requests=8)
+    server = Server(speculative=False, max_running_requests=1, max_queued_requests=2)
+    log: list[StepLog] = []
+    result = simulate(scenario, Arm("limited", server), log=log)
+    # 0 and 1 find room, 2 to 4 none. After the prefill of 0 there is room for 5, none for 6 and 7.
+    assert (result.aborted, result.unfinished, result.requests) == (5, 0, 8)
+    assert [(step.kind, step.running, step.queued) for step in log[:3]] == [
+        ("prefill", 1, 1),
+        ("decode", 0, 2),
+        ("prefill", 1, 1),
+    ]
+    assert simulate(scenario, Arm("open", Server(speculative=False, max_running_requests=1))).aborted == 0
+
+
+def test_refused_requests_of_an_open_loop_met_nothing() -> None:
+    """An overloaded server: whoever is served has waited for no more than the queue holds."""
+    scenario = a_scenario(Poisson(rate_per_s=100), a_class(1, 10), requests=300)
+    server = Server(speculative=False, max_running_requests=2)
+    limited, unlimited = (
+        simulate(scenario, Arm("any", server.model_copy(update={"max_queued_requests": most}))) for most in (4, None)
+    )
+    assert limited.aborted > 100
+    assert limited.attainment == limited.classes[0].good / 300 < 0.7
+    assert limited.ttft.p99_s < 0.4 < unlimited.ttft.p50_s
+
+
+def test_prompts_that_can_never_fit_cost_the_others_nothing() -> None:
+    usual = a_class(100, 20, name="usual", share=99)
+    endless = a_class(20_000, 20, name="endless", share=1)
+    good = [
+        simulate(a_scenario(Poisson(rate_per_s=20), *classes, requests=600, kv_tokens=10_000), ARMS[0]).goodput_per_s
+        for classes in ((usual,), (usual, endless))
+    ]
+    assert good[1] == pytest.approx(0.99 * good[0], rel=0.02)
+
+
 def test_goodput_and_throughput_count_the_same_tokens() -> None:
     """A closed loop in lockstep, whose window holds whole requests only."""
     scenario = a_scenario(Closed(clients=8), a_class(1, 50), requests=80, warmup=16)

@@ -60,9 +60,9 @@ class Space:
         }
         self.families: dict[str, Choices] = {"threshold": self._threshold(), "argmax": self._argmax()}
         self.pins = {name: self._pin(name, value) for name, value in pins.items()}
-        if scenario.server.capture_requests == 0:
-            # A server that captures nothing has no limit to search.
-            self.pins["capture_requests"] = 0
+        if scenario.server.capture_requests == 0 or scenario.server.cuda_graph_bs_decode is not None:
+            # A server that captures nothing, or a list of batches, has no limit to search.
+            self.pins["capture_requests"] = scenario.server.capture_requests
 
     def describe(self) -> dict[str, Any]:
         """Every parameter with its range or its pinned value, for provenance."""

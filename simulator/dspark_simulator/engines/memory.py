@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from numba import njit
 
-from dspark_simulator.engines.slots import give_back, grow, remove
+from dspark_simulator.engines.slots import abort, give_back, grow, remove
 from dspark_simulator.state import Record
 
 LEAST_OUTPUT, LAST_ARRIVED = 0, 1
@@ -15,35 +15,47 @@ def make_room(state: Record, queue: Record, server: Record, metrics: Record, ord
     """Retracts requests until every running one can hold the next round, then allocates for it.
 
     Args:
-        order: LEAST_OUTPUT retracts the request with the fewest output tokens, the longest prompt among equals, to
-            the end of the queue (``ScheduleBatch.retract_decode``, ``_get_decode_retraction_order``); LAST_ARRIVED
-            the youngest, to its front (vLLM ``Scheduler.schedule``, ``_preempt_request``).
+        order: LEAST_OUTPUT retracts the request with the fewest output tokens, the longest prompt among equals and the
+            last in the batch among those, to the end of the queue, where a full queue refuses it
+            (``ScheduleBatch.retract_decode``, ``_get_decode_retraction_order``, ``Scheduler._abort_on_queued_limit``);
+            LAST_ARRIVED the youngest, to its front (vLLM ``Scheduler.schedule``, ``_preempt_request``).
 
     Returns:
-        Requests aborted because one alone does not fit.
+        Requests aborted: one that does not fit alone, and those that a full queue refused.
     """
     s, flags, m = state[0], server[0], metrics[0]
     aborted = 0
-    while s.running > 0 and s.kv_used + _needed(state, server) > flags.kv_capacity:
-        if s.running == 1 and not s.partial:
-            m.aborted[s.slo_class[0]] += flags.measure_from <= s.id[0] < flags.measure_to
-            remove(state, 0)
+    while s.running > 0 and not has_room(state, server):
+        # vLLM counts the request whose prompt is being prefilled among the running ones; SGLang does not.
+        alone = s.running == 1 and (order == LEAST_OUTPUT or not s.partial)
+        victim = _victim(state, order)
+        m.retracted += not alone
+        if alone or s.queued >= flags.max_queued:
+            abort(metrics, server, s.id[victim], s.slo_class[victim])
+            remove(state, victim)
             aborted += 1
         else:
-            give_back(state, queue, _victim(state, order), order == LAST_ARRIVED)
-            m.retracted += 1
-    for r in range(s.running):
-        grow(state, r, s.context[r] + flags.kv_reserve)
+            give_back(state, queue, victim, order == LAST_ARRIVED)
+    reserve(state, server)
     return aborted
 
 
 @njit(cache=True)
-def _needed(state: Record, server: Record) -> int:
-    s, reserve = state[0], server[0].kv_reserve
+def has_room(state: Record, server: Record) -> bool:
+    """Whether the pool can hold the next round of all running requests (``ScheduleBatch.check_decode_mem``)."""
+    s, flags = state[0], server[0]
     needed = 0
     for r in range(s.running):
-        needed += max(0, s.context[r] + reserve - s.allocated[r])
-    return needed
+        needed += max(0, s.context[r] + flags.kv_reserve - s.allocated[r])
+    return bool(s.kv_used + needed <= flags.kv_capacity)
+
+
+@njit(cache=True)
+def reserve(state: Record, server: Record) -> None:
+    """Allocates the next round of every running request."""
+    s = state[0]
+    for r in range(s.running):
+        grow(state, r, s.context[r] + server[0].kv_reserve)
 
 
 @njit(cache=True)
@@ -53,10 +65,12 @@ def _victim(state: Record, order: int) -> int:
     for r in range(1, s.running):
         if order == LAST_ARRIVED:
             worse = s.id[r] > s.id[victim]
+        elif s.produced[r] != s.produced[victim]:
+            worse = s.produced[r] < s.produced[victim]
+        elif s.prompt[r] != s.prompt[victim]:
+            worse = s.prompt[r] > s.prompt[victim]
         else:
-            worse = s.produced[r] < s.produced[victim] or (
-                s.produced[r] == s.produced[victim] and s.prompt[r] > s.prompt[victim]
-            )
+            worse = s.order[r] > s.order[victim]
         if worse:
             victim = r
     return victim

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from numba import njit
 
-from dspark_simulator.engines.slots import emit, grow
+from dspark_simulator.engines.slots import abort, emit, grow
 from dspark_simulator.state import Record
 
 
@@ -37,7 +37,10 @@ def finish_prefill(state: Record, server: Record, metrics: Record, joined: int, 
         s.context[slot] += s.take[slot]
         if s.context[slot] == s.target[slot]:
             whole += 1
-            emit(state, metrics, server, slot, 1, end_s)
+            if s.output[slot] == 0:
+                abort(metrics, server, s.id[slot], s.slo_class[slot])
+            else:
+                emit(state, metrics, server, slot, 1, end_s)
     # Only the last one can be cut, so whole prompts are the first ones.
     s.running += whole
     s.partial = joined - whole

@@ -5,7 +5,7 @@ from __future__ import annotations
 from numba import njit
 
 from dspark_simulator.costs.numeric import host_s, inject_s, prefill_s
-from dspark_simulator.engines.memory import LEAST_OUTPUT, make_room
+from dspark_simulator.engines.memory import LEAST_OUTPUT, has_room, make_room, reserve
 from dspark_simulator.engines.prefill import finish_prefill, prompt_pairs, take
 from dspark_simulator.engines.round import accept, count_step, decide, round_s
 from dspark_simulator.engines.slots import fetch, sweep
@@ -16,6 +16,30 @@ from sglang_dspark.policy.rule import fits
 # ``SGLANG_CLIP_MAX_NEW_TOKENS_ESTIMATION`` and ``SGLANG_RETRACT_DECODE_STEPS``.
 CLIP_MAX_NEW_TOKENS = 4096
 RETRACT_DECODE_STEPS = 20
+
+# Tokens of the pool that no prompt may use: ``TpWorker.get_worker_info`` takes 1 off ``max_req_len`` and 5 more off
+# ``max_req_input_len``, which a prompt must stay below.
+PROMPT_MARGIN = 6
+
+
+def receive(prompt: int, output: int, max_new: int, kv_tokens: int) -> tuple[int, int, int]:
+    """What the scheduler makes of a request on arrival.
+
+    A prompt that can never fit is cut to one token, waits its turn and is answered with an error after its prefill
+    (``validate_input_length``, ``Req.set_finish_with_abort``). ``max_new_tokens`` is lowered to what fits beside the
+    prompt, and the output ends there (``Scheduler.init_req_max_new_tokens``).
+
+    Args:
+        max_new: ``max_new_tokens`` that the client asks for; 0 asks for ``output``.
+        kv_tokens: KV pool of the server.
+
+    Returns:
+        Its prompt, output and ``max_new_tokens``; output 0 for one that is answered with an error.
+    """
+    if prompt >= kv_tokens - PROMPT_MARGIN:
+        return 1, 0, 0
+    most = min(max_new or output, kv_tokens - prompt - 2)
+    return prompt, min(output, most), most
 
 
 @njit(cache=True)
@@ -34,30 +58,38 @@ def step(
     Returns:
         Its seconds (0.0 when there is nothing to do), and how many requests it ends.
     """
-    s, m = state[0], metrics[0]
+    s, m, flags = state[0], metrics[0], server[0]
     s.kind, s.prefill_tokens = IDLE, 0
-    mixed = server[0].mixed_chunk == 1
-    retracted = m.retracted
-    gone = make_room(state, queue, server, metrics, LEAST_OUTPUT) if mixed else 0
-    joined, rejected = _form_prefill(state, queue, server, metrics)
-    gone += rejected
+    joined, gone = 0, 0
+    if not _defers_prefill(state, server):
+        joined = _form_prefill(state, queue, server)
     busy = s.running
     if joined > 0:
-        s.kind = MIXED if mixed and busy > 0 else PREFILL
+        # Where the prompts leave the running requests no room, they sit this step out.
+        mixed = flags.mixed_chunk == 1 and busy > 0 and has_room(state, server)
+        s.kind = MIXED if mixed else PREFILL
+        s.interval_left = flags.prefill_interval
         time_s = _prefill_s(state, server, cost, joined)
-        if s.kind == MIXED:
+        if mixed:
             # ``ScheduleBatch.mix_with_running``: one token a running request, nothing drafted.
+            reserve(state, server)
             s.length[:busy] = 0
             s.drafts_accepted[:busy] = 0
             s.rounds[:busy] = 0
             accept(state, server, metrics, now_s + time_s)
+        _line_up(state, joined)
         finish_prefill(state, server, metrics, joined, now_s + time_s)
+        if mixed or busy == 0 or s.partial:
+            # The prefill batch becomes the running batch, whose ``batch_is_full`` is not set; a prompt that is cut is
+            # filtered out of it, which clears the flag too.
+            s.full = 0
     else:
-        gone += _keep_room(state, queue, server, metrics, retracted)
+        gone += _keep_room(state, queue, server, metrics)
         busy = s.running
         if busy == 0:
-            # ``Scheduler.on_idle`` resets the tracker.
-            s.ratio = server[0].ratio_first
+            if s.queued == 0 and not s.partial:
+                # ``Scheduler.on_idle`` resets the tracker.
+                s.ratio = flags.ratio_first
             return 0.0, gone
         s.kind = DECODE
         tier, draft = decide(state, server, rule, cost, acceptance, metrics)
@@ -67,6 +99,35 @@ def step(
         accept(state, server, metrics, now_s + time_s)
     count_step(state, metrics, busy, time_s)
     return time_s, gone + sweep(state)
+
+
+@njit(cache=True)
+def _line_up(state: Record, joined: int) -> None:
+    """Gives the prefilled requests their places in the running batch: behind the running ones
+    (``ScheduleBatch.merge_batch``), but in front of those that ran in the same step (``mix_with_running``)."""
+    s = state[0]
+    if s.kind == MIXED:
+        s.order_front -= joined
+        first = s.order_front
+    else:
+        first = s.order_back
+        s.order_back += joined
+    for i in range(joined):
+        s.order[s.running + i] = first + i
+
+
+@njit(cache=True)
+def _defers_prefill(state: Record, server: Record) -> bool:
+    """Whether decode steps are still due after the last prefill (``Scheduler._should_defer_prefill``)."""
+    s, flags = state[0], server[0]
+    if s.interval_left == 0:
+        return False
+    # With nobody running the scheduler's idle loop counts the steps down at once.
+    if s.running < max(flags.prefill_interval_min_running, 1):
+        s.interval_left = 0
+        return False
+    s.interval_left -= 1
+    return True
 
 
 @njit(cache=True)
@@ -86,20 +147,17 @@ def _prefill_s(state: Record, server: Record, cost: Record, joined: int) -> floa
 
 
 @njit(cache=True)
-def _keep_room(state: Record, queue: Record, server: Record, metrics: Record, retracted: int) -> int:
-    """``Scheduler.update_running_batch``: retract when the pool is full, else let ``new_token_ratio`` decay.
-
-    Args:
-        retracted: Retractions up to the beginning of the step.
-    """
-    s, flags = state[0], server[0]
+def _keep_room(state: Record, queue: Record, server: Record, metrics: Record) -> int:
+    """``Scheduler.update_running_batch``: retract when the pool is full, else let ``new_token_ratio`` decay."""
+    s, flags, m = state[0], server[0], metrics[0]
+    retracted = m.retracted
     aborted = make_room(state, queue, server, metrics, LEAST_OUTPUT)
-    if metrics[0].retracted > retracted:
+    if m.retracted > retracted or aborted > 0:
         # ``NewTokenRatioTracker.estimate_new_token_ratio_after_retract``
         produced, most = RETRACT_DECODE_STEPS * s.running, 1
         for r in range(s.running):
             produced += s.produced[r]
-            most += _max_new(server, s.slo_class[r], s.prompt[r], s.output[r])
+            most += s.max_new[r]
         s.ratio = min(1.0, produced / most)
     elif s.running > 0:
         s.ratio = max(s.ratio - flags.ratio_decay, flags.ratio_least)
@@ -107,71 +165,78 @@ def _keep_room(state: Record, queue: Record, server: Record, metrics: Record, re
 
 
 @njit(cache=True)
-def _form_prefill(state: Record, queue: Record, server: Record, metrics: Record) -> tuple[int, int]:
+def _form_prefill(state: Record, queue: Record, server: Record) -> int:
     """Takes prompts into the step (``Scheduler._get_new_batch_prefill_raw`` with ``PrefillAdder``).
 
     Returns:
-        Requests in the prefill batch, and requests rejected because they cannot fit an empty pool.
+        Requests in the prefill batch.
     """
-    s, flags, m = state[0], server[0], metrics[0]
+    s, flags = state[0], server[0]
+    if s.running == 0:
+        s.full = 0
     if (s.full or s.queued == 0) and not s.partial:
-        return 0, 0
+        return 0
+    # ``MinFreeSlotsDelayer.should_delay``; a prompt that is cut goes on.
+    if s.running > 0 and flags.max_running - s.running < flags.min_free_slots and not s.partial:
+        return 0
     along = s.running if flags.mixed_chunk else 0
     chunk_left, input_left = flags.chunk_tokens - along, flags.max_prefill_tokens - along
-    # ``rem_total_tokens``: what is free less what the running requests are expected to write still.
-    kv_left = float(flags.kv_capacity - s.kv_used)
-    for r in range(s.running):
-        left = _max_new(server, s.slo_class[r], s.prompt[r], s.output[r]) - s.produced[r]
-        kv_left -= min(left, CLIP_MAX_NEW_TOKENS) * s.ratio
-    joined, rejected = 0, 0
+    kv_left = _remaining_total(state, server) - along
+    joined = 0
     if s.partial:
         slot = s.running
-        tokens = min(s.target[slot] - s.context[slot], chunk_left, flags.kv_capacity - s.kv_used)
+        # The cut prompt must go on, since only its end frees its KV (``available_chunk_tokens``).
+        tokens = min(chunk_left, int(kv_left)) if kv_left >= 1.0 else chunk_left
+        tokens = min(tokens, s.target[slot] - s.context[slot], flags.kv_capacity - s.kv_used)
         if tokens <= 0:
-            return 0, 0
+            return 0
         take(state, slot, tokens)
         joined = 1
+        if s.context[slot] + tokens < s.target[slot]:
+            return joined
         chunk_left -= tokens
         input_left -= tokens
-        kv_left -= tokens
-        if s.context[slot] + tokens == s.target[slot]:
-            kv_left -= min(_max_new(server, s.slo_class[slot], s.prompt[slot], s.output[slot]), CLIP_MAX_NEW_TOKENS)
-    while s.queued > 0 and chunk_left > 0 and input_left > 0:
+        kv_left -= tokens + 1 + min(s.max_new[slot], CLIP_MAX_NEW_TOKENS)
+    while s.queued > 0:
+        # ``PrefillAdder.budget_state`` looks at the memory first.
+        if kv_left > 0 and (chunk_left <= 0 or input_left <= 0):
+            break
         if s.running + joined >= flags.max_running:
             s.full = 1
             break
+        if joined >= flags.prefill_requests:
+            break
         head = queue[s.queue_head]
-        target = head.prompt + head.produced
+        target, most = head.prompt + head.produced, head.max_new
         tokens = target - min(head.cached, target - 1)
-        most = _max_new(server, head.slo_class, head.prompt, head.output)
-        new = min(max(most - head.produced, 0), CLIP_MAX_NEW_TOKENS)
         # Cached prompt tokens are counted as this request's own: the pool holds them while it runs.
-        if target + new + 1 >= kv_left:
-            if s.running + joined > 0:
-                s.full = 1
-                break
-            m.aborted[head.slo_class] += flags.measure_from <= head.id < flags.measure_to
-            s.queue_head = (s.queue_head + 1) % queue.size
-            s.queued -= 1
-            rejected += 1
-            continue
+        if target + min(max(most - head.produced, 0), CLIP_MAX_NEW_TOKENS) + 1 >= kv_left:
+            s.full = s.running + joined > 0
+            break
         slot = s.running + joined
         fetch(state, queue, slot)
         taken = min(tokens, chunk_left)
         take(state, slot, taken)
         joined += 1
-        chunk_left -= taken
-        input_left -= taken
-        kv_left -= target - tokens + taken
         if taken < tokens:
             break
-        kv_left -= new + 1
-    return joined, rejected
+        chunk_left -= taken
+        input_left -= taken
+        # A retracted request is charged for all that it may write, though it was admitted by what is left of it.
+        kv_left -= target + 1 + min(most, CLIP_MAX_NEW_TOKENS)
+        if kv_left <= 0:
+            s.full = 1
+            break
+    return joined
 
 
-@njit(cache=True, inline="always")
-def _max_new(server: Record, slo_class: int, prompt: int, output: int) -> int:
-    """``max_new_tokens`` of a request: what its class asks for, but no more than fits beside its prompt
-    (``Scheduler.init_req_max_new_tokens``), and never less than its output."""
-    flags = server[0]
-    return int(max(min(flags.max_new[slo_class], flags.kv_capacity - prompt - 2), output))
+@njit(cache=True)
+def _remaining_total(state: Record, server: Record) -> float:
+    """KV tokens that are free, less what the running requests are expected to write still
+    (``PrefillAdder.rem_total_tokens``): all they may where they ignore the end of text."""
+    s, flags = state[0], server[0]
+    left = float(flags.kv_capacity - s.kv_used)
+    for r in range(s.running):
+        ratio = 1.0 if flags.ignore_eos[s.slo_class[r]] else s.ratio
+        left -= min(s.max_new[r] - s.produced[r], CLIP_MAX_NEW_TOKENS) * ratio
+    return left

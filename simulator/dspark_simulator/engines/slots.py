@@ -17,6 +17,7 @@ def fetch(state: Record, queue: Record, slot: int) -> None:
     s.arrival_s[slot] = waiting.arrival_s
     s.prompt[slot] = waiting.prompt
     s.output[slot] = waiting.output
+    s.max_new[slot] = waiting.max_new
     s.slo_class[slot] = waiting.slo_class
     s.produced[slot] = waiting.produced
     s.first_s[slot] = waiting.first_s
@@ -46,6 +47,7 @@ def give_back(state: Record, queue: Record, slot: int, in_front: bool) -> None:
     waiting.arrival_s = s.arrival_s[slot]
     waiting.prompt = s.prompt[slot]
     waiting.output = s.output[slot]
+    waiting.max_new = s.max_new[slot]
     waiting.slo_class = s.slo_class[slot]
     waiting.cached = 0
     waiting.produced = s.produced[slot]
@@ -76,6 +78,8 @@ def _move(state: Record, source: int, slot: int) -> None:
     s.arrival_s[slot] = s.arrival_s[source]
     s.prompt[slot] = s.prompt[source]
     s.output[slot] = s.output[source]
+    s.max_new[slot] = s.max_new[source]
+    s.order[slot] = s.order[source]
     s.slo_class[slot] = s.slo_class[source]
     s.context[slot] = s.context[source]
     s.produced[slot] = s.produced[source]
@@ -120,6 +124,13 @@ def emit(state: Record, metrics: Record, server: Record, slot: int, tokens: int,
     m.tokens += tokens
     if measured and s.produced[slot] >= s.output[slot]:
         _finish(state, metrics, server, slot)
+
+
+@njit(cache=True)
+def abort(metrics: Record, server: Record, request: int, slo_class: int) -> None:
+    """Counts a request that ends without its output."""
+    flags = server[0]
+    metrics[0].aborted[slo_class] += flags.measure_from <= request < flags.measure_to
 
 
 @njit(cache=True)

@@ -8,10 +8,24 @@ from dspark_simulator.costs.numeric import inject_s
 from dspark_simulator.engines.memory import LAST_ARRIVED, make_room
 from dspark_simulator.engines.prefill import finish_prefill, prompt_pairs, take
 from dspark_simulator.engines.round import accept, count_step, decide, round_s
-from dspark_simulator.engines.slots import fetch, sweep
+from dspark_simulator.engines.slots import abort, fetch, sweep
 from dspark_simulator.state import DECODE, IDLE, MIXED, PREFILL, Record
 from sglang_dspark.policy.record import Rule
 from sglang_dspark.policy.rule import fits, pad
+
+
+def receive(prompt: int, output: int, max_new: int, kv_tokens: int) -> tuple[int, int, int]:
+    """What the scheduler makes of a request on arrival: ``max_tokens`` ends its output.
+
+    Args:
+        max_new: ``max_tokens`` that the client asks for; 0 asks for ``output``.
+        kv_tokens: KV pool of the server; what can never fit is refused when its turn comes.
+
+    Returns:
+        Its prompt, output and ``max_tokens``.
+    """
+    most = max_new or output
+    return prompt, min(output, most), most
 
 
 @njit(cache=True)
@@ -77,7 +91,7 @@ def _form_prefill(state: Record, queue: Record, server: Record, metrics: Record,
     Returns:
         Requests that prefill in this step, and requests rejected because they cannot fit an empty pool.
     """
-    s, flags, m = state[0], server[0], metrics[0]
+    s, flags = state[0], server[0]
     block = flags.gamma + 1 if flags.speculative else 1
     left = flags.max_prefill_tokens - s.running * block
     joined, rejected = 0, 0
@@ -96,7 +110,7 @@ def _form_prefill(state: Record, queue: Record, server: Record, metrics: Record,
         target = head.prompt + head.produced
         cached = min(head.cached, target - 1)
         if target + flags.kv_reserve > flags.kv_capacity:
-            m.aborted[head.slo_class] += flags.measure_from <= head.id < flags.measure_to
+            abort(metrics, server, head.id, head.slo_class)
             s.queue_head = (s.queue_head + 1) % queue.size
             s.queued -= 1
             rejected += 1

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from dspark_simulator.workloads.lengths import Lengths
 from dspark_simulator.workloads.model import Described, Positive
@@ -32,7 +32,9 @@ class RequestClass(Described):
         prefixes: how many different prefixes its requests share. A replica has one cached once it has served a request
             with it, until others take its room; 0 means that every replica always has them all.
         max_new_tokens: what its clients send as ``max_new_tokens``, by which SGLang admits; 0 means the length of
-            the output itself, as benchmarks do.
+            the output itself, as benchmarks do. No output is longer.
+        ignore_eos: its clients send ``ignore_eos``, as benchmarks with fixed lengths do, so SGLang admits others
+            beside them as though each wrote all of ``max_new_tokens``.
         slo: the service level of each of its requests.
     """
 
@@ -44,4 +46,11 @@ class RequestClass(Described):
     cached_prefix: Annotated[float, Field(ge=0, le=1)] = 0.0
     prefixes: Annotated[int, Field(ge=0)] = 0
     max_new_tokens: Annotated[int, Field(ge=0)] = 0
+    ignore_eos: bool = False
     slo: Slo
+
+    @model_validator(mode="after")
+    def _ends_at_the_limit(self) -> RequestClass:
+        if self.ignore_eos and self.max_new_tokens:
+            raise ValueError("ignore_eos makes every output end at its own length; drop max_new_tokens")
+        return self

@@ -29,7 +29,12 @@ EXPERTS_REACH: Final = {"layer_s": 6e-5, "eager_layer_s": 2.6e-3, "bandwidth_eff
 DENSE_REACH: Final = {"layer_s": 2e-5, "eager_layer_s": 4e-4, "bandwidth_efficiency": 0.7, "flops_efficiency": 0.5}
 ROOFLINE_LIVE: Final = {"overhead_s": (0.0, 0.003), "slope": (0.85, 1.15)}
 # An SGLang server with room: what a choice starts from before anything is tuned.
-ROOMY: Final = {"verify_mode": "static", "max_running_requests": 512, "capture_requests": 512}
+ROOMY: Final = {
+    "verify_mode": "static",
+    "max_running_requests": 512,
+    "capture_requests": 512,
+    "cuda_graph_bs_decode": None,
+}
 
 
 class Deployment(NamedTuple):

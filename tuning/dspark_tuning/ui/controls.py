@@ -129,7 +129,7 @@ def _applied(scenario: Scenario, control: Control, text: str) -> Scenario:
 def _with_room(scenario: Scenario, requests: int) -> Scenario:
     server = scenario.server
     captured = max(server.capture_requests, requests) if server.capture_requests else 0
-    update = {"max_running_requests": requests, "capture_requests": captured}
+    update = {"max_running_requests": requests, "capture_requests": captured, "cuda_graph_bs_decode": None}
     return scenario.model_copy(update={"server": server.model_copy(update=update)})
 
 
