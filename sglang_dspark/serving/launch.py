@@ -213,9 +213,10 @@ def _different(flags: Mapping[str, str], cfg: Any) -> list[str]:
     """The flags of ``flags`` that the server has otherwise, with its values."""
     found = []
     for flag, value in flags.items():
-        now = getattr(cfg, flag.removeprefix("--").replace("-", "_"), None)
-        if now is not None and str(now) != value:
-            found.append(f"{flag} {now}")
+        now = getattr(cfg, flag.removeprefix("--").replace("-", "_"), value)
+        text = " ".join(map(str, now)) if isinstance(now, list) else "not set" if now is None else str(now)
+        if text != value:
+            found.append(f"{flag} {text}")
     return found
 
 

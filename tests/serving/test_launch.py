@@ -134,6 +134,16 @@ def test_other_flags_than_tuned_are_warned_of_with_those_to_use(draft: Path, cap
     assert message.endswith("use: " + " ".join(f"{flag} {value}" for flag, value in flags.items()))
 
 
+def test_lists_and_flags_that_are_not_set_are_compared(draft: Path, caplog) -> None:
+    flags = {"--cuda-graph-bs-decode": "1 2 4", "--min-free-slots-delay": "1", "--max-queued-requests": "8"}
+    same = {"cuda_graph_bs_decode": [1, 2, 4], "min_free_slots_delay": 1, "max_queued_requests": 8}
+    launch.check(ASKED, offline.artifact(server_flags=flags), server(draft, **same))
+    assert caplog.records == []
+    other = {"cuda_graph_bs_decode": [1, 2], "min_free_slots_delay": None, "max_queued_requests": 8}
+    launch.check(ASKED, offline.artifact(server_flags=flags), server(draft, **other))
+    assert "(now --cuda-graph-bs-decode 1 2, --min-free-slots-delay not set)" in caplog.text
+
+
 def test_advice_to_serve_plainly_is_passed_on(draft: Path, caplog) -> None:
     launch.check(ASKED, offline.artifact(NoDraft(), serve="plain", advice="Do not draft."), server(draft))
     assert [record.getMessage() for record in caplog.records] == ["/a/policy.json: Do not draft."]

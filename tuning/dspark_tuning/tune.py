@@ -18,6 +18,7 @@ from dspark_tuning import arms
 from dspark_tuning.compare import gain
 from dspark_tuning.evaluate import evaluate, grid, log_score
 from dspark_tuning.search import RUNGS, Plan, finished, open_study, params_of, search
+from dspark_tuning.server_flags import environment, flags
 from dspark_tuning.space import Space
 from dspark_tuning.watch import Watched, shown, watch
 from sglang_dspark.errors import InputError
@@ -231,26 +232,6 @@ def artifact_of(
             for row in versus.to_dict("records")
         ),
     )
-
-
-def flags(server: Server) -> dict[str, str]:
-    """The flags of a speculative server, as SGLang spells them."""
-    return {
-        "--speculative-algorithm": "DSPARK",
-        "--speculative-dspark-block-size": str(server.gamma),
-        "--max-running-requests": str(server.max_running_requests),
-        **({"--cuda-graph-max-bs-decode": str(server.captured_requests())} if server.capture_requests else {}),
-        "--chunked-prefill-size": str(server.chunked_prefill_size),
-        "--max-prefill-tokens": str(server.max_prefill_tokens),
-    }
-
-
-def environment(server: Server) -> dict[str, str]:
-    """The environment variables that belong to :func:`flags`."""
-    return {
-        "SGLANG_RAGGED_VERIFY_MODE": server.verify_mode,
-        "SGLANG_DSPARK_CONFIDENCE_RELAY_LAG_STEPS": str(server.confidence_lag_steps),
-    }
 
 
 def advise(versus: pd.DataFrame, winner: str) -> str:

@@ -10,22 +10,12 @@ from pydantic import ValidationError
 from dspark_simulator.scenario import Scenario
 from dspark_simulator.server import Server
 from dspark_simulator.simulation import Arm
-from dspark_tuning import arms
+from dspark_tuning import arms, server_flags
 from sglang_dspark.errors import InputError, from_validation
 from sglang_dspark.policy import Argmax, Greedy
 from sglang_dspark.policy.artifact import load
 
 ARMS = "plain, default, fixed-N, static-THETA, greedy, argmax, aligned or oracle"
-
-# The flags and variables of an artifact that change what is simulated, by field of the simulated server.
-FLAGS = {
-    "--max-running-requests": "max_running_requests",
-    "--cuda-graph-max-bs-decode": "capture_requests",
-    "--chunked-prefill-size": "chunked_prefill_size",
-    "--max-prefill-tokens": "max_prefill_tokens",
-    "SGLANG_RAGGED_VERIFY_MODE": "verify_mode",
-    "SGLANG_DSPARK_CONFIDENCE_RELAY_LAG_STEPS": "confidence_lag_steps",
-}
 
 
 def named(name: str, scenario: Scenario) -> Arm:
@@ -81,14 +71,10 @@ def tuned(path: Path, scenario: Scenario) -> Arm:
             f"{', '.join(classes)}; tune for that scenario"
         )
     settings = artifact.server_flags | artifact.environment
-    changed = {FLAGS[name]: _number(value) for name, value in settings.items() if name in FLAGS}
-    fields = scenario.server.model_dump() | changed | {"gamma": artifact.gamma, "speculative": True}
+    changed = server_flags.fields(settings) | {"gamma": artifact.gamma, "speculative": True}
+    fields = scenario.server.model_dump() | changed
     try:
         server = Server.model_validate(fields)
     except ValidationError as error:
         raise from_validation(error, path) from error
     return Arm(str(path), server, artifact.policy, artifact.cost_belief)
-
-
-def _number(value: str) -> int | str:
-    return int(value) if value.isdecimal() else value

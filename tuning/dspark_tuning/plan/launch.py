@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import shlex
+from collections.abc import Mapping
 
 from dspark_tuning.plan.run import Plan
-from dspark_tuning.tune import environment, flags
+from dspark_tuning.server_flags import environment, flags
 
 
 def launch(plan: Plan) -> str:
@@ -19,14 +20,18 @@ def launch(plan: Plan) -> str:
     if server.speculative:
         note = " DRAFT is your DSpark draft."
         variables = [f"{name}={shlex.quote(value)}" for name, value in environment(server).items()]
-        words += ["--speculative-draft-model-path", "DRAFT", *(word for pair in flags(server).items() for word in pair)]
+        words += ["--speculative-draft-model-path", "DRAFT", *_words(flags(server))]
     else:
         words += ["--max-running-requests", str(server.max_running_requests)]
     if plan.arm.policy is not None:
         words += ["--speculative-dspark-policy", "policy.json"]
     replicas = 1 if plan.found is None else plan.found.replicas
-    # A flag and its value on a line.
+    # A flag and its values on a line.
     lines = shlex.join(words).replace(" --", " \\\n  --")
     return (
         f"#!/bin/sh\n# One of {replicas} replicas of {plan.hardware}.{note}\nexec env {' '.join([*variables, lines])}\n"
     )
+
+
+def _words(flags: Mapping[str, str]) -> list[str]:
+    return [word for flag, value in flags.items() for word in (flag, *value.split())]

@@ -46,7 +46,7 @@ def _serve(outcome: Outcome) -> list[Html]:
     if not outcome.artifact.server_flags:
         return []
     variables = [f"{name}={shlex.quote(value)}" for name, value in outcome.artifact.environment.items()]
-    flags = [f"{flag} {shlex.quote(value)}" for flag, value in outcome.artifact.server_flags.items()]
+    flags = [f"{flag} {shlex.join(value.split())}" for flag, value in outcome.artifact.server_flags.items()]
     start = f"python -m sglang.launch_server --model-path {shlex.quote(outcome.scenario.model)}"
     if outcome.winner.policy is not None:
         flags.append("--speculative-dspark-policy policy.json")
