@@ -9,12 +9,12 @@ from typing import Annotated, Any, Literal
 
 import numpy as np
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, field_validator, model_validator
 
 from dspark_simulator.acceptance import AcceptanceModel, packaged
 from dspark_simulator.acceptance import load as load_acceptance
-from dspark_simulator.costs import Cost, live, numeric
-from dspark_simulator.deployment import Live, Memory
+from dspark_simulator.costs import Cost, CostModel, CostRecord, live, numeric
+from dspark_simulator.deployment import Live, Memory, Truth
 from dspark_simulator.profile import load as load_profile
 from dspark_simulator.router import RouterName
 from dspark_simulator.server import Server
@@ -58,7 +58,7 @@ class Scenario(BaseModel):
     Attributes:
         model, hardware: Named in artifacts and reports.
         gpus: GPUs of one replica.
-        drafter_gamma: The drafter's block: the most drafts it can propose.
+        drafter_gamma: The block that the drafter was trained with; a longer one would lower what is accepted.
         cost: What a profiler says a step costs; the belief of policies that have one.
         live: How live steps differ from it.
         acceptance: Quality of the drafter by domain; the paper's Qwen3-4B drafter if absent.
@@ -84,6 +84,12 @@ class Scenario(BaseModel):
     loads: tuple[Factor, ...] = Field(default=(1.0,), min_length=1)
     run: Run = Run()
 
+    @field_validator("cost")
+    @classmethod
+    def _profiled_block(cls, cost: CostModel, info: ValidationInfo) -> CostModel:
+        block = info.data.get("drafter_gamma")
+        return cost if block is None else cost.with_draft_block(block)
+
     @model_validator(mode="after")
     def _fits(self) -> Scenario:
         if self.server.gamma > self.drafter_gamma:
@@ -103,6 +109,14 @@ class Scenario(BaseModel):
     def drafter(self) -> AcceptanceModel:
         """The acceptance model in force."""
         return self.acceptance or packaged()
+
+    def profiled_steps(self, gamma: int) -> CostRecord:
+        """What a profiler says that steps cost on a server that drafts ``gamma`` positions."""
+        return self.cost.tabulate(gamma, self.live.centre().draft_fixed)
+
+    def live_steps(self, gamma: int, truth: Truth) -> CostRecord:
+        """What steps cost on such a server if they differ from the profile as ``truth`` says."""
+        return live(self.cost.tabulate(gamma, truth.draft_fixed), truth.overhead_s, truth.slope)
 
     def at_load(self, load: float) -> Scenario:
         """The scenario with that many clients (closed loop) or that multiple of its rate (open loop), warmed up."""
@@ -135,7 +149,7 @@ class Scenario(BaseModel):
         prompt, output = float(requests["prompt"].mean()), float(requests["output"].mean())
         new = prompt - float(requests["cached"].mean())
         batch = int(min(MAX_REQUESTS, max(1, self.memory.kv_tokens_without_draft // (prompt + output))))
-        cost = live(self.cost.tabulate(), *self.live.centre())
+        cost = self.live_steps(self.server.gamma, self.live.centre())
         chunk = self.server.chunked_prefill_size
         a_prompt_s = numeric.prefill_s(cost, chunk, chunk * prompt / 2) * new / chunk
         step_s = numeric.host_s(cost, batch, False) + numeric.verify_s(

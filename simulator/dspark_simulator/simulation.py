@@ -10,7 +10,7 @@ import numpy as np
 import simpy
 from numpy.typing import NDArray
 
-from dspark_simulator.costs import live, sps_additive
+from dspark_simulator.costs import sps_additive
 from dspark_simulator.deployment import Truth
 from dspark_simulator.engines import ENGINES
 from dspark_simulator.engines.slots import abort
@@ -121,11 +121,12 @@ class _Simulation:
         self.backlog: list[int] = []
         self.route = ROUTERS[scenario.router]
         self.done = self.env.event()
-        profile = scenario.cost.tabulate()
+        gamma = arm.server.gamma
+        cost = scenario.live_steps(gamma, truth)
         belief = arm.belief
         if belief is None and arm.policy is not None and arm.policy.needs_belief:
-            belief = sps_additive(profile, MAX_REQUESTS, MAX_TOKENS)
-        engine = Engine(arm.server.gamma, arm.server.tiers(), arm.server.captured_requests(), belief)
+            belief = sps_additive(scenario.profiled_steps(gamma), MAX_REQUESTS, MAX_TOKENS)
+        engine = Engine(gamma, arm.server.tiers(), arm.server.captured_requests(), belief)
         classes = scenario.workload.classes
         memory = scenario.memory
         server = arm.server.record(
@@ -140,7 +141,7 @@ class _Simulation:
                 index,
                 server,
                 compile_rule(arm.policy or NoDraft(), engine),
-                live(profile, *truth),
+                cost,
                 scenario.drafter().compile([klass.domain for klass in classes]),
             )
             for index in range(scenario.replicas)

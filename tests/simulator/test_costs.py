@@ -197,6 +197,39 @@ def test_curve_equals_the_published_medians_and_is_linear_between() -> None:
     assert eager_s(cost, 3072) == pytest.approx((eager[2048] + eager[4096]) / 2, rel=1e-12)
 
 
+@pytest.mark.parametrize("model", ["curve", "table"])
+def test_measured_draft_time_is_a_fixed_share_of_one_request_and_the_rest_by_positions(model: str) -> None:
+    alpha = (0.002, 0.0035, 0.0105)
+    if model == "curve":
+        measured: dict[str, Any] = {
+            "captured": {"tokens": [1, 8], "seconds": [0.01, 0.02]},
+            "draft": {"requests": [1, 4, 18], "seconds": alpha},
+        }
+    else:
+        measured = {"bias_seconds": 0.001, "bs_probes": [1, 4, 18], "alpha_seconds": alpha, "m_probes": [1, 8]}
+        measured["theta_seconds"] = [0.01, 0.02]
+    cost = PARSER.validate_python({"kind": model, model: measured, "draft_block": 7})
+    at = {gamma: cost.tabulate(gamma, 0.5) for gamma in (2, 5, 7)}
+    for requests, seconds in zip((1, 4, 18), alpha, strict=True):
+        assert draft_s(at[7], requests) == pytest.approx(seconds, rel=1e-12)
+        for gamma in (2, 5):
+            wanted = 0.001 + gamma / 7 * (seconds - 0.001)
+            assert draft_s(at[gamma], requests) == pytest.approx(wanted, rel=1e-12)
+    for fixed in (0.0, 1.0):
+        wanted = alpha[1] * 2 / 7 if fixed == 0 else 0.002 + 2 / 7 * 0.0015
+        assert draft_s(cost.tabulate(2, fixed), 4) == pytest.approx(wanted, rel=1e-12)
+
+
+def test_the_belief_of_a_shorter_block_drafts_less() -> None:
+    cost = PARSER.validate_python(B300 | {"draft_block": 7})
+    tables = {gamma: sps_additive(cost.tabulate(gamma, 0.5), 256, 1024) for gamma in (3, 7)}
+    for requests in (1, 64, 256):
+        alpha = {g: interpolated(t.bs_probes, t.alpha_seconds, requests) for g, t in tables.items()}
+        fixed_s = 0.5 * medians("draft", "cudagraph")[1]
+        assert alpha[3] == pytest.approx(fixed_s + 3 / 7 * (alpha[7] - fixed_s), rel=1e-9)
+    assert tables[3].theta_seconds == tables[7].theta_seconds
+
+
 def test_a_step_past_the_capture_limit_is_the_published_jump() -> None:
     cost = tabulated(B300)
     assert verify_s(cost, 1024, True, 8192, 1) == pytest.approx(20.63e-3)
@@ -340,11 +373,17 @@ def test_context_reads_the_kv_of_every_token() -> None:
 
 def test_draft_and_injection_closed_forms() -> None:
     draft = {"layers": 1, "block": 4, "hidden_states": 3, "markov_rank": 8}
-    cost = roofline("H200", TINY, **{**IDEAL, "draft": draft, "markov_s": 7e-6}).tabulate()
+    model = roofline("H200", TINY, **{**IDEAL, "draft": draft, "markov_s": 7e-6})
+    cost = model.tabulate()
     layer = 64 * (4 + 2 * 2) * 16 + 4 * 16 * 64 + 3 * 64 * 256
     backbone = 2 * (layer + 64 * 1000)
-    serial = 4 * (2 * 8 * 1000 + 2 * 4 * 1000)
-    assert draft_s(cost, 1) == pytest.approx((backbone + serial) / 4.8e12 + 4 * 7e-6, rel=1e-12)
+    step = 2 * 8 * 1000 + 2 * 4 * 1000
+    assert draft_s(cost, 1) == pytest.approx((backbone + 4 * step) / 4.8e12 + 4 * 7e-6, rel=1e-12)
+    # One serial step a position; the backbone reads its weights once for any of them.
+    for gamma in (1, 2):
+        wanted = (backbone + gamma * step) / 4.8e12 + gamma * 7e-6
+        assert draft_s(model.tabulate(gamma), 1) == pytest.approx(wanted, rel=1e-12)
+    assert (model.tabulate(4) == cost).all()
     assert inject_s(cost, 10) == pytest.approx(10 * max(2 * 3 * 64 * 2 / 4.8e12, 2 * 3 * 64 * 64 / 989.4e12), rel=1e-12)
 
 

@@ -9,14 +9,16 @@ from typing import Any
 import numpy as np
 import pytest
 import yaml
+from pydantic import ValidationError
 
+from dspark_simulator.costs import CurveCost
 from dspark_simulator.deployment import Live
 from dspark_simulator.scenario import DEFAULT, Scenario, json_schema, load, names, parse, seeds
 from dspark_simulator.server import Server
 from dspark_simulator.simulation import Arm, simulate
 from dspark_simulator.workloads import Closed
 from sglang_dspark.errors import InputError
-from tests.simulator.deployment import DOMAIN, a_scenario, drafter
+from tests.simulator.deployment import DOMAIN, a_scenario, drafter, step_cost
 
 GONE = object()
 
@@ -210,16 +212,37 @@ def test_the_schema_knows_every_field() -> None:
 
 
 def test_truths_fill_their_range() -> None:
-    live = Live(overhead_s=(0.002, 0.006), slope=(0.9, 1.3))
-    np.testing.assert_allclose(live.centre(), (0.004, 1.1))
+    live = Live(overhead_s=(0.002, 0.006), slope=(0.9, 1.3), draft_fixed=(0.2, 0.8))
+    np.testing.assert_allclose(live.centre(), (0.004, 1.1, 0.5))
     truths = np.array([live.draw(seed) for seed in range(4000)])
-    low, high = np.array([0.002, 0.9]), np.array([0.006, 1.3])
+    low, high = np.array([0.002, 0.9, 0.2]), np.array([0.006, 1.3, 0.8])
     assert ((truths >= low) & (truths < high)).all()
     u = (truths - low) / (high - low)
     # Four standard errors of a uniform mean, and of no correlation.
     assert abs(u.mean(axis=0) - 0.5).max() < 4 / np.sqrt(12 * len(u))
-    assert abs(np.corrcoef(u.T)[0, 1]) < 4 / np.sqrt(len(u))
+    assert abs(np.triu(np.corrcoef(u.T), 1)).max() < 4 / np.sqrt(len(u))
     assert live.draw(7) == live.draw(7)
+
+
+def test_the_split_of_draft_time_leaves_the_other_draws_of_a_seed_as_they_were() -> None:
+    live = Live(overhead_s=(0.002, 0.006), slope=(0.9, 1.3))
+    np.testing.assert_allclose(live.draw(7)[:2], (0.005786052145561492, 0.9629902271962749), rtol=1e-12)
+
+
+def test_a_measured_draft_is_of_the_drafters_block_unless_it_says_its_own() -> None:
+    for block, wanted in ((None, 5), (7, 7)):
+        scenario = a_scenario(
+            Closed(clients=2), requests=10, drafter_gamma=5, server=Server(gamma=5), cost=step_cost(draft_block=block)
+        )
+        assert isinstance(scenario.cost, CurveCost) and scenario.cost.draft_block == wanted
+
+
+@pytest.mark.parametrize("name", ["b300-v4flash", "mi350x-v4flash"])
+def test_v4_flash_serves_the_block_of_its_checkpoint(name: str) -> None:
+    scenario = load(name)
+    assert scenario.drafter_gamma == scenario.server.gamma == 5
+    with pytest.raises(ValidationError, match="beyond the drafter's block; use at most 5"):
+        Scenario.model_validate(scenario.model_dump() | {"server": {"gamma": 7}})
 
 
 def test_seed_sets_never_meet() -> None:

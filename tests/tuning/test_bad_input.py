@@ -72,7 +72,7 @@ def table(content: dict[str, Any], path: str, value: Any) -> dict[str, Any]:
         ("server.verify_mode", "always", ["server.verify_mode: 'always'", "'compact'"]),
         ("server.max_running_requests", "many", ["server.max_running_requests: 'many'", "integer"]),
         ("replicas", 0, ["replicas: 0", "greater than or equal to 1"]),
-        ("server.gamma", 8, ["server.gamma 8", "beyond the drafter's block", "at most 7"]),
+        ("server.gamma", 6, ["server.gamma 6", "beyond the drafter's block", "at most 5"]),
         ("server.gamma", 99, ["server.gamma: 99", "less than or equal to 16"]),
         ("workload.arrivals", POISSON | {"rate_per_s": -2}, ["workload.arrivals.rate_per_s: -2", "greater than 0"]),
         ("workload.arrivals", POISSON | {"rate_per_s": math.nan}, ["workload.arrivals.rate_per_s: nan", "finite"]),
@@ -186,7 +186,7 @@ def test_a_wrong_policy(path: str, value: Any, said: list[str]) -> None:
 @pytest.mark.parametrize(
     ("path", "value", "said"),
     [
-        ("gamma", 9, ["gamma: 9", "b300-v4flash", "at most 7"]),
+        ("gamma", 7, ["gamma: 7", "b300-v4flash", "at most 5"]),
         ("server_flags.--max-running-requests", "all", ["max_running_requests: 'all'", "integer"]),
         ("server_flags.--max-running-requests", "4096", ["max_running_requests: 4096", "1024"]),
         ("environment", {"SGLANG_RAGGED_VERIFY_MODE": "often"}, ["verify_mode: 'often'", "'compact'"]),
@@ -194,7 +194,7 @@ def test_a_wrong_policy(path: str, value: Any, said: list[str]) -> None:
     ],
 )
 def test_a_policy_that_the_scenario_cannot_serve(path: str, value: Any, said: list[str]) -> None:
-    content = changed(CONTENT, path, value)
+    content = changed(CONTENT | {"gamma": 5}, path, value)
     content["sts_temperatures"] = [1.0] * content["gamma"]
     Path("mine.json").write_text(json.dumps(content))
     assert dspark("policy", "check", "mine.json").code == 0
@@ -216,11 +216,11 @@ def test_a_file_that_is_no_policy(text: str) -> None:
         (["tune", "--load", "inf"], ["--load: inf", "above 0"]),
         (["tune", "--pin", "gamma"], ["--pin: 'gamma'", "NAME=VALUE"]),
         (["tune", "--pin", "gama=3"], ["--pin gama", "choose from", "gamma"]),
-        (["tune", "--pin", "gamma=8"], ["--pin gamma: 8", "7"]),
+        (["tune", "--pin", "gamma=6"], ["--pin gamma: 6", "5"]),
         (["tune", "--pin", "gamma=2.5"], ["--pin gamma: 2.5"]),
         (["tune", "--pin", "overhead_s=NaN"], ["--pin overhead_s: nan"]),
         (["tune", "--pin", "verify_mode=never"], ["--pin verify_mode: 'never'", "compact"]),
-        (["simulate", "--arm", "fixed-8"], ["--arm: 'fixed-8'", "fixed-1 to fixed-7"]),
+        (["simulate", "--arm", "fixed-6"], ["--arm: 'fixed-6'", "fixed-1 to fixed-5"]),
         (["simulate", "--arm", "static-2"], ["--arm: 'static-2'", "give plain, default"]),
         (["simulate", "--arm", "plain", "--policy", "x.json"], ["--arm: 'plain'", "x.json", "give one"]),
         (["tune", "--dask", "nowhere"], ["--dask: nowhere", "dask scheduler"]),
@@ -262,7 +262,7 @@ def test_a_folder_that_cannot_be_written_is_refused_before_the_work(out: str) ->
 @pytest.mark.parametrize(
     ("field", "value", "said"),
     [
-        ("memory", {"kv_tokens": 9, "kv_tokens_without_draft": 9}, ["kv_tokens: 9 holds no request", "more than 16"]),
+        ("memory", {"kv_tokens": 9, "kv_tokens_without_draft": 9}, ["kv_tokens: 9 holds no request", "more than 12"]),
         ("name", "two\nlines", ["max_s", "0.01", "raise it"]),
     ],
 )

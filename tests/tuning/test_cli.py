@@ -412,7 +412,7 @@ class TestOutputs:
         assert not list(tmp_path.iterdir())
 
     def test_a_table_for_a_stock_server_comes_and_goes_with_the_policy(self, outcome: Outcome, tmp_path: Path) -> None:
-        belief = arms.profiled_belief(outcome.scenario).corrected(0.004, 1.1)
+        belief = arms.profiled_belief(outcome.scenario, 5).corrected(0.004, 1.1)
         table = tmp_path / "sps_table.json"
         assert table in outputs.write(outcome._replace(sps_table=belief), tmp_path)
         assert SpsAdditiveTable.model_validate_json(table.read_text()) == belief

@@ -243,11 +243,13 @@ class TestCurves:
         profile's, so within an eighth. Past 64 clients its fixed arm falls off the graphs, as SGLang's does not."""
         asked = Question.model_validate(QUESTION | {"choices": [B300]})
         scenario = deployment(asked, asked.choices[0]).scenario
+        # The published runs draft more than the checkpoint's block.
+        server = scenario.server.model_copy(update={"gamma": 7})
+        scenario = scenario.model_copy(update={"drafter_gamma": 7, "server": server})
         table = pd.read_csv(published("serving.csv"))
         flash = table[table["model"].str.contains("V4-Flash") & (table["hardware"] == "B300")]
-        adaptive = Arm(
-            "a", arms.compact(scenario.server), Argmax(fill=True), arms.profiled_belief(scenario), stock=True
-        )
+        belief = arms.profiled_belief(scenario, 7)
+        adaptive = Arm("a", arms.compact(server), Argmax(fill=True), belief, stock=True)
         scenario = scenario.with_workload(packaged("b300-v4flash").workload)
         ways = {"nospec": arms.plain(scenario), "fixed": verify_all(scenario), "adaptive": adaptive}
         points = frontier({name: (scenario, arm) for name, arm in ways.items()}, 0, None)

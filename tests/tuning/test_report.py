@@ -136,7 +136,7 @@ def outcome(
         gamma=7,
         classes=classes,
         sts_temperatures=(1.0,) * 7,
-        cost_belief=space.belief,
+        cost_belief=space.beliefs[scenario.drafter_gamma],
         server_flags={"--max-running-requests": "128"},
         environment={"SGLANG_RAGGED_VERIFY_MODE": "compact"},
         advice=f"Serve {scenario.name} so.",
@@ -334,13 +334,13 @@ def test_classes_of_one_weight_have_one_line(read: Callable[[Outcome], Page]) ->
 
 
 def test_belief_is_drawn_beside_the_profile(read: Callable[[Outcome], Page]) -> None:
-    profile = Space(scenarios.load("b300-v4flash"), {}).belief
+    profile = Space(scenarios.load("b300-v4flash"), {}).beliefs[5]
     made = read(outcome(policy=Argmax(fill=True), belief=profile.corrected(0.005, 1.0)))
     traces = {trace["name"]: trace for trace in made.drawing("belief")}
     for requests in ("1 request", "16 requests", "64 requests"):
         belief, known = traces[f"belief, {requests}"], traces[f"profile, {requests}"]
-        assert belief["x"] == known["x"] == [int(requests.split()[0]) * tokens for tokens in range(1, 9)]
-        assert np.array(belief["y"]) - known["y"] == pytest.approx(np.full(8, 5.0))
+        assert belief["x"] == known["x"] == [int(requests.split()[0]) * tokens for tokens in range(1, 7)]
+        assert np.array(belief["y"]) - known["y"] == pytest.approx(np.full(6, 5.0))
 
 
 def test_step_time_of_both_table_forms() -> None:

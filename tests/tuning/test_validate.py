@@ -83,7 +83,7 @@ def test_bad_rows_are_refused_in_one_line(tmp_path: Path, line: str, said: str) 
     [
         (("Qwen/Qwen3-8B", "Qwen/Qwen9-1B"), "model: 'Qwen9-1B' is not known; known are Qwen3-4B"),
         (("H200", "Abacus"), "hardware: 'Abacus' is not known; known are A100"),
-        ((",fixed,7,", ",fixed,9,"), "gamma: 9 is beyond Qwen3-8B's draft block; give at most 7"),
+        ((",fixed,7,", ",fixed,9,"), "gamma: 9 is beyond what the acceptance model describes; give at most 7"),
     ],
 )
 def test_unknown_models_and_hardware_are_named(tmp_path: Path, change: tuple[str, str], said: str) -> None:

@@ -27,9 +27,9 @@ def fixed_name(gamma: int) -> str:
     return f"fixed {gamma}"
 
 
-def profiled_belief(scenario: Scenario) -> SpsAdditiveTable:
-    """What a profiler writes for this deployment: the belief that the search and ``argmax`` share."""
-    return sps_additive(scenario.cost.tabulate(), MAX_REQUESTS, MAX_TOKENS)
+def profiled_belief(scenario: Scenario, gamma: int) -> SpsAdditiveTable:
+    """What a profiler writes for a server of ``gamma``: the belief that the search and ``argmax`` share."""
+    return sps_additive(scenario.profiled_steps(gamma), MAX_REQUESTS, MAX_TOKENS)
 
 
 def plain(scenario: Scenario) -> Arm:
@@ -58,7 +58,7 @@ def baselines(scenario: Scenario, server: Server, static_theta: float) -> list[A
         server: The tuned flags.
         static_theta: The best single threshold under them.
     """
-    belief = profiled_belief(scenario)
+    belief = profiled_belief(scenario, server.gamma)
     whole = server.model_copy(update={"verify_mode": "static", "gamma": scenario.drafter_gamma})
     return [
         plain(scenario),
@@ -72,7 +72,13 @@ def baselines(scenario: Scenario, server: Server, static_theta: float) -> list[A
         Arm(GREEDY, compact(server), Greedy(), belief),
         Arm(ARGMAX, compact(server), Argmax(), belief, stock=True),
         Arm(ALIGNED, compact(server), Argmax(fill=True), belief, stock=True),
-        Arm(ALIGNED_DEFAULT_FLAGS, compact(scenario.server), Argmax(fill=True), belief, stock=True),
+        Arm(
+            ALIGNED_DEFAULT_FLAGS,
+            compact(scenario.server),
+            Argmax(fill=True),
+            profiled_belief(scenario, scenario.server.gamma),
+            stock=True,
+        ),
     ]
 
 

@@ -47,7 +47,7 @@ class Space:
 
     def __init__(self, scenario: Scenario, pins: Mapping[str, Any]) -> None:
         self.scenario = scenario
-        self.belief = profiled_belief(scenario)
+        self.beliefs = {gamma: profiled_belief(scenario, gamma) for gamma in range(1, scenario.drafter_gamma + 1)}
         self.classes = [klass.name for klass in scenario.workload.classes]
         largest = max(scenario.loads) if scenario.workload.clients is not None else KNOTS[-1]
         self.knots = tuple(knot for knot in KNOTS if knot <= largest) or KNOTS[:1]
@@ -110,7 +110,7 @@ class Space:
         gamma = params["gamma"]
         server = self.scenario.server.model_copy(update={key: params[key] for key in self.server})
         if params["family"] == "argmax":
-            belief = self.belief.corrected(params["overhead_s"], params["slope"])
+            belief = self.beliefs[gamma].corrected(params["overhead_s"], params["slope"])
             return Arm(name, server, Argmax(fill=params["argmax_fill"]), belief)
         most = min(params["max_length"], gamma)
         policy = Threshold(
@@ -123,7 +123,7 @@ class Space:
             fill=params["fill"],
             off_above=None if params["off_above"] == NEVER else params["off_above"],
         )
-        return Arm(name, server, policy, self.belief)
+        return Arm(name, server, policy, self.beliefs[gamma])
 
     def _threshold(self) -> Choices:
         gamma = self.scenario.drafter_gamma

@@ -5,20 +5,25 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from itertools import pairwise
-from typing import Annotated, Literal, Self
+from typing import Annotated, Final, Literal, Self
 
 import numpy as np
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from dspark_simulator.costs.numeric import COST, GRID_POINTS, CostRecord
-from sglang_dspark.policy.belief import MAX_TOKENS
+from sglang_dspark.policy.belief import MAX_GAMMA, MAX_TOKENS
 
 Seconds = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 Share = Annotated[float, Field(gt=0, le=1, allow_inf_nan=False)]
 Count = Annotated[int, Field(ge=1)]
 Floats = NDArray[np.float64]
 Counts = NDArray[np.int64]
+
+# Prior of the share of one request's draft time that does not grow with the positions drafted: what the rooflines of
+# ``data/models.yaml`` give on one H200 and on four and eight B300, blocks of 1 to 7.
+DRAFT_FIXED: Final = (0.4, 0.75)
+DRAFT_FIXED_CENTRE: Final = sum(DRAFT_FIXED) / 2
 
 # A grid holds the points of a measured curve and, for prefill, the captured part sampled in front of them.
 MAX_POINTS = 64
@@ -51,8 +56,18 @@ class CostModel(BaseModel, ABC):
     draft_novelty: Share = 1.0
 
     @abstractmethod
-    def tabulate(self) -> CostRecord:
-        """The model in numbers: shape (1,), dtype :data:`COST`."""
+    def tabulate(self, gamma: int | None = None, draft_fixed: float = DRAFT_FIXED_CENTRE) -> CostRecord:
+        """The model in numbers: shape (1,), dtype :data:`COST`.
+
+        Args:
+            gamma: Positions that the server drafts for each request; the drafter's block if None.
+            draft_fixed: Share of one request's draft time that does not grow with the positions. A model that knows the
+                drafter's shape takes it from there.
+        """
+
+    def with_draft_block(self, block: int) -> Self:
+        """The model with ``block`` as the positions of its measured draft time, where it does not say its own."""
+        return self
 
     def _empty_record(self) -> CostRecord:
         """A record of zeros but for the overheads."""
@@ -126,6 +141,8 @@ class MeasuredCost(CostModel):
         inject_s_per_token: Hidden-state capture and KV injection of one processed token.
         context_s_per_token: Decode attention of one context token.
         profiled_context: Context tokens that each request held in the profile.
+        draft_block: Positions that the profile drafted for each request; a scenario sets it to its drafter's block
+            where it is None.
         prefill_context_s: Prefill attention of one new token over one context token.
         experts: Expert reads that are missing from the profile of a mixture of experts.
         prefill: Prefill time by new tokens. Without it, a chunk costs what a verify step of as many tokens does:
@@ -135,9 +152,27 @@ class MeasuredCost(CostModel):
     inject_s_per_token: Seconds = 0.0
     context_s_per_token: Seconds = 0.0
     profiled_context: int = Field(default=0, ge=0)
+    draft_block: Annotated[int, Field(ge=1, le=MAX_GAMMA)] | None = None
     prefill_context_s: Seconds = 0.0
     experts: Experts | None = None
     prefill: GridCurve | None = None
+
+    def with_draft_block(self, block: int) -> Self:
+        return self if self.draft_block is not None else self.model_copy(update={"draft_block": block})
+
+    def _drafting_s(self, profiled_s: Floats, gamma: int | None, draft_fixed: float) -> Floats:
+        """Draft time by requests at ``gamma`` positions each.
+
+        A share ``draft_fixed`` of one request's time is fixed: weights and launches of the backbone's pass. The rest,
+        serial head steps and what grows with requests, is proportional to the positions.
+
+        Args:
+            profiled_s: [MAX_REQUESTS + 1], at ``draft_block`` positions.
+        """
+        if gamma is None or self.draft_block is None:
+            return profiled_s
+        fixed_s = draft_fixed * profiled_s[1]
+        return np.asarray(fixed_s + gamma / self.draft_block * (profiled_s - fixed_s), np.float64)
 
     def _record(self, captured_s: Floats, last_captured: int, eager: GridCurve | None, draft_s: Floats) -> CostRecord:
         """A record from dense curves.

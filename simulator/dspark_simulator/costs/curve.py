@@ -8,7 +8,14 @@ from typing import Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, field_validator, model_validator
 
-from dspark_simulator.costs.base import GridCurve, MeasuredCost, RequestCurve, TokenCurve, dense
+from dspark_simulator.costs.base import (
+    DRAFT_FIXED_CENTRE,
+    GridCurve,
+    MeasuredCost,
+    RequestCurve,
+    TokenCurve,
+    dense,
+)
 from dspark_simulator.costs.numeric import CostRecord
 from sglang_dspark.policy.belief import MAX_REQUESTS, MAX_TOKENS
 
@@ -48,10 +55,10 @@ class CurveCost(MeasuredCost):
         self._check_context(self.curve.captured.seconds[0])
         return self
 
-    def tabulate(self) -> CostRecord:
+    def tabulate(self, gamma: int | None = None, draft_fixed: float = DRAFT_FIXED_CENTRE) -> CostRecord:
         captured, draft = self.curve.captured, self.curve.draft
         captured_s = dense(captured.tokens, captured.seconds, MAX_TOKENS)
-        draft_s = dense(draft.requests, draft.seconds, MAX_REQUESTS)
+        draft_s = self._drafting_s(dense(draft.requests, draft.seconds, MAX_REQUESTS), gamma, draft_fixed)
         return self._record(captured_s, captured.tokens[-1], self.curve.eager, draft_s)
 
 

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field, model_validator
 
-from dspark_simulator.costs.base import CostModel, Seconds, fill_grid, spaced
+from dspark_simulator.costs.base import DRAFT_FIXED_CENTRE, CostModel, Seconds, fill_grid, spaced
 from dspark_simulator.costs.numeric import CostRecord
 from dspark_simulator.costs.shape import DraftShape, ModelShape
 from dspark_simulator.hardware import GPUS, Format, Gpu, GpuName
@@ -41,7 +41,7 @@ class RooflineCost(CostModel):
         layer_s: Latency of one captured layer besides its work: kernel starts and tails.
         eager_layer_s: Host time to launch one layer eagerly; an eager step takes at least that for all layers.
         allreduce_s: Latency of one all-reduce, of which a layer has two.
-        markov_s: Latency of one step of the serial Markov head, of which a block has ``draft.block``.
+        markov_s: Latency of one step of the serial Markov head, of which a block has one a position.
     """
 
     kind: Literal["roofline"]
@@ -71,7 +71,7 @@ class RooflineCost(CostModel):
         """The published figures of the GPU."""
         return GPUS[self.gpu]
 
-    def tabulate(self) -> CostRecord:
+    def tabulate(self, gamma: int | None = None, draft_fixed: float = DRAFT_FIXED_CENTRE) -> CostRecord:
         cost = self._empty_record()
         tokens = np.arange(MAX_TOKENS + 1, dtype=np.float64)
         layers = self.model.layers
@@ -87,7 +87,7 @@ class RooflineCost(CostModel):
         cost["expert_share"] = self.model.feed_forward.active_share()
         fill_grid(cost, "eager", spaced(MAX_TOKENS), np.maximum(verify_s, launch_s))
         fill_grid(cost, "prefill", spaced(MAX_TOKENS), np.maximum(prefill_s, launch_s))
-        cost["draft_s"][0] = self._draft_s(np.arange(MAX_REQUESTS + 1, dtype=np.float64))
+        cost["draft_s"][0] = self._draft_s(np.arange(MAX_REQUESTS + 1, dtype=np.float64), gamma)
         cost["inject_s_per_token"] = self._inject_s_per_token()
         cost["context_s_per_token"] = self.context_s_per_token()
         cost["prefill_context_s"] = self.prefill_context_s()
@@ -136,11 +136,13 @@ class RooflineCost(CostModel):
         sent = 2 * (self.tp - 1) / self.tp * tokens * self.model.hidden * _ACTIVATION_BYTES
         return self.allreduce_s + sent / (self.hardware.group_bytes_per_s(self.tp) * self.bandwidth_efficiency)
 
-    def _draft_s(self, requests: Floats) -> Floats:
+    def _draft_s(self, requests: Floats, gamma: int | None) -> Floats:
+        """One pass of the backbone over ``gamma`` positions of each request, and as many serial steps of the head."""
         if self.draft is None:
             return np.zeros_like(requests)
         draft, model = self.draft, self.model
-        tokens = requests * draft.block
+        positions = draft.block if gamma is None else gamma
+        tokens = requests * positions
         markov = draft.markov_rank * model.vocab / self.tp
         # Each serial step reads the base logits of its position and writes them with the bias added.
         logits = requests * model.vocab / self.tp * 2 * _LOGIT_BYTES
@@ -148,7 +150,7 @@ class RooflineCost(CostModel):
             self._move_s(markov * model.head_bytes_per_weight + logits), self._multiply_s(2 * requests * markov, "bf16")
         )
         backbone_s = self._pass_s(tokens, draft.layers, 0.0) + self._head_s(tokens)
-        total: Floats = backbone_s + draft.block * (self.markov_s + step_s)
+        total: Floats = backbone_s + positions * (self.markov_s + step_s)
         return total
 
     def _inject_s_per_token(self) -> float:

@@ -9,7 +9,7 @@ from typing import Any, Literal, Self
 import numpy as np
 from pydantic import ValidationInfo, field_validator, model_validator
 
-from dspark_simulator.costs.base import GridCurve, MeasuredCost
+from dspark_simulator.costs.base import DRAFT_FIXED_CENTRE, GridCurve, MeasuredCost
 from dspark_simulator.costs.numeric import CostRecord
 from sglang_dspark.policy.belief import CostBelief, SpsTable
 
@@ -50,7 +50,7 @@ class TableCost(MeasuredCost):
         self._check_context(float(self.tabulate()["captured_s"][0, 1]))
         return self
 
-    def tabulate(self) -> CostRecord:
+    def tabulate(self, gamma: int | None = None, draft_fixed: float = DRAFT_FIXED_CENTRE) -> CostRecord:
         times = self.table.step_times()
         if isinstance(self.table, SpsTable):
             return self._record(1.0 / times.tokens_s, self.table.sample_batch_tokens[-1], self.eager, times.requests_s)
@@ -58,6 +58,7 @@ class TableCost(MeasuredCost):
         # Differences of rounded sums can end a hair below 0.
         draft_s = np.maximum(times.requests_s - self.table.bias_seconds - below_alpha, 0.0)
         verify_s = np.maximum(times.tokens_s - below_theta, 0.0)
+        draft_s = self._drafting_s(draft_s, gamma, draft_fixed)
         cost = self._record(verify_s, self.table.m_probes[-1], self.eager, draft_s)
         for field in ("overhead_s", "plain_overhead_s"):
             cost[field] += self.table.bias_seconds + below_alpha + below_theta

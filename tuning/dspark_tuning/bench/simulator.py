@@ -158,7 +158,7 @@ def decisions() -> dict[str, float]:
     random = np.random.default_rng(0)
     lagged, current = (survival(random.beta(5, 1, (requests, gamma)).astype(np.float32)) for _ in range(2))
     load_now = Load(random.integers(100, 8000, requests), np.zeros(requests, np.int64))
-    engine = Engine(gamma, sglang_tiers(requests, gamma), requests, profiled_belief(scenario))
+    engine = Engine(gamma, sglang_tiers(requests, gamma), requests, profiled_belief(scenario, gamma))
     policies: list[Policy] = [
         NoDraft(),
         Fixed(length=3),

@@ -132,6 +132,7 @@ def fit(decoded: pd.DataFrame, prefilled: pd.DataFrame, plain: pd.DataFrame | No
         request_s=parts.request_s,
         plain=overhead,
         context_s_per_token=parts.context_s,
+        draft_block=gamma,
         prefill=prefill,
     )
     return CostFit(cost, _live(decoded, predicted_s), capture, tuple(errors), predicted_s, tuple(warnings))

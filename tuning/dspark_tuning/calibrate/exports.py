@@ -16,7 +16,7 @@ def sps_table(profile: Profile) -> str:
     """``SpsAdditiveCostTable`` for ``--speculative-dspark-sps-table-path``, up to the largest batch of the server."""
     running = profile.server.max_running_requests
     tokens = running * (profile.server.gamma + 1)
-    return sps_json(sps_additive(profile.cost.tabulate(), running, tokens)) + "\n"
+    return sps_json(sps_additive(profile.cost.tabulate(profile.server.gamma), running, tokens)) + "\n"
 
 
 def sts(found: Calibrated) -> str:

@@ -79,10 +79,11 @@ def step_times(scenario: Scenario) -> str:
 
 def truths(live: Live) -> str:
     """How live steps are assumed to differ from the profile."""
-    (low_s, high_s), (low, high) = live.overhead_s, live.slope
+    (low_s, high_s), (low, high), (least, most) = live.overhead_s, live.slope, live.draft_fixed
     return (
         f"{milliseconds(low_s)} to {milliseconds(high_s)} ms more a step than profiled, verify time times {low:g} to "
-        f"{high:g}; uniform, one draw a seed, unknown to every policy."
+        f"{high:g}, {least:.0%} to {most:.0%} of one request's measured draft time the same at every gamma; uniform, "
+        "one draw a seed, unknown to every policy."
     )
 
 

@@ -99,7 +99,7 @@ def _threshold_caption(server: Server, chosen: Threshold) -> str:
 
 
 def _belief(scenario: Scenario, server: Server, belief: CostBelief) -> Html:
-    profile = profiled_belief(scenario)
+    profile = profiled_belief(scenario, server.gamma)
     (low_s, high_s), (low, high) = scenario.live.overhead_s, scenario.live.slope
     least, most = profile.corrected(low_s, low), profile.corrected(high_s, high)
     drawn = drawing("Verify tokens of the step", "Step time, ms", height=460)

@@ -97,7 +97,7 @@ def run(folder: Path, repeats: int, trials: int, say: Say) -> Outcome:
         calibrated = _calibrate(both, folder, workload, texts)
         profiles.save(calibrated.profile, folder / "profile.json")
         scenario = _scenario(folder, workload)
-        belief = sps_additive(scenario.cost.tabulate(), RUNNING, RUNNING * (GAMMA + 1))
+        belief = sps_additive(scenario.profiled_steps(GAMMA), RUNNING, RUNNING * (GAMMA + 1))
         rows = _cells(both, folder, scenario, belief, texts, repeats, say)
         tuned = _tune(folder, trials, say)
         table = _profiled_table(folder)

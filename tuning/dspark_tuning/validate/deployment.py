@@ -69,7 +69,7 @@ def shapes(row: Row) -> Known:
 
     Raises:
         InputError: It is not known, the row's GPU is not or does not multiply in its format, or the row's gamma is more
-            than its draft model drafts.
+            than the acceptance model describes.
     """
     found = known(row.model)
     if found is None:
@@ -80,9 +80,12 @@ def shapes(row: Row) -> Known:
             raise InputError(
                 f"{row.where}: hardware: {row.hardware!r} has no {wanted}, which {row.model} is in; give one of {able}"
             )
-    block = found.draft.block
-    if row.gamma is not None and row.gamma > block:
-        raise InputError(f"{row.where}: gamma: {row.gamma} is beyond {row.model}'s draft block; give at most {block}")
+    # Published servers draft more than the block of the checkpoint.
+    most = packaged().gamma
+    if row.gamma is not None and row.gamma > most:
+        raise InputError(
+            f"{row.where}: gamma: {row.gamma} is beyond what the acceptance model describes; give at most {most}"
+        )
     return found
 
 
@@ -105,12 +108,13 @@ def fill(row: Row, most_clients: int, tp: int) -> Filled:
         most_clients: Of all rows of the deployment: an operator captures what its batches need.
         tp: Where the row does not say.
     """
-    found = shapes(row)
+    block = shapes(row).draft.block
+    # Without speculation the block is loaded by nobody, and any will do.
+    gamma = row.gamma if row.arm != "nospec" else block
     blank = {
-        # Without speculation the block is loaded by nobody, and any will do.
-        "gamma": (row.gamma if row.arm != "nospec" else found.draft.block, found.draft.block),
+        "gamma": (gamma, block),
         "tp": (row.tp, tp),
-        "capture_tokens": (row.capture_tokens, most_clients * (found.draft.block + 1)),
+        "capture_tokens": (row.capture_tokens, most_clients * ((gamma or block) + 1)),
         "output_tokens": (row.output_tokens, OUTPUT_TOKENS),
     }
     fields = {name: usual if given is None else given for name, (given, usual) in blank.items()}
@@ -137,7 +141,7 @@ def predict(row: Row, filled: Filled, values: Mapping[str, float], curve: Measur
     cost = _cost(row, filled, values, curve)
     belief = None
     if scheduled:
-        profiled = _profiled(row, filled, values, curve).tabulate()
+        profiled = _profiled(row, filled, values, curve).tabulate(filled.gamma)
         captured = filled.capture_tokens if row.engine == "vllm" else MAX_TOKENS
         belief = sps_additive(profiled, MAX_REQUESTS, MAX_TOKENS, captured)
     server = _server(row, filled)
