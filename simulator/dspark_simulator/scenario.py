@@ -20,6 +20,7 @@ from dspark_simulator.router import RouterName
 from dspark_simulator.server import Server
 from dspark_simulator.workloads import Trace, Workload
 from sglang_dspark.errors import InputError, from_validation
+from sglang_dspark.policy import CostBelief
 from sglang_dspark.policy.belief import MAX_REQUESTS
 
 PACKAGED = resources.files("dspark_simulator") / "scenarios"
@@ -117,6 +118,10 @@ class Scenario(BaseModel):
     def live_steps(self, gamma: int, truth: Truth) -> CostRecord:
         """What steps cost on such a server if they differ from the profile as ``truth`` says."""
         return live(self.cost.tabulate(gamma, truth.draft_fixed), truth.overhead_s, truth.slope)
+
+    def planner_table(self, gamma: int) -> CostBelief:
+        """The cost table that a stock server of ``gamma`` is started with."""
+        return self.cost.planner_table(gamma, self.live.centre().draft_fixed)
 
     def at_load(self, load: float) -> Scenario:
         """The scenario with that many clients (closed loop) or that multiple of its rate (open loop), warmed up."""

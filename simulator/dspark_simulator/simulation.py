@@ -10,7 +10,6 @@ import numpy as np
 import simpy
 from numpy.typing import NDArray
 
-from dspark_simulator.costs import sps_additive
 from dspark_simulator.deployment import Truth
 from dspark_simulator.engines import ENGINES
 from dspark_simulator.engines.slots import abort
@@ -22,7 +21,7 @@ from dspark_simulator.server import Server
 from dspark_simulator.state import DECODE, METRICS, MIXED, PREFILL, QUEUED, STATE, Record
 from sglang_dspark.errors import InputError
 from sglang_dspark.policy import AnyPolicy, CostBelief, Engine, NoDraft, compile_rule
-from sglang_dspark.policy.belief import MAX_REQUESTS, MAX_TOKENS
+from sglang_dspark.policy.belief import MAX_REQUESTS
 
 FIRST_QUEUE = 4096
 KINDS = {PREFILL: "prefill", DECODE: "decode", MIXED: "mixed"}
@@ -125,7 +124,7 @@ class _Simulation:
         cost = scenario.live_steps(gamma, truth)
         belief = arm.belief
         if belief is None and arm.policy is not None and arm.policy.needs_belief:
-            belief = sps_additive(scenario.profiled_steps(gamma), MAX_REQUESTS, MAX_TOKENS)
+            belief = scenario.planner_table(gamma)
         engine = Engine(gamma, arm.server.tiers(), arm.server.captured_requests(), belief)
         classes = scenario.workload.classes
         memory = scenario.memory

@@ -135,14 +135,47 @@ def interpolated(probes: Sequence[int], values: Sequence[float], x: float) -> fl
 # --- tables
 
 
-def test_rate_table_is_looked_up_at_the_probe_below() -> None:
-    probes, rates = [4, 8, 100, 512], [90.0, 80.0, 60.0, 20.0]
-    table = {"sample_batch_tokens": probes, "sample_steps_per_sec": rates, "max_batch_tokens": 600}
-    cost = tabulated({"kind": "table", "table": table})
-    for tokens in [*range(1, 130), 511, 512, 513, 5000]:
-        rate = rates[max(bisect.bisect_right(probes, tokens) - 1, 0)]
-        assert verify_s(cost, tokens, True, 0, 1) == pytest.approx(1 / rate, rel=1e-12)
+RATES = {
+    "sample_batch_tokens": [4, 8, 100, 512],
+    "sample_steps_per_sec": [90.0, 80.0, 60.0, 20.0],
+    "max_batch_tokens": 600,
+}
+
+
+def test_steps_of_a_rate_table_are_linear_between_its_probes() -> None:
+    probes, seconds = RATES["sample_batch_tokens"], [1 / rate for rate in RATES["sample_steps_per_sec"]]
+    cost = tabulated({"kind": "table", "table": RATES})
+    for tokens in [*range(1, 130), 511, 512]:
+        wanted = interpolated(probes, seconds, tokens)
+        assert verify_s(cost, tokens, True, 0, 1) == pytest.approx(wanted, rel=1e-12)
+    # Past the last probe a step goes on growing as it did over the upper half.
+    slope = (seconds[3] - seconds[2]) / (512 - 100)
+    for tokens in (513, 5000):
+        assert verify_s(cost, tokens, True, 0, 1) == pytest.approx(seconds[3] + slope * (tokens - 512), rel=1e-12)
     assert draft_s(cost, 64) == 0.0
+
+
+def test_the_planner_of_a_rate_table_looks_it_up_at_the_probe_below() -> None:
+    table = PARSER.validate_python({"kind": "table", "table": RATES}).planner_table(5, 0.5)
+    times = table.step_times()
+    assert times.is_rate
+    for tokens in [*range(1, 130), 511, 512, 513, 5000]:
+        rate = RATES["sample_steps_per_sec"][max(bisect.bisect_right(RATES["sample_batch_tokens"], tokens) - 1, 0)]
+        assert times.tokens_s[tokens] == rate
+
+
+def test_published_live_steps_are_nearer_to_a_line_in_time_than_in_rate() -> None:
+    """Steps of 7 and 8 requests of about 4 tokens each, padded to 30 and 36; they lie between probes."""
+    with published("gb10_v41flash_sps_table.csv").open() as file:
+        rates = {int(row["batch_tokens"]): float(row["steps_per_s"]) for row in csv.DictReader(file)}
+    with published("gb10_v41flash_live_steps.csv").open() as file:
+        live_s = {int(row["running_requests"]): float(row["step_time_ms"]) / 1e3 for row in csv.DictReader(file)}
+    table = {"sample_batch_tokens": list(rates), "sample_steps_per_sec": list(rates.values()), "max_batch_tokens": 288}
+    cost = tabulated({"kind": "table", "table": table})
+    for requests, tokens in ((7, 30), (8, 36)):
+        in_time = verify_s(cost, tokens, True, 0, requests)
+        in_rate = 1 / interpolated(list(rates), list(rates.values()), tokens)
+        assert abs(in_time - live_s[requests]) < abs(in_rate - live_s[requests])
 
 
 @pytest.mark.parametrize(

@@ -58,7 +58,7 @@ def baselines(scenario: Scenario, server: Server, static_theta: float) -> list[A
         server: The tuned flags.
         static_theta: The best single threshold under them.
     """
-    belief = profiled_belief(scenario, server.gamma)
+    belief, table = profiled_belief(scenario, server.gamma), scenario.planner_table(server.gamma)
     whole = server.model_copy(update={"verify_mode": "static", "gamma": scenario.drafter_gamma})
     return [
         plain(scenario),
@@ -70,13 +70,13 @@ def baselines(scenario: Scenario, server: Server, static_theta: float) -> list[A
         ),
         static_threshold(server, static_theta),
         Arm(GREEDY, compact(server), Greedy(), belief),
-        Arm(ARGMAX, compact(server), Argmax(), belief, stock=True),
-        Arm(ALIGNED, compact(server), Argmax(fill=True), belief, stock=True),
+        Arm(ARGMAX, compact(server), Argmax(), table, stock=True),
+        Arm(ALIGNED, compact(server), Argmax(fill=True), table, stock=True),
         Arm(
             ALIGNED_DEFAULT_FLAGS,
             compact(scenario.server),
             Argmax(fill=True),
-            profiled_belief(scenario, scenario.server.gamma),
+            scenario.planner_table(scenario.server.gamma),
             stock=True,
         ),
     ]

@@ -11,8 +11,9 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
+from dspark_simulator.costs.belief import sps_additive
 from dspark_simulator.costs.numeric import COST, GRID_POINTS, CostRecord
-from sglang_dspark.policy.belief import MAX_GAMMA, MAX_TOKENS
+from sglang_dspark.policy.belief import MAX_GAMMA, MAX_REQUESTS, MAX_TOKENS, CostBelief
 
 Seconds = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 Share = Annotated[float, Field(gt=0, le=1, allow_inf_nan=False)]
@@ -64,6 +65,10 @@ class CostModel(BaseModel, ABC):
             draft_fixed: Share of one request's draft time that does not grow with the positions. A model that knows the
                 drafter's shape takes it from there.
         """
+
+    def planner_table(self, gamma: int, draft_fixed: float) -> CostBelief:
+        """The cost table of a stock server of ``gamma``: what SGLang's profiler writes of such steps."""
+        return sps_additive(self.tabulate(gamma, draft_fixed), MAX_REQUESTS, MAX_TOKENS)
 
     def with_draft_block(self, block: int) -> Self:
         """The model with ``block`` as the positions of its measured draft time, where it does not say its own."""

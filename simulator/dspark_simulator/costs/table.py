@@ -9,15 +9,17 @@ from typing import Any, Literal, Self
 import numpy as np
 from pydantic import ValidationInfo, field_validator, model_validator
 
-from dspark_simulator.costs.base import DRAFT_FIXED_CENTRE, GridCurve, MeasuredCost
+from dspark_simulator.costs.base import DRAFT_FIXED_CENTRE, GridCurve, MeasuredCost, dense
 from dspark_simulator.costs.numeric import CostRecord
-from sglang_dspark.policy.belief import CostBelief, SpsTable
+from sglang_dspark.policy.belief import MAX_TOKENS, CostBelief, SpsTable
 
 
 class TableCost(MeasuredCost):
     """Steps timed by a table that SGLang reads (``dspark_sps.SpsCostTable`` or ``SpsAdditiveCostTable``).
 
-    The rate table times whole steps, drafting included: skipping the draft then saves nothing. Of the additive table,
+    The rate table times whole steps, drafting included: skipping the draft then saves nothing. Its times are linear
+    between probes, level before the first, and go on with the slope of their upper half; the planner of a stock server
+    looks the same table up at the probe below (:meth:`planner_table`). Of the additive table,
     ``theta`` is the verify, ``alpha`` the draft and ``bias`` the overhead of a step. SGLang's profiler writes ``alpha``
     and ``theta`` relative to their first probe, so noise can make them negative; the negative part moves into the
     overhead, which leaves every sum as the table has it.
@@ -50,10 +52,15 @@ class TableCost(MeasuredCost):
         self._check_context(float(self.tabulate()["captured_s"][0, 1]))
         return self
 
+    def planner_table(self, gamma: int, draft_fixed: float) -> CostBelief:
+        return self.table if isinstance(self.table, SpsTable) else super().planner_table(gamma, draft_fixed)
+
     def tabulate(self, gamma: int | None = None, draft_fixed: float = DRAFT_FIXED_CENTRE) -> CostRecord:
         times = self.table.step_times()
         if isinstance(self.table, SpsTable):
-            return self._record(1.0 / times.tokens_s, self.table.sample_batch_tokens[-1], self.eager, times.requests_s)
+            probes = self.table.sample_batch_tokens
+            step_s = dense(probes, [1.0 / rate for rate in self.table.sample_steps_per_sec], MAX_TOKENS)
+            return self._record(step_s, probes[-1], self.eager, times.requests_s)
         below_alpha, below_theta = min(0.0, *self.table.alpha_seconds), min(0.0, *self.table.theta_seconds)
         # Differences of rounded sums can end a hair below 0.
         draft_s = np.maximum(times.requests_s - self.table.bias_seconds - below_alpha, 0.0)
