@@ -15,11 +15,12 @@ import pytest
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
-from dspark_simulator import draws
+from dspark_simulator import draws, simulation
 from dspark_simulator.acceptance import propose
 from dspark_simulator.scenario import Run, Scenario, load
 from dspark_simulator.server import Server
 from dspark_simulator.simulation import Arm, StepLog, simulate
+from dspark_simulator.state import Record
 from dspark_simulator.workloads import Arrivals, Closed, Gamma, Poisson, RequestClass, Trace, Uniform
 from sglang_dspark.policy import AnyPolicy, Argmax, Fixed, Greedy, NoDraft, Static, Threshold
 from tests.simulator.deployment import DOMAIN, Bench, a_class, a_scenario, drafter, step_cost, uneven_drafter
@@ -540,6 +541,30 @@ def test_a_run_that_drains_ends_with_its_last_request(arrivals: Arrivals) -> Non
     # Three clients: seven requests in three rounds of a prefill and nine steps each, two full and one of one.
     if isinstance(arrivals, Closed):
         assert result.window_s == pytest.approx(3 * (0.02 + 9 * 0.01))
+
+
+@pytest.mark.parametrize("rate_per_s", [10.0, 1e6])
+def test_load_goes_on_behind_the_measured_requests(rate_per_s: float) -> None:
+    """Up to as many again as are measured; every prompt is one token, so that prefilled tokens count requests."""
+    scenario = a_scenario(Poisson(rate_per_s=rate_per_s), a_class(1, 200), requests=20, warmup=5)
+    totals: list[Record] = []
+    log: list[StepLog] = []
+    simulate(scenario, Arm("plain", PLAIN), log=log, totals=totals)
+    arrivals = next(scenario.workload.chunks(0))["arrival_s"]
+    in_time = int(np.searchsorted(arrivals, log[-1].start_s, side="right"))
+    assert totals[0]["prefilled"].sum() == min(in_time, 35) > 20
+
+
+@pytest.mark.parametrize("slots", [1, 40])
+def test_the_queue_keeps_its_order_as_it_grows(slots: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """From a size that its first requests fill, when some have left it already, against one that holds them all."""
+    scenario = small(requests=600, warmup=0).model_copy(
+        update={"workload": small().workload.with_rate(1000.0 / slots), "run": Run(requests=600, warmup_requests=0)}
+    )
+    arm = Arm("static", Server(gamma=7, max_running_requests=slots))
+    large = outcome(scenario, arm)
+    monkeypatch.setattr(simulation, "FIRST_QUEUE", simulation.MAX_REQUESTS + 16)
+    assert outcome(scenario, arm) == large
 
 
 @pytest.mark.parametrize("policy", [Fixed(length=3), Argmax(), NoDraft()])
