@@ -288,8 +288,6 @@ class _Replica:
             abort(self.metrics, self.server, request, slo_class)
             self.refused += 1
             return
-        if prefix is not None and not self.prefixes.use(prefix, cached, int(state["kv_used"])):
-            cached = 0
         # Every running request may come back to the queue.
         if queued + MAX_REQUESTS >= len(self.queue):
             self.queue = np.roll(self.queue, -int(state["queue_head"]))
@@ -297,6 +295,8 @@ class _Replica:
             state["queue_head"] = 0
         place = (int(state["queue_head"]) + queued) % len(self.queue)
         prompt, output, max_new = self.receive(row[2], row[3], self.max_new[slo_class], self.kv_tokens)
+        if prefix is not None and output > 0 and not self.prefixes.use(prefix, cached, int(state["kv_used"])):
+            cached = 0
         self.queue[place] = (request, at_s, prompt, output, max_new, slo_class, cached, 0, 0.0, 0.0)
         state["queued"] = queued + 1
         if not self.wake.triggered:

@@ -36,9 +36,9 @@ def receive(prompt: int, output: int, max_new: int, kv_tokens: int) -> tuple[int
     Returns:
         Its prompt, output and ``max_new_tokens``; output 0 for one that is answered with an error.
     """
+    most = max(min(max_new or output, kv_tokens - prompt - 2), 0)
     if prompt >= kv_tokens - PROMPT_MARGIN:
-        return 1, 0, 0
-    most = min(max_new or output, kv_tokens - prompt - 2)
+        return 1, 0, most
     return prompt, min(output, most), most
 
 
