@@ -187,7 +187,7 @@ def main() -> None:
     with Server(folder / "plain.log", FLAGS, RECORD) as server:
         served.append(run(server, "no speculation"))
     with Server(folder / "static.log", {**FLAGS, **DSPARK}, RECORD) as server:
-        served.append(run(server, "DSPARK as it comes"))
+        served.append(run(server, "SGLang's defaults"))
 
     guess = SpsAdditiveTable(
         bias_seconds=0.05, bs_probes=(1,), alpha_seconds=(0.0,), m_probes=(1,), theta_seconds=(0.0,)

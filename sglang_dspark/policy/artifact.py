@@ -51,16 +51,18 @@ class EvidenceRow(_Part):
 
     Attributes:
         load: Clients of a closed loop, or factor on the scenario's rate; null over all loads.
-        metric: What ``mean`` and ``ratio`` are of.
+        metric: What is compared: ``throughput``, ``goodput``, ``tpot`` (as 1/TPOT) or ``front``.
         mean: Of the arm, over replications.
         ratio: Tuned over this arm, geometric mean over paired replications; ``low`` and ``high`` are its 95 % interval.
+            Null where it would be a ratio to next to nothing: then ``difference`` is there, with its interval.
     """
 
     arm: str
     load: Number | None
     metric: str
     mean: Number
-    ratio: Number
+    ratio: Number | None
+    difference: Number | None = None
     low: Number
     high: Number
     replications: int

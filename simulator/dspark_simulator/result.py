@@ -58,6 +58,7 @@ class Result(NamedTuple):
         backlog_growth: By how many requests in the system, from the first measured arrival to the last one.
         attainment: Share of the measured requests that met their class's TTFT and TPOT; those that were aborted or not
             done when the run stopped met nothing.
+        ttft_attainment: The same of the TTFT alone.
         window_s: From the arrival of the first measured request to that of the first one after them.
         throughput_tok_s: Output tokens in the window, per second.
         goodput_per_s: Measured requests that met their class's TTFT and TPOT, per second of the window.
@@ -73,6 +74,7 @@ class Result(NamedTuple):
     saturated: bool
     backlog_growth: int
     attainment: float
+    ttft_attainment: float
     window_s: float
     simulated_s: float
     throughput_tok_s: float
@@ -171,6 +173,7 @@ def summarise(
         saturated=open_loop and grows(backlog),
         backlog_growth=backlog[-1] - backlog[0],
         attainment=over(int(good.sum()), total),
+        ttft_attainment=over(int(metrics["in_ttft"].sum()), total),
         window_s=window_s,
         simulated_s=simulated_s,
         throughput_tok_s=over(int(window("tokens")), window_s),

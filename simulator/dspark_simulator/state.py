@@ -126,6 +126,7 @@ METRICS = np.dtype(
         ("verify_length", "i8", (MAX_GAMMA + 1,)),
         ("aborted", "i8", (MAX_CLASSES,)),
         ("finished", "i8", (MAX_CLASSES,)),
+        ("in_ttft", "i8", (MAX_CLASSES,)),
         ("good", "i8", (MAX_CLASSES,)),
         ("good_tokens", "i8", (MAX_CLASSES,)),
         ("ttft_sum_s", "f8", (MAX_CLASSES,)),

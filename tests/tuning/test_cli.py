@@ -27,8 +27,9 @@ from dspark_tuning import arms, outputs, report
 from dspark_tuning.commands import common, served
 from dspark_tuning.commands import tune as tune_command
 from dspark_tuning.evaluate import Cell, measure
+from dspark_tuning.objectives import METRICS
 from dspark_tuning.search import STUDY
-from dspark_tuning.tune import OBJECTIVES, Outcome
+from dspark_tuning.tune import Outcome
 from sglang_dspark.policy import SpsAdditiveTable, Threshold
 from sglang_dspark.policy.artifact import Artifact
 from tests.policy.test_artifact import ARTIFACT
@@ -83,7 +84,7 @@ def test_every_command_explains_itself_and_has_json(command: str) -> None:
 def test_the_objectives_are_those_of_the_tuner() -> None:
     hint = get_type_hints(tune_command.tune)["objective"]
     chosen, none = get_args(hint)
-    assert get_args(chosen) == OBJECTIVES and none is type(None)
+    assert get_args(chosen) == tuple(METRICS) and none is type(None)
 
 
 def test_json_has_no_nan(capsys: pytest.CaptureFixture[str]) -> None:

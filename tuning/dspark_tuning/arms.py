@@ -10,7 +10,7 @@ from sglang_dspark.policy import Argmax, Greedy, SpsAdditiveTable, Static
 from sglang_dspark.policy.belief import MAX_REQUESTS, MAX_TOKENS
 
 PLAIN = "no speculation"
-DEFAULT = "dspark as it comes"
+DEFAULT = "SGLang's defaults"
 TUNED_FLAGS = "dspark, tuned flags"
 ARGMAX = "argmax"
 ALIGNED = "argmax, aligned"

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Hashable, Mapping
 from statistics import NormalDist
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from dspark_tuning.evaluate import log_score
+from dspark_tuning.objectives import figures, floor, log_score
 
 CONFIDENCE = 0.95
 
@@ -24,32 +25,70 @@ class Ratio(NamedTuple):
     replications: int
 
 
+class Difference(NamedTuple):
+    """A mean difference over paired replications, in the objective's unit, and its 95 % interval."""
+
+    difference: float
+    low: float
+    high: float
+    replications: int
+
+
+Gain = Ratio | Difference
+
+
 def ratio(logs: NDArray[np.float64]) -> Ratio:
     """Of the logarithms of paired ratios, one a replication: their t interval, back on the scale of ratios."""
-    n = len(logs)
-    centre = float(logs.mean())
-    if n < 2:
-        return Ratio(math.exp(centre), math.nan, math.nan, n)
-    margin = t_quantile(0.5 + CONFIDENCE / 2, n - 1) * float(logs.std(ddof=1)) / math.sqrt(n)
-    return Ratio(math.exp(centre), math.exp(centre - margin), math.exp(centre + margin), n)
+    centre, margin = _interval(logs)
+    return Ratio(math.exp(centre), math.exp(centre - margin), math.exp(centre + margin), len(logs))
 
 
-def paired(scores: pd.DataFrame, arm: str, base: str) -> NDArray[np.float64]:
-    """Log ratio of ``arm`` over ``base`` by seed, averaged over loads: one number a replication.
+def gain(rows: pd.DataFrame, arm: str, base: str, metric: str) -> Gain:
+    """``arm`` over ``base`` in an objective, over all loads and seeds of ``rows``.
 
-    Args:
-        scores: Columns arm, load, seed, score, the score a logarithm.
+    A ratio, or the difference where a figure at the floor would be a factor of it (:func:`at_floor`).
     """
-    table = scores.groupby(["arm", "seed"])["score"].mean()
-    logs: NDArray[np.float64] = (table[arm] - table[base]).to_numpy()
-    return logs
-
-
-def gain(rows: pd.DataFrame, arm: str, base: str, metric: str) -> Ratio:
-    """``arm`` over ``base`` in an objective of :func:`log_score`, over all loads and seeds of ``rows``."""
     two = rows[rows["arm"].isin([arm, base])]
-    scores = two[["arm", "load", "seed"]].assign(score=log_score(two, metric))
-    return ratio(paired(scores, arm, base))
+    if at_floor(two, metric):
+        return gained_difference(two, arm, base, metric)
+    return gained_ratio(two, arm, base, metric)
+
+
+def told_gain(row: Mapping[Hashable, Any]) -> Gain:
+    """The gain of a row with the fields of both of its forms, those of one of them NaN or None."""
+    form: type[Gain] = Difference if pd.isna(row["ratio"]) else Ratio
+    return form(*(row[field] for field in form._fields))
+
+
+def at_floor(rows: pd.DataFrame, metric: str) -> bool:
+    """Whether some row is at the floor of the score or below it: a ratio would be one to that floor."""
+    return bool((figures(rows, metric) <= floor(rows, metric)).any())
+
+
+def gained_ratio(rows: pd.DataFrame, arm: str, base: str, metric: str) -> Ratio:
+    """Geometric mean over loads and seeds of the ratio of ``arm`` to ``base``."""
+    return ratio(paired(rows.assign(score=log_score(rows, metric)), arm, base))
+
+
+def gained_difference(rows: pd.DataFrame, arm: str, base: str, metric: str) -> Difference:
+    """Mean over loads and seeds of the difference of ``arm`` and ``base``."""
+    differences = paired(rows.assign(score=figures(rows, metric)), arm, base)
+    centre, margin = _interval(differences)
+    return Difference(centre, centre - margin, centre + margin, len(differences))
+
+
+def paired(rows: pd.DataFrame, arm: str, base: str) -> NDArray[np.float64]:
+    """``score`` of ``arm`` less that of ``base`` by seed, averaged over loads: one number a replication."""
+    table = rows.groupby(["arm", "seed"])["score"].mean()
+    differences: NDArray[np.float64] = (table[arm] - table[base]).to_numpy()
+    return differences
+
+
+def _interval(values: NDArray[np.float64]) -> tuple[float, float]:
+    """Mean and the half width of its 95 % t interval, NaN for a single value."""
+    n = len(values)
+    margin = math.nan if n < 2 else t_quantile(0.5 + CONFIDENCE / 2, n - 1) * float(values.std(ddof=1)) / math.sqrt(n)
+    return float(values.mean()), margin
 
 
 def t_quantile(p: float, freedom: int) -> float:

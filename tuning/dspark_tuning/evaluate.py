@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import math
 import multiprocessing
 import signal
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -132,24 +131,3 @@ def executor(workers: int, dask: str | None = None) -> Iterator[Executor | None]
                 # Waited for: the interpreter would, and a pool that ends while it exits may write to a closed pipe.
                 pool.shutdown(cancel_futures=True)
                 raise
-
-
-def log_score(rows: pd.DataFrame, objective: str) -> pd.Series:
-    """The natural logarithm of what an objective maximises, by row.
-
-    ``throughput`` in output tokens per second; ``goodput`` in requests within their SLOs per second, floored at 1 % of
-    the requests so that hopeless cells still compare; ``tpot`` the inverse of the mean TPOT; ``front`` the mean of
-    throughput and tpot.
-    """
-    if objective == "goodput":
-        floor = 0.01 * rows["requests"] / rows["window_s"]
-        return _log(rows["goodput_per_s"].clip(lower=floor))
-    if objective == "tpot":
-        return -_log(rows["tpot_mean_s"])
-    if objective == "front":
-        return (_log(rows["throughput_tok_s"]) - _log(rows["tpot_mean_s"])) / 2
-    return _log(rows["throughput_tok_s"])
-
-
-def _log(values: pd.Series) -> pd.Series:
-    return values.map(math.log)

@@ -22,8 +22,10 @@ from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
 from dspark_simulator.scenario import Scenario
-from dspark_tuning.evaluate import Cell, log_score
+from dspark_tuning.evaluate import Cell
 from dspark_tuning.interrupts import deferred_interrupts
+from dspark_tuning.objectives import Objective
+from dspark_tuning.objectives import scores as scores_of
 from dspark_tuning.space import Params, Space
 from sglang_dspark.errors import InputError
 
@@ -56,7 +58,7 @@ class Plan(NamedTuple):
         seeds: Seeds of requests and truths, one list for all trials.
     """
 
-    objective: str
+    objective: Objective
     trials: int
     batch: int
     seed: int
@@ -162,7 +164,7 @@ def _climb(asked: list[tuple[optuna.Trial, Params]], plan: Plan, space: Space, e
             for seed in plan.seeds[: rung.seeds]
         ]
         rows = evaluate(cells)
-        score = log_score(rows, plan.objective).groupby(rows["arm"]).mean()
+        score = scores_of(rows, plan.objective)
         for i in left:
             scores[i][height] = float(score[str(i)])
         if rung == rungs[-1]:
@@ -182,12 +184,13 @@ def _climb(asked: list[tuple[optuna.Trial, Params]], plan: Plan, space: Space, e
     ]
 
 
-def _values(rows: pd.DataFrame, objective: str) -> list[float]:
-    parts = ("throughput", "tpot") if objective == "front" else (objective,)
-    return [float(log_score(rows, part).mean()) for part in parts]
+def _values(rows: pd.DataFrame, objective: Objective) -> list[float]:
+    """What the sampler is told of one arm."""
+    parts: tuple[Objective, ...] = ("throughput", "tpot") if objective == "front" else (objective,)
+    return [float(scores_of(rows, part).iloc[0]) for part in parts]
 
 
-def _directions(objective: str) -> list[StudyDirection]:
+def _directions(objective: Objective) -> list[StudyDirection]:
     return [StudyDirection.MAXIMIZE] * (2 if objective == "front" else 1)
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, NamedTuple
 
 from dspark_tuning import arms
-from dspark_tuning.compare import Ratio, gain
+from dspark_tuning.compare import Gain, at_floor, gain, gained_difference, gained_ratio
 from dspark_tuning.tables import saturation
 
 if TYPE_CHECKING:
@@ -21,7 +21,7 @@ class ArmSummary(NamedTuple):
 
     Attributes:
         saturated: The loads at which the backlog grew in at least half of the replications.
-        gain: The tuned policy over this arm in :func:`metric`, geometric mean over loads and paired replications.
+        gain: The chosen arm over this arm in the objective, over all loads and paired replications.
     """
 
     arm: str
@@ -35,25 +35,20 @@ class ArmSummary(NamedTuple):
     accepted_length: float
     verify_length: float
     saturated: tuple[float, ...]
-    gain: Ratio
+    gain: Gain
 
 
 class Split(NamedTuple):
-    """The gain over DSPARK as it comes, in two factors whose product it is.
+    """The gain over SGLang's defaults in the objective, in two factors, or two differences where a ratio says nothing.
 
     Attributes:
-        flags: Tuned server flags without a policy, over DSPARK as it comes.
+        flags: Tuned server flags without a policy, over SGLang's defaults.
         policy: The tuned policy over the same flags without one.
     """
 
-    flags: Ratio
-    policy: Ratio
-    both: Ratio
-
-
-def metric(outcome: Outcome) -> str:
-    """What gains are told in: ``goodput`` where that was the objective, else ``throughput``."""
-    return "goodput" if outcome.options.objective == "goodput" else "throughput"
+    flags: Gain
+    policy: Gain
+    both: Gain
 
 
 def summaries(outcome: Outcome) -> list[ArmSummary]:
@@ -61,7 +56,7 @@ def summaries(outcome: Outcome) -> list[ArmSummary]:
     figures = list(ArmSummary._fields[1:-2])
     means = outcome.rows.groupby("arm", sort=False)[figures].mean()
     winner = outcome.winner.name
-    rows, told = outcome.rows, metric(outcome)
+    rows, objective = outcome.rows, outcome.options.objective
     grown = saturated(rows)
     return [
         ArmSummary._make(
@@ -69,7 +64,7 @@ def summaries(outcome: Outcome) -> list[ArmSummary]:
                 arm,
                 *means.loc[arm],
                 tuple(load for name, load in grown if name == arm),
-                gain(rows, winner, str(arm), told),
+                gain(rows, winner, str(arm), objective),
             )
         )
         for arm in means.index
@@ -90,9 +85,12 @@ def saturations(rows: pd.DataFrame) -> list[str]:
 
 def split(outcome: Outcome) -> Split:
     """The gain of the winner, told apart by what it needs: other flags, or our policy."""
-    rows, winner, told = outcome.rows, outcome.winner.name, metric(outcome)
+    winner, objective = outcome.winner.name, outcome.options.objective
+    rows = outcome.rows[outcome.rows["arm"].isin([winner, arms.TUNED_FLAGS, arms.DEFAULT])]
+    # One form for all three: only then do the parts make the whole.
+    form = gained_difference if at_floor(rows, objective) else gained_ratio
     return Split(
-        flags=gain(rows, arms.TUNED_FLAGS, arms.DEFAULT, told),
-        policy=gain(rows, winner, arms.TUNED_FLAGS, told),
-        both=gain(rows, winner, arms.DEFAULT, told),
+        flags=form(rows, arms.TUNED_FLAGS, arms.DEFAULT, objective),
+        policy=form(rows, winner, arms.TUNED_FLAGS, objective),
+        both=form(rows, winner, arms.DEFAULT, objective),
     )

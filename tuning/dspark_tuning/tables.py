@@ -12,7 +12,7 @@ from rich.table import Table
 
 if TYPE_CHECKING:
     from dspark_simulator.result import Result
-    from dspark_tuning.compare import Ratio
+    from dspark_tuning.compare import Gain
     from dspark_tuning.summary import ArmSummary, Split
     from sglang_dspark.policy.artifact import Artifact
 
@@ -23,7 +23,7 @@ NOT_STEADY = "not steady"
 BENCHED = {
     "vs_argmax_same_flags": "argmax, aligned, same flags",
     "vs_argmax_default_flags": "argmax, aligned, default flags",
-    "vs_default": "DSPARK as it comes",
+    "vs_default": "SGLang's defaults",
     "vs_no_spec": "no speculation",
 }
 
@@ -84,8 +84,8 @@ def figures(result: Result) -> Table:
     return table
 
 
-def tuning(rows: Iterable[ArmSummary], winner: str, metric: str) -> Table:
-    """Every arm of a tuning's report; the chosen one is bold."""
+def tuning(rows: Iterable[ArmSummary], winner: str, title: str) -> Table:
+    """Every arm of a tuning's report, and the gain over it in the metric of this title; the chosen one is bold."""
     table = blank_table(
         "arm",
         numbers=[
@@ -96,7 +96,7 @@ def tuning(rows: Iterable[ArmSummary], winner: str, metric: str) -> Table:
             "TTFT ms\np50 / p99",
             "accepted\nlength",
             "verify\nlength",
-            f"chosen / arm\n{metric}",
+            f"chosen over arm\n{title}",
         ],
     )
     for row in rows:
@@ -109,18 +109,18 @@ def tuning(rows: Iterable[ArmSummary], winner: str, metric: str) -> Table:
             steady(ms(row.ttft_p50_s, row.ttft_p99_s), bool(row.saturated)),
             number(row.accepted_length),
             number(row.verify_length),
-            "" if row.arm == winner else ratio(row.gain),
+            "" if row.arm == winner else gain(row.gain),
             style="bold" if row.arm == winner else None,
         )
     return table
 
 
-def gains(split: Split, metric: str) -> Table:
-    """Where the gain over DSPARK as it comes is from."""
-    table = blank_table(f"gain in {metric} over DSPARK as it comes", numbers=["ratio and 95 % interval"])
-    table.add_row("by the server's flags", ratio(split.flags))
-    table.add_row("by the policy on top of them", ratio(split.policy))
-    table.add_row("both", ratio(split.both))
+def gains(split: Split, title: str) -> Table:
+    """Where the gain over SGLang's defaults in the metric of this title is from."""
+    table = blank_table(f"gain in {title} over SGLang's defaults", numbers=["gain and 95 % interval"])
+    table.add_row("by the server's flags", gain(split.flags))
+    table.add_row("by the policy on top of them", gain(split.policy))
+    table.add_row("both", gain(split.both))
     return table
 
 
@@ -148,14 +148,14 @@ def policy(artifact: Artifact) -> Table:
 
 def evidence(artifact: Artifact) -> Table:
     """The artifact's comparison with every arm, over all loads."""
-    table = blank_table("arm", "metric", numbers=["mean", "chosen / arm", "replications"])
+    table = blank_table("arm", "metric", numbers=["mean", "chosen over arm", "replications"])
     for row in artifact.evidence:
         if row.load is None:
             table.add_row(
                 row.arm,
                 row.metric,
                 number(row.mean),
-                interval(row.ratio, row.low, row.high),
+                _gain(row.model_dump()),
                 str(row.replications),
             )
     return table
@@ -205,11 +205,11 @@ def policy_bench(found: Mapping[str, Any]) -> Table:
     """The ratios of a policy benchmark over all loads."""
     table = blank_table(f"{found['winner']}, over", numbers=["throughput", "goodput"])
     for key, name in BENCHED.items():
-        table.add_row(name, _interval(found[key]), _interval(found[key]["goodput"]))
-    table.add_row("DSPARK as it comes, high load", _interval(found["vs_default"]["high_load"]), "")
+        table.add_row(name, _gain(found[key]), _gain(found[key]["goodput"]))
+    table.add_row("SGLang's defaults, high load", _gain(found["vs_default"]["high_load"]), "")
     fixed = found["vs_best_fixed_by_load"]
     table.add_row(
-        f"best fixed gamma by load, at its worst ({fixed['arm']} at load {fixed['load']:g})", _interval(fixed), ""
+        f"best fixed gamma by load, at its worst ({fixed['arm']} at load {fixed['load']:g})", _gain(fixed), ""
     )
     table.add_row("no speculation, at its worst load", number(found["worst_vs_no_spec"]), "")
     return table
@@ -220,12 +220,16 @@ def policy_bench_by_load(found: Mapping[str, Any]) -> Table:
     compared = BENCHED | {"vs_best_fixed_by_load": "best fixed gamma"}
     table = blank_table(numbers=["load", *compared.values()])
     for rows in zip(*(found[key]["by_load"] for key in compared), strict=True):
-        table.add_row(f"{rows[0]['load']:g}", *(_interval(row) for row in rows))
+        table.add_row(f"{rows[0]['load']:g}", *(_gain(row) for row in rows))
     return table
 
 
-def _interval(found: Mapping[str, float]) -> str:
-    return interval(found["ratio"], found["low"], found["high"])
+def _gain(found: Mapping[str, Any]) -> str:
+    """A ratio, or the difference where there is none, with its interval."""
+    low, high = found["low"], found["high"]
+    if found.get("ratio") is not None:
+        return interval(found["ratio"], low, high)
+    return f"{found['difference']:+.2f}/s" + ("" if math.isnan(low) else f" [{low:.2f}, {high:.2f}]")
 
 
 def number(value: float) -> str:
@@ -244,8 +248,8 @@ def percent(share: float) -> str:
     return "-" if math.isnan(share) else f"{100 * share:.1f} %"
 
 
-def ratio(found: Ratio) -> str:
-    return interval(found.ratio, found.low, found.high)
+def gain(found: Gain) -> str:
+    return _gain(found._asdict())
 
 
 def interval(centre: float, low: float, high: float) -> str:

@@ -6,7 +6,7 @@ import math
 from collections.abc import Callable, Mapping
 from concurrent.futures import Executor
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
 import pandas as pd
 
@@ -16,7 +16,8 @@ from dspark_simulator.server import Server
 from dspark_simulator.simulation import Arm
 from dspark_tuning import arms
 from dspark_tuning.compare import gain
-from dspark_tuning.evaluate import evaluate, grid, log_score
+from dspark_tuning.evaluate import evaluate, grid
+from dspark_tuning.objectives import METRICS, REQUIRED_ATTAINMENT, Objective, figures, scores, ttft_attainment
 from dspark_tuning.search import RUNGS, Plan, finished, open_study, params_of, search
 from dspark_tuning.server_flags import environment, flags
 from dspark_tuning.space import Space
@@ -25,11 +26,10 @@ from sglang_dspark.errors import InputError
 from sglang_dspark.policy import Argmax, Fixed, NoDraft, SpsAdditiveTable
 from sglang_dspark.policy.artifact import Artifact, EvidenceRow, Provenance
 
-Objective = Literal["throughput", "goodput", "tpot", "front"]
-OBJECTIVES: tuple[Objective, ...] = ("throughput", "goodput", "tpot", "front")
 FINALISTS = 6
 LEAST_REPLICATIONS = 6
-METRICS = ("throughput", "goodput")
+# What every arm is compared in, beside the objective.
+COMPARED: tuple[Objective, ...] = ("throughput", "goodput")
 
 
 class Options(NamedTuple):
@@ -60,7 +60,8 @@ class Outcome(NamedTuple):
         winner: The arm that is written down; a baseline where none of the candidates beat them all.
         trials: One row a trial: number, state, scores by rung, parameters.
         rows: The report set, one row a cell (arm, load, seed) with its truth and all figures.
-        versus: One row an arm, load and metric: the winner's paired ratio over the arm. Load NaN is over all loads.
+        versus: One row an arm, load and metric: the winner's paired ratio over the arm, or its difference to it, the
+            other being NaN. Load NaN is over all loads.
         sps_table: The belief of a winning ``argmax``, for a stock SGLang.
         watched: Runs of the report set looked at from within, a load's together: the winner and what it is measured by.
     """
@@ -132,14 +133,15 @@ def tune(
     server = finalists[0].server
 
     candidates = [arms.static_threshold(server, theta)._replace(name=f"static {theta}") for theta in arms.STATIC_THETAS]
-    scores = _scores(run("static threshold", grid(candidates, scenario.loads, plan.seeds[:2])), options.objective)
-    theta = arms.STATIC_THETAS[candidates.index(_best(candidates, scores))]
+    score = scores(run("static threshold", grid(candidates, scenario.loads, plan.seeds[:2])), options.objective)
+    theta = arms.STATIC_THETAS[candidates.index(_best(candidates, score))]
     baselines = arms.baselines(scenario, server, theta)
 
     select = seeds("select", options.seed, max(2, options.replications // 2))
-    scores = _scores(run("select", grid([*baselines, *finalists], scenario.loads, select)), options.objective)
+    selected = run("select", grid([*baselines, *finalists], scenario.loads, select))
     # In a tie the baseline stays: it needs no file of ours.
-    winner = _best([*baselines, *finalists], scores)
+    winner = _best([*baselines, *finalists], scores(selected, options.objective))
+    short = _short_of_ttft(selected, winner, options.objective)
     # Baselines "with the tuned flags" have the winner's from here on.
     server = winner.server if winner.server.speculative else scenario.server
     compared = [*arms.baselines(scenario, server, theta), arms.oracle(server)]
@@ -149,10 +151,12 @@ def tune(
 
     report = seeds("report", options.seed, options.replications)
     rows = run("report", grid(compared, scenario.loads, report))
-    versus = compare(rows, winner.name)
+    versus = compare(rows, winner.name, options.objective)
     table = winner.belief if isinstance(winner.policy, Argmax) and isinstance(winner.belief, SpsAdditiveTable) else None
     searched = Searched(options.objective, len(trials), {"search": plan.seeds, "select": select, "report": report})
-    artifact = artifact_of(scenario, space, winner, searched, versus, advise(versus, winner.name))
+    artifact = artifact_of(
+        scenario, space, winner, searched, versus, advise(versus, winner.name, options.objective, short)
+    )
     beside = {arm.name: arm for arm in (winner, arms.default(scenario), arms.plain(scenario))}.values()
     watched = tuple(
         watch(scenario, cell) for load in shown(scenario.loads) for cell in grid(beside, [load], report[:1])
@@ -160,26 +164,29 @@ def tune(
     return Outcome(scenario, options, winner, server, _table(trials), rows, versus, artifact, table, watched)
 
 
-def compare(rows: pd.DataFrame, winner: str) -> pd.DataFrame:
-    """Paired ratios of ``winner`` over every arm, by load and over all loads (load NaN), in throughput and goodput."""
+def compare(rows: pd.DataFrame, winner: str, objective: Objective) -> pd.DataFrame:
+    """``winner`` against every arm, by load and over all loads (load NaN): in throughput, goodput and the objective."""
     found = []
-    for metric in METRICS:
-        column = "throughput_tok_s" if metric == "throughput" else "goodput_per_s"
+    for metric in dict.fromkeys((*COMPARED, objective)):
         for load in (*sorted(rows["load"].unique()), math.nan):
             part = rows if math.isnan(load) else rows[rows["load"] == load]
-            means = part.groupby("arm")[column].mean()
+            means = figures(part, metric).groupby(part["arm"]).mean()
             for arm in rows["arm"].unique():
-                over = gain(part, winner, arm, metric)._asdict()
+                over = {"ratio": math.nan, "difference": math.nan} | gain(part, winner, arm, metric)._asdict()
                 found.append({"arm": arm, "load": load, "metric": metric, "mean": means[arm], **over})
     return pd.DataFrame(found)
 
 
-def _scores(rows: pd.DataFrame, objective: str) -> pd.Series:
-    return log_score(rows, objective).groupby(rows["arm"]).mean()
+def _best(candidates: list[Arm], score: pd.Series) -> Arm:
+    return max(candidates, key=lambda arm: float(score[arm.name]))
 
 
-def _best(candidates: list[Arm], scores: pd.Series) -> Arm:
-    return max(candidates, key=lambda arm: float(scores[arm.name]))
+def _short_of_ttft(rows: pd.DataFrame, arm: Arm, objective: Objective) -> dict[float, float]:
+    """Share of requests within their TTFT by load, where ``arm`` has fewer than the objective needs."""
+    if not METRICS[objective].needs_ttft:
+        return {}
+    shares = ttft_attainment(rows)[arm.name]
+    return {float(load): float(share) for load, share in shares.items() if share < REQUIRED_ATTAINMENT}
 
 
 def _table(trials: list[Any]) -> pd.DataFrame:
@@ -228,28 +235,48 @@ def artifact_of(
             search_space=space.describe(),
         ),
         evidence=tuple(
-            EvidenceRow.model_validate(row | {"load": None if math.isnan(row["load"]) else row["load"]})
+            EvidenceRow.model_validate({name: None if pd.isna(value) else value for name, value in row.items()})
             for row in versus.to_dict("records")
         ),
     )
 
 
-def advise(versus: pd.DataFrame, winner: str) -> str:
-    """What to do, in one sentence."""
-    plain = versus[(versus["arm"] == arms.PLAIN) & (versus["metric"] == "throughput")]
+def advise(versus: pd.DataFrame, winner: str, objective: Objective, short: Mapping[float, float]) -> str:
+    """What to do, in one sentence, and what stands against it.
+
+    Args:
+        versus: As :func:`compare` makes it.
+        short: Share of requests within their TTFT by load, where no arm gave it to enough of them.
+    """
+    title = METRICS[objective].title
+    plain = versus[(versus["arm"] == arms.PLAIN) & (versus["metric"] == objective)]
     over_all = plain[plain["load"].isna()].iloc[0]
-    losing = plain[plain["load"].notna() & (plain["high"] < 1)]
+    # Nothing gained is a ratio of 1 or a difference of 0.
+    losing = plain[plain["load"].notna() & (plain["high"] < plain["ratio"].notna().astype(float))]
     if winner == arms.PLAIN:
-        return "Serve without speculation: no way of drafting beats it at these loads."
-    start = {
-        arms.TUNED: "Serve with DSpark and this policy",
-        arms.DEFAULT: "Serve DSpark as it comes: nothing that was searched beats it",
-        arms.TUNED_FLAGS: "Serve DSpark with these flags and no schedule: no policy beats it",
-    }.get(winner, f"Serve with '{winner}': nothing that was searched beats this baseline")
-    text = (
-        f"{start}; it gives {over_all['ratio']:.2f} times the throughput of serving without speculation over all loads"
-    )
-    if len(losing):
-        loads = ", ".join(f"{load:g}" for load in losing["load"])
-        text += f", but at load {loads} serving without speculation is faster"
-    return text + "."
+        text = f"Serve without speculation: no way of drafting has the higher {title} at these loads."
+    else:
+        start = {
+            arms.TUNED: "Serve with DSpark and this policy",
+            arms.DEFAULT: "Serve DSpark with SGLang's defaults: nothing that was searched beats them",
+            arms.TUNED_FLAGS: "Serve DSpark with these flags and no schedule: no policy beats it",
+        }.get(winner, f"Serve with '{winner}': nothing that was searched beats this baseline")
+        text = f"{start}; over all loads its {title} is {_over_plain(over_all)} serving without speculation"
+        if len(losing):
+            loads = ", ".join(f"{load:g}" for load in losing["load"])
+            text += f", but at load {loads} serving without speculation has the higher {title}"
+        text += "."
+    if short:
+        shares = ", ".join(f"{share:.0%} at load {load:g}" for load, share in short.items())
+        text += (
+            f" No arm gives {REQUIRED_ATTAINMENT:.0%} of the requests their TTFT at every load; this one comes "
+            f"nearest, with {shares}."
+        )
+    return text
+
+
+def _over_plain(row: pd.Series) -> str:
+    if math.isfinite(row["ratio"]):
+        return f"{row['ratio']:.2f} times that of"
+    more = "above" if row["difference"] >= 0 else "below"
+    return f"{abs(row['difference']):.2f}/s {more} that of"

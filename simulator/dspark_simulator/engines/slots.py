@@ -141,6 +141,7 @@ def _finish(state: Record, metrics: Record, server: Record, slot: int) -> None:
     observe(m.ttft[klass], ttft, 1)
     m.ttft_sum_s[klass] += ttft
     good = ttft <= flags.ttft_s[klass]
+    m.in_ttft[klass] += good
     if s.output[slot] > 1:
         tpot = (s.last_s[slot] - s.first_s[slot]) / (s.output[slot] - 1)
         observe(m.tpot[klass], tpot, 1)

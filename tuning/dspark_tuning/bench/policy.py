@@ -13,8 +13,8 @@ import pandas as pd
 from dspark_simulator.scenario import DEFAULT, load
 from dspark_tuning import arms
 from dspark_tuning.compare import gain
-from dspark_tuning.evaluate import log_score
-from dspark_tuning.tune import METRICS, Options, Outcome, Stage, tune
+from dspark_tuning.objectives import scores
+from dspark_tuning.tune import Options, Outcome, Stage, tune
 
 HIGH_LOAD = 128
 ROW = (
@@ -56,7 +56,7 @@ def summary(outcome: Outcome) -> dict[str, Any]:
     winner, rows = outcome.winner.name, outcome.rows
 
     def versus(arm: str, part: pd.DataFrame = rows) -> dict[str, Any]:
-        found = {metric: _ratio(part, winner, arm, metric) for metric in METRICS}
+        found = {metric: _ratio(part, winner, arm, metric) for metric in ("throughput", "goodput")}
         by_load = [
             {"load": at, **_ratio(cells, winner, arm, "throughput")} for at, cells in part.groupby("load", sort=True)
         ]
@@ -83,12 +83,11 @@ def _best_fixed(rows: pd.DataFrame, winner: str, gamma: int) -> dict[str, Any]:
     names = [arms.fixed_name(drafts) for drafts in range(1, gamma + 1)]
     by_load = []
     for at, cells in rows.groupby("load", sort=True):
-        scores = log_score(cells, "throughput").groupby(cells["arm"]).mean()
-        best = max(names, key=lambda name: float(scores[name]))
+        score = scores(cells, "throughput")
+        best = max(names, key=lambda name: float(score[name]))
         by_load.append({"load": at, "arm": best, **_ratio(cells, winner, best, "throughput")})
     return {**min(by_load, key=lambda row: row["ratio"]), "by_load": by_load}
 
 
-def _ratio(rows: pd.DataFrame, winner: str, arm: str, metric: str) -> dict[str, float]:
-    found = gain(rows, winner, arm, metric)
-    return {"ratio": found.ratio, "low": found.low, "high": found.high}
+def _ratio(rows: pd.DataFrame, winner: str, arm: str, metric: str) -> dict[str, Any]:
+    return gain(rows, winner, arm, metric)._asdict()

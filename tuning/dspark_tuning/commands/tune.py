@@ -45,8 +45,9 @@ def tune(
         Literal["throughput", "goodput", "tpot", "front"] | None,
         typer.Option(
             "--objective",
-            help="What to maximise; tpot minimises the mean, front weighs it with throughput. "
-            "[default: throughput of a closed loop, tpot at the rate of an open one]",
+            help="What to maximise; tpot minimises the mean, front weighs it with throughput: of what gives 95 % of "
+            "the requests their TTFT. "
+            "[default: throughput of a closed loop, goodput at the rate of an open one]",
         ),
     ] = None,
     trials: Annotated[
@@ -79,6 +80,7 @@ def tune(
 
     from dspark_tuning import outputs, progress
     from dspark_tuning.evaluate import executor
+    from dspark_tuning.objectives import default_objective
     from dspark_tuning.search import stored_trials
     from dspark_tuning.space import Space
     from dspark_tuning.tune import Options
@@ -87,9 +89,15 @@ def tune(
     # What is wrong is said before anything is simulated or written.
     Space(chosen, pins)
     outputs.check_writable(out)
-    # An open loop that keeps up has the throughput of its arrivals, whatever serves it.
-    wanted = objective or ("tpot" if chosen.workload.clients is None else "throughput")
-    options = Options(out, wanted, trials, replications=replications, seed=seed, storage=storage, pins=pins)
+    options = Options(
+        out,
+        objective or default_objective(chosen),
+        trials,
+        replications=replications,
+        seed=seed,
+        storage=storage,
+        pins=pins,
+    )
     bar = progress.of_tuning(chosen, options)
     try:
         with executor(workers or cpus(), dask) as pool, bar:
@@ -130,19 +138,21 @@ def _pin(text: str) -> tuple[str, Any]:
 
 def _print(outcome: Outcome, files: list[Path]) -> None:
     from dspark_tuning import summary, tables
+    from dspark_tuning.objectives import METRICS
 
-    winner, metric, scenario = outcome.winner.name, summary.metric(outcome), outcome.scenario
+    scenario, title = outcome.scenario, METRICS[outcome.options.objective].title
     out = console()
-    out.print(tables.tuning(summary.summaries(outcome), winner, metric))
+    out.print(tables.tuning(summary.summaries(outcome), outcome.winner.name, title))
     loads = ", ".join(f"{load:g}" for load in scenario.loads)
     out.print(
         f"Means over the report: loads {loads}, {outcome.options.replications} replications each, on requests and live "
-        "step times that the search never saw. Percentiles are the mean of each simulation's own. Ratios are geometric "
-        "means over loads with the 95 % interval of paired replications."
+        "step times that the search never saw. Percentiles are the mean of each simulation's own. Gains are ratios, "
+        "geometric means over loads, or mean differences a second where one of the two has next to nothing, with the "
+        "95 % interval of paired replications."
     )
     for sentence in summary.saturations(outcome.rows):
         out.print(sentence)
-    out.print(tables.gains(summary.split(outcome), metric))
+    out.print(tables.gains(summary.split(outcome), title))
     out.print(outcome.artifact.advice)
     out.print(f"Wrote {', '.join(map(str, files))}.", soft_wrap=True)
 
@@ -153,7 +163,6 @@ def _as_json(outcome: Outcome, files: list[Path]) -> dict[str, Any]:
     return {
         "scenario": outcome.scenario.name,
         "objective": outcome.options.objective,
-        "metric": summary.metric(outcome),
         "loads": outcome.scenario.loads,
         "replications": outcome.options.replications,
         "trials": len(outcome.trials),

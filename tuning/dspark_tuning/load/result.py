@@ -35,6 +35,7 @@ def result(loaded: Loaded) -> Result:
         saturated=loaded.clients is None and grows(backlog),
         backlog_growth=backlog[-1] - backlog[0] if backlog else 0,
         attainment=_over(len(good), expected),
+        ttft_attainment=_over(sum(_in_ttft(request, loaded) for request in done), expected),
         window_s=window_s,
         simulated_s=loaded.wall_s,
         throughput_tok_s=_over(tokens, window_s),
@@ -88,7 +89,11 @@ def _backlog(loaded: Loaded) -> list[int]:
 
 def _good(request: Request, loaded: Loaded) -> bool:
     slo = loaded.classes[request.slo_class].slo
-    return request.ttft_s <= slo.ttft_s and (request.output_tokens < 2 or request.tpot_s <= slo.tpot_s)
+    return _in_ttft(request, loaded) and (request.output_tokens < 2 or request.tpot_s <= slo.tpot_s)
+
+
+def _in_ttft(request: Request, loaded: Loaded) -> bool:
+    return request.ttft_s <= loaded.classes[request.slo_class].slo.ttft_s
 
 
 def _inside(request: Request, loaded: Loaded) -> np.ndarray[tuple[int, ...], np.dtype[np.bool_]]:

@@ -39,7 +39,7 @@ def prove(scenario: Scenario, replicas: int, arm: Arm, seeds: Sequence[int], poo
     compared = [arm, verify_all(scenario), arms.plain(scenario)]
     rows = evaluate(part, grid(compared, part.loads, seeds), pool)
     watched = tuple(watch(part, Cell(one, part.loads[0], seeds[0])) for one in compared)
-    return Proof(part, tuple(seeds), compare(rows, arm.name), watched)
+    return Proof(part, tuple(seeds), compare(rows, arm.name, "goodput"), watched)
 
 
 def verify_all(scenario: Scenario) -> Arm:

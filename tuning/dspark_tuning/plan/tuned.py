@@ -18,7 +18,8 @@ from dspark_simulator.scenario import Scenario, seeds
 from dspark_simulator.server import Server
 from dspark_simulator.simulation import Arm
 from dspark_tuning.arms import TUNED
-from dspark_tuning.evaluate import evaluate, grid, log_score
+from dspark_tuning.evaluate import evaluate, grid
+from dspark_tuning.objectives import scores
 from dspark_tuning.plan.attainment import share_of
 from dspark_tuning.plan.deployments import ROOMY
 from dspark_tuning.search import RUNGS, Plan, finished, params_of, search
@@ -118,6 +119,6 @@ def _search(scenario: Scenario, rivals: list[Arm], trials: int, seed: int, pool:
     candidates = [space.arm(f"finalist {t.number}", params_of(t)) for t in finished(told)[:FINALISTS]]
     arms = [*rivals, *candidates]
     rows = evaluate(scenario, grid(arms, scenario.loads, how.seeds["select"]), pool)
-    scores = log_score(rows, "goodput").groupby(rows["arm"]).mean()
+    score = scores(rows, how.objective)
     # A tie goes to a rival, which needs no plugin.
-    return max(arms, key=lambda arm: float(scores[arm.name]))
+    return max(arms, key=lambda arm: float(score[arm.name]))

@@ -5,7 +5,9 @@ from __future__ import annotations
 import shlex
 
 from dspark_tuning import arms, summary
-from dspark_tuning.report.numbers import METRICS, heading, interval, overall
+from dspark_tuning.compare import Ratio, gain
+from dspark_tuning.objectives import METRICS
+from dspark_tuning.report.numbers import heading, interval
 from dspark_tuning.report.page import Html, Row, Section, code, lead, paragraph, subheading, table
 from dspark_tuning.tune import Outcome
 
@@ -18,12 +20,13 @@ def section(outcome: Outcome) -> Section:
         ("Both", winner, arms.DEFAULT),
         ("Against no speculation", winner, arms.PLAIN),
     ]
+    compared = [METRICS[key] for key in outcome.versus["metric"].unique()]
     gains = table(
         "Where the gain comes from: paired ratios over all loads (geometric mean) with 95 % intervals, "
         "bold where the interval excludes 1; above 1 is better",
-        ["Ratio", *(heading(metric.title) for metric in METRICS)],
+        ["Gain", *(heading(metric.title) for metric in compared)],
         [
-            Row(f"{step}: {arm} ÷ {base}", [interval(overall(outcome.rows, arm, base, metric)) for metric in METRICS])
+            Row(f"{step}: {arm} ÷ {base}", [interval(gain(outcome.rows, arm, base, metric.key)) for metric in compared])
             for step, arm, base in steps
         ],
     )
@@ -33,12 +36,12 @@ def section(outcome: Outcome) -> Section:
 
 
 def _split(outcome: Outcome) -> str:
-    """The gain as a product of what the flags and what the policy give."""
-    gain = summary.split(outcome)
+    """The gain as the product, or the sum, of what the flags and what the policy give."""
+    split, title = summary.split(outcome), METRICS[outcome.options.objective].title
+    how = "times" if isinstance(split.both, Ratio) else "by"
     return (
-        f"Over DSpark as it comes, {summary.metric(outcome)} is {interval(gain.both)} times as high: the tuned flags "
-        f"alone give a factor of {interval(gain.flags)}, and '{outcome.winner.name}' on top of them "
-        f"{interval(gain.policy)}."
+        f"Gain in {title} over SGLang's defaults, {how} {interval(split.both)}: {how} {interval(split.flags)} from the "
+        f"tuned flags alone, and {how} {interval(split.policy)} from '{outcome.winner.name}' on top of them."
     )
 
 

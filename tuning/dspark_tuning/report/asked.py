@@ -7,14 +7,15 @@ from dspark_simulator.deployment import Live
 from dspark_simulator.scenario import Scenario
 from dspark_simulator.workloads import RequestClass
 from dspark_simulator.workloads.lengths import LengthDistribution
-from dspark_tuning.report.numbers import NONE, OBJECTIVES, load_label, milliseconds
+from dspark_tuning.objectives import METRICS
+from dspark_tuning.report.numbers import NONE, load_label, milliseconds
 from dspark_tuning.report.page import Html, Row, Section, definitions, paragraph, table
 from dspark_tuning.tune import Outcome
 
 
 def section(outcome: Outcome) -> Section:
     scenario = outcome.scenario
-    objective = OBJECTIVES[outcome.options.objective]
+    objective = METRICS[outcome.options.objective]
     asked = ("Objective", f"{objective.title}, {objective.unit}; geometric mean over the loads")
     described = [paragraph(scenario.description)] if scenario.description else []
     return Section("asked", "What was asked", [*described, definitions([*facts(scenario), asked]), classes(scenario)])
@@ -29,7 +30,7 @@ def facts(scenario: Scenario) -> list[tuple[str, str]]:
         ("Model", scenario.model),
         ("Hardware", _hardware(scenario)),
         ("Engine", f"{server.engine}, block of {scenario.drafter_gamma} drafts"),
-        ("Flags as it comes", _flags(scenario)),
+        ("Flags by default", _flags(scenario)),
         ("KV pool", _memory(scenario)),
         ("Arrivals", _fields(scenario.workload.arrivals.model_dump(mode="json"))),
         ("Loads", f"{loads} {load_label(scenario)}"),

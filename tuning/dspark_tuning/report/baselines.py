@@ -7,8 +7,9 @@ import math
 import pandas as pd
 
 from dspark_tuning import summary
-from dspark_tuning.compare import Ratio
-from dspark_tuning.report.numbers import GOODPUT, THROUGHPUT, Metric, interval, milliseconds, number
+from dspark_tuning.compare import Gain, told_gain
+from dspark_tuning.objectives import METRICS
+from dspark_tuning.report.numbers import interval, milliseconds, number
 from dspark_tuning.report.page import Html, Row, Section, Strong, paragraph, table
 from dspark_tuning.tables import percent, steady
 from dspark_tuning.tune import Outcome
@@ -16,15 +17,17 @@ from dspark_tuning.tune import Outcome
 
 def section(outcome: Outcome) -> Section:
     winner = outcome.winner.name
+    metrics = list(outcome.versus["metric"].unique())
     cells = int((outcome.rows["arm"] == winner).sum())
     caption = (
-        f"Means over the {cells:,} report cells of each arm; TPOT and TTFT in ms. The last two columns are '{winner}' "
-        "over the arm, paired on the same requests and truths, geometric mean over all loads with its 95 % interval, "
-        "bold where the interval excludes 1."
+        f"Means over the {cells:,} report cells of each arm; TPOT and TTFT in ms. The last columns are '{winner}' "
+        "over the arm, paired on the same requests and truths, with the 95 % interval: ratios are geometric means over "
+        "all loads; the mean difference a second stands where one of the two has next to nothing. Bold where the "
+        "interval excludes no gain."
     )
     header = [
         "Arm", "Output tokens/s", "Within SLOs", "Good requests/s", "TPOT p50", "TPOT p99", "TTFT p50", "TTFT p99",
-        "Accepted length", "Verify length", f"{winner} ÷ arm, throughput", f"{winner} ÷ arm, goodput",
+        "Accepted length", "Verify length", *(f"{winner} over arm, {METRICS[metric].title}" for metric in metrics),
     ]  # fmt: skip
     rows = [
         Row(
@@ -41,7 +44,7 @@ def section(outcome: Outcome) -> Section:
                 ),
                 number(row.accepted_length),
                 number(row.verify_length),
-                *("" if row.arm == winner else interval(_gain(outcome, row.arm, m)) for m in (THROUGHPUT, GOODPUT)),
+                *("" if row.arm == winner else interval(_gain(outcome, row.arm, metric)) for metric in metrics),
             ],
         )
         for row in summary.summaries(outcome)
@@ -50,10 +53,10 @@ def section(outcome: Outcome) -> Section:
     return Section("baselines", "Every baseline", [table(caption, header, rows), *grown, *_cut_short(outcome.rows)])
 
 
-def _gain(outcome: Outcome, arm: str, metric: Metric) -> Ratio:
+def _gain(outcome: Outcome, arm: str, metric: str) -> Gain:
     versus = outcome.versus
-    row = versus[(versus["arm"] == arm) & (versus["metric"] == metric.key) & versus["load"].isna()].iloc[0]
-    return Ratio(*(row[field] for field in Ratio._fields))
+    (row,) = versus[(versus["arm"] == arm) & (versus["metric"] == metric) & versus["load"].isna()].to_dict("records")
+    return told_gain(row)
 
 
 def _cut_short(rows: pd.DataFrame) -> list[Html]:

@@ -1,27 +1,17 @@
-"""Throughput and goodput by load, beside DSpark as it comes."""
+"""Throughput, goodput and the objective by load, beside SGLang's defaults."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Container, Sequence
 
 import pandas as pd
 import plotly.graph_objects as go
 
 from dspark_simulator.scenario import Scenario
 from dspark_tuning import arms
-from dspark_tuning.compare import Ratio
-from dspark_tuning.report.numbers import (
-    GOODPUT,
-    NONE,
-    THROUGHPUT,
-    Metric,
-    arms_of,
-    heading,
-    interval,
-    load_label,
-    number,
-    ratios,
-)
+from dspark_tuning.compare import told_gain
+from dspark_tuning.objectives import METRICS, THROUGHPUT, Metric, figures
+from dspark_tuning.report.numbers import NONE, arms_of, gains, heading, interval, load_label, number
 from dspark_tuning.report.page import Cell, Html, Row, Section, figure, paragraph, subheading, table
 from dspark_tuning.report.plots import FIXED_NAMES, arm_lines, doubling, drawing, panels
 from dspark_tuning.summary import saturated
@@ -35,15 +25,12 @@ UNSCHEDULED = {arms.PLAIN, arms.DEFAULT, arms.TUNED_FLAGS, *FIXED_NAMES}
 
 def section(outcome: Outcome) -> Section:
     parts: list[Html] = []
-    for metric, column in ((THROUGHPUT, "throughput_tok_s"), (GOODPUT, "goodput_per_s")):
-        parts += [
-            subheading(heading(metric.title)),
-            _ratio_figure(outcome, metric, column),
-            _gain_figure(outcome, metric),
-        ]
+    for key in outcome.versus["metric"].unique():
+        metric = METRICS[key]
+        parts += [subheading(heading(metric.title)), _ratio_figure(outcome, metric), _gain_figure(outcome, metric)]
     note = paragraph(
-        "In goodput, a run in which fewer than 1 % of the requests met their service levels counts as 1 %, so that "
-        "ratios exist."
+        "Where one of two arms has next to nothing, such as the goodput of fewer than 1 % of the requests, a ratio "
+        "would say little: the tables have their difference a second, and the drawings leave them out."
     )
     return Section("loads", "By load", [*parts, note])
 
@@ -61,17 +48,23 @@ def load_table(scenario: Scenario, caption: str, figures: pd.DataFrame, cells: S
     return table(caption, header, [Row(arm, [at.get((arm, load), NONE) for load in loads]) for arm in arms_of(figures)])
 
 
-def mean_table(outcome: Outcome, caption: str, column: str) -> Html:
-    """Means of a figure by arm and load."""
-    means = outcome.rows.groupby(["arm", "load"], sort=False)[column].mean()
-    grown = saturated(outcome.rows) if column == "goodput_per_s" else {}
-    cells = [steady(number(mean), at in grown) for at, mean in means.items()]
+def mean_table(
+    outcome: Outcome, caption: str, values: pd.Series, not_steady: Container[tuple[str, float]] = ()
+) -> Html:
+    """Means of a figure by arm and load.
+
+    Args:
+        values: The figure, one a row of the report set.
+        not_steady: Arms and loads whose mean depends on the length of the run.
+    """
+    means = outcome.rows.assign(value=values).groupby(["arm", "load"], sort=False)["value"].mean()
+    cells = [steady(number(mean), at in not_steady) for at, mean in means.items()]
     return load_table(outcome.scenario, caption, means.reset_index(), cells)
 
 
-def _ratio_figure(outcome: Outcome, metric: Metric, column: str) -> Html:
-    found = ratios(outcome.rows, arms.DEFAULT, metric)
-    ratio = f"{heading(metric.title)} as a ratio to '{arms.DEFAULT}'"
+def _ratio_figure(outcome: Outcome, metric: Metric) -> Html:
+    found = gains(outcome.rows, arms.DEFAULT, metric)
+    ratio = f"{heading(metric.title)} as a ratio to that of {arms.DEFAULT}"
     return figure(
         f"{metric.key}-by-load",
         _ratio_drawing(outcome, found, f"ratio of {metric.title}"),
@@ -79,7 +72,12 @@ def _ratio_figure(outcome: Outcome, metric: Metric, column: str) -> Html:
         "are set side by side around their load. The thin dotted lines are fixed lengths, each with its length at its "
         "start.",
         load_table(outcome.scenario, f"{ratio}, with its 95 % interval", found, _intervals(found)),
-        mean_table(outcome, f"Mean {metric.unit}", column),
+        mean_table(
+            outcome,
+            f"Mean {metric.unit}",
+            figures(outcome.rows, metric.key),
+            () if metric == THROUGHPUT else saturated(outcome.rows),
+        ),
     )
 
 
@@ -88,6 +86,7 @@ def _ratio_drawing(outcome: Outcome, found: pd.DataFrame, title: str) -> go.Figu
     doubling(drawn, outcome.scenario.loads)
     upper, lower = panels(drawn, "Without a schedule, and the choice", "With a schedule")
     drawn.update_yaxes(type="log", tickformat=".4~g", nticks=6)
+    found = found[found["ratio"].notna()]
     unscheduled = found["arm"].isin(UNSCHEDULED)
     chosen = found["arm"] == outcome.winner.name
     arm_lines(drawn, found[unscheduled | chosen], "load", "ratio", "low", "high", axis=upper, side_by_side=True)
@@ -101,7 +100,8 @@ def _gain_figure(outcome: Outcome, metric: Metric) -> Html:
     drawn = drawing(load_label(outcome.scenario), f"Ratio of {metric.title}")
     doubling(drawn, outcome.scenario.loads)
     drawn.update_yaxes(type="log", tickformat=".4~g", nticks=6)
-    arm_lines(drawn, found[found["arm"].isin(SAME_FLAGS)], "load", "ratio", "low", "high", side_by_side=True)
+    shown = found[found["arm"].isin(SAME_FLAGS) & found["ratio"].notna()]
+    arm_lines(drawn, shown, "load", "ratio", "low", "high", side_by_side=True)
     ratio = f"{heading(metric.title)} of '{outcome.winner.name}' over each arm"
     return figure(
         f"{metric.key}-gain",
@@ -113,4 +113,4 @@ def _gain_figure(outcome: Outcome, metric: Metric) -> Html:
 
 
 def _intervals(found: pd.DataFrame) -> list[Cell]:
-    return [interval(Ratio(*values)) for values in zip(*(found[field] for field in Ratio._fields), strict=True)]
+    return [interval(told_gain(row)) for row in found.to_dict("records")]

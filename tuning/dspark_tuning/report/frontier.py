@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+from dspark_tuning.objectives import SPEED, THROUGHPUT
 from dspark_tuning.report.by_load import mean_table
-from dspark_tuning.report.numbers import SPEED, THROUGHPUT
 from dspark_tuning.report.page import Section, figure
 from dspark_tuning.report.plots import arm_lines, drawing
 from dspark_tuning.tune import Outcome
@@ -14,13 +14,12 @@ def section(outcome: Outcome) -> Section:
     points = rows.groupby(["arm", "load"], sort=False)[["throughput_tok_s", "speed"]].mean().reset_index()
     drawn = drawing(f"Speed of a user, {SPEED.unit}", f"Throughput, {THROUGHPUT.unit}")
     arm_lines(drawn, points, "speed", "throughput_tok_s")
-    outcome = outcome._replace(rows=rows)
     drawing_of = figure(
         "frontier-by-arm",
         drawn,
         "Throughput against the speed that a user sees (1/mean TPOT), a point a load, joined in order of load. Up and "
         "to the right is better.",
-        mean_table(outcome, f"Speed of a user, {SPEED.unit}", "speed"),
-        mean_table(outcome, f"Throughput, {THROUGHPUT.unit}", "throughput_tok_s"),
+        mean_table(outcome, f"Speed of a user, {SPEED.unit}", rows["speed"]),
+        mean_table(outcome, f"Throughput, {THROUGHPUT.unit}", rows["throughput_tok_s"]),
     )
     return Section("frontier", "Throughput against speed", [drawing_of])

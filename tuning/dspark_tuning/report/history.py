@@ -12,7 +12,8 @@ from optuna.distributions import BaseDistribution, CategoricalDistribution, IntD
 from optuna.importance import PedAnovaImportanceEvaluator, get_param_importances
 from optuna.trial import create_trial
 
-from dspark_tuning.report.numbers import NONE, OBJECTIVES, heading, number
+from dspark_tuning.objectives import METRICS, score_figure
+from dspark_tuning.report.numbers import NONE, heading, number
 from dspark_tuning.report.page import Html, Row, Section, Share, details, figure, paragraph, subheading, table
 from dspark_tuning.report.plots import SERIES, drawing, line
 from dspark_tuning.search import RUNGS
@@ -31,17 +32,17 @@ def section(outcome: Outcome) -> Section:
 
 def _scores(outcome: Outcome) -> Html:
     trials = outcome.trials
-    metric = OBJECTIVES[outcome.options.objective]
+    metric = METRICS[outcome.options.objective]
     last = len(RUNGS) - 1
     height = trials[[f"rung_{rung}" for rung in range(len(RUNGS))]].notna().sum(axis=1) - 1
     drawn = drawing("Trial", f"{heading(metric.title)}, {metric.unit}")
     for rung in range(len(RUNGS)):
         part = trials[height == rung]
         name = "finished" if rung == last else f"stopped on rung {rung + 1}"
-        score = np.exp(part[f"rung_{rung}"])
+        score = part[f"rung_{rung}"].map(score_figure)
         style = SERIES[0] if rung == last else STOPPED[rung % len(STOPPED)]
         line(drawn, name, style, part["number"], score, mode="markers", hovertemplate="trial %{x}: %{y:.5g}")
-    best = np.exp(trials[f"rung_{last}"].cummax().ffill())
+    best = trials[f"rung_{last}"].cummax().ffill().map(score_figure)
     drawn.add_scatter(
         x=trials["number"].tolist(),
         y=[None if np.isnan(score) else score for score in best],
@@ -53,7 +54,8 @@ def _scores(outcome: Outcome) -> Html:
         "search-history",
         drawn,
         "Geometric mean over the loads by trial, on the highest rung that the trial reached. Rungs differ in length "
-        "and seeds, so their scores compare within a rung.",
+        "and seeds, so their scores compare within a rung. A trial that gave too few requests their TTFT has no point "
+        "where the objective needs that.",
         _trial_table(trials),
     )
 
@@ -63,7 +65,7 @@ def _trial_table(trials: pd.DataFrame) -> Html:
     rows = [
         Row(
             str(trial["number"]),
-            [trial["state"], trial["family"], *(number(float(np.exp(trial[rung]))) for rung in rungs)],
+            [trial["state"], trial["family"], *(number(score_figure(trial[rung])) for rung in rungs)],
         )
         for trial in trials.to_dict("records")
     ]
@@ -94,7 +96,7 @@ def _finalists(outcome: Outcome) -> Html:
     done = outcome.trials[outcome.trials["state"] == "complete"]
     best = done.sort_values([last, "number"], ascending=[False, True]).head(FINALISTS).to_dict("records")
     names = [name for name in map(str, done.columns) if not name.startswith(("number", "state", "rung_", "value_"))]
-    rows = [Row("score", [number(float(np.exp(trial[last]))) for trial in best])]
+    rows = [Row("score", [number(score_figure(trial[last])) for trial in best])]
     rows += [Row(name, [_parameter(trial[name]) for trial in best]) for name in names]
     header = ["Parameter", *(f"Trial {trial['number']}" for trial in best)]
     return details("The finalists and their parameters", table("Finalists, the best first", header, rows))

@@ -8,27 +8,11 @@ from typing import NamedTuple
 import pandas as pd
 
 from dspark_simulator.scenario import Scenario
-from dspark_tuning.compare import Ratio, gain, ratio
-from dspark_tuning.evaluate import log_score
+from dspark_tuning.compare import Difference, Gain, gain
+from dspark_tuning.objectives import Metric
 from dspark_tuning.report.page import Cell, Strong
 
 NONE = "\N{EN DASH}"
-
-
-class Metric(NamedTuple):
-    """What arms are compared in: ``key`` is the objective's name, ``title`` and ``unit`` are for people."""
-
-    key: str
-    title: str
-    unit: str
-
-
-THROUGHPUT = Metric("throughput", "throughput", "output tokens/s")
-GOODPUT = Metric("goodput", "goodput", "requests/s within their SLOs")
-SPEED = Metric("tpot", "speed of a user (1/TPOT)", "tokens/s of a user")
-FRONT = Metric("front", "front of throughput and speed", "square root of throughput times speed of a user")
-METRICS = (THROUGHPUT, GOODPUT, SPEED)
-OBJECTIVES = {metric.key: metric for metric in (*METRICS, FRONT)}
 
 
 def number(value: float) -> str:
@@ -52,13 +36,18 @@ def milliseconds(value_s: float) -> str:
     return number(value_s * 1e3)
 
 
-def interval(gain: Ratio) -> Cell:
-    """``1.034 [1.021, 1.047]``, strong where the interval excludes 1."""
-    ratio, low, high = (f"{value:.3f}" if gain.ratio < 2 else number(value) for value in gain[:3])
+def interval(gain: Gain) -> Cell:
+    """``1.034 [1.021, 1.047]`` or ``+2.31/s [2.20, 2.42]``, strong where the interval excludes 1 or 0."""
+    if isinstance(gain, Difference):
+        text, nothing = f"{'+' * (gain.difference >= 0)}{number(gain.difference)}/s", 0.0
+        low, high = number(gain.low), number(gain.high)
+    else:
+        text, low, high = (f"{value:.3f}" if gain.ratio < 2 else number(value) for value in gain[:3])
+        nothing = 1.0
     if not math.isfinite(gain.low):
-        return ratio
-    text = f"{ratio} [{low}, {high}]"
-    return Strong(text) if gain.low > 1 or gain.high < 1 else text
+        return text
+    text = f"{text} [{low}, {high}]"
+    return Strong(text) if gain.low > nothing or gain.high < nothing else text
 
 
 class Estimate(NamedTuple):
@@ -85,21 +74,15 @@ def load_label(scenario: Scenario) -> str:
     return "clients" if scenario.workload.clients is not None else "load (factor on the scenario's rate)"
 
 
-def ratios(rows: pd.DataFrame, base: str, metric: Metric) -> pd.DataFrame:
-    """Paired ratios of every arm over ``base``; columns arm, load and those of :class:`Ratio`."""
-    scores = rows[["arm", "load", "seed"]].assign(score=log_score(rows, metric.key))
-    found = []
-    for load, part in scores.groupby("load"):
-        # A seed names one run of an arm at a load, so rows of this table are pairs.
-        table = part.pivot(index="seed", columns="arm", values="score")
-        for arm in arms_of(rows):
-            found.append({"arm": arm, "load": load, **ratio((table[arm] - table[base]).to_numpy())._asdict()})
-    return pd.DataFrame(found)
-
-
-def overall(rows: pd.DataFrame, arm: str, base: str, metric: Metric) -> Ratio:
-    """The paired ratio of ``arm`` over ``base`` over all loads."""
-    return gain(rows, arm, base, metric.key)
+def gains(rows: pd.DataFrame, base: str, metric: Metric) -> pd.DataFrame:
+    """Every arm over ``base`` by load; columns arm, load and those of :class:`Ratio` and :class:`Difference`."""
+    return pd.DataFrame(
+        [
+            {"arm": arm, "load": load, "ratio": math.nan, **gain(part, arm, base, metric.key)._asdict()}
+            for load, part in rows.groupby("load")
+            for arm in arms_of(rows)
+        ]
+    )
 
 
 def arms_of(rows: pd.DataFrame) -> list[str]:

@@ -70,8 +70,8 @@ def drawing(x_title: str, y_title: str, height: int = 520) -> go.Figure:
                 "yanchor": "bottom",
                 "bgcolor": "rgba(0,0,0,0)",
             },
-            xaxis=axis | {"title": {"text": escape(x_title), "standoff": 12}},
-            yaxis=axis | {"title": {"text": escape(y_title), "standoff": 12}},
+            xaxis=axis | {"title": {"text": _text(x_title), "standoff": 12}},
+            yaxis=axis | {"title": {"text": _text(y_title), "standoff": 12}},
         )
     )
 
@@ -113,7 +113,7 @@ def line(
     figure.add_scatter(
         x=list(x),
         y=y,
-        name=escape(name),
+        name=_text(name),
         line={"color": style.colour, "dash": style.dash, "width": style.width},
         marker={
             "symbol": style.symbol,
@@ -158,7 +158,7 @@ def panels(figure: go.Figure, *titles: str) -> list[str]:
         figure.update_layout({f"yaxis{number}": axis | {"domain": [max(0.0, 1 - (place + 1) * each), top]}})
         names.append(f"y{number}")
         notes.append(
-            {"text": f"<b>{escape(title)}</b>", "x": 0, "y": top, "xref": "paper", "yref": "paper", "showarrow": False}
+            {"text": f"<b>{_text(title)}</b>", "x": 0, "y": top, "xref": "paper", "yref": "paper", "showarrow": False}
             | {"xanchor": "left", "yanchor": "bottom"}
         )
     figure.update_layout(xaxis={"anchor": names[-1]}, annotations=notes)
@@ -202,6 +202,11 @@ def arm_lines(
             more |= {"low": part[low], "high": part[high]}
         more |= {
             "customdata": list(part["load"]),
-            "hovertemplate": f"{escape(label)}, %{{customdata:g}}: %{{y:.4g}}<extra></extra>",
+            "hovertemplate": f"{_text(label)}, %{{customdata:g}}: %{{y:.4g}}<extra></extra>",
         }
         line(figure, label, FIXED if fixed else STYLES.get(name, SERIES[0]), at, part[y], **more)
+
+
+def _text(text: str) -> str:
+    """Text for Plotly, which reads tags and entities in it; quotes end nothing there."""
+    return escape(text, quote=False)

@@ -171,8 +171,10 @@ def _verify_length(outcome: Outcome) -> Html:
         "verify-length",
         drawn,
         "Mean verify length by load; arms are set side by side around their load, thin dotted lines are fixed lengths.",
-        mean_table(outcome, "Drafts verified a round and request", "verify_length"),
-        mean_table(outcome, "Accepted length: tokens a round, the target's own included", "accepted_length"),
+        mean_table(outcome, "Drafts verified a round and request", outcome.rows["verify_length"]),
+        mean_table(
+            outcome, "Accepted length: tokens a round, the target's own included", outcome.rows["accepted_length"]
+        ),
     )
 
 
