@@ -112,6 +112,11 @@ class AcceptanceModel(BaseModel):
         """The longest draft block that the model describes."""
         return len(self.slope)
 
+    def shifted(self, logits: float) -> AcceptanceModel:
+        """The same drafter, its quality better by ``logits`` on every domain."""
+        domains = {name: d.model_copy(update={"mean": d.mean + logits}) for name, d in self.domains.items()}
+        return self.model_copy(update={"domains": domains})
+
     def with_temperatures(self, sts: Sequence[float]) -> AcceptanceModel:
         """The same drafter with other STS temperatures; all ones is the head as trained.
 

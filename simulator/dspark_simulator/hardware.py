@@ -25,6 +25,7 @@ class Gpu(NamedTuple):
         flops_per_s: Dense multiply-add rate by format, two operations a multiply-add.
         fabric_bytes_per_s: Bandwidth to the other GPUs of the node, one direction, all links.
         switched: Any peer gets all links (NVSwitch); otherwise each peer has its own.
+        rocm: AMD's, on which SGLang and vLLM take other paths.
     """
 
     memory_bytes: float
@@ -32,6 +33,7 @@ class Gpu(NamedTuple):
     flops_per_s: Mapping[Format, float]
     fabric_bytes_per_s: float
     switched: bool
+    rocm: bool = False
 
     def group_bytes_per_s(self, size: int) -> float:
         """One-direction bandwidth of a GPU to the other members of a group of ``size`` GPUs."""
@@ -52,9 +54,9 @@ GPUS: Mapping[GpuName, Gpu] = {
     # NVIDIA DGX B300 data sheet, a GPU of eight: 2.3 TB, 64 TB/s, 108 PFLOPS dense FP4, 36 FP8.
     "B300": Gpu(288e9, 8e12, {"bf16": 2250e12, "fp8": 4500e12, "fp4": 13500e12}, 900e9, True),
     # AMD Instinct MI300X data sheet; seven Infinity Fabric links of 64 GB/s a direction.
-    "MI300X": Gpu(192e9, 5.3e12, {"bf16": 1307.4e12, "fp8": 2614.9e12}, 448e9, False),
+    "MI300X": Gpu(192e9, 5.3e12, {"bf16": 1307.4e12, "fp8": 2614.9e12}, 448e9, False, rocm=True),
     # AMD Instinct MI350X data sheet; seven Infinity Fabric links of 76.8 GB/s a direction.
-    "MI350X": Gpu(288e9, 8e12, {"bf16": 2300e12, "fp8": 4600e12, "fp4": 9200e12}, 537.6e9, False),
+    "MI350X": Gpu(288e9, 8e12, {"bf16": 2300e12, "fp8": 4600e12, "fp4": 9200e12}, 537.6e9, False, rocm=True),
     # AMD Instinct MI355X data sheet: the MI350X with liquid cooling and higher rates.
-    "MI355X": Gpu(288e9, 8e12, {"bf16": 2500e12, "fp8": 5000e12, "fp4": 10000e12}, 537.6e9, False),
+    "MI355X": Gpu(288e9, 8e12, {"bf16": 2500e12, "fp8": 5000e12, "fp4": 10000e12}, 537.6e9, False, rocm=True),
 }

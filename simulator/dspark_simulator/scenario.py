@@ -63,6 +63,7 @@ class Scenario(BaseModel):
         cost: What a profiler says a step costs; the belief of policies that have one.
         live: How live steps differ from it.
         acceptance: Quality of the drafter by domain; the paper's Qwen3-4B drafter if absent.
+        drafter_quality: By how many logits the drafter is better than ``acceptance`` has it, on every domain.
         loads: Where ``tune`` and ``bench`` compare policies: clients of a closed loop, or factors on an open loop's
             rate.
     """
@@ -81,6 +82,7 @@ class Scenario(BaseModel):
     cost: Cost
     live: Live = Live()
     acceptance: AcceptanceModel | None = None
+    drafter_quality: Annotated[float, Field(ge=-10, le=10, allow_inf_nan=False)] = 0.0
     workload: Workload
     loads: tuple[Factor, ...] = Field(default=(1.0,), min_length=1)
     run: Run = Run()
@@ -109,7 +111,7 @@ class Scenario(BaseModel):
 
     def drafter(self) -> AcceptanceModel:
         """The acceptance model in force."""
-        return self.acceptance or packaged()
+        return (self.acceptance or packaged()).shifted(self.drafter_quality)
 
     def profiled_steps(self, gamma: int) -> CostRecord:
         """What a profiler says that steps cost on a server that drafts ``gamma`` positions."""
@@ -171,7 +173,7 @@ class Scenario(BaseModel):
         Raises:
             InputError: Not a profile, or one that does not know a domain of the traffic.
         """
-        content = self.model_dump() | load_profile(path).deployment()
+        content = self.model_dump() | {"drafter_quality": 0.0} | load_profile(path).deployment()
         try:
             return Scenario.model_validate(content)
         except ValidationError as error:
@@ -187,7 +189,8 @@ class Scenario(BaseModel):
             InputError: Not an acceptance model, or one that does not know a domain of the traffic.
         """
         model = load_acceptance(path)
-        content = self.model_dump() | {"acceptance": model.model_dump(), "drafter_gamma": model.gamma}
+        content = self.model_dump()
+        content |= {"acceptance": model.model_dump(), "drafter_quality": 0.0, "drafter_gamma": model.gamma}
         gamma = min(self.server.gamma, model.gamma)
         content["server"] = self.server.model_dump(exclude_unset=True) | {"gamma": gamma}
         if domain is not None:

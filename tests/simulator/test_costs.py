@@ -90,6 +90,8 @@ TINY = {
 IDEAL = {
     "bandwidth_efficiency": 1.0,
     "flops_efficiency": 1.0,
+    "draft_novelty": 1.0,
+    "request_s": 0.0,
     "activation_passes": 0.0,
     "layer_s": 0.0,
     "eager_layer_s": 0.0,
@@ -528,7 +530,8 @@ def test_h200_qwen3_verify_all_steps(model: str, concurrency: int) -> None:
             if (r["model"], r["hardware"], r["concurrency"]) == (model, "H200", str(concurrency))
         )
     step_s = concurrency * float(row["accept_length"]) / float(row["throughput_tok_s"])
-    cost = roofline("H200", QWEN3[model], draft=QWEN3_DRAFT, flops_efficiency=0.56, overhead_s=8.9e-3).tabulate()
+    fitted = {"flops_efficiency": 0.56, "overhead_s": 8.9e-3, "bandwidth_efficiency": 0.8, "layer_s": 20e-6}
+    cost = roofline("H200", QWEN3[model], draft=QWEN3_DRAFT, **fitted).tabulate()
     tokens, context = 8 * concurrency, 1000 * concurrency
     predicted = (
         cost[0]["overhead_s"]

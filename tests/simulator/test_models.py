@@ -14,6 +14,7 @@ from dspark_simulator.models import known, names
         ("Qwen3-4B", 4.02e9, None),
         ("Qwen3-8B", 8.19e9, None),
         ("Qwen3-14B", 14.77e9, None),
+        ("Qwen3-30B-A3B", 30.5e9, 3.3e9),
         ("DeepSeek-V4-Flash", 284e9, 13e9),
         ("DeepSeek-V4-Pro", 1.6e12, 49e9),
     ],
@@ -33,4 +34,4 @@ def test_parameters_are_the_published_ones(name: str, total: float, active: floa
 def test_owner_and_date_do_not_matter() -> None:
     assert known("deepseek-ai/DeepSeek-V4-Flash-0731") == known("DeepSeek-V4-Flash")
     assert known("somebody/Qwen9-1B") is None
-    assert len(names()) == 5
+    assert len(names()) == 6

@@ -8,9 +8,11 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field, model_validator
 
-from dspark_simulator.costs.base import DRAFT_FIXED_CENTRE, CostModel, Seconds, fill_grid, spaced
+from dspark_simulator.costs import efficiencies
+from dspark_simulator.costs.base import DRAFT_FIXED_CENTRE, CostModel, Seconds, Share, fill_grid, spaced
+from dspark_simulator.costs.efficiencies import Efficiencies
 from dspark_simulator.costs.numeric import CostRecord
-from dspark_simulator.costs.shape import DraftShape, ModelShape
+from dspark_simulator.costs.shape import DraftShape, GroupedQuery, ModelShape
 from dspark_simulator.hardware import GPUS, Format, Gpu, GpuName
 from sglang_dspark.policy.belief import MAX_REQUESTS, MAX_TOKENS
 
@@ -20,6 +22,7 @@ Efficiency = Annotated[float, Field(gt=0, le=1, allow_inf_nan=False)]
 
 _ACTIVATION_BYTES = 2.0
 _LOGIT_BYTES = 4.0
+_MLA_PREFILL_TOKENS = 8192
 
 
 class RooflineCost(CostModel):
@@ -35,11 +38,9 @@ class RooflineCost(CostModel):
         tp: Tensor-parallel GPUs.
         model: The target.
         draft: The draft model; None for a server without speculation, which drafts in no time.
-        bandwidth_efficiency: Reached share of memory and fabric bandwidth.
-        flops_efficiency: Reached share of the dense rates.
+        bandwidth_efficiency, flops_efficiency, layer_s, eager_layer_s: See :class:`Efficiencies`; None is what models
+            of this kind reach.
         activation_passes: Times that a layer reads or writes its hidden state.
-        layer_s: Latency of one captured layer besides its work: kernel starts and tails.
-        eager_layer_s: Host time to launch one layer eagerly; an eager step takes at least that for all layers.
         allreduce_s: Latency of one all-reduce, of which a layer has two.
         markov_s: Latency of one step of the serial Markov head, of which a block has one a position.
     """
@@ -49,14 +50,16 @@ class RooflineCost(CostModel):
     tp: int = Field(default=1, ge=1)
     model: ModelShape
     draft: DraftShape | None = None
-    bandwidth_efficiency: Efficiency = 0.8
-    flops_efficiency: Efficiency = 0.6
+    bandwidth_efficiency: Efficiency | None = None
+    flops_efficiency: Efficiency | None = None
+    layer_s: Seconds | None = None
+    eager_layer_s: Seconds | None = None
     activation_passes: float = Field(default=16.0, ge=0, allow_inf_nan=False)
-    layer_s: Seconds = 20e-6
-    eager_layer_s: Seconds = 400e-6
     allreduce_s: Seconds = 10e-6
     markov_s: Seconds = 50e-6
-    overhead_s: Seconds = 1e-3
+    overhead_s: Seconds = efficiencies.OVERHEAD_S
+    request_s: Seconds = efficiencies.REQUEST_S
+    draft_novelty: Share = efficiencies.DRAFT_NOVELTY
 
     @model_validator(mode="after")
     def _rates_exist(self) -> Self:
@@ -71,6 +74,14 @@ class RooflineCost(CostModel):
         """The published figures of the GPU."""
         return GPUS[self.gpu]
 
+    @property
+    def reached(self) -> Efficiencies:
+        """The efficiencies in force: those given, and for the others what models of this kind reach."""
+        given = {name: getattr(self, name) for name in Efficiencies._fields}
+        return efficiencies.of(self.model, self.hardware)._replace(
+            **{name: x for name, x in given.items() if x is not None}
+        )
+
     def tabulate(self, gamma: int | None = None, draft_fixed: float = DRAFT_FIXED_CENTRE) -> CostRecord:
         cost = self._empty_record()
         tokens = np.arange(MAX_TOKENS + 1, dtype=np.float64)
@@ -80,13 +91,18 @@ class RooflineCost(CostModel):
         experts_s = self._move_s(self.model.routed_weights(layers) / self.tp * self.model.routed_bytes_per_weight())
         # A prefill pass needs the logits of its last tokens only.
         prefill_s = pass_s + self._head_s(np.ones(1))
-        launch_s = layers * self.eager_layer_s
+        launch_s = layers * self.reached.eager_layer_s
         # The read of the experts that are touched depends on which tokens they are; ``verify_s`` adds it.
         cost["captured_s"][0] = verify_s - experts_s * self.model.feed_forward.touched_share(tokens)
         cost["experts_s"] = experts_s
         cost["expert_share"] = self.model.feed_forward.active_share()
         fill_grid(cost, "eager", spaced(MAX_TOKENS), np.maximum(verify_s, launch_s))
-        fill_grid(cost, "prefill", spaced(MAX_TOKENS), np.maximum(prefill_s, launch_s))
+        # A captured prefill still launches the attention of each layer by hand, which its kernels hide.
+        at = np.union1d(spaced(MAX_TOKENS), np.array([self._captured_prefill, self._captured_prefill + 1]))
+        at = at[(at > 0) & (at <= MAX_TOKENS)]
+        fill_grid(
+            cost, "prefill", at, np.where(tokens <= self._captured_prefill, prefill_s, np.maximum(prefill_s, launch_s))
+        )
         cost["draft_s"][0] = self._draft_s(np.arange(MAX_REQUESTS + 1, dtype=np.float64), gamma)
         cost["inject_s_per_token"] = self._inject_s_per_token()
         cost["context_s_per_token"] = self.context_s_per_token()
@@ -100,6 +116,17 @@ class RooflineCost(CostModel):
     def prefill_context_s(self) -> float:
         """Seconds of prefill attention of one new token over one context token."""
         return self._multiply_s(self.model.attention.flops_per_pair(self.model.layers) / self.tp, "bf16")
+
+    @property
+    def _captured_prefill(self) -> int:
+        """The largest prefill step that SGLang 0.5.23 captures by default, in tokens.
+
+        On CUDA a breakable graph runs all but attention (``default_prefill_backend``), up to the chunk size, or 8,192
+        tokens with latent attention (``handle_gpu_memory_settings``). On ROCm prefill is eager.
+        """
+        if self.hardware.rocm:
+            return 0
+        return MAX_TOKENS if isinstance(self.model.attention, GroupedQuery) else _MLA_PREFILL_TOKENS
 
     def _pass_s(self, tokens: Floats, layers: int, read_bytes_per_token: float) -> Floats:
         """Seconds of ``layers`` layers over ``tokens``, without head.
@@ -120,7 +147,7 @@ class RooflineCost(CostModel):
             self._move_s(touched * model.routed_bytes_per_weight()),
             self._multiply_s(2 * tokens * routed * model.feed_forward.active_share(), model.routed_format()),
         )
-        total: Floats = dense_s + routed_s + layers * (self.layer_s + 2 * self._allreduce_s(tokens))
+        total: Floats = dense_s + routed_s + layers * (self.reached.layer_s + 2 * self._allreduce_s(tokens))
         return total
 
     def _head_s(self, tokens: Floats) -> Floats:
@@ -134,7 +161,7 @@ class RooflineCost(CostModel):
         if self.tp == 1:
             return np.zeros_like(tokens)
         sent = 2 * (self.tp - 1) / self.tp * tokens * self.model.hidden * _ACTIVATION_BYTES
-        return self.allreduce_s + sent / (self.hardware.group_bytes_per_s(self.tp) * self.bandwidth_efficiency)
+        return self.allreduce_s + sent / (self.hardware.group_bytes_per_s(self.tp) * self.reached.bandwidth_efficiency)
 
     def _draft_s(self, requests: Floats, gamma: int | None) -> Floats:
         """One pass of the backbone over ``gamma`` positions of each request, and as many serial steps of the head."""
@@ -162,7 +189,7 @@ class RooflineCost(CostModel):
         return max(self._move_s(2 * captured * _ACTIVATION_BYTES), multiply_s)
 
     def _move_s(self, moved: Amount) -> Amount:
-        return moved / (self.hardware.bytes_per_s * self.bandwidth_efficiency)
+        return moved / (self.hardware.bytes_per_s * self.reached.bandwidth_efficiency)
 
     def _multiply_s(self, operations: Amount, form: Format) -> Amount:
-        return operations / (self.hardware.flops_per_s[form] * self.flops_efficiency)
+        return operations / (self.hardware.flops_per_s[form] * self.reached.flops_efficiency)

@@ -159,21 +159,15 @@ def _acceptance(scenario: Scenario, amount: Amount, text: str) -> Scenario:
     drafter = scenario.drafter()
     goal = amount.factor * accepted_drafts(drafter, domains)
     low, high = -FURTHEST_LOGITS, FURTHEST_LOGITS
-    if not accepted_drafts(shifted(drafter, low), domains) < goal < accepted_drafts(shifted(drafter, high), domains):
+    if not accepted_drafts(drafter.shifted(low), domains) < goal < accepted_drafts(drafter.shifted(high), domains):
         raise InputError(f"--what-if: {text!r}: no drafter has {goal:.2f} of a block of {drafter.gamma}; ask for less")
     for _ in range(24):
         middle = (low + high) / 2
-        if accepted_drafts(shifted(drafter, middle), domains) < goal:
+        if accepted_drafts(drafter.shifted(middle), domains) < goal:
             low = middle
         else:
             high = middle
-    return scenario.model_copy(update={"acceptance": shifted(drafter, (low + high) / 2)})
-
-
-def shifted(drafter: AcceptanceModel, logits: float) -> AcceptanceModel:
-    """The drafter, every domain better by ``logits``."""
-    domains = {name: d.model_copy(update={"mean": d.mean + logits}) for name, d in drafter.domains.items()}
-    return drafter.model_copy(update={"domains": domains})
+    return scenario.model_copy(update={"acceptance": drafter.shifted((low + high) / 2), "drafter_quality": 0.0})
 
 
 def accepted_drafts(drafter: AcceptanceModel, domains: list[str]) -> float:

@@ -8,7 +8,7 @@ from pydantic import ValidationError
 
 from dspark_simulator import hf_config
 from dspark_simulator.costs import CurveCost, RooflineCost
-from dspark_simulator.costs.shape import DraftShape, Experts, ModelShape, kv_capacity_tokens
+from dspark_simulator.costs.shape import DraftShape, ModelShape, kv_capacity_tokens
 from dspark_simulator.deployment import Memory
 from dspark_simulator.hardware import GPUS
 from dspark_simulator.models import known
@@ -23,10 +23,7 @@ from sglang_dspark.errors import InputError, from_validation
 
 # DeepSpec's drafts of Qwen3 (deepseek-ai/DeepSpec, config): what stands in where nobody gives the shape.
 USUAL_DRAFT: Final = DraftShape(layers=5, block=7, hidden_states=5, markov_rank=256)
-# What a roofline reaches where nobody has measured, and the span of live steps around it. The centres of
-# ``dspark_tuning.validate.parameters``, which published results of such deployments agree with.
-EXPERTS_REACH: Final = {"layer_s": 6e-5, "eager_layer_s": 2.6e-3, "bandwidth_efficiency": 0.7, "flops_efficiency": 0.1}
-DENSE_REACH: Final = {"layer_s": 2e-5, "eager_layer_s": 4e-4, "bandwidth_efficiency": 0.7, "flops_efficiency": 0.5}
+# The span of live steps around a roofline at the usual efficiencies.
 ROOFLINE_LIVE: Final = {"overhead_s": (0.0, 0.003), "slope": (0.85, 1.15)}
 # An SGLang server with room: what a choice starts from before anything is tuned.
 ROOMY: Final = {
@@ -122,6 +119,7 @@ def one_token(deployed: Deployment) -> Scenario | None:
         update={
             "cost": cost,
             "acceptance": acceptance,
+            "drafter_quality": 0.0,
             "drafter_gamma": 1,
             "server": scenario.server.model_copy(update={"gamma": 1}),
         }
@@ -143,7 +141,6 @@ def _profiled(choice: Choice) -> dict[str, Any]:
 def _roofline(choice: Choice) -> dict[str, Any]:
     assert choice.gpu is not None
     name, shape, draft = _shapes(choice)
-    mixture = isinstance(shape.feed_forward, Experts)
     content: dict[str, Any] = {
         "name": choice.name or _label(choice),
         "model": name,
@@ -157,7 +154,6 @@ def _roofline(choice: Choice) -> dict[str, Any]:
             "tp": choice.tp,
             "model": shape.model_dump(),
             "draft": draft.model_dump(),
-            **(EXPERTS_REACH if mixture else DENSE_REACH),
         },
         "live": ROOFLINE_LIVE,
         "memory": memory(choice.gpu, choice.tp, choice.mem_fraction, shape, draft, name).model_dump(),

@@ -36,11 +36,14 @@ def facts(scenario: Scenario) -> list[tuple[str, str]]:
         ("Loads", f"{loads} {load_label(scenario)}"),
         ("Step times", step_times(scenario)),
         ("Live steps", truths(scenario.live)),
-        (
-            "Acceptance",
-            "given by the scenario" if scenario.acceptance else "the DSpark paper's Qwen3-4B drafter",
-        ),
+        ("Acceptance", _acceptance(scenario)),
     ]
+
+
+def _acceptance(scenario: Scenario) -> str:
+    text = "given by the scenario" if scenario.acceptance else "the DSpark paper's Qwen3-4B drafter"
+    quality = scenario.drafter_quality
+    return text if quality == 0 else f"{text}, {abs(quality):g} logits {'better' if quality > 0 else 'worse'}"
 
 
 def classes(scenario: Scenario) -> Html:
@@ -57,10 +60,11 @@ def step_times(scenario: Scenario) -> str:
     """How long a simulated step takes, and where that is from."""
     cost = scenario.cost
     if isinstance(cost, RooflineCost):
+        reached = cost.reached
         return (
             f"Computed, not measured: a roofline of the model's shape and the published peaks of {cost.tp} "
-            f"{cost.gpu}, of which {cost.bandwidth_efficiency:.0%} of the bandwidth and {cost.flops_efficiency:.0%} of "
-            "the FLOP rate are reached."
+            f"{cost.gpu}, of which {reached.bandwidth_efficiency:.0%} of the bandwidth and "
+            f"{reached.flops_efficiency:.0%} of the FLOP rate are reached."
         )
     text = "Looked up in the SGLang cost table that the scenario gives."
     if isinstance(cost, CurveCost):
