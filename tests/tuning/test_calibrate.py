@@ -20,9 +20,9 @@ from dspark_simulator.costs.numeric import draft_s, host_s, prefill_s, verify_s
 from dspark_simulator.deployment import Truth
 from dspark_simulator.scenario import Run, Scenario, load
 from dspark_simulator.simulation import Arm, simulate
-from dspark_tuning.calibrate import cells, confidence, cost, coverage, nonnegative, report
+from dspark_tuning.calibrate import acceptance, cells, confidence, cost, coverage, nonnegative, report
 from dspark_tuning.calibrate.calibration import Calibrated, calibrate
-from dspark_tuning.calibrate.rounds import rounds
+from dspark_tuning.calibrate.rounds import Rounds, rounds
 from dspark_tuning.calibrate.timelines import timelines
 from dspark_tuning.recording.schema import SCHEMA, Record, read, write
 from sglang_dspark.errors import InputError
@@ -203,6 +203,23 @@ def test_conditional_acceptance_is_what_was_recorded(found: Calibrated) -> None:
     assert fit is not None and fit.classes == CLASSES
     told = np.abs(fit.modelled - fit.measured)[fit.judged >= 300]
     assert told.size and told.max() < 0.03
+
+
+def test_a_rare_class_borrows_ten_drafts_a_position() -> None:
+    """Ten judged drafts of a class weigh as much as all classes together."""
+    often, rare = 4000, 10
+    kept = np.concatenate([np.arange(often) % 10 < 8, np.arange(rare) < 2])
+    made = Rounds(
+        CLASSES,
+        slo_class=np.repeat([0, 1], [often, rare]),
+        request=np.arange(often + rare),
+        verified=np.ones(often + rare, np.int64),
+        accepted=kept.astype(np.int64),
+        logits=np.full((often + rare, 1), np.nan),
+    )
+    fit = acceptance.fit(made, np.ones(1), "target", "drafter", "test")
+    assert fit.measured[:, 0].tolist() == [0.8, 0.2]
+    assert fit.modelled[1, 0] == pytest.approx((0.2 + kept.mean()) / 2, abs=0.005)
 
 
 def test_rounds_that_were_cut_short_are_censored(tmp_path: Path) -> None:

@@ -13,11 +13,15 @@ import numpy as np
 import pytest
 from scipy.stats import spearmanr
 
-from dspark_tuning.validate import curves, deployment, parameters, rows, validate
+from dspark_simulator.hardware import GPUS
+from dspark_simulator.models import known
+from dspark_tuning.validate import curves, deployment, parameters, rows, sps, validate
 from dspark_tuning.validate.baseline import interpolated
 from dspark_tuning.validate.deployment import Prediction
+from dspark_tuning.validate.fit import Fit
 from dspark_tuning.validate.rows import Key, Row
 from dspark_tuning.validate.score import Score, score
+from dspark_tuning.validate.steps import Roofline
 from dspark_tuning.validate.validation import Predicted
 from sglang_dspark.errors import InputError
 from tests.shared_data import published
@@ -86,10 +90,16 @@ def test_bad_rows_are_refused_in_one_line(tmp_path: Path, line: str, said: str) 
         ((",fixed,7,", ",fixed,9,"), "gamma: 9 is beyond what the acceptance model describes; give at most 7"),
     ],
 )
-def test_unknown_models_and_hardware_are_named(tmp_path: Path, change: tuple[str, str], said: str) -> None:
-    path = file(tmp_path, *(line.replace(*change) for line in LINES))
-    ran = dspark("validate", "--fit", path, "--predict", path, "--workers", 1)
-    assert ran.code == 2 and said in ran.err
+def test_what_cannot_be_simulated_is_named_before_anything_is_fitted(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, change: tuple[str, str], said: str
+) -> None:
+    monkeypatch.setattr("dspark_tuning.validate.validation.fit", lambda *_: pytest.fail("fitted"))
+    good = file(tmp_path, *LINES, name="good.csv")
+    path = file(tmp_path, LINES[1], LINES[0].replace(*change), LINES[0].replace(*change))
+    for fit, predict in ((good, path), (path, good)):
+        ran = dspark("validate", "--fit", fit, "--predict", predict, "--workers", 1)
+        assert ran.code == 2 and f"{path}: line 3: {said}" in ran.err and ran.err.count("\n") == 1
+        assert "(1 more of the rows cannot be simulated)" in ran.err
 
 
 def test_files_that_are_none_are_refused(tmp_path: Path) -> None:
@@ -122,6 +132,115 @@ def test_medians_of_a_curve_hold_and_its_samples_otherwise(tmp_path: Path) -> No
         curves.read(file(tmp_path, *lines[:4], header=header))
 
 
+# --- sweeps of decoding, SPS tables and live steps
+
+SWEEP = "hardware,model,arm,context_tokens,concurrency,run,aggregate_tok_s,per_request_tok_s,mean_itl_ms"
+TABLE = "model,hardware,batch_tokens,steps_per_s,step_time_ms"
+STEPS = "hardware,model,arm,running_requests,step_time_ms,accept_length_range"
+BOX = '"2x Some Box, TP2/EP2, RoCE","Some-Model, DSpark block 5 (6-token window)"'
+
+
+def sweep(tmp_path: Path) -> tuple[Path, Path, Path]:
+    """Rows, the table that the server ran with, and live steps a tenth above it."""
+    points = {6: 50, 12: 68, 24: 98, 48: 155, 96: 216}
+    name = '"Some-Model, DSpark block 5","2x Some Box, TP2"'
+    return (
+        file(
+            tmp_path,
+            f"{BOX},compact + SPS table; 16 slots; prefill-decode-interval 4,0,4,1,80.0,20.0,50",
+            f"{BOX},compact + SPS table; 16 slots,0,16,1,150.0,9.4,106",
+            f"{BOX},static verify,0,4,1,70.0,,",
+            header=SWEEP,
+            name="decode.csv",
+        ),
+        file(tmp_path, *(f"{name},{m},{1000 / ms},{ms}" for m, ms in points.items()), header=TABLE, name="table.csv"),
+        file(
+            tmp_path,
+            f"{BOX},compact,1,55,3.0-4.0",
+            f"{BOX},compact,8,130,2.7",
+            header=STEPS,
+            name="steps.csv",
+        ),
+    )
+
+
+def test_a_sweeps_flags_are_in_its_texts(tmp_path: Path) -> None:
+    path, *_ = sweep(tmp_path)
+    compact, _, static = rows.read([path])
+    assert compact.key == Key("Some-Model", "Some Box", 2) and compact.engine == "sglang"
+    assert (compact.arm, compact.gamma, compact.max_running_requests) == ("adaptive", 5, 16)
+    assert (compact.prefill_decode_interval, compact.context_tokens) == (4, 0)
+    assert (compact.throughput_tok_s, compact.tpot_s) == (80.0, 0.05)
+    assert (static.arm, static.max_running_requests, static.tpot_s) == ("fixed", None, None)
+
+
+@pytest.mark.parametrize(
+    ("text", "arm"),
+    [
+        ("SGLang compact + SPS table", "adaptive"),
+        ("MiaAI profile, static verify, no SPS table", "fixed"),
+        ("compact, uninitialized flat SPS table (= verify-all)", "fixed"),
+        ("no speculation", "nospec"),
+        ("target only", "nospec"),
+    ],
+)
+def test_arms_are_told_by_their_words(tmp_path: Path, text: str, arm: str) -> None:
+    (found,) = rows.read([file(tmp_path, f'{BOX},"{text}",0,4,1,80.0,,', header=SWEEP)])
+    assert found.arm == arm
+
+
+@pytest.mark.parametrize(
+    ("line", "header", "option", "said"),
+    [
+        (f"{BOX},quick,0,4,1,80.0,,", SWEEP, "--predict", "arm: 'quick' is not valid; say static, compact or no"),
+        (f"{BOX},compact,0,,1,80.0,,", SWEEP, "--predict", "concurrency: '' is not valid; give the number of clients"),
+        ("M,Box,,20.0,", TABLE, "--table", "batch_tokens: '' is not valid; give the tokens of the step"),
+        ("M,Box,6,,", TABLE, "--table", "steps_per_s: '' is not valid; give it, or step_time_ms"),
+        (f"{BOX},compact,1,,", STEPS, "--steps", "step_time_ms: '' is not valid; give the mean time of a step"),
+        (f"{BOX},compact,1,50,4-3", STEPS, "--steps", "accept_length_range: '4-3' is not valid; give a length of 1"),
+    ],
+)
+def test_bad_sweeps_tables_and_steps_are_refused(
+    tmp_path: Path, line: str, header: str, option: str, said: str
+) -> None:
+    good, *_ = sweep(tmp_path)
+    bad = file(tmp_path, line, header=header, name="bad.csv")
+    ran = dspark("validate", "--predict", good, option, bad)
+    assert ran.code == 2 and f"{bad}: line 2: {said}" in ran.err and ran.err.count("\n") == 1
+
+
+def test_a_model_without_shape_needs_a_table(tmp_path: Path) -> None:
+    decode, *_ = sweep(tmp_path)
+    ran = dspark("validate", "--predict", decode)
+    assert ran.code == 2 and "line 2: model: 'Some-Model' is not known" in ran.err
+    assert "(2 more of the rows cannot be simulated)" in ran.err
+
+
+def test_live_steps_correct_the_table(tmp_path: Path) -> None:
+    decode, table, steps = sweep(tmp_path)
+    ran = dspark("validate", "--predict", decode, "--table", table, "--steps", steps, "--workers", 1, "--json")
+    found = ran.json()
+    (calibrated,) = found["calibrations"]
+    assert calibrated["steps"] == "an SPS table" and calibrated["rows"] == 2 and calibrated["residual"] < 0.05
+    assert "3 of 3 rows predicted" in ran.err
+    slow = steps.read_text().replace(",55,", ",80,").replace(",130,", ",200,")
+    steps.write_text(slow)
+    slower = dspark(
+        "validate", "--predict", decode, "--table", table, "--steps", steps, "--workers", 1, "--json"
+    ).json()
+    for quick, late in zip(found["rows"], slower["rows"], strict=True):
+        assert late["predicted_tok_s"] < 0.85 * quick["predicted_tok_s"]
+
+
+def test_gb10_is_predicted_from_its_table_and_live_steps(pool: Executor) -> None:
+    """No row of the sweep is looked at. Two of the rows are of another image, whose steps nobody has timed."""
+    tables = sps.read_tables([published("gb10_v41flash_sps_table.csv")])
+    steps = sps.read_live_steps([published("gb10_v41flash_live_steps.csv")])
+    found = validate(steps, rows.read([published("gb10_v41flash_decode.csv")]), tables, pool)
+    assert score(found.predicted, steps).overall.mape < 0.10
+
+
+# --- parts
 # --- parts
 
 
@@ -140,7 +259,7 @@ def test_baseline_interpolates_and_looks_up() -> None:
 
 
 def said(throughput: float) -> Prediction:
-    return Prediction(throughput, 0.01, 3.0, 7.0)
+    return Prediction(throughput, 0.01, 3.0, 7.0, 0.02)
 
 
 def scored(measured: dict[tuple[str, int], float], predicted: dict[tuple[str, int], float]) -> Score:
@@ -239,7 +358,9 @@ def known_rows(values: dict[str, float], which: list[tuple[str, int, int]]) -> l
 
 
 def test_known_quantities_predict_what_was_left_out(pool: Executor) -> None:
-    space = parameters.space(curve=False, mixture=False, rocm=False, arms={"nospec", "fixed 7"})
+    qwen = known("Qwen3-8B")
+    assert qwen is not None
+    space = parameters.roofline_space(qwen.model, GPUS["H200"], {"nospec", "fixed 7"})
     truth = space.values({"overhead_s": 0.8, "request_s": -0.5, "quality": -0.6, "flops_efficiency": 0.5})
     fit = known_rows(truth, [(arm, gamma, c) for arm, gamma in (("nospec", 0), ("fixed", 7)) for c in (8, 64)])
     held = known_rows(truth, [("fixed", 4, 16), ("adaptive", 7, 64)])
@@ -273,6 +394,22 @@ def test_blank_fields_are_filled_and_told(tmp_path: Path) -> None:
     ran = dspark("validate", "--fit", file(tmp_path, *LINES, name="fit.csv"), "--predict", path, "--json").json()
     assert ran["rows"][0]["assumed"] == ["gamma 7", "tp 1", "capture_tokens 64", "output_tokens 512"]
     assert ran["rows"][0]["error"] is None and ran["mape"] is None
+
+
+@pytest.mark.parametrize(("losses", "tp"), [([10.9, 10.0, 9.95], 1), ([11.1, 10.0, 9.95], 2), ([20.0, 12.0, 10.5], 4)])
+def test_the_fewest_gpus_that_explain_the_rows_about_as_well(
+    monkeypatch: pytest.MonkeyPatch, losses: list[float], tp: int
+) -> None:
+    """A difference of the losses of 1, a factor of e in plausibility, decides nothing; more does."""
+    by_tp = dict(zip((1, 2, 4), losses, strict=True))
+    monkeypatch.setattr(Roofline, "possible_tp", lambda *_: list(by_tp))
+    monkeypatch.setattr(
+        "dspark_tuning.validate.validation.fit",
+        lambda subject, space, *_: Fit(space.values(), by_tp[subject.filled[0].tp]),
+    )
+    line = row()._replace(model="Qwen3-8B", tp=None, output_tokens=16)
+    found = validate([line], [line], {})
+    assert f"tp {tp}" in found.predicted[0].assumed
 
 
 # --- the published table

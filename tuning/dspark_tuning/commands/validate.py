@@ -12,18 +12,29 @@ from dspark_tuning.commands.common import Json, Workers, console, cpus, print_js
 
 if TYPE_CHECKING:
     from dspark_tuning.validate import Predicted, Validation
-    from dspark_tuning.validate.rows import Row
+    from dspark_tuning.validate.rows import Key, Row
     from dspark_tuning.validate.score import Score
 
 
 def validate(
-    fit: Annotated[
-        list[Path], typer.Option("--fit", metavar="FILE", help="CSV of published results to calibrate on; repeatable.")
+    predict: Annotated[
+        list[Path], typer.Option("--predict", metavar="FILE", help="CSV of published results to predict; repeatable.")
     ],
-    predict: Annotated[Path, typer.Option("--predict", metavar="FILE", help="CSV of published results to predict.")],
+    fit: Annotated[
+        list[Path] | None,
+        typer.Option("--fit", metavar="FILE", help="CSV of published results to calibrate on; repeatable."),
+    ] = None,
     cost: Annotated[
         list[Path] | None,
         typer.Option("--cost", metavar="FILE", help="CSV of published step costs; repeatable."),
+    ] = None,
+    table: Annotated[
+        list[Path] | None,
+        typer.Option("--table", metavar="FILE", help="CSV of SPS tables that servers ran with; repeatable."),
+    ] = None,
+    steps: Annotated[
+        list[Path] | None,
+        typer.Option("--steps", metavar="FILE", help="CSV of live step times, which correct the tables; repeatable."),
     ] = None,
     workers: Workers = None,
     as_json: Json = False,
@@ -31,16 +42,21 @@ def validate(
     """Calibrate on published results and predict others: arms, loads and capture limits that were left out."""
     from dspark_tuning.evaluate import executor
     from dspark_tuning.progress import Bar
-    from dspark_tuning.tune import Stage
-    from dspark_tuning.validate import curves, rows, tables
+    from dspark_tuning.validate import curves, rows, sps, tables
     from dspark_tuning.validate import validate as run
     from dspark_tuning.validate.score import score
-    from dspark_tuning.validate.validation import steps
+    from dspark_tuning.validate.steps import Measured
+    from dspark_tuning.validate.validation import check_rows, fit_steps
 
-    measured, wanted = rows.read(fit), rows.read([predict])
-    known = {key: curve for path in cost or [] for key, curve in curves.read(path).items()}
-    with executor(workers or cpus()) as pool, Bar(steps(wanted)) as bar:
-        found = run(measured, wanted, known, pool, progress=lambda: bar(Stage("calibrating", steps(wanted), 1)))
+    measured, wanted = [*rows.read(fit or []), *sps.read_live_steps(steps or [])], rows.read(predict)
+    known: dict[Key, Measured] = {key: curve for path in cost or [] for key, curve in curves.read(path).items()}
+    known |= sps.read_tables(table or [])
+    check_rows([*wanted, *measured], known)
+    with executor(workers or cpus()) as pool, Bar(fit_steps(wanted, known)) as bar:
+        bar.advance(f"0 of {len(wanted)} rows predicted", 0)
+        found = run(
+            measured, wanted, known, pool, progress=lambda rows: bar.advance(f"{rows} of {len(wanted)} rows predicted")
+        )
     scored = score(found.predicted, measured)
     if as_json:
         print_json(_json(found, scored))

@@ -8,7 +8,7 @@ from statistics import median
 
 from dspark_simulator.costs.base import MAX_POINTS, GridCurve, RequestCurve, TokenCurve
 from dspark_simulator.costs.curve import Measurements
-from dspark_tuning.validate.rows import Cells, Key, csv_rows, gpu
+from dspark_tuning.validate.rows import Cells, Key, csv_rows, key_of
 from sglang_dspark.errors import InputError
 
 COLUMNS = ("model", "hardware", "tp", "curve", "x", "kind", "cost_ms", "region")
@@ -22,14 +22,12 @@ def read(path: Path) -> dict[Key, Measurements]:
         InputError: Not readable, a value that is wrong, or a deployment without a captured verify or a draft curve.
     """
     lines: defaultdict[Key, defaultdict[str, list[Cells]]] = defaultdict(lambda: defaultdict(list))
-    for number, cells in csv_rows(path, COLUMNS):
-        line = Cells(path, number, cells)
+    for line in csv_rows(path, COLUMNS):
         curve = line.text("curve")
         if curve not in ("verify", "draft"):
             raise line.wrong("curve", "give verify or draft")
         part = curve if curve == "draft" else ("captured" if line.text("region") == CAPTURED else "eager")
-        key = Key(line.text("model").rsplit("/", 1)[-1], gpu(line.text("hardware")), line.whole("tp", 1, 64))
-        lines[key][part].append(line)
+        lines[key_of(line)][part].append(line)
     return {
         key: _measurements(path, key, {name: _points(part) for name, part in parts.items()})
         for key, parts in lines.items()

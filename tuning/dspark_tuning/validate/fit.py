@@ -10,10 +10,10 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from dspark_simulator.costs.curve import Measurements
-from dspark_tuning.validate.deployment import Filled, Prediction, predict
+from dspark_tuning.validate.deployment import Prediction, predict
 from dspark_tuning.validate.parameters import Space
 from dspark_tuning.validate.rows import Row
+from dspark_tuning.validate.steps import Filled, Measured
 
 Floats = NDArray[np.float64]
 
@@ -35,10 +35,10 @@ class Job(NamedTuple):
     row: Row
     filled: Filled
     values: dict[str, float]
-    curve: Measurements | None
+    measured: Measured
 
     def run(self) -> Prediction:
-        return predict(self.row, self.filled, self.values, self.curve)
+        return predict(self.row, self.filled, self.values, self.measured)
 
 
 class Subject(NamedTuple):
@@ -46,10 +46,10 @@ class Subject(NamedTuple):
 
     rows: Sequence[Row]
     filled: Sequence[Filled]
-    curve: Measurements | None
+    measured: Measured
 
     def jobs(self, values: dict[str, float]) -> list[Job]:
-        return [Job(row, filled, values, self.curve) for row, filled in zip(self.rows, self.filled, strict=True)]
+        return [Job(row, filled, values, self.measured) for row, filled in zip(self.rows, self.filled, strict=True)]
 
 
 def run_jobs(jobs: Sequence[Job], pool: Executor | None) -> list[Prediction]:
@@ -69,12 +69,12 @@ def fit(
 ) -> Fit:
     """The quantities that maximise prior x likelihood, by Gauss-Newton steps on a pseudo-Huber loss.
 
-    Rows count by the logarithms of their throughput, TPOT and accepted length, as far as these are given.
+    Rows count by the logarithms of their throughput, TPOT, accepted length and step time, as far as these are given.
 
     Args:
         progress: Called after each of at most ``ITERATIONS`` steps.
     """
-    names = list(space.free)
+    names = space.free
 
     def errors(points: Sequence[Floats]) -> list[Floats]:
         every = [space.values(dict(zip(names, z, strict=True))) for z in points]
@@ -111,7 +111,8 @@ def _errors(rows: Sequence[Row], found: Sequence[Prediction]) -> Floats:
         for measured, predicted, spread in (
             (row.throughput_tok_s, said.throughput_tok_s, THROUGHPUT_SPREAD),
             (row.tpot_s, said.tpot_s, THROUGHPUT_SPREAD),
-            (row.accepted_length, said.accepted_length, LENGTH_SPREAD),
+            (row.accepted_length, said.accepted_length, max(LENGTH_SPREAD, row.accepted_spread or 0.0)),
+            (row.step_s, said.step_s, THROUGHPUT_SPREAD),
         ):
             if measured is not None:
                 errors.append(math.log(predicted / measured) / spread)

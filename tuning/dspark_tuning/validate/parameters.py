@@ -3,14 +3,19 @@
 A result's row is one throughput, so most quantities cannot be read off it; the priors say which values are plausible,
 and the fit moves those that the rows speak of. Their sources: the published B300 step curve and the live runs beside it
 (vllm-project/vllm-project.github.io#296), the ablation of adaptive steps on MI355X before they trim anything
-(vllm-project/vllm#52362: 6.0 to 6.6 % of throughput), data sheets, and what engines reach of them as a rule.
+(vllm-project/vllm#52362: 6.0 to 6.6 % of throughput), data sheets, what engines reach of them as a rule, and the six
+deployments on which the efficiencies were fitted, whose drafters came out 0.8 to 1.3 logits below the paper's.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Final, NamedTuple
+
+from dspark_simulator.costs import efficiencies
+from dspark_simulator.costs.shape import Experts, ModelShape
+from dspark_simulator.hardware import Gpu
 
 
 class Parameter(NamedTuple):
@@ -39,9 +44,9 @@ class Parameter(NamedTuple):
 
 
 EVERYWHERE: Final[dict[str, Parameter]] = {
-    "overhead_s": Parameter(1e-3, 0.7, 0.0, "host time of a step that no kernel hides, seconds"),
-    "request_s": Parameter(3e-5, 0.7, 0.0, "host time of a step for each running request, seconds"),
-    "quality": Parameter(0.0, 1.0, 0.0, "the drafter against the paper's on the same text, logits", linear=True),
+    "overhead_s": Parameter(efficiencies.OVERHEAD_S, 0.7, 0.0, "host time of a step that no kernel hides, seconds"),
+    "request_s": Parameter(efficiencies.REQUEST_S, 0.7, 0.0, "host time of a step for each running request, seconds"),
+    "quality": Parameter(-1.0, 0.3, 0.0, "the drafter against the paper's on the same text, logits", linear=True),
     "prompt_tokens": Parameter(200.0, 0.5, 500.0, "mean length of the prompts, which are not published, tokens"),
     "prompt_sigma": Parameter(1.0, 0.25, 0.01, "standard deviation of its logarithm"),
 }
@@ -56,69 +61,82 @@ ROCM: Final[dict[str, Parameter]] = {
 CURVE_MIXTURE: Final[dict[str, Parameter]] = {
     "experts_s": Parameter(5e-3, 0.7, 0.0, "reading the experts that a profile's dummy tokens leave alone, seconds"),
 }
-ROOFLINE: Final[dict[str, Parameter]] = {
-    "layer_s": Parameter(6e-5, 0.7, 0.0, "latency of a captured layer besides its work, seconds"),
-    "eager_layer_s": Parameter(2.6e-3, 0.3, 0.0, "host time to launch a layer eagerly, seconds"),
-    "bandwidth_efficiency": Parameter(0.7, 0.25, 1.0, "reached share of the memory bandwidth", most=1.0),
-    "flops_efficiency": Parameter(0.1, 0.5, 1.0, "reached share of the matrix rate, many small experts", most=1.0),
-}
-ROOFLINE_DENSE: Final[dict[str, Parameter]] = {
-    **ROOFLINE,
-    "layer_s": Parameter(2e-5, 0.7, 0.0, "latency of a captured layer besides its work, seconds"),
-    "eager_layer_s": Parameter(4e-4, 0.3, 0.0, "host time to launch a layer eagerly, seconds"),
-    "flops_efficiency": Parameter(0.5, 0.3, 1.0, "reached share of the matrix rate, dense layers", most=1.0),
-}
 SCALE: Final[dict[str, Parameter]] = {
     "scale": Parameter(1.0, 0.3, 1.0, "all step times over the roofline at the usual efficiencies"),
 }
+
+
+def roofline(model: ModelShape, gpu: Gpu) -> dict[str, Parameter]:
+    """The quantities of a roofline, around what such models reach on such a GPU (``costs.efficiencies``)."""
+    usual = efficiencies.of(model, gpu)
+    return {
+        "layer_s": Parameter(usual.layer_s, 0.7, 0.0, "latency of a captured layer besides its work, seconds"),
+        "eager_layer_s": Parameter(usual.eager_layer_s, 0.3, 0.0, "host time to launch a layer eagerly, seconds"),
+        "bandwidth_efficiency": Parameter(
+            usual.bandwidth_efficiency, 0.25, 1.0, "reached share of the memory bandwidth", most=1.0
+        ),
+        "flops_efficiency": Parameter(usual.flops_efficiency, 0.5, 1.0, "reached share of the matrix rate", most=1.0),
+    }
 
 
 class Space(NamedTuple):
     """The quantities of a deployment.
 
     Attributes:
-        free: Fitted, in a fixed order.
-        held: Kept where they are believed to be, or without effect.
+        quantities: All that matter, by name.
+        free: Names of those that are fitted, in a fixed order; the others keep their centres.
+        removed: Names of those that are kept without effect.
     """
 
-    free: Mapping[str, Parameter]
-    held: Mapping[str, float]
+    quantities: Mapping[str, Parameter]
+    free: tuple[str, ...]
+    removed: frozenset[str] = frozenset()
 
     def values(self, z: Mapping[str, float] | None = None) -> dict[str, float]:
         """All quantities, the free ones ``z`` standard deviations from their centres."""
-        return dict(self.held) | {name: p.at((z or {}).get(name, 0.0)) for name, p in self.free.items()}
+        z = z or {}
+        return {
+            name: p.neutral if name in self.removed else p.at(z.get(name, 0)) for name, p in self.quantities.items()
+        }
 
     def without(self, name: str) -> Space:
         """The space without the effect of one quantity."""
-        free = {other: p for other, p in self.free.items() if other != name}
-        known = self.free.get(name) or _all()[name]
-        return Space(free, dict(self.held) | {name: known.neutral})
+        return Space(self.quantities, tuple(n for n in self.free if n != name), self.removed | {name})
 
 
-def space(*, curve: bool, mixture: bool, rocm: bool, arms: set[str]) -> Space:
-    """The quantities that matter for a deployment, and those of them that its rows can say anything of.
+def roofline_space(model: ModelShape, gpu: Gpu, arms: Collection[str]) -> Space:
+    """The quantities of a deployment whose steps are a roofline's, and those of them that its rows can say anything of.
 
     Args:
-        curve: Its step times are measured, otherwise a roofline.
-        mixture: It is a mixture of experts.
-        rocm: Its GPUs are AMD's.
         arms: Of the rows that it is calibrated on; none where there are no rows.
     """
-    relevant = dict(EVERYWHERE)
-    if curve:
-        relevant |= MIXTURE | CURVE_MIXTURE if mixture else {}
-    else:
-        relevant |= (ROOFLINE | MIXTURE) if mixture else ROOFLINE_DENSE
-    if rocm:
-        relevant |= ROCM
-    free = {name: p for name, p in relevant.items() if name not in ROCM or "adaptive" in arms}
-    if len(arms) < 2 and not curve:
+    relevant = EVERYWHERE | roofline(model, gpu) | (MIXTURE if isinstance(model.feed_forward, Experts) else {})
+    if len(arms) == 1:
         # One arm cannot say whether kernels or the host are slow, only how slow all is.
-        free = {"quality": EVERYWHERE["quality"]} | SCALE
-    if not arms:
-        free = {}
-    return Space(free, {name: p.centre for name, p in {**relevant, **SCALE}.items() if name not in free})
+        return _space(relevant, {"quality", "scale"}, gpu.rocm, arms)
+    return _space(relevant, set(relevant), gpu.rocm, arms)
 
 
-def _all() -> dict[str, Parameter]:
-    return {**EVERYWHERE, **MIXTURE, **ROCM, **CURVE_MIXTURE, **ROOFLINE, **SCALE}
+def curve_space(model: ModelShape, gpu: Gpu, arms: Collection[str]) -> Space:
+    """The same where a curve was measured."""
+    relevant = EVERYWHERE | (MIXTURE | CURVE_MIXTURE if isinstance(model.feed_forward, Experts) else {})
+    return _space(relevant, set(relevant), gpu.rocm, arms)
+
+
+def table_space(first_s: float, arms: Collection[str]) -> Space:
+    """The same where an SPS table was.
+
+    Args:
+        first_s: Its smallest step. Reading all experts took 1.6 times that on the published B300 curve.
+    """
+    experts = CURVE_MIXTURE["experts_s"]._replace(centre=1.6 * first_s, spread=0.4)
+    relevant = EVERYWHERE | MIXTURE | {"experts_s": experts}
+    # Sweeps of decoding state their prompts.
+    return _space(relevant, set(relevant) - {"prompt_tokens", "prompt_sigma"}, False, arms)
+
+
+def _space(relevant: Mapping[str, Parameter], fitted: set[str], rocm: bool, arms: Collection[str]) -> Space:
+    every = {**relevant, **(ROCM if rocm else {}), **SCALE}
+    if "adaptive" in arms:
+        fitted = fitted | set(ROCM)
+    return Space(every, tuple(name for name in every if name in fitted and arms))

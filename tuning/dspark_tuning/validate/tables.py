@@ -66,8 +66,7 @@ def _errors(found: Errors) -> Iterable[str]:
 def calibration(found: Calibration) -> Table:
     """The quantities of a deployment: what they came out at, and which were only believed."""
     where = f"{found.rows} rows" + (f" of {found.of}" if found.of else "")
-    source = "a measured curve" if found.curve else "the roofline of its shape"
-    title = f"{found.key.model} on {found.key.hardware}: {where}, step times from {source}"
+    title = f"{found.key.model} on {found.key.hardware}: {where}, step times from {found.steps}"
     table = blank_table("quantity", numbers=["value"], title=title)
     table.add_column("")
     for name, value in found.values.items():

@@ -1,0 +1,76 @@
+"""What is known of a row's model and GPU by their names."""
+
+from __future__ import annotations
+
+from dspark_simulator.acceptance import packaged
+from dspark_simulator.costs.shape import Experts
+from dspark_simulator.hardware import GPUS, Gpu
+from dspark_simulator.models import Known, known, names
+from dspark_tuning.validate.rows import Row
+from sglang_dspark.errors import InputError
+
+
+def shapes(row: Row) -> Known:
+    """The shapes of the row's model.
+
+    Raises:
+        InputError: It is not known, or the row's GPU is not or does not multiply in its format.
+    """
+    found = known(row.model)
+    if found is None:
+        raise InputError(f"{row.where}: model: {row.model!r} is not known; known are {', '.join(names())}")
+    for wanted in (found.model.format, found.model.routed_format()):
+        if wanted not in gpu(row).flops_per_s:
+            able = ", ".join(name for name, other in GPUS.items() if wanted in other.flops_per_s)
+            raise InputError(
+                f"{row.where}: hardware: {row.hardware!r} has no {wanted}, which {row.model} is in; give one of {able}"
+            )
+    return found
+
+
+def gpu(row: Row) -> Gpu:
+    """The row's GPU.
+
+    Raises:
+        InputError: It is not known.
+    """
+    for name, found in GPUS.items():
+        if name == row.hardware:
+            return found
+    raise InputError(f"{row.where}: hardware: {row.hardware!r} is not known; known are {', '.join(GPUS)}")
+
+
+def block(row: Row) -> int:
+    """Drafts a block where the row does not say: those of its model's draft; of a model without any, what it verifies.
+
+    Raises:
+        InputError: The row drafts, and neither it nor its model says how much, or more than the acceptance model describes.
+    """
+    # Published servers draft more than the block of the checkpoint.
+    most = packaged().gamma
+    if row.gamma is not None and row.gamma > most:
+        raise InputError(
+            f"{row.where}: gamma: {row.gamma} is beyond what the acceptance model describes; give at most {most}"
+        )
+    found = known(row.model)
+    if found is not None:
+        return found.draft.block
+    if row.gamma is None:
+        raise InputError(f"{row.where}: gamma: not given, and the draft of {row.model!r} is not known; give it")
+    return row.gamma or most
+
+
+def is_mixture(row: Row) -> bool:
+    """Whether the row's model is known to be a mixture of experts."""
+    found = known(row.model)
+    return found is not None and isinstance(found.model.feed_forward, Experts)
+
+
+def is_neighbour(row: Row, other: Row) -> bool:
+    """Whether two rows are of models of one kind, dense or mixture of experts, on the same hardware."""
+    return row.hardware == other.hardware and is_mixture(row) == is_mixture(other)
+
+
+def is_namesake(row: Row, other: Row) -> bool:
+    """Whether two rows are of the same model."""
+    return known(row.model) is not None and known(row.model) == known(other.model)
