@@ -125,6 +125,16 @@ class Scenario(BaseModel):
         """The cost table that a stock server of ``gamma`` is started with."""
         return self.cost.planner_table(gamma, self.live.centre().draft_fixed)
 
+    def extrapolated(self, server: Server) -> str:
+        """What to say where captured steps of ``server`` at this load may be larger than any that was measured."""
+        measured = self.cost.measured_tokens()
+        tiers = server.tiers()
+        running = min(self.workload.clients or server.max_running_requests, server.max_running_requests)
+        largest = running * (server.gamma + 1 if server.speculative else 1)
+        if measured is None or not len(tiers) or (largest := min(largest, int(tiers[-1]))) <= measured:
+            return ""
+        return f"extrapolated: steps were measured up to {measured:,} tokens, and here have up to {largest:,}"
+
     def at_load(self, load: float) -> Scenario:
         """The scenario with that many clients (closed loop) or that multiple of its rate (open loop), warmed up."""
         closed = self.workload.clients is not None

@@ -96,6 +96,18 @@ def test_a_small_mixture_of_experts_on_two_h100(clients: int, throughput_tok_s: 
     assert result.throughput_tok_s == pytest.approx(throughput_tok_s, rel=0.25)
 
 
+def test_loads_past_the_measured_curve_are_said_to_be_extrapolated() -> None:
+    """The curve ends at 1,024 tokens; SGLang captures every batch up to 512."""
+    scenario = load("b300-v4flash")
+    roomy = scenario.server.model_copy(update={"max_running_requests": 512, "gamma": 7})
+    assert scenario.at_load(128).extrapolated(roomy) == ""
+    told = scenario.at_load(256).extrapolated(roomy)
+    assert told == "extrapolated: steps were measured up to 1,024 tokens, and here have up to 2,048"
+    assert scenario.at_load(256).extrapolated(roomy.model_copy(update={"speculative": False})) == ""
+    assert scenario.at_load(256).extrapolated(roomy.model_copy(update={"capture_requests": 64})) == ""
+    assert load("h200-qwen3-8b").at_load(256).extrapolated(roomy) == "", "a roofline has no end"
+
+
 def test_prefill_is_captured_as_sglang_captures_it() -> None:
     """On CUDA kernels alone, up to 8,192 tokens with latent attention; eager on ROCm, where launches count."""
     qwen, deepseek = known("Qwen3-8B"), known("DeepSeek-V4-Flash")

@@ -126,8 +126,8 @@ class TestReplicas:
             assert found is not None
             needed.append(found.replicas)
         assert needed == sorted(needed) and needed[0] < needed[-1]
-        # Replicas behind a random router are alike: of many, twice the traffic needs twice as many.
-        assert needed[-1] == 2 * needed[-2]
+        # Replicas behind a random router are alike: of many, twice the traffic needs twice as many, rounded up.
+        assert needed[-1] in (2 * needed[-2] - 1, 2 * needed[-2])
 
     def test_of_one_part_are_those_of_all_together(self, deployed: Deployment) -> None:
         """Under random routing, replicas and rate doubled together change no percentile beyond noise; least-loaded

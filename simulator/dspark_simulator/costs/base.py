@@ -56,6 +56,10 @@ class CostModel(BaseModel, ABC):
     plain: Overhead | None = None
     draft_novelty: Share = 1.0
 
+    def measured_tokens(self) -> int | None:
+        """Tokens of the largest captured step that was measured; None where steps are computed."""
+        return None
+
     @abstractmethod
     def tabulate(self, gamma: int | None = None, draft_fixed: float = DRAFT_FIXED_CENTRE) -> CostRecord:
         """The model in numbers: shape (1,), dtype :data:`COST`.

@@ -55,6 +55,9 @@ class CurveCost(MeasuredCost):
         self._check_context(self.curve.captured.seconds[0])
         return self
 
+    def measured_tokens(self) -> int:
+        return self.curve.captured.tokens[-1]
+
     def tabulate(self, gamma: int | None = None, draft_fixed: float = DRAFT_FIXED_CENTRE) -> CostRecord:
         captured, draft = self.curve.captured, self.curve.draft
         captured_s = dense(captured.tokens, captured.seconds, MAX_TOKENS)

@@ -52,6 +52,9 @@ class TableCost(MeasuredCost):
         self._check_context(float(self.tabulate()["captured_s"][0, 1]))
         return self
 
+    def measured_tokens(self) -> int:
+        return (self.table.sample_batch_tokens if isinstance(self.table, SpsTable) else self.table.m_probes)[-1]
+
     def planner_table(self, gamma: int, draft_fixed: float) -> CostBelief:
         return self.table if isinstance(self.table, SpsTable) else super().planner_table(gamma, draft_fixed)
 

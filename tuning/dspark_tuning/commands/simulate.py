@@ -78,6 +78,8 @@ def simulate(
         out.print(f"{chosen.name}: {serving.name}, seed {seed}")
         out.print(tables.latencies(result))
         out.print(tables.figures(result))
+        if extrapolated := chosen.extrapolated(serving.server):
+            out.print(extrapolated)
         if result.saturated:
             out.print(tables.saturation(result.backlog_growth))
 

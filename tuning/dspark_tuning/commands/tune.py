@@ -150,6 +150,9 @@ def _print(outcome: Outcome, files: list[Path]) -> None:
         "geometric means over loads, or mean differences a second where one of the two has next to nothing, with the "
         "95 % interval of paired replications."
     )
+    largest = scenario.at_load(max(scenario.loads))
+    if extrapolated := largest.extrapolated(outcome.winner.server):
+        out.print(f"Load {max(scenario.loads):g} is {extrapolated}.")
     for sentence in summary.saturations(outcome.rows):
         out.print(sentence)
     out.print(tables.gains(summary.split(outcome), title))

@@ -79,6 +79,8 @@ def step_times(scenario: Scenario) -> str:
             " What such measurements leave out (overhead, attention over the context, injection into the drafter) is "
             "added at rates that the scenario gives."
         )
+    if extrapolated := scenario.at_load(max(scenario.loads)).extrapolated(scenario.server):
+        text += f" At the highest load they are {extrapolated}."
     return text
 
 

@@ -159,6 +159,11 @@ def _server(row: Row, filled: Filled) -> Server:
     if row.engine == "sglang":
         # SGLang captures batches; their tokens follow from gamma.
         limits = {"capture_requests": min(max(filled.capture_tokens // (filled.gamma + 1), 1), MAX_REQUESTS)}
+        if row.context_tokens is None:
+            limits["prefill_decode_interval"] = row.prefill_decode_interval or 0
+        else:
+            # A sweep of decoding times one wave of requests, in which no prompt waits for a free slot.
+            limits["min_free_slots_delay"] = 1
     return Server(
         engine=row.engine,
         speculative=row.arm != "nospec",
