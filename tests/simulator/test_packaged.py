@@ -51,7 +51,7 @@ def benchmark(scenario: Scenario, server: Server, clients: int) -> Any:
 
 
 def vllm(**flags: Any) -> Server:
-    return Server(engine="vllm", max_running_requests=256, capture_tokens=1024, **flags)
+    return Server(engine="vllm", gamma=5, max_running_requests=256, capture_tokens=1024, **flags)
 
 
 def test_b300s_step_times_are_the_published_ones_at_every_load() -> None:
@@ -64,7 +64,7 @@ def test_b300s_step_times_are_the_published_ones_at_every_load() -> None:
 def test_b300s_speculation_pays_as_much_as_published_for_one_client() -> None:
     """386 tokens a second with a fixed block, 168 without speculation (2.3 times; it was 3.4)."""
     scenario = load("b300-v4flash")
-    plain, fixed = (benchmark(scenario, vllm(speculative=on, gamma=5), 1) for on in (False, True))
+    plain, fixed = (benchmark(scenario, vllm(speculative=on), 1) for on in (False, True))
     assert fixed.throughput_tok_s / plain.throughput_tok_s == pytest.approx(386 / 168, rel=0.15)
 
 
@@ -99,10 +99,10 @@ def test_a_small_mixture_of_experts_on_two_h100(clients: int, throughput_tok_s: 
 def test_loads_past_the_measured_curve_are_said_to_be_extrapolated() -> None:
     """The curve ends at 1,024 tokens; SGLang captures every batch up to 512."""
     scenario = load("b300-v4flash")
-    roomy = scenario.server.model_copy(update={"max_running_requests": 512, "gamma": 7})
+    roomy = scenario.server.model_copy(update={"max_running_requests": 512})
     assert scenario.at_load(128).extrapolated(roomy) == ""
     told = scenario.at_load(256).extrapolated(roomy)
-    assert told == "extrapolated: steps were measured up to 1,024 tokens, and here have up to 2,048"
+    assert told == "extrapolated: steps were measured up to 1,024 tokens, and here have up to 1,536"
     assert scenario.at_load(256).extrapolated(roomy.model_copy(update={"speculative": False})) == ""
     assert scenario.at_load(256).extrapolated(roomy.model_copy(update={"capture_requests": 64})) == ""
     assert load("h200-qwen3-8b").at_load(256).extrapolated(roomy) == "", "a roofline has no end"

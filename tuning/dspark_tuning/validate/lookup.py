@@ -44,7 +44,7 @@ def block(row: Row) -> int:
     """Drafts a block where the row does not say: those of its model's draft; of a model without any, what it verifies.
 
     Raises:
-        InputError: The row drafts, and neither it nor its model says how much, or more than the acceptance model describes.
+        InputError: The row drafts more than the acceptance model describes, or nobody says how much.
     """
     # Published servers draft more than the block of the checkpoint.
     most = packaged().gamma
