@@ -157,6 +157,12 @@ class Scenario(BaseModel):
         run = {"requests": self.run.requests + more, "warmup_requests": self.run.warmup_requests + more}
         return self.model_copy(update={"run": self.run.model_copy(update=run)})
 
+    def largest_batch(self) -> int:
+        """Requests that the KV pool of a replica without speculation holds, at most what its arrays do."""
+        requests = next(self.workload.chunks(seed=0))
+        context = float((requests["prompt"] + requests["output"]).mean())
+        return int(min(MAX_REQUESTS, max(1, self.memory.kv_tokens_without_draft // context)))
+
     def residence_s(self) -> float:
         """Seconds that a request spends in the largest batch that a replica can run, without speculation.
 
@@ -164,8 +170,7 @@ class Scenario(BaseModel):
         """
         requests = next(self.workload.chunks(seed=0))
         prompt, output = float(requests["prompt"].mean()), float(requests["output"].mean())
-        new = prompt - float(requests["cached"].mean())
-        batch = int(min(MAX_REQUESTS, max(1, self.memory.kv_tokens_without_draft // (prompt + output))))
+        new, batch = prompt - float(requests["cached"].mean()), self.largest_batch()
         cost = self.live_steps(self.server.gamma, self.live.centre())
         chunk = self.server.chunked_prefill_size
         a_prompt_s = numeric.prefill_s(cost, chunk, chunk * prompt / 2) * new / chunk
@@ -244,13 +249,18 @@ def load(source: str) -> Scenario:
 
 
 def parse(text: str, source: str, base: Path) -> Scenario:
-    """Reads a scenario from YAML; ``base`` is what relative paths in it start from."""
+    """Reads a scenario from YAML; ``base`` is what relative paths in it start from.
+
+    A field ``base`` names the packaged scenario whose fields it has where it gives none of its own.
+    """
     try:
         content: Any = yaml.safe_load(text)
     except yaml.YAMLError as error:
         raise InputError(f"{source}: not YAML: {' '.join(str(error).split())}") from error
     if not isinstance(content, dict):
         raise InputError(f"{source}: holds no fields; write a scenario, as `dspark scenario show {DEFAULT}` prints one")
+    while "base" in content:
+        content = _packaged(content.pop("base"), source) | content
     if "profile" in content:
         profile = content.pop("profile")
         if not isinstance(profile, str):
@@ -260,6 +270,13 @@ def parse(text: str, source: str, base: Path) -> Scenario:
         return Scenario.model_validate(content, context={"base": base})
     except ValidationError as error:
         raise from_validation(error, source, content) from error
+
+
+def _packaged(name: Any, source: str) -> dict[str, Any]:
+    if name not in names():
+        raise InputError(f"{source}: base: {name!r} is no packaged scenario; give one of {', '.join(names())}")
+    content: dict[str, Any] = yaml.safe_load((PACKAGED / f"{name}.yaml").read_text())
+    return content
 
 
 def json_schema() -> dict[str, Any]:

@@ -207,6 +207,21 @@ def test_packaged_scenarios(name: str) -> None:
     assert parse(yaml.safe_dump(scenario.model_dump(mode="json")), name, Path()) == scenario
 
 
+def test_a_scenario_on_a_packaged_base_has_its_fields() -> None:
+    base, agents = load("b300-v4flash"), load("b300-v4flash-agentic")
+    for field in ("model", "hardware", "server", "memory", "cost", "live", "acceptance", "drafter_gamma"):
+        assert getattr(agents, field) == getattr(base, field)
+    assert agents.workload != base.workload
+    mine = parse("base: b300-v4flash-agentic\nname: mine\nloads: [2]", "mine.yaml", Path())
+    assert mine == agents.model_copy(update={"name": "mine", "loads": (2.0,)})
+
+
+@pytest.mark.parametrize("base", ["b400", "[b300-v4flash]", "7"])
+def test_a_base_that_is_not_packaged_is_refused(base: str) -> None:
+    with pytest.raises(InputError, match=r"mine\.yaml: base: .* is no packaged scenario; give one of b300-v4flash"):
+        parse(f"base: {base}\nname: mine", "mine.yaml", Path())
+
+
 def test_the_schema_knows_every_field() -> None:
     assert set(json_schema()["properties"]) == set(Scenario.model_fields)
 

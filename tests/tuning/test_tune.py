@@ -188,6 +188,7 @@ def test_all_arms_see_the_same_truths(outcome: Outcome, scenario: Scenario) -> N
 def test_every_baseline_is_in_the_evidence(outcome: Outcome) -> None:
     names = {row.arm for row in outcome.artifact.evidence}
     expected = {arms.PLAIN, arms.DEFAULT, arms.TUNED_FLAGS, arms.STATIC, arms.GREEDY, arms.ARGMAX, arms.ALIGNED}
+    expected |= {arms.OWN_FLAGS, arms.ALIGNED_OWN_FLAGS, arms.START}
     assert expected | {arms.ALIGNED_DEFAULT_FLAGS, arms.ORACLE} | {arms.fixed_name(k) for k in range(1, 6)} <= names
 
 
@@ -242,9 +243,13 @@ def test_where_drafting_cannot_pay_the_plain_server_is_written(scenario: Scenari
     assert found.artifact.advice.startswith("Serve without speculation")
 
 
-def test_a_corrected_argmax_is_written_as_a_table_for_a_stock_server(scenario: Scenario, tmp_path: Path) -> None:
+def test_a_corrected_argmax_is_written_as_a_table_for_a_stock_server(
+    scenario: Scenario, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     late = scenario.model_copy(update={"live": Live(overhead_s=(0.012, 0.013)), "loads": (64.0,)})
-    found = tune(late, Options(tmp_path, pins={"family": "argmax"}, **SMALL))
+    monkeypatch.setattr("dspark_tuning.tune.selected", lambda rows, objective, stock, start, finalists: finalists[0])
+    pins = {"family": "argmax", "overhead_s": 0.0125}
+    found = tune(late, Options(tmp_path, pins=pins, **SMALL))
     assert isinstance(found.winner.policy, Argmax)
     assert found.sps_table is not None and found.sps_table == found.artifact.cost_belief
     assert found.sps_table.bias_seconds > arms.profiled_belief(late, 5).bias_seconds

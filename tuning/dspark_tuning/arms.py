@@ -1,11 +1,15 @@
-"""What a tuned policy is compared with: every way of serving that an engine offers today."""
+"""What a tuned policy is compared with: the serving modes that an engine offers today."""
 
 from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 from dspark_simulator.costs import sps_additive
 from dspark_simulator.scenario import Scenario
 from dspark_simulator.server import Server
 from dspark_simulator.simulation import Arm
+from dspark_tuning.own_flags import own_flags
 from sglang_dspark.policy import Argmax, Greedy, SpsAdditiveTable, Static
 from sglang_dspark.policy.belief import MAX_REQUESTS, MAX_TOKENS
 
@@ -15,6 +19,9 @@ TUNED_FLAGS = "dspark, tuned flags"
 ARGMAX = "argmax"
 ALIGNED = "argmax, aligned"
 ALIGNED_DEFAULT_FLAGS = "argmax, aligned, default flags"
+OWN_FLAGS = "dspark, own flags"
+ALIGNED_OWN_FLAGS = "argmax, aligned, own flags"
+START = "start (no search)"
 GREEDY = "greedy"
 STATIC = "best static threshold"
 ORACLE = "oracle (bound)"
@@ -39,7 +46,17 @@ def plain(scenario: Scenario) -> Arm:
 
 def default(scenario: Scenario) -> Arm:
     """DSPARK with the scenario's own flags: static, no table."""
-    return Arm(DEFAULT, scenario.server.model_copy(update={"verify_mode": "static"}), stock=True)
+    return whole_blocks(DEFAULT, scenario.server)
+
+
+def whole_blocks(name: str, server: Server) -> Arm:
+    """DSPARK without a table: every draft is verified."""
+    return Arm(name, server.model_copy(update={"verify_mode": "static"}), stock=True)
+
+
+def aligned(name: str, scenario: Scenario, server: Server) -> Arm:
+    """SGLang's own planner with the profiled table, its budget rounded up to captured steps."""
+    return Arm(name, compact(server), Argmax(fill=True), scenario.planner_table(server.gamma), stock=True)
 
 
 def static_threshold(server: Server, theta: float) -> Arm:
@@ -52,32 +69,43 @@ def compact(server: Server) -> Server:
 
 
 def baselines(scenario: Scenario, server: Server, static_theta: float) -> list[Arm]:
-    """Every baseline, beside a server whose flags were tuned.
+    """The baselines with the scenario's flags and with those of a tuned server.
 
     Args:
         server: The tuned flags.
         static_theta: The best single threshold under them.
     """
     belief, table = profiled_belief(scenario, server.gamma), scenario.planner_table(server.gamma)
-    whole = server.model_copy(update={"verify_mode": "static", "gamma": scenario.drafter_gamma})
+    gammas = range(1, scenario.drafter_gamma + 1)
     return [
-        plain(scenario),
         default(scenario),
-        Arm(TUNED_FLAGS, whole, stock=True),
-        *(
-            Arm(fixed_name(gamma), whole.model_copy(update={"gamma": gamma}), stock=True)
-            for gamma in range(1, scenario.drafter_gamma + 1)
-        ),
+        whole_blocks(TUNED_FLAGS, server.model_copy(update={"gamma": scenario.drafter_gamma})),
+        *(whole_blocks(fixed_name(gamma), server.model_copy(update={"gamma": gamma})) for gamma in gammas),
         static_threshold(server, static_theta),
         Arm(GREEDY, compact(server), Greedy(), belief),
         Arm(ARGMAX, compact(server), Argmax(), table, stock=True),
-        Arm(ALIGNED, compact(server), Argmax(fill=True), table, stock=True),
-        Arm(
-            ALIGNED_DEFAULT_FLAGS,
-            compact(scenario.server),
-            Argmax(fill=True),
-            scenario.planner_table(scenario.server.gamma),
-            stock=True,
+        aligned(ALIGNED, scenario, server),
+        aligned(ALIGNED_DEFAULT_FLAGS, scenario, scenario.server),
+    ]
+
+
+def with_own_flags(
+    scenario: Scenario, flags: Mapping[str, Sequence[Any]], score: Callable[[list[Arm]], list[float]]
+) -> list[Arm]:
+    """What an unmodified SGLang offers, each with the flags that are best for it: plain, whole blocks, its planner.
+
+    Args:
+        flags: Values to try, by field of the server: those of the tuned policy.
+        score: As in :func:`own_flags`.
+    """
+    drafting = {"gamma", "verify_mode"}
+    plain_flags = {name: values for name, values in flags.items() if name not in drafting}
+    block_flags = {name: values for name, values in flags.items() if name != "verify_mode"}
+    return [
+        own_flags(lambda server: Arm(PLAIN, server, stock=True), plain(scenario).server, plain_flags, score),
+        own_flags(lambda server: whole_blocks(OWN_FLAGS, server), scenario.server, block_flags, score),
+        own_flags(
+            lambda server: aligned(ALIGNED_OWN_FLAGS, scenario, server), compact(scenario.server), block_flags, score
         ),
     ]
 

@@ -8,7 +8,7 @@ import signal
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Executor, ProcessPoolExecutor
 from contextlib import contextmanager
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import pandas as pd
 
@@ -16,7 +16,10 @@ from dspark_simulator.scenario import Scenario
 from dspark_simulator.simulation import Arm, simulate
 from sglang_dspark.errors import InputError
 
-# Cells that may wait at an executor at once: enough to keep workers busy, few enough to interrupt.
+Task = TypeVar("Task")
+Answer = TypeVar("Answer")
+
+# Tasks that may wait at an executor at once: enough to keep workers busy, few enough to interrupt.
 IN_FLIGHT = 64
 
 
@@ -76,21 +79,24 @@ def evaluate(
         progress: Called with the number of cells done since the last call.
     """
     rows = []
-    for row in _in_order(scenario, cells, executor):
+    for row in in_order(measure, scenario, cells, executor):
         rows.append(row)
         progress(1)
     return pd.DataFrame(rows)
 
 
-def _in_order(scenario: Scenario, cells: Sequence[Cell], executor: Executor | None) -> Iterator[dict[str, Any]]:
+def in_order(
+    work: Callable[[Scenario, Task], Answer], scenario: Scenario, tasks: Iterable[Task], executor: Executor | None
+) -> Iterator[Answer]:
+    """What ``work`` makes of each task, in their order, whoever did it."""
     if executor is None:
-        yield from (measure(scenario, cell) for cell in cells)
+        yield from (work(scenario, task) for task in tasks)
         return
-    waiting = iter(cells)
-    running = [executor.submit(measure, scenario, cell) for cell in itertools.islice(waiting, IN_FLIGHT)]
+    waiting = iter(tasks)
+    running = [executor.submit(work, scenario, task) for task in itertools.islice(waiting, IN_FLIGHT)]
     while running:
         yield running.pop(0).result()
-        running.extend(executor.submit(measure, scenario, cell) for cell in itertools.islice(waiting, 1))
+        running.extend(executor.submit(work, scenario, task) for task in itertools.islice(waiting, 1))
 
 
 def grid(arms: Iterable[Arm], loads: Iterable[float], seeds: Iterable[int], length: float = 1.0) -> list[Cell]:

@@ -11,7 +11,8 @@ from rich.progress import BarColumn, Progress, SpinnerColumn, TaskProgressColumn
 from dspark_simulator.scenario import Scenario
 from dspark_tuning import arms
 from dspark_tuning.search import FRONT_RUNGS, RUNGS
-from dspark_tuning.tune import FINALISTS, Options, Stage
+from dspark_tuning.space import Space
+from dspark_tuning.tune import BASELINE_LENGTH, FINALISTS, LEAST_REPLICATIONS, Options, Stage
 
 SEARCH = "search"
 
@@ -75,11 +76,14 @@ def of_tuning(scenario: Scenario, options: Options) -> Bar:
     for rung in FRONT_RUNGS if options.objective == "front" else RUNGS:
         per_trial += share * rung.length * rung.seeds * len(scenario.loads)
         share *= rung.keep
-    baselines = len(arms.baselines(scenario, scenario.server, arms.STATIC_THETAS[0]))
-    # Two seeds for each static threshold, half the replications to select, and the winner and the oracle in the report.
+    # Three baselines look for their flags, in a pass or two.
+    baselines = len(arms.baselines(scenario, scenario.server, arms.STATIC_THETAS[0])) + 3
+    flags = sum(len(values) for values in Space(scenario, options.pins).flags().values())
+    # Two seeds for each static threshold, half the replications to select, and start, winner and oracle in the report.
     others = (
-        2 * len(arms.STATIC_THETAS)
-        + (baselines + FINALISTS) * max(2, options.replications // 2)
-        + (baselines + 2) * options.replications
+        2 * 3 * flags * BASELINE_LENGTH
+        + 2 * len(arms.STATIC_THETAS)
+        + (baselines + 1 + FINALISTS) * max(LEAST_REPLICATIONS, options.replications // 2)
+        + (baselines + 3) * options.replications
     )
     return Bar(per_trial * options.trials + others * len(scenario.loads), per_trial)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -104,17 +104,24 @@ def stored_trials(storage: str | None, folder: Path) -> int:
     return len(study.get_trials(deepcopy=False))
 
 
-def search(study: optuna.Study, plan: Plan, space: Space, evaluate: Evaluate) -> Iterator[list[FrozenTrial]]:
-    """Runs what is left of a plan; yields all finished trials after every batch."""
+def search(
+    study: optuna.Study, plan: Plan, space: Space, evaluate: Evaluate, first: Sequence[Params] = ()
+) -> Iterator[list[FrozenTrial]]:
+    """Runs what is left of a plan; yields all finished trials after every batch.
+
+    Args:
+        first: Candidates to look at before those of the space.
+    """
+    starts = [*first, *space.starts()][: plan.batch]
     while True:
         stored = study.get_trials(deepcopy=False)
         if len(stored) >= plan.trials:
             yield stored
             return
-        first = len(stored) // plan.batch * plan.batch
-        asked = _ask(stored[:first], plan, space, first)
+        past = len(stored) // plan.batch * plan.batch
+        asked = _ask(stored[:past], plan, space, starts if past == 0 else [])
         told = _climb(asked, plan, space, evaluate)
-        for trial in told[len(stored) - first :]:
+        for trial in told[len(stored) - past :]:
             study.add_trial(trial)
         yield study.get_trials(deepcopy=False)
 
@@ -130,15 +137,16 @@ def params_of(trial: FrozenTrial) -> Params:
     return dict(trial.user_attrs[PARAMS])
 
 
-def _ask(past: list[FrozenTrial], plan: Plan, space: Space, first: int) -> list[tuple[optuna.Trial, Params]]:
+def _ask(
+    past: list[FrozenTrial], plan: Plan, space: Space, starts: Sequence[Params]
+) -> list[tuple[optuna.Trial, Params]]:
     """Asks a batch of a study in memory that knows the finished batches and nothing else."""
     memory = optuna.create_study(directions=_directions(plan.objective))
     memory.add_trials(past)
-    if first == 0:
-        for start in space.starts()[: plan.batch]:
-            memory.enqueue_trial({name: value for name, value in start.items() if name not in space.pins})
+    for start in starts:
+        memory.enqueue_trial(space.searchable(start))
     asked = []
-    for number in range(first, first + plan.batch):
+    for number in range(len(past), len(past) + plan.batch):
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
             memory.sampler = TPESampler(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import optuna
@@ -31,6 +31,9 @@ RUNNING = (48, 64, 96, 128, 192, 256, 384, 512)
 CAPTURE = (64, 128, 256, 512)
 CHUNK = (2048, 4096, 8192, 16384)
 MODES = ("compact", "cap-accept")
+INTERVAL = (0, 1, 2, 4, 8)
+# 1 waits for none; 4 is SGLang's default under DSPARK from 19 running requests up.
+FREE_SLOTS = (1, 4, 16)
 # ``off_above`` that never stops drafting.
 NEVER = 1024
 
@@ -57,16 +60,21 @@ class Space:
             "capture_requests": CategoricalDistribution(CAPTURE),
             "chunked_prefill_size": CategoricalDistribution(CHUNK),
             "verify_mode": CategoricalDistribution(MODES),
+            "prefill_decode_interval": CategoricalDistribution(INTERVAL),
+            "min_free_slots_delay": CategoricalDistribution(FREE_SLOTS),
         }
         self.families: dict[str, Choices] = {"threshold": self._threshold(), "argmax": self._argmax()}
         self.pins = {name: self._pin(name, value) for name, value in pins.items()}
         if scenario.server.capture_requests == 0 or scenario.server.cuda_graph_bs_decode is not None:
             # A server that captures nothing, or a list of batches, has no limit to search.
             self.pins["capture_requests"] = scenario.server.capture_requests
+        if scenario.server.engine != "sglang":
+            self.pins |= {"prefill_decode_interval": 0, "min_free_slots_delay": None}
 
     def describe(self) -> dict[str, Any]:
         """Every parameter with its range or its pinned value, for provenance."""
-        return {name: _described(self.pins.get(name), choice) for name, choice in sorted(self._all().items())}
+        choices = sorted(self._all().items())
+        return {name: self.pins[name] if name in self.pins else _described(choice) for name, choice in choices}
 
     def suggest(self, trial: optuna.Trial) -> Params:
         """Asks ``trial`` for a candidate: its family, what the family needs, and the server's flags."""
@@ -75,21 +83,32 @@ class Space:
             params[name] = self._ask(trial, name, choice)
         return params
 
+    def flags(self) -> dict[str, Sequence[Any]]:
+        """The values of every server flag, by its field; of a pinned one its only value."""
+        return {
+            name: (self.pins[name],) if name in self.pins else _values(choice) for name, choice in self.server.items()
+        }
+
+    def start(self, server: Server | None = None) -> Params:
+        """The candidate that needs no search: argmax as profiled, corrected by the mean of what live steps cost more.
+
+        Args:
+            server: Whose flags it has; the scenario's with room for every request if None.
+        """
+        server = server or self._roomy()
+        flags = {name: getattr(server, name) for name in self.server} | {
+            "min_free_slots_delay": server.min_free_slots()
+        }
+        pinned = {name: value for name, value in self.pins.items() if name in self.server}
+        live = self.scenario.live.centre()
+        argmax = {"family": "argmax", "argmax_fill": True, "overhead_s": live.overhead_s, "slope": live.slope}
+        return flags | {"verify_mode": "compact"} | pinned | argmax
+
     def starts(self) -> list[Params]:
         """Candidates to look at first: argmax as profiled and corrected by what live steps may cost, and thresholds."""
-        roomy = {
-            "gamma": self.scenario.drafter_gamma,
-            "max_running_requests": RUNNING[-1],
-            "capture_requests": CAPTURE[-1],
-            "chunked_prefill_size": CHUNK[-1],
-            "verify_mode": "compact",
-        }
+        start = self.start()
         low_s, high_s = self.scenario.live.overhead_s
-        slope = sum(self.scenario.live.slope) / 2
-        argmax = [
-            {"family": "argmax", "argmax_fill": True, "overhead_s": min(x, OVERHEAD_S.high), "slope": slope}
-            for x in sorted({0.0, low_s, (low_s + high_s) / 2, high_s})
-        ]
+        argmax = [{"overhead_s": min(x, OVERHEAD_S.high)} for x in sorted({0.0, low_s, (low_s + high_s) / 2, high_s})]
         neutral: Params = {name: 1.0 for name in self.families["threshold"] if name.startswith("weight")} | {
             "family": "threshold",
             "fill": True,
@@ -103,7 +122,18 @@ class Space:
             neutral | {f"theta_{knot}": top * i / len(self.knots) for i, knot in enumerate(self.knots)}
             for top in (0.2, 0.4, 0.6)
         ]
-        return [roomy | start | self.pins for start in (*argmax, *flat, *sloped)]
+        return [start | other | self.pins for other in (*argmax, *flat, *sloped)]
+
+    def _roomy(self) -> Server:
+        room = {"max_running_requests": RUNNING[-1], "capture_requests": CAPTURE[-1], "chunked_prefill_size": CHUNK[-1]}
+        return self.scenario.server.model_copy(update=room | {"gamma": self.scenario.drafter_gamma})
+
+    def searchable(self, params: Params) -> Params:
+        """The part of a candidate that the search could suggest: a scenario may state flags that no search tries."""
+        choices = self._all()
+        return {
+            name: value for name, value in params.items() if name not in self.pins and _contains(choices[name], value)
+        }
 
     def arm(self, name: str, params: Params) -> Arm:
         """The candidate that ``params`` describe."""
@@ -164,8 +194,7 @@ class Space:
             numeric = all(isinstance(option, int | float) for option in choice.choices)
             valid = value in choice.choices or (numeric and isinstance(value, int) and value > 0)
         else:
-            assert isinstance(choice, FloatDistribution | IntDistribution)
-            valid = isinstance(value, int | float) and choice.low <= value <= choice.high
+            valid = isinstance(value, int | float) and _contains(choice, value)
             valid = valid and (isinstance(choice, FloatDistribution) or isinstance(value, int))
         if name in self.server and valid and not isinstance(value, bool):
             # ``model_copy`` checks nothing, and a flag beyond what the engine's arrays hold would corrupt them.
@@ -174,13 +203,25 @@ class Space:
             except ValidationError as error:
                 raise from_validation(error, "--pin") from error
         if not valid or (isinstance(value, bool) and choice is not FILL):
-            raise InputError(f"--pin {name}: {value!r} is not valid; give {_described(None, choice)}")
+            raise InputError(f"--pin {name}: {value!r} is not valid; give {_described(choice)}")
         return value
 
 
-def _described(pinned: Any, choice: BaseDistribution) -> Any:
-    if pinned is not None:
-        return pinned
+def _contains(choice: BaseDistribution, value: Any) -> bool:
+    if isinstance(choice, CategoricalDistribution):
+        return value in choice.choices
+    assert isinstance(choice, FloatDistribution | IntDistribution)
+    return bool(choice.low <= value <= choice.high)
+
+
+def _values(choice: BaseDistribution) -> Sequence[Any]:
+    if isinstance(choice, CategoricalDistribution):
+        return choice.choices
+    assert isinstance(choice, IntDistribution)
+    return range(choice.low, choice.high + 1)
+
+
+def _described(choice: BaseDistribution) -> Any:
     if isinstance(choice, CategoricalDistribution):
         return list(choice.choices)
     assert isinstance(choice, FloatDistribution | IntDistribution)

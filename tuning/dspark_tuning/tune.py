@@ -9,14 +9,15 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import pandas as pd
+from optuna.trial import FrozenTrial
 
 import dspark_tuning
 from dspark_simulator.scenario import Scenario, seeds
 from dspark_simulator.server import Server
 from dspark_simulator.simulation import Arm
 from dspark_tuning import arms
-from dspark_tuning.compare import gain
-from dspark_tuning.evaluate import evaluate, grid
+from dspark_tuning.compare import gain, gained_ratio
+from dspark_tuning.evaluate import Cell, evaluate, grid
 from dspark_tuning.objectives import METRICS, REQUIRED_ATTAINMENT, Objective, figures, scores, ttft_attainment
 from dspark_tuning.search import RUNGS, Plan, finished, open_study, params_of, search
 from dspark_tuning.server_flags import environment, flags
@@ -27,6 +28,8 @@ from sglang_dspark.policy import Argmax, Fixed, NoDraft, SpsAdditiveTable
 from sglang_dspark.policy.artifact import Artifact, EvidenceRow, Provenance
 
 FINALISTS = 6
+# Length of a cell that looks for the flags of a baseline.
+BASELINE_LENGTH = 0.5
 LEAST_REPLICATIONS = 6
 # What every arm is compared in, beside the objective.
 COMPARED: tuple[Objective, ...] = ("throughput", "goodput")
@@ -94,6 +97,26 @@ class Stage(NamedTuple):
     done: int
 
 
+class Chosen(NamedTuple):
+    """What search and selection found.
+
+    Attributes:
+        winner: The arm to serve by; a baseline where no candidate beat it beyond doubt.
+        server: The flags that baselines with the same flags share.
+        compared: Every baseline, a reference that knows the acceptances, the start and the winner.
+        short: Share of requests within their TTFT by load, where the winner has fewer than the objective needs.
+        seeds: Those of the search and of the selection.
+    """
+
+    winner: Arm
+    server: Server
+    compared: tuple[Arm, ...]
+    short: dict[float, float]
+    space: Space
+    trials: list[FrozenTrial]
+    seeds: dict[str, list[int]]
+
+
 def tune(
     scenario: Scenario,
     options: Options,
@@ -103,6 +126,36 @@ def tune(
     """Searches a policy for ``scenario`` and compares it with every baseline.
 
     The three stages never share a seed, and a seed names the requests, the acceptances and the truth.
+
+    Raises:
+        InputError: A pin or the storage is not usable.
+    """
+    chosen = choose(scenario, options, executor, progress)
+    winner = chosen.winner
+    report = seeds("report", options.seed, options.replications)
+    cells = grid(chosen.compared, scenario.loads, report)
+    rows = _staged("report", scenario, cells, executor, progress)
+    versus = compare(rows, winner.name, options.objective)
+    table = winner.belief if isinstance(winner.policy, Argmax) and isinstance(winner.belief, SpsAdditiveTable) else None
+    searched = Searched(options.objective, len(chosen.trials), chosen.seeds | {"report": report})
+    advice = advise(versus, winner.name, options.objective, chosen.short)
+    artifact = artifact_of(scenario, chosen.space, winner, searched, versus, advice)
+    named = {arm.name: arm for arm in chosen.compared}
+    beside = {name: named[name] for name in (winner.name, arms.DEFAULT, arms.PLAIN)}.values()
+    watched = tuple(
+        watch(scenario, cell) for load in shown(scenario.loads) for cell in grid(beside, [load], report[:1])
+    )
+    trials = _table(chosen.trials)
+    return Outcome(scenario, options, winner, chosen.server, trials, rows, versus, artifact, table, watched)
+
+
+def choose(
+    scenario: Scenario,
+    options: Options,
+    executor: Executor | None = None,
+    progress: Callable[[Stage], None] = lambda stage: None,
+) -> Chosen:
+    """Searches a policy and keeps it where it beats every baseline on seeds that the search never saw.
 
     Raises:
         InputError: A pin or the storage is not usable.
@@ -119,13 +172,19 @@ def tune(
     )
     study = open_study(options.storage, options.folder, plan, scenario, space)
 
-    def run(stage: str, cells: list[Any]) -> pd.DataFrame:
-        progress(Stage(stage, len(cells), 0))
-        return evaluate(scenario, cells, executor, lambda done: progress(Stage(stage, len(cells), done)))
+    def run(stage: str, cells: list[Cell]) -> pd.DataFrame:
+        return _staged(stage, scenario, cells, executor, progress)
 
+    def scored(tried: list[Arm]) -> list[float]:
+        rows = run("flags of the baselines", grid(tried, scenario.loads, plan.seeds[:1], BASELINE_LENGTH))
+        found = scores(rows, options.objective)
+        return [float(found[arm.name]) for arm in tried]
+
+    own = arms.with_own_flags(scenario, space.flags(), scored)
     trials = study.get_trials(deepcopy=False)
     progress(Stage("search", plan.trials, len(trials)))
-    for told in search(study, plan, space, lambda cells: evaluate(scenario, cells, executor)):
+    first = [space.start(arm.server) for arm in own if arm.name == arms.ALIGNED_OWN_FLAGS]
+    for told in search(study, plan, space, lambda cells: evaluate(scenario, cells, executor), first):
         progress(Stage("search", plan.trials, len(told) - len(trials)))
         trials = told
     best = finished(trials)[:FINALISTS]
@@ -135,33 +194,46 @@ def tune(
     candidates = [arms.static_threshold(server, theta)._replace(name=f"static {theta}") for theta in arms.STATIC_THETAS]
     score = scores(run("static threshold", grid(candidates, scenario.loads, plan.seeds[:2])), options.objective)
     theta = arms.STATIC_THETAS[candidates.index(_best(candidates, score))]
-    baselines = arms.baselines(scenario, server, theta)
+    stock = [*own, *arms.baselines(scenario, server, theta)]
+    start = space.arm(arms.START, space.start())
 
-    select = seeds("select", options.seed, max(2, options.replications // 2))
-    selected = run("select", grid([*baselines, *finalists], scenario.loads, select))
-    # In a tie the baseline stays: it needs no file of ours.
-    winner = _best([*baselines, *finalists], scores(selected, options.objective))
-    short = _short_of_ttft(selected, winner, options.objective)
+    select = seeds("select", options.seed, max(LEAST_REPLICATIONS, options.replications // 2))
+    rows = run("select", grid([*stock, start, *finalists], scenario.loads, select))
+    winner = selected(rows, options.objective, stock, [start], finalists)
+    short = _short_of_ttft(rows, winner, options.objective)
     # Baselines "with the tuned flags" have the winner's from here on.
     server = winner.server if winner.server.speculative else scenario.server
-    compared = [*arms.baselines(scenario, server, theta), arms.oracle(server)]
+    compared = [*own, *arms.baselines(scenario, server, theta), arms.oracle(server), start]
     if winner in finalists:
         winner = winner._replace(name=arms.TUNED)
         compared.append(winner)
+    sets = {"search": plan.seeds, "select": select}
+    return Chosen(winner, server, tuple(compared), short, space, trials, sets)
 
-    report = seeds("report", options.seed, options.replications)
-    rows = run("report", grid(compared, scenario.loads, report))
-    versus = compare(rows, winner.name, options.objective)
-    table = winner.belief if isinstance(winner.policy, Argmax) and isinstance(winner.belief, SpsAdditiveTable) else None
-    searched = Searched(options.objective, len(trials), {"search": plan.seeds, "select": select, "report": report})
-    artifact = artifact_of(
-        scenario, space, winner, searched, versus, advise(versus, winner.name, options.objective, short)
-    )
-    beside = {arm.name: arm for arm in (winner, arms.default(scenario), arms.plain(scenario))}.values()
-    watched = tuple(
-        watch(scenario, cell) for load in shown(scenario.loads) for cell in grid(beside, [load], report[:1])
-    )
-    return Outcome(scenario, options, winner, server, _table(trials), rows, versus, artifact, table, watched)
+
+def selected(rows: pd.DataFrame, objective: Objective, *groups: list[Arm]) -> Arm:
+    """The best arm of the first group, or that of a later one where it beats what it replaces beyond doubt.
+
+    Later groups take more to serve by: a table, or a searched policy. Beyond doubt is a paired interval above 1.
+    """
+    score = scores(rows, objective)
+    best, *challengers = (_best(group, score) for group in groups)
+    for challenger in challengers:
+        better = gained_ratio(rows, challenger.name, best.name, objective).low > 1
+        if better and score[challenger.name] > score[best.name]:
+            best = challenger
+    return best
+
+
+def _staged(
+    stage: str,
+    scenario: Scenario,
+    cells: list[Cell],
+    executor: Executor | None,
+    progress: Callable[[Stage], None],
+) -> pd.DataFrame:
+    progress(Stage(stage, len(cells), 0))
+    return evaluate(scenario, cells, executor, lambda done: progress(Stage(stage, len(cells), done)))
 
 
 def compare(rows: pd.DataFrame, winner: str, objective: Objective) -> pd.DataFrame:
@@ -260,6 +332,9 @@ def advise(versus: pd.DataFrame, winner: str, objective: Objective, short: Mappi
             arms.TUNED: "Serve with DSpark and this policy",
             arms.DEFAULT: "Serve DSpark with SGLang's defaults: nothing that was searched beats them",
             arms.TUNED_FLAGS: "Serve DSpark with these flags and no schedule: no policy beats it",
+            arms.OWN_FLAGS: "Serve DSpark with these flags and no schedule: no policy beats it",
+            arms.ALIGNED_OWN_FLAGS: "Serve SGLang's planner with the profiled table and these flags: nothing beats it",
+            arms.START: "Serve with argmax corrected by the mean live overhead: no search finds better beyond doubt",
         }.get(winner, f"Serve with '{winner}': nothing that was searched beats this baseline")
         text = f"{start}; over all loads its {title} is {_over_plain(over_all)} serving without speculation"
         if len(losing):

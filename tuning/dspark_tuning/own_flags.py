@@ -1,0 +1,40 @@
+"""The best server flags of a baseline, from those that the tuned policy may have."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from dspark_simulator.server import Server
+from dspark_simulator.simulation import Arm
+
+
+def own_flags(
+    arm_of: Callable[[Server], Arm],
+    server: Server,
+    flags: Mapping[str, Sequence[Any]],
+    score: Callable[[list[Arm]], list[float]],
+) -> Arm:
+    """Sets one flag after the other to its best value until no single change is better.
+
+    Args:
+        arm_of: The baseline on a server.
+        server: The flags to start from, which stay in a tie.
+        flags: Values to try, by field of the server.
+        score: A score for each arm, higher is better; the same for equal arms.
+    """
+    scores: dict[str, float] = {}
+
+    def best(servers: list[Server]) -> Server:
+        unknown = {key: server for server in servers if (key := server.model_dump_json()) not in scores}
+        arms = [arm_of(server)._replace(name=str(i)) for i, server in enumerate(unknown.values())]
+        if arms:
+            scores.update(zip(unknown, score(arms), strict=True))
+        return max(servers, key=lambda server: scores[server.model_dump_json()])
+
+    before = None
+    while server != before:
+        before = server
+        for flag, values in flags.items():
+            server = best([server, *(server.model_copy(update={flag: value}) for value in values)])
+    return arm_of(server)
