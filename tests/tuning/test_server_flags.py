@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 
 import pytest
@@ -10,7 +11,10 @@ from hypothesis import strategies as st
 
 from dspark_simulator.scenario import load
 from dspark_simulator.server import Server
+from dspark_simulator.simulation import Arm
 from dspark_tuning.commands import served
+from dspark_tuning.plan.launch import launch
+from dspark_tuning.plan.run import Plan
 from dspark_tuning.server_flags import environment, fields, flags
 from sglang_dspark.errors import InputError
 from tests.policy.test_artifact import ARTIFACT
@@ -61,7 +65,7 @@ def test_only_flags_that_differ_from_sglangs_defaults_are_given() -> None:
 
 
 def test_a_policy_is_simulated_under_its_flags_alone(tmp_path: Path) -> None:
-    scenario = load("b300-v4flash")
+    scenario = load("h200-qwen3-8b")
     odd = {"prefill_decode_interval": 4, "min_free_slots_delay": 1, "max_queued_requests": 3}
     odd_scenario = scenario.model_copy(update={"server": scenario.server.model_copy(update=odd)})
     path = tmp_path / "policy.json"
@@ -73,10 +77,23 @@ def test_a_policy_is_simulated_under_its_flags_alone(tmp_path: Path) -> None:
 
 
 def test_flags_of_sglang_on_another_engine_are_refused_in_one_line(tmp_path: Path) -> None:
-    scenario = load("b300-v4flash")
+    scenario = load("h200-qwen3-8b")
     vllm = scenario.model_copy(update={"server": scenario.server.model_copy(update={"engine": "vllm"})})
     path = tmp_path / "policy.json"
     said = {"--prefill-decode-interval": "8"}
     path.write_text(ARTIFACT.model_copy(update={"server_flags": said}).model_dump_json())
     with pytest.raises(InputError, match="prefill_decode_interval is a flag of SGLang that vllm"):
         served.tuned(path, vllm)
+
+
+@pytest.mark.parametrize("speculative", [True, False])
+def test_a_plan_is_started_with_the_flags_that_it_was_simulated_with(speculative: bool) -> None:
+    scenario = load("h200-qwen3-8b")
+    server = Server(speculative=speculative, cuda_graph_bs_decode=(1, 8), prefill_decode_interval=4)
+    start = launch(Plan("H200", "any", scenario, Arm("any", server), 1.0, None, None))
+    words = shlex.split(start.split("exec env ")[1])
+    assert ("DSPARK" in words) == ("SGLANG_RAGGED_VERIFY_MODE=static" in words) == speculative
+    at = words.index("--cuda-graph-bs-decode")
+    assert words[at + 1 : at + 3] == ["1", "8"]
+    assert words[words.index("--prefill-decode-interval") + 1] == "4"
+    assert words[words.index("--max-running-requests") + 1] == str(server.max_running_requests)

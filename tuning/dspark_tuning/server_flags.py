@@ -34,7 +34,7 @@ OPTIONAL = (
 
 
 def flags(server: Server) -> dict[str, str]:
-    """The flags of a speculative server, as SGLang spells them; blanks separate the values of a list."""
+    """The flags of a server, as SGLang spells them; blanks separate the values of a list."""
     given: dict[str, Any] = {
         "max_running_requests": server.max_running_requests,
         **_captured(server),
@@ -42,15 +42,12 @@ def flags(server: Server) -> dict[str, str]:
         "max_prefill_tokens": server.max_prefill_tokens,
         **{name: getattr(server, name) for name in OPTIONAL if getattr(server, name) != _default(name)},
     }
-    return {
-        "--speculative-algorithm": "DSPARK",
-        "--speculative-dspark-block-size": str(server.gamma),
-        **{FLAGS[name]: str(value) for name, value in given.items()},
-    }
+    dspark = {"--speculative-algorithm": "DSPARK", "--speculative-dspark-block-size": str(server.gamma)}
+    return (dspark if server.speculative else {}) | {FLAGS[name]: str(value) for name, value in given.items()}
 
 
 def environment(server: Server) -> dict[str, str]:
-    """The environment variables that belong to :func:`flags`."""
+    """The environment variables that belong to :func:`flags` under speculation."""
     return {FLAGS[name]: str(getattr(server, name)) for name in ("verify_mode", "confidence_lag_steps")}
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Mapping
 
 from dspark_tuning.plan.run import Plan
 from dspark_tuning.server_flags import environment, flags
@@ -20,9 +19,8 @@ def launch(plan: Plan) -> str:
     if server.speculative:
         note = " DRAFT is your DSpark draft."
         variables = [f"{name}={shlex.quote(value)}" for name, value in environment(server).items()]
-        words += ["--speculative-draft-model-path", "DRAFT", *_words(flags(server))]
-    else:
-        words += ["--max-running-requests", str(server.max_running_requests)]
+        words += ["--speculative-draft-model-path", "DRAFT"]
+    words += [word for flag, value in flags(server).items() for word in (flag, *value.split())]
     if plan.arm.policy is not None:
         words += ["--speculative-dspark-policy", "policy.json"]
     replicas = 1 if plan.found is None else plan.found.replicas
@@ -31,7 +29,3 @@ def launch(plan: Plan) -> str:
     return (
         f"#!/bin/sh\n# One of {replicas} replicas of {plan.hardware}.{note}\nexec env {' '.join([*variables, lines])}\n"
     )
-
-
-def _words(flags: Mapping[str, str]) -> list[str]:
-    return [word for flag, value in flags.items() for word in (flag, *value.split())]
