@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import math
+import os
+
 import numpy as np
 import pytest
 import torch
@@ -10,8 +13,10 @@ from sglang_dspark.errors import InputError
 from sglang_dspark.policy import Fixed, Threshold, sglang_tiers
 from sglang_dspark.policy.artifact import dumps
 from sglang_dspark.policy.belief import sps_json
+from sglang_dspark.serving import live as live_module
 from sglang_dspark.serving import offline
 from sglang_dspark.serving.live import Mode, tempered
+from sglang_dspark.serving.watch import Watcher
 from tests.serving.harness import Driver, random_confidence, upstream
 
 GAMMA = 4
@@ -213,7 +218,7 @@ def test_versions_count_policies_taken_however_fast_they_come(hooked) -> None:
         b"{",
         b"[]",
         dumps(offline.artifact(Fixed(length=1), GAMMA + 1)).encode(),
-        b'{"schema_version":2}',
+        b'{"schema_version":3}',
     ],
 )
 def test_an_offer_that_cannot_be_used_changes_nothing(hooked, content: bytes) -> None:
@@ -226,6 +231,39 @@ def test_an_offer_that_cannot_be_used_changes_nothing(hooked, content: bytes) ->
         for _ in range(3):
             assert driver.step(slots, confidence, relayed).lens == [2] * len(slots)
         assert live.in_force.text == before.text and live.in_force.version == 1
+
+
+def test_a_touched_file_ends_no_fall_back_and_a_changed_one_does(hooked, tmp_path) -> None:
+    path = tmp_path / "policy.json"
+    path.write_text(dumps(artifact(Fixed(length=1))))
+    with offline.planner(**arguments(tiers=None)) as planner:
+        live = offline.attach(planner, artifact(Fixed(length=1)))
+        live.settings = live.settings.model_copy(update={"policy": str(path)})
+        watcher, driver, step = Watcher(live), Driver(planner, True), easy()
+        live.asked = Mode.OFF  # As the guard sets it.
+        for content, expected in ((Fixed(length=1), Mode.OFF), (Fixed(length=2), Mode.ON)):
+            path.write_text(dumps(artifact(content)))
+            os.utime(path, ns=(1, expected + 1))
+            watcher.look()
+            driver.step(*step)
+            assert driver.step(*step).step.mode is expected
+        assert live.in_force.version == 2
+
+
+def test_work_between_two_steps_is_not_the_second_steps_time(hooked, monkeypatch) -> None:
+    now = iter(range(1, 100))
+    monkeypatch.setattr(live_module.time, "monotonic", lambda: float(next(now)))
+    with offline.planner(**arguments(tiers=None)) as planner:
+        live = offline.attach(planner, artifact(Fixed(length=1)))
+        elapsed: list[float] = []
+        live.observers.append(lambda step, outcome: elapsed.append(outcome.elapsed_s))
+        lens = torch.ones(6, dtype=torch.int32)
+        driver = Driver(planner, True)
+        for held_up in (False, False, True, False):
+            if held_up:
+                live.hold_up()
+            live.observe(driver.step(*easy()).step, lens, lens)
+        assert [math.isnan(s) for s in elapsed] == [True, False, True, False]
 
 
 def test_a_new_policy_ends_a_fall_back_but_not_the_operators_off(hooked) -> None:

@@ -73,6 +73,22 @@ def test_a_wrong_or_missing_file_is_refused_with_the_version_that_stays(path: Pa
     assert live.offers == [b"good"] and (watcher.reloads, watcher.refusals) == (1, 2)
 
 
+def test_a_touched_file_is_no_new_policy_unless_asked_for(path: Path) -> None:
+    live = Live(path)
+    live.in_force.text = b"one"
+    watcher = Watcher(live)
+    os.utime(path, ns=(1, 1))
+    watcher.look()
+    other = path.with_name("other")
+    other.write_bytes(b"one")
+    other.replace(path)
+    watcher.look()
+    assert live.offers == [] and (watcher.reloads, watcher.refusals) == (0, 0)
+    watcher.ask()
+    watcher.look()
+    assert live.offers == [b"one"]
+
+
 def test_asking_reads_an_unchanged_file_once(path: Path) -> None:
     live = Live(path)
     watcher = Watcher(live)
