@@ -1,6 +1,6 @@
 """The verification policy: families, the two-stage decision rule, the cost belief and the artifact. No torch."""
 
-from sglang_dspark.policy.belief import CostBelief, SpsAdditiveTable, SpsTable
+from sglang_dspark.policy.belief import CostBelief, EagerTimes, SpsAdditiveTable, SpsTable
 from sglang_dspark.policy.capture import sglang_tiers, vllm_tiers
 from sglang_dspark.policy.families import AnyPolicy, Argmax, Fixed, Greedy, NoDraft, Policy, Static, Threshold
 from sglang_dspark.policy.record import Budget, Engine, Load, Rule
@@ -11,6 +11,7 @@ __all__ = [
     "Argmax",
     "Budget",
     "CostBelief",
+    "EagerTimes",
     "Engine",
     "Fixed",
     "Greedy",

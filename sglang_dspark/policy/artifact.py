@@ -13,7 +13,9 @@ from sglang_dspark.files import write_atomically
 from sglang_dspark.policy.belief import CostBelief
 from sglang_dspark.policy.families import AnyPolicy
 
-SCHEMA_VERSION: Final = 1
+SCHEMA_VERSION: Final = 2
+# Version 1 has no ``cost_belief.eager``.
+READABLE: Final = (1, SCHEMA_VERSION)
 
 Number = Annotated[float, Field(allow_inf_nan=False)]
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
@@ -79,7 +81,7 @@ class Artifact(_Part):
         advice: What to do, in one sentence.
     """
 
-    schema_version: Literal[1] = SCHEMA_VERSION
+    schema_version: Literal[2] = SCHEMA_VERSION
     policy: AnyPolicy
     serve: Literal["speculative", "plain"] = "speculative"
     gamma: Annotated[int, Field(ge=1, le=16)]
@@ -162,10 +164,12 @@ def parse(text: str, source: str) -> Artifact:
     if "schema_version" not in content:
         raise InputError(f"{source}: schema_version: missing; give a policy.json written by `dspark tune`")
     version = content["schema_version"]
-    if version != SCHEMA_VERSION or isinstance(version, bool):
+    if version not in READABLE or isinstance(version, bool):
         raise InputError(
-            f"{source}: schema_version: {str(version)[:60]!r} is not {SCHEMA_VERSION}; tune again with this release"
+            f"{source}: schema_version: {str(version)[:60]!r} is not {' or '.join(map(str, READABLE))}; "
+            "tune again with this release"
         )
+    content["schema_version"] = SCHEMA_VERSION
     try:
         return Artifact.model_validate(content)
     except ValidationError as error:

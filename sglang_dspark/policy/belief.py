@@ -1,7 +1,8 @@
 """What the scheduler believes a step costs: the two table forms that SGLang reads, and their common numeric form.
 
-Both mirror ``sglang.srt.speculative.dspark_components.dspark_sps`` (0.5.23), so a table written here is one that a
-stock server takes with ``--speculative-dspark-sps-table-path``.
+Both mirror ``sglang.srt.speculative.dspark_components.dspark_sps`` (0.5.23), so what :func:`sps_json` writes is a table
+that a stock server takes with ``--speculative-dspark-sps-table-path``. Neither form says what an eager step costs; here
+each may carry that beside it.
 """
 
 from __future__ import annotations
@@ -27,16 +28,53 @@ Tokens = Annotated[int, Field(ge=1)]
 class StepTimes(NamedTuple):
     """A belief in numbers: ``requests_s[R] + tokens_s[m]`` seconds, or ``tokens_s[m]`` steps per second.
 
+    An eager step takes ``requests_s[R] + eager_s[m]`` seconds, and one without a draft ``rest_s[R]`` in place of
+    ``requests_s[R]``.
+
     Attributes:
         requests_s: float64 [MAX_REQUESTS + 1], seconds by running requests.
         tokens_s: float64 [MAX_TOKENS + 1], by verify tokens (anchors included).
         is_rate: ``tokens_s`` holds steps per second. Upstream multiplies by the rate of one form and divides by the
             time of the other, and the last bit of that decides between equal budgets.
+        rest_s: float64 [MAX_REQUESTS + 1], seconds by running requests.
+        eager_s: float64 [MAX_TOKENS + 1], by verify tokens; None where the belief does not know eager steps.
     """
 
     requests_s: NDArray[np.float64]
     tokens_s: NDArray[np.float64]
     is_rate: bool
+    rest_s: NDArray[np.float64]
+    eager_s: NDArray[np.float64] | None
+
+
+class EagerTimes(BaseModel):
+    """What a step costs that no captured graph holds. Not SGLang's: its tables are of captured steps.
+
+    Attributes:
+        tokens: Verify tokens at which the time is given, strictly increasing; between them it is linear.
+        seconds: What the table beside it gives of a captured step by tokens: ``theta``, or the whole step.
+        request_s: The part of ``alpha`` that is not drafting: seconds for each request of a step without a draft.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+    tokens: tuple[Tokens, ...] = Field(min_length=1)
+    seconds: tuple[Positive, ...] = Field(min_length=1)
+    request_s: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 0.0
+
+    @field_validator("tokens")
+    @classmethod
+    def _increasing(cls, tokens: tuple[int, ...]) -> tuple[int, ...]:
+        return _strictly_increasing(tokens)
+
+    @model_validator(mode="after")
+    def _fits(self) -> EagerTimes:
+        if len(self.tokens) != len(self.seconds):
+            raise ValueError("tokens and seconds differ in length; give one time per token count")
+        return self
+
+    def by_tokens(self) -> NDArray[np.float64]:
+        """float64 [MAX_TOKENS + 1]."""
+        return _interpolated(self.tokens, self.seconds, MAX_TOKENS)
 
 
 class SpsTable(BaseModel):
@@ -46,6 +84,7 @@ class SpsTable(BaseModel):
     sample_batch_tokens: tuple[Tokens, ...] = Field(min_length=1)
     sample_steps_per_sec: tuple[Positive, ...] = Field(min_length=1)
     max_batch_tokens: Tokens
+    eager: EagerTimes | None = None
 
     @field_validator("sample_batch_tokens")
     @classmethod
@@ -66,7 +105,9 @@ class SpsTable(BaseModel):
     def step_times(self) -> StepTimes:
         probe = np.searchsorted(self.sample_batch_tokens, np.arange(MAX_TOKENS + 1), side="right") - 1
         rates = np.asarray(self.sample_steps_per_sec)[np.maximum(probe, 0)]
-        return StepTimes(np.zeros(MAX_REQUESTS + 1), rates, True)
+        # A rate is of whole steps: what a rest would save of one is unknown.
+        none = np.zeros(MAX_REQUESTS + 1)
+        return StepTimes(none, rates, True, none, None if self.eager is None else self.eager.by_tokens())
 
 
 class SpsAdditiveTable(BaseModel):
@@ -78,6 +119,7 @@ class SpsAdditiveTable(BaseModel):
     alpha_seconds: tuple[Finite, ...] = Field(min_length=1)
     m_probes: tuple[Tokens, ...] = Field(min_length=1)
     theta_seconds: tuple[Finite, ...] = Field(min_length=1)
+    eager: EagerTimes | None = None
 
     @field_validator("bs_probes", "m_probes")
     @classmethod
@@ -98,16 +140,25 @@ class SpsAdditiveTable(BaseModel):
         alpha = _interpolated(self.bs_probes, self.alpha_seconds, MAX_REQUESTS)
         # Upstream returns the last alpha as it stands (``_interp_clamped``), a bit off what interpolation gives.
         alpha[self.bs_probes[-1] :] = self.alpha_seconds[-1]
-        return StepTimes(self.bias_seconds + alpha, _interpolated(self.m_probes, self.theta_seconds, MAX_TOKENS), False)
+        theta = _interpolated(self.m_probes, self.theta_seconds, MAX_TOKENS)
+        each_s = 0.0 if self.eager is None else self.eager.request_s
+        rest_s = self.bias_seconds + each_s * np.arange(MAX_REQUESTS + 1, dtype=np.float64)
+        eager_s = None if self.eager is None else self.eager.by_tokens()
+        return StepTimes(self.bias_seconds + alpha, theta, False, rest_s, eager_s)
 
     def corrected(self, overhead_s: float, slope: float) -> SpsAdditiveTable:
-        """The same table with ``overhead_s`` more seconds a step and verify time scaled by ``slope``."""
+        """The same belief with ``overhead_s`` more seconds a step and verify time scaled by ``slope``."""
+        eager = self.eager
+        if eager is not None:
+            seconds = tuple(slope * eager_s for eager_s in eager.seconds)
+            eager = EagerTimes(tokens=eager.tokens, seconds=seconds, request_s=eager.request_s)
         return SpsAdditiveTable(
             bias_seconds=self.bias_seconds + overhead_s,
             bs_probes=self.bs_probes,
             alpha_seconds=self.alpha_seconds,
             m_probes=self.m_probes,
             theta_seconds=tuple(slope * theta for theta in self.theta_seconds),
+            eager=eager,
         )
 
 
@@ -124,8 +175,8 @@ CostBelief = Annotated[
 
 
 def sps_json(table: SpsTable | SpsAdditiveTable) -> str:
-    """The table as a stock SGLang reads it."""
-    return json.dumps(table.model_dump(mode="json"))
+    """The table as a stock SGLang reads it: without what only our rule knows of eager steps."""
+    return json.dumps(table.model_dump(mode="json", exclude={"eager"}))
 
 
 def _strictly_increasing(probes: tuple[int, ...]) -> tuple[int, ...]:

@@ -1,5 +1,9 @@
 """How old the confidences are that a budget is computed from, and which of them still belong to the slot's request.
 
+The age counts steps that drafted. A step without a draft brings no confidences and takes none away: after a rest, a
+request is judged by its last ones (upstream's ring is written by drafting steps only), and one that has not been seen
+to draft is taken as certain (:func:`unseen`), however it came to that.
+
 A *slot* is a row of SGLang's request pool (``req_pool_indices``); its *generation* counts how often it was given out,
 so a confidence recorded under another generation is an earlier request's.
 """
@@ -7,9 +11,20 @@ so a confidence recorded under another generation is an earlier request's.
 from __future__ import annotations
 
 import numpy as np
+from numba import njit
 from numpy.typing import NDArray
 
 from sglang_dspark.policy.rule import survival
+
+
+@njit(cache=True)
+def unseen(survival: NDArray[np.float32]) -> None:
+    """Fills in the survivals of requests without a confidence of their own: 1 throughout, as upstream has it.
+
+    Args:
+        survival: float32 [gamma] of one request, or [R, gamma].
+    """
+    survival[:] = np.float32(1.0)
 
 
 class LagRing:

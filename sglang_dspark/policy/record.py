@@ -13,7 +13,6 @@ from sglang_dspark.policy.rank import DIGIT_VALUES
 
 MAX_CLASSES = 16
 MAX_KNOTS = 16
-MAX_TIERS = 256
 
 # A draft that survives less often than this is never worth a slot (``DSparkScheduleConfig.survival_eps``).
 SURVIVAL_FLOOR = np.float32(1e-6)
@@ -31,12 +30,16 @@ RULE = np.dtype(
         ("theta", "f8", (MAX_KNOTS,)),
         ("weight", "f8", (MAX_CLASSES,)),
         ("price_per_token", "f8"),
-        ("tiers", "i8"),
-        ("tier", "i8", (MAX_TIERS,)),
+        # The captured size of each step that fits one; the last of them is 0 where nothing is captured.
+        ("padded", "i4", (MAX_TOKENS + 1,)),
+        ("last_tier", "i8"),
         ("max_requests", "i8"),
         ("is_rate", "i8"),
         ("requests_s", "f8", (MAX_REQUESTS + 1,)),
         ("tokens_s", "f8", (MAX_TOKENS + 1,)),
+        ("rest_s", "f8", (MAX_REQUESTS + 1,)),
+        ("knows_eager", "i8"),
+        ("eager_s", "f8", (MAX_TOKENS + 1,)),
         ("counts", "i8", (4 * DIGIT_VALUES,)),
         ("keys", "i4", (MAX_REQUESTS * MAX_GAMMA,)),
         ("scratch", "i4", (MAX_REQUESTS * MAX_GAMMA,)),
@@ -55,7 +58,7 @@ class Engine(NamedTuple):
         gamma: Drafts a block, 1..16.
         tiers: int64 ascending, captured verify tokens (``capture_num_tokens``); empty where nothing is captured.
         max_requests: Largest batch that a captured graph takes (``max_bs`` of the graph runner).
-        belief: What a step is believed to cost; None for families that do not ask.
+        belief: What a step is believed to cost; None for families that do not need it.
     """
 
     gamma: int
@@ -96,9 +99,14 @@ class Budget(NamedTuple):
 
 @njit(cache=True)
 def write_scores(
-    rule: Rule, survival: NDArray[np.float32], context: NDArray[np.int64], slo_class: NDArray[np.int64], first: int
+    rule: Rule,
+    survival: NDArray[np.float32],
+    context: NDArray[np.int64],
+    slo_class: NDArray[np.int64],
+    first: int,
+    last: int,
 ) -> int:
-    """Writes the keys of all candidates at positions ``first`` to the longest length; returns how many there are.
+    """Writes the keys of all candidates at positions ``first`` to ``last - 1``; returns how many there are.
 
     A candidate's score is ``weight[class] * a / price(context)`` with ``price = 1 + price_per_token * context``, in
     float32; its key is the score's bit pattern.
@@ -106,7 +114,6 @@ def write_scores(
     record = rule[0]
     keys = record.keys
     scores = keys.view(np.float32)
-    last = record.max_length
     n = 0
     for r in range(survival.shape[0]):
         factor = request_factor(record, context[r], slo_class[r])

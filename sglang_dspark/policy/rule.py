@@ -22,11 +22,11 @@ from numpy.typing import NDArray
 
 from sglang_dspark.errors import InputError
 from sglang_dspark.policy import families
-from sglang_dspark.policy.belief import MAX_GAMMA, MAX_REQUESTS
+from sglang_dspark.policy.belief import MAX_GAMMA, MAX_REQUESTS, MAX_TOKENS
+from sglang_dspark.policy.families.argmax import best_budget
 from sglang_dspark.policy.families.base import Policy
 from sglang_dspark.policy.rank import kth_largest
 from sglang_dspark.policy.record import (
-    MAX_TIERS,
     RULE,
     SURVIVAL_FLOOR,
     Budget,
@@ -42,15 +42,20 @@ def compile_rule(policy: Policy, engine: Engine) -> Rule:
     """Binds a policy to a server.
 
     Raises:
-        InputError: gamma outside 1..16, more than 256 tiers or 1,024 requests, or a family that needs a cost belief
-            without one.
+        InputError: gamma outside 1..16, a captured size beyond MAX_TOKENS, more than 1,024 requests, a family that
+            needs a cost belief without one, or one that no rule decides by.
     """
     if not 1 <= engine.gamma <= MAX_GAMMA:
         raise InputError(f"engine: gamma: {engine.gamma} is not supported; use 1 to {MAX_GAMMA}")
-    if len(engine.tiers) > MAX_TIERS:
-        raise InputError(f"engine: tiers: {len(engine.tiers)} captured sizes; capture at most {MAX_TIERS}")
+    if len(engine.tiers) and engine.tiers[-1] > MAX_TOKENS:
+        raise InputError(f"engine: tiers: {engine.tiers[-1]} captured tokens; capture at most {MAX_TOKENS}")
     if not 1 <= engine.max_requests <= MAX_REQUESTS:
         raise InputError(f"engine: max_requests: {engine.max_requests} is not supported; use 1 to {MAX_REQUESTS}")
+    if policy.code not in families.CODES:
+        raise InputError(
+            f"policy: family: '{policy.family}' has code {policy.code}, which no rule decides by; "
+            "add its branch to `families.wanted`"
+        )
     if policy.needs_belief and engine.belief is None:
         raise InputError(f"policy: family: '{policy.family}' needs a cost belief; give a cost table")
     rule = np.zeros(1, RULE)
@@ -59,11 +64,17 @@ def compile_rule(policy: Policy, engine: Engine) -> Rule:
     record["gamma"] = record["max_length"] = engine.gamma
     record["off_above"] = math.inf
     record["weight"] = 1.0
-    record["tiers"] = len(engine.tiers)
-    record["tier"][: len(engine.tiers)] = engine.tiers
+    if len(engine.tiers):
+        record["last_tier"] = engine.tiers[-1]
+        fitting = np.arange(engine.tiers[-1] + 1)
+        record["padded"][: len(fitting)] = engine.tiers[np.searchsorted(engine.tiers, fitting)]
     record["max_requests"] = engine.max_requests
     if engine.belief is not None:
-        record["requests_s"], record["tokens_s"], record["is_rate"] = engine.belief.step_times()
+        times = engine.belief.step_times()
+        record["requests_s"], record["tokens_s"], record["is_rate"] = times.requests_s, times.tokens_s, times.is_rate
+        record["rest_s"] = times.rest_s
+        if times.eager_s is not None:
+            record["knows_eager"], record["eager_s"] = True, times.eager_s
     policy.write(record)
     return rule
 
@@ -107,13 +118,14 @@ def plan(
     """Compiled form of :func:`budget`: (tier, cap, draft)."""
     record = rule[0]
     requests = lagged.shape[0]
-    # Past the captured graphs a step runs eagerly whatever is decided; drafts would make it longer still.
-    if requests == 0 or requests > record.off_above or not fits(rule, requests, requests):
+    if requests == 0 or requests > record.off_above:
         return pad(rule, requests, requests), 0, False
+    if not fits(rule, requests, requests):
+        return _past_graphs(rule, lagged)
     least, most = requests * record.min_length, requests * record.max_length
     cap = min(max(families.wanted(rule, lagged, context, slo_class), least), most)
-    if record.tiers > 0:
-        cap = min(cap, record.tier[record.tiers - 1] - requests)
+    if record.last_tier > 0:
+        cap = min(cap, record.last_tier - requests)
     tier = pad(rule, requests, requests + cap)
     if record.fill:
         cap = min(tier - requests, most)
@@ -121,22 +133,61 @@ def plan(
 
 
 @njit(cache=True)
+def _past_graphs(rule: Rule, lagged: NDArray[np.float32]) -> tuple[int, int, bool]:
+    """Decides a step of more requests than any captured graph takes: (tokens, cap, draft).
+
+    The family's budget is for captured steps, and SGLang drops its own there (``ragged_layout_exceeds_captured_grid``)
+    and verifies whole blocks. So does this without a belief of eager steps. By one, it takes the cap with the most
+    expected tokens per second, or rests the drafter where that gives more: an eager step may be bound by its launches,
+    which whole blocks share, or by its work.
+    """
+    record = rule[0]
+    requests = lagged.shape[0]
+    if not record.knows_eager:
+        return requests * (record.gamma + 1), requests * record.gamma, True
+    survivals = record.keys.view(np.float32)
+    candidates = 0
+    for r in range(requests):
+        for j in range(record.gamma):
+            if not lagged[r, j] >= SURVIVAL_FLOOR:
+                break
+            survivals[candidates] = lagged[r, j]
+            candidates += 1
+    cap, drafting = best_budget(rule, requests, candidates, True)
+    if requests / (record.rest_s[requests] + record.eager_s[requests]) > drafting:
+        return requests, 0, False
+    return requests + cap, cap, True
+
+
+@njit(cache=True)
+def drops_schedule(rule: Rule, requests: int, cap: int) -> bool:
+    """Whether a step verifies whole blocks eagerly, which takes no lengths, as SGLang does past its graphs."""
+    return bool(cap == requests * rule[0].gamma and not fits(rule, requests, requests + cap))
+
+
+@njit(cache=True)
+def limits(rule: Rule, requests: int) -> tuple[int, int]:
+    """Fewest and most drafts that a request of a step may verify: the policy's, or any past the captured graphs."""
+    record = rule[0]
+    if not fits(rule, requests, requests):
+        return 0, int(record.gamma)
+    return int(record.min_length), int(record.max_length)
+
+
+@njit(cache=True)
 def pad(rule: Rule, requests: int, tokens: int) -> int:
     """The captured size that a step's ``tokens`` are padded to, or ``tokens`` themselves where it runs eagerly."""
     record = rule[0]
-    if requests > record.max_requests:
+    if requests > record.max_requests or tokens > record.last_tier:
         return tokens
-    for i in range(record.tiers):
-        if record.tier[i] >= tokens:
-            return int(record.tier[i])
-    return tokens
+    return int(record.padded[tokens])
 
 
 @njit(cache=True)
 def fits(rule: Rule, requests: int, tokens: int) -> bool:
     """Whether a step can run without leaving the captured graphs; true where nothing is captured."""
     record = rule[0]
-    return bool(record.tiers == 0 or (requests <= record.max_requests and tokens <= record.tier[record.tiers - 1]))
+    return bool(record.last_tier == 0 or (requests <= record.max_requests and tokens <= record.last_tier))
 
 
 @njit(cache=True)
@@ -151,10 +202,10 @@ def admit(
     """Compiled form of :func:`lengths`, into ``out`` int64 [R]."""
     record = rule[0]
     requests = current.shape[0]
-    first = record.min_length if requests * record.min_length <= cap else 0
+    least, last = limits(rule, requests)
+    first = least if requests * least <= cap else 0
     left = cap - requests * first
-    candidates = write_scores(rule, current, context, slo_class, first)
-    last = record.max_length
+    candidates = write_scores(rule, current, context, slo_class, first, last)
     out[:requests] = first
     if left <= 0:
         return

@@ -11,6 +11,7 @@ import numpy as np
 import torch
 
 from sglang_dspark.policy import sglang_tiers
+from sglang_dspark.policy.belief import sps_json
 from sglang_dspark.serving import engine
 from sglang_dspark.serving.live import Geometry, LivePolicy
 from sglang_dspark.serving.offline import BELIEF, GAMMA, artifact, attach, batch, planner
@@ -37,7 +38,7 @@ def run(rounds: int = 1000) -> dict[str, dict[str, float]]:
         from sglang.srt.speculative.dspark_components.dspark_sps import SpsAdditiveCostTable
 
         live = attach(ours, artifact())
-        theirs._budget_planner.sps_table = SpsAdditiveCostTable(**BELIEF.model_dump(mode="json"))
+        theirs._budget_planner.sps_table = SpsAdditiveCostTable.from_json(sps_json(BELIEF))
         geometry = engine.geometry(ours)
         upstream = type(theirs._budget_planner).compute_budget
         upstream = getattr(upstream, "__wrapped__", upstream)

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import math
 from typing import NamedTuple
 
 import numpy as np
 from numba import njit
 from numpy.typing import NDArray
 
-from sglang_dspark.policy.belief import MAX_GAMMA, MAX_REQUESTS, MAX_TOKENS
+from sglang_dspark.policy.belief import MAX_REQUESTS, MAX_TOKENS
+from sglang_dspark.policy.lag import unseen
 from sglang_dspark.policy.record import Budget, Load, Rule
-from sglang_dspark.policy.rule import fits, lengths, plan
+from sglang_dspark.policy.rule import drops_schedule, fits, lengths, plan
 
 
 class Lagged(NamedTuple):
@@ -36,20 +38,16 @@ class Decider:
         self.rule = rule
         record = rule[0]
         self._requests_s, self._tokens_s, self._is_rate = record["requests_s"], record["tokens_s"], record["is_rate"]
+        self._eager_s = record["eager_s"] if record["knows_eager"] else None
         self._survival = np.ones((MAX_REQUESTS, int(rule[0]["gamma"])), np.float32)
 
-    def budget(self, lagged: Lagged | None, load: Load, unknown: int = MAX_GAMMA) -> Budget:
-        """``policy.budget`` of ``policy.lag.fresh_survival``, without arrays between; None is nothing fresh.
-
-        Args:
-            unknown: Drafts that are taken to survive where there is no fresh confidence; the rest are taken not to.
-        """
-        requests = len(load.context)
+    def budget(self, lagged: Lagged | None, load: Load) -> Budget:
+        """``policy.budget`` of ``policy.lag.fresh_survival``, without arrays between; None is nothing fresh."""
         if lagged is None:
-            self._survival[:requests, :unknown] = 1.0
-            self._survival[:requests, unknown:] = 0.0
-            return Budget(*plan(self.rule, self._survival[:requests], load.context, load.slo_class))
-        return Budget(*decide(self.rule, *lagged, load.context, load.slo_class, self._survival, unknown))
+            survival = self._survival[: len(load.context)]
+            unseen(survival)
+            return Budget(*plan(self.rule, survival, load.context, load.slo_class))
+        return Budget(*decide(self.rule, *lagged, load.context, load.slo_class, self._survival))
 
     def warm(self) -> None:
         """Compiles all that a step calls, before the server serves: a first compilation takes seconds."""
@@ -61,15 +59,18 @@ class Decider:
             self.budget(lagged, load)
         lengths(self.rule, confidence, load, 1)
         carry(confidence.copy(), one.copy(), none, confidence, one)
-        self.fits(1, 1)
+        self.shortens_eagerly(1, 1)
+        drops_schedule(self.rule, 1, 1)
 
-    def fits(self, requests: int, tokens: int) -> bool:
-        """Whether a step of that size runs in a captured graph; true where nothing is captured."""
-        return bool(fits(self.rule, requests, tokens))
+    def shortens_eagerly(self, requests: int, cap: int) -> bool:
+        """Whether an eager step verifies less than whole blocks, which is all that upstream does past its graphs."""
+        return not fits(self.rule, requests, requests + cap) and not drops_schedule(self.rule, requests, cap)
 
     def believed_s(self, requests: int, tokens: int) -> float:
-        """Seconds that the cost belief gives a step."""
+        """Seconds that the cost belief gives a step; NaN for an eager one where it does not know those."""
         tokens = min(tokens, MAX_TOKENS)
+        if not fits(self.rule, requests, tokens):
+            return math.nan if self._eager_s is None else float(self._requests_s[requests] + self._eager_s[tokens])
         if self._is_rate:
             return 1.0 / float(self._tokens_s[tokens])
         return float(self._requests_s[requests] + self._tokens_s[tokens])
@@ -85,7 +86,6 @@ def decide(
     context: NDArray[np.int64],
     slo_class: NDArray[np.int64],
     survival: NDArray[np.float32],
-    unknown: int,
 ) -> tuple[int, int, bool]:
     """Compiled form of :meth:`Decider.budget`; ``survival`` float32 [MAX_REQUESTS, gamma] is scratch."""
     requests, gamma = rows.shape[0], confidence.shape[1]
@@ -97,8 +97,7 @@ def decide(
                 product *= confidence[row, j]
                 survival[r, j] = product
         else:
-            survival[r, :unknown] = 1.0
-            survival[r, unknown:] = 0.0
+            unseen(survival[r])
     return plan(rule, survival[:requests], context, slo_class)
 
 

@@ -242,10 +242,10 @@ def schedule_verify_lens(
 
 
 def schedule_layout(original: Callable[..., Any], planner: Any, **arguments: Any) -> Any:
-    """Around the layout: past the captured graphs, the decision runs eagerly, where upstream verifies whole blocks."""
+    """Around the layout: past the captured graphs, upstream verifies whole blocks; shorter ones run eagerly too."""
     applied = steering(planner)
     requests = len(arguments["req_pool_indices"])
-    if applied is None or applied[0].in_force.decider.fits(requests, requests + applied[1].cap):
+    if applied is None or not applied[0].in_force.decider.shortens_eagerly(requests, applied[1].cap):
         layout = original(planner, **arguments)
         live = getattr(planner, "dspark", None)
         if live is not None and live.step is not None and live.in_force.geometry.tiers and layout is not None:

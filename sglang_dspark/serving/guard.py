@@ -60,7 +60,9 @@ class Guard:
             self._accepted += float(outcome.accepted.sum())
             self._drafts += verified
         if step.budget.draft and not math.isnan(outcome.elapsed_s):
-            self._excess.append(self._beyond(step, step.budget.tier, outcome.elapsed_s))
+            believed_s = step.in_force.decider.believed_s(len(step.load.context), step.budget.tier)
+            if not math.isnan(believed_s):
+                self._excess.append(self._beyond(step, believed_s, outcome.elapsed_s))
         if len(self._excess) >= WINDOW_STEPS:
             self.step_time = median(self._excess)
             self._excess.clear()
@@ -73,9 +75,8 @@ class Guard:
             if not 1 / self._factor <= self.acceptance <= self._factor:
                 self._fall(f"{self.acceptance:.2f} times the drafts are accepted that the confidences promise")
 
-    def _beyond(self, step: Step, tokens: int, elapsed_s: float) -> float:
+    def _beyond(self, step: Step, believed_s: float, elapsed_s: float) -> float:
         """How many times the step's time is outside the range that it was tuned for; 1 inside."""
-        believed_s = step.in_force.decider.believed_s(len(step.load.context), tokens)
         truths = step.in_force.artifact.provenance.truths
         low, high = _ends(truths.get("overhead_s"), 0.0)
         least, most = _ends(truths.get("slope"), 1.0)

@@ -23,6 +23,7 @@ from dspark_kernels.markov_finish import Outputs
 from dspark_kernels.residual_scan import Proposal
 from sglang_dspark.policy.belief import MAX_REQUESTS
 from sglang_dspark.policy.record import SURVIVAL_FLOOR, Load, Rule
+from sglang_dspark.policy.rule import limits
 from sglang_dspark.serving import settings
 
 logger = logging.getLogger(__name__)
@@ -273,12 +274,13 @@ def policy_lengths(rule: Rule, given: torch.Tensor, load: Load, cap: int) -> tor
             "classes": _moved(load.slo_class, given.device),
             "context": _moved(load.context, given.device),
         }
+    least, most = limits(rule, len(given))
     return verify_lengths.verify_lengths(
         given.float().contiguous(),
         cap,
         floor=float(SURVIVAL_FLOOR),
-        least=int(record["min_length"]),
-        most=int(record["max_length"]),
+        least=least,
+        most=most,
         **extra,
     )
 

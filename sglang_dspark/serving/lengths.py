@@ -7,6 +7,7 @@ import torch
 
 from sglang_dspark.policy import lengths, survival
 from sglang_dspark.policy.record import SURVIVAL_FLOOR, Load, Rule
+from sglang_dspark.policy.rule import limits
 from sglang_dspark.serving import kernels
 
 
@@ -39,8 +40,9 @@ def on_device(rule: Rule, confidence: torch.Tensor, load: Load, cap: int) -> tor
         if confidence.is_cuda:
             factor = factor.pin_memory()
         factor = factor.to(confidence.device, non_blocking=True)
-    first = int(record["min_length"]) if len(load.context) * int(record["min_length"]) <= cap else 0
-    return ranked(confidence, factor, cap, first, int(record["max_length"]))
+    least, last = limits(rule, len(load.context))
+    first = least if len(load.context) * least <= cap else 0
+    return ranked(confidence, factor, cap, first, last)
 
 
 def ranked(confidence: torch.Tensor, factor: torch.Tensor | None, cap: int, first: int, last: int) -> torch.Tensor:

@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 from sglang_dspark.errors import InputError
 from sglang_dspark.policy import Budget, Engine, Load, compile_rule
 from sglang_dspark.policy.artifact import Artifact, parse
-from sglang_dspark.policy.belief import MAX_GAMMA, MAX_REQUESTS
+from sglang_dspark.policy.belief import MAX_REQUESTS
 from sglang_dspark.serving.agreement import Agreement, Words
 from sglang_dspark.serving.classes import Classes
 from sglang_dspark.serving.decision import Decider, Lagged
@@ -231,8 +231,6 @@ class LivePolicy:
         self.recorders: list[Recording] = []
         self.step: Step | None = None
         self.steps = 0
-        self._lag = int(planner._budget_planner.lag_steps)
-        self._since_rest = self._lag + 1
         self._ended_s = self._held_up_s = math.nan
         self.gamma = int(planner.gamma)
         self.verify_mode = str(planner.mode_value)
@@ -322,9 +320,7 @@ class LivePolicy:
     def decide(self, step: Step, lagged: Lagged | None) -> None:
         """Makes rank 0's decision, once a step; None is for a step without fresh confidences."""
         if step.budget is None and self.agreement.leads and step.mode is not Mode.OFF:
-            # Upstream takes drafts that it knows nothing of to survive. After a rest that would be all of them.
-            known = self._since_rest > self._lag
-            step.budget = step.in_force.decider.budget(lagged, step.load, MAX_GAMMA if known else 1)
+            step.budget = step.in_force.decider.budget(lagged, step.load)
 
     def agree(self, step: Step, forced: bool) -> None:
         """Gives every rank rank 0's decision, and the mode and the policy that hold from the next step.
@@ -339,7 +335,6 @@ class LivePolicy:
         if step.mode is not Mode.OFF:
             step.budget = Budget(words.tier, words.cap, bool(words.draft))
         step.steers = step.mode is Mode.ON and not forced
-        self._since_rest = 0 if step.steers and not words.draft else self._since_rest + 1
         self._next_mode = self.asked = Mode(words.mode)
         if words.news:
             text = self.agreement.on_text(None if news is None else news.text, words.news)

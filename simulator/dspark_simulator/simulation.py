@@ -34,7 +34,7 @@ class Arm(NamedTuple):
         policy: None where the server schedules nothing (no speculation, or static mode).
         belief: The policy's cost belief; what the scenario's profile says if None.
         stock: The server is an SGLang without our plugin: past its last graph it drops the schedule.
-        oracle: Knows the acceptances; a bound, not a policy.
+        oracle: Knows what each step would accept, and takes what gives that step the most tokens per second.
     """
 
     name: str
@@ -123,7 +123,7 @@ class _Simulation:
         gamma = arm.server.gamma
         cost = scenario.live_steps(gamma, truth)
         belief = arm.belief
-        if belief is None and arm.policy is not None and arm.policy.needs_belief:
+        if belief is None and arm.policy is not None:
             belief = scenario.planner_table(gamma)
         engine = Engine(gamma, arm.server.tiers(), arm.server.captured_requests(), belief)
         classes = scenario.workload.classes

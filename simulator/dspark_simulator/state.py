@@ -74,6 +74,7 @@ STATE = np.dtype(
         ("full", "i8"),
         ("kv_used", "i8"),
         ("ratio", "f8"),
+        # Steps that drafted: where in the ring of survivals the last one wrote.
         ("round", "i8"),
         ("interval_left", "i8"),
         ("order_front", "i8"),
@@ -99,7 +100,8 @@ STATE = np.dtype(
         ("allocated", "i8", (MAX_REQUESTS,)),
         ("target", "i8", (MAX_REQUESTS,)),
         ("take", "i8", (MAX_REQUESTS,)),
-        ("rounds", "i8", (MAX_REQUESTS,)),
+        # Blocks drafted for the request since it took the slot.
+        ("drafts", "i8", (MAX_REQUESTS,)),
         ("drafts_accepted", "i8", (MAX_REQUESTS,)),
         ("length", "i8", (MAX_REQUESTS,)),
         ("survival", "f4", (MAX_LAG + 1, MAX_REQUESTS, MAX_GAMMA)),

@@ -11,8 +11,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sglang_dspark.errors import InputError
-from sglang_dspark.policy import SpsAdditiveTable, Threshold
+from sglang_dspark.policy import EagerTimes, SpsAdditiveTable, SpsTable, Threshold
 from sglang_dspark.policy.artifact import Artifact, Provenance, diff, dumps, load, parse, save
+from sglang_dspark.policy.belief import sps_json
 
 ARTIFACT = Artifact(
     policy=Threshold(running=(1, 32), theta=(0.1, 0.4), fill=True),
@@ -64,8 +65,8 @@ def test_round_trip(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        (changed("schema_version", value=2), r"^p: schema_version: '2' is not 1; tune again"),
-        (changed("schema_version", value=True), r"^p: schema_version: 'True' is not 1"),
+        (changed("schema_version", value=3), r"^p: schema_version: '3' is not 1 or 2; tune again"),
+        (changed("schema_version", value=True), r"^p: schema_version: 'True' is not 1 or 2"),
         (changed("extra", value=1), r"^p: extra: unknown field"),
         (changed("policy", "thetta", value=1), r"^p: policy\.thetta: unknown field"),
         (changed("policy", "theta", value=[0.1]), r"differ in length"),
@@ -98,6 +99,38 @@ def test_a_damaged_artifact_is_read_or_refused(data: st.DataObject) -> None:
         parse(damaged, "p")
     except InputError as error:
         assert "\n" not in str(error)
+
+
+def test_the_previous_version_is_read() -> None:
+    content = json.loads(json.dumps(CONTENT))
+    content["schema_version"] = 1
+    del content["cost_belief"]["eager"]
+    assert parse(json.dumps(content), "p") == ARTIFACT
+
+
+def test_what_an_eager_step_costs_is_in_the_artifact_and_not_in_a_table_for_sglang() -> None:
+    eager = EagerTimes(tokens=(1, 64), seconds=(0.04, 0.05), request_s=1e-5)
+    for table in (
+        ARTIFACT.cost_belief,
+        SpsTable(sample_batch_tokens=(1,), sample_steps_per_sec=(9.0,), max_batch_tokens=1),
+    ):
+        belief = table.model_copy(update={"eager": eager})
+        artifact = ARTIFACT.model_copy(update={"cost_belief": belief})
+        assert parse(dumps(artifact), "p").cost_belief.eager == eager
+        assert sps_json(belief) == sps_json(table) and "eager" not in json.loads(sps_json(belief))
+
+
+@pytest.mark.parametrize(
+    ("eager", "message"),
+    [
+        ({"tokens": [8, 1], "seconds": [1, 1]}, "must strictly increase, but 1 follows 8"),
+        ({"tokens": [1], "seconds": [1, 1]}, "tokens and seconds differ in length"),
+        ({"tokens": [1], "seconds": [0]}, r"cost_belief\.eager\.seconds\.0: 0 is not valid"),
+    ],
+)
+def test_wrong_eager_times_are_refused(eager: dict[str, Any], message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        parse(changed("cost_belief", "eager", value=eager), "p")
 
 
 def test_diff_names_what_changed() -> None:

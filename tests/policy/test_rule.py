@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from sglang_dspark.errors import InputError
 from sglang_dspark.policy import (
     Argmax,
+    EagerTimes,
     Engine,
     Fixed,
     Greedy,
@@ -24,10 +25,14 @@ from sglang_dspark.policy import (
     Threshold,
     budget,
     compile_rule,
+    families,
     lengths,
     sglang_tiers,
     survival,
+    vllm_tiers,
 )
+from sglang_dspark.policy.belief import MAX_TOKENS
+from sglang_dspark.policy.rule import fits, pad
 
 TABLE = SpsAdditiveTable(
     bias_seconds=0.004,
@@ -127,7 +132,7 @@ def test_a_step_never_outgrows_its_captured_tier(policy: Policy) -> None:
         if requests <= runner.max_bs:
             assert decision.tier in runner.capture_num_tokens
         else:
-            assert decision == (requests, 0, False)
+            assert decision.tier == requests + decision.cap
 
 
 def test_argmax_and_greedy_by_enumeration() -> None:
@@ -155,6 +160,55 @@ def test_greedy_stops_where_a_staircase_hides_the_summit() -> None:
     high, load = survival(np.array([[0.8, 0.99]], np.float32)), Load(np.array([1]), np.array([0]))
     assert budget(compile_rule(Greedy(), engine), high, load).cap == 0
     assert budget(compile_rule(Argmax(), engine), high, load).cap == 2
+
+
+EAGER = EagerTimes(tokens=(1, 400, 2048), seconds=(0.03, 0.03, 0.12), request_s=1e-5)
+
+
+@pytest.mark.parametrize("policy", FAMILIES, ids=str)
+def test_past_the_graphs_the_belief_decides_alike_for_every_family(policy: Policy) -> None:
+    """By enumeration: the most expected tokens a second, of every cap and of a rest."""
+    rng = np.random.default_rng(4)
+    table = TABLE.model_copy(update={"eager": EAGER})
+    gamma, decisions = 7, set()
+    for _ in range(100):
+        requests = int(rng.choice([17, 40, 90, 250]))
+        rule = compile_rule(policy, Engine(gamma, sglang_tiers(16, gamma), 16, table))
+        hope = np.float32(rng.choice([0.01, 1.0]))
+        lagged, load = hope * random_survival(rng, requests, gamma), random_load(rng, requests)
+        decision = budget(rule, lagged, load)
+        if isinstance(policy, NoDraft) or requests > (getattr(policy, "off_above", None) or math.inf):
+            assert decision == (requests, 0, False)
+            continue
+        best = np.sort(lagged[lagged >= np.float32(1e-6)].astype(np.float64))[::-1]
+        tau = requests + np.concatenate([[0.0], np.cumsum(best)])
+        eager_s = np.interp(requests + np.arange(len(tau)), EAGER.tokens, EAGER.seconds)
+        rates = tau / (0.004 + np.interp(requests, (1, 256), (0.001, 0.005)) + eager_s)
+        resting = requests / (0.004 + 1e-5 * requests + eager_s[0])
+        decisions.add(decision.draft)
+        assert decision.draft == (rates.max() >= resting)
+        if decision.draft:
+            assert rates[decision.cap] == pytest.approx(rates.max(), rel=1e-12)
+            assert decision.tier == requests + decision.cap
+        else:
+            assert decision == (requests, 0, False)
+        # Neither are the lengths the family's: what is admitted is the best that was drafted.
+        chosen = lengths(rule, lagged, load, decision.cap)
+        assert chosen.sum() == min(decision.cap, len(best))
+    if not isinstance(policy, NoDraft):
+        assert decisions == {True, False}
+
+
+@pytest.mark.parametrize("policy", FAMILIES, ids=str)
+def test_past_the_graphs_a_belief_that_does_not_know_eager_steps_leaves_whole_blocks(policy: Policy) -> None:
+    rule = compile_rule(policy, Engine(7, sglang_tiers(4, 7), 4, TABLE))
+    load = Load(np.ones(5, np.int64), np.zeros(5, np.int64))
+    decision = budget(rule, np.full((5, 7), 0.01, np.float32), load)
+    if isinstance(policy, NoDraft):
+        assert decision == (5, 0, False)
+        return
+    assert decision == (40, 35, True)
+    assert lengths(rule, np.full((5, 7), 0.01, np.float32), load, decision.cap).tolist() == [7] * 5
 
 
 def test_theta_is_linear_in_log2_of_the_running_requests() -> None:
@@ -250,6 +304,29 @@ def test_engine_that_cannot_be_served_is_refused() -> None:
         compile_rule(Argmax(), Engine(7, NO_TIERS, 8))
     with pytest.raises(InputError, match="max_requests: 2000"):
         compile_rule(NoDraft(), Engine(7, NO_TIERS, 2000))
+    with pytest.raises(InputError, match=f"tiers: {MAX_TOKENS + 1} captured tokens; capture at most {MAX_TOKENS}"):
+        compile_rule(NoDraft(), Engine(7, np.array([8, MAX_TOKENS + 1]), 8))
+
+
+def test_a_family_that_no_rule_decides_by_is_refused() -> None:
+    class Odd(Fixed):
+        code = 9
+
+    with pytest.raises(InputError, match="code 9, which no rule decides by") as caught:
+        compile_rule(Odd(length=1), Engine(7, NO_TIERS, 8))
+    assert "\n" not in str(caught.value)
+    for policy in FAMILIES:
+        assert policy.code in families.CODES
+
+
+@pytest.mark.parametrize("tiers", [sglang_tiers(1024, 16), vllm_tiers(4096), vllm_tiers(MAX_TOKENS), [3, 5, 90]])
+def test_any_number_of_sizes_may_be_captured(tiers: np.ndarray) -> None:
+    tiers = np.asarray(tiers, np.int64)
+    rule = compile_rule(Fixed(length=1), Engine(16, tiers, 1024))
+    for tokens in (1, 3, 4, 257, 4095, 4096, 4097, MAX_TOKENS):
+        above = tiers[tiers >= tokens]
+        assert pad(rule, 1, tokens) == (above[0] if len(above) else tokens)
+        assert fits(rule, 1, tokens) == (len(above) > 0)
 
 
 def test_captured_sizes_are_sglangs() -> None:

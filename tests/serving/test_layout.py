@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 import torch
 
-from sglang_dspark.policy import Fixed, Threshold, lengths, sglang_tiers, survival
-from sglang_dspark.serving import engine, offline
+from sglang_dspark.policy import EagerTimes, Fixed, Threshold, lengths, sglang_tiers, survival
+from sglang_dspark.serving import engine, hooks, offline
 from tests.serving.harness import FAMILIES, Driver, Result, random_confidence
 
 GAMMA = 5
@@ -98,27 +98,81 @@ def test_a_resting_step_is_anchors_in_the_smallest_graph(hooked, overlap: bool) 
 
 
 @pytest.mark.parametrize("overlap", [True, False], ids=["overlap", "no-overlap"])
-def test_after_a_rest_whole_blocks_are_not_verified(hooked, overlap: bool) -> None:
+def test_a_rest_takes_no_confidences_away(hooked, overlap: bool) -> None:
+    """A request that drafted before is judged by its last confidences, one that has not drafted counts as certain."""
     policy = Threshold(running=(1,), theta=(0.5,), off_above=6)
     tiers = sglang_tiers(16, GAMMA).tolist()
     with offline.planner(gamma=GAMMA, slots=64, tiers=tiers, max_requests=16, overlap=overlap) as planner:
         offline.attach(planner, offline.artifact(policy, GAMMA))
         driver = Driver(planner, overlap)
-        driver.step(np.arange(1, 13), np.ones((12, GAMMA), np.float32))
-        # What the drafter says now is middling; nothing that is older has reached the host.
-        made = driver.step(np.arange(1, 6), np.full((5, GAMMA), 0.6, np.float32))
+        middling = np.full((4, GAMMA), 0.8, np.float32)
+        # With overlap the relay brings confidences, without it the ring holds the driver's own; lag is two drafts.
+        relayed = (middling, np.ones(4, np.int64))
+        for _ in range(2):
+            driver.step(np.arange(1, 5), middling, relayed)
+        for _ in range(3):
+            made = driver.step(np.arange(1, 13), np.ones((12, GAMMA), np.float32))
+            assert not made.step.drafted
+        # Survivals of 0.8, 0.64 and 0.51 reach the threshold. The relay still holds what the last drafts left in it.
+        relay = (np.full((5, GAMMA), 0.8, np.float32), np.array([1, 1, 1, 1, 0]))
+        made = driver.step(np.arange(1, 6), np.full((5, GAMMA), 0.6, np.float32), relay)
         check(made, tiers)
-        assert sum(made.lens) < 5 * (GAMMA + 1)
+        assert made.step.budget.cap == 4 * 3 + GAMMA
 
 
-def test_past_the_graphs_the_decision_runs_eagerly(hooked) -> None:
+@pytest.mark.parametrize(
+    ("eager", "confidence", "length"),
+    [
+        # Whole blocks, which upstream runs without a layout: by what an eager step costs, or for want of it.
+        (None, 0.8, None),
+        ({"seconds": (0.1, 0.1)}, 0.8, None),
+        # A draft that survives at 0.64 gives more tokens a second than the step, one at 0.51 fewer.
+        ({"seconds": (0.02, 1.02)}, 0.8, 2),
+        ({"seconds": (0.1, 0.1)}, 0.0, 0),
+    ],
+)
+def test_past_the_graphs_the_belief_decides(hooked, eager: Any, confidence: float, length: int | None) -> None:
     tiers = sglang_tiers(4, GAMMA).tolist()
-    for policy in FAMILIES:
+    belief = offline.BELIEF
+    if eager is not None:
+        belief = belief.model_copy(update={"eager": EagerTimes(tokens=(1, 1001), **eager)})
+    said = np.full((30, GAMMA), confidence, np.float32)
+    for policy in FAMILIES[1:7]:
+        with offline.planner(gamma=GAMMA, slots=64, tiers=tiers, max_requests=4) as planner:
+            offline.attach(planner, offline.artifact(policy, GAMMA, cost_belief=belief))
+            made = Driver(planner, True).step(np.arange(1, 31), said, (said, np.ones(30, np.int64)))
+            assert made.step.drafted is (length != 0)
+            if length is None:
+                assert made.layout is None and made.budget == 30 * GAMMA
+                continue
+            assert made.lens == [1 + length] * 30
+            assert made.layout.graph_num_tokens == 30 * (1 + length) == made.layout.total_verify_tokens
+
+
+def test_past_the_graphs_a_policy_that_does_not_draft_rests(hooked) -> None:
+    tiers = sglang_tiers(4, GAMMA).tolist()
+    for policy in (FAMILIES[0], FAMILIES[7]):  # Neither drafts for 30 requests.
         with offline.planner(gamma=GAMMA, slots=64, tiers=tiers, max_requests=4) as planner:
             offline.attach(planner, offline.artifact(policy, GAMMA))
             made = Driver(planner, True).step(np.arange(1, 31), np.ones((30, GAMMA), np.float32))
             assert made.lens == [1] * 30
             assert made.layout.graph_num_tokens == 30 == made.layout.total_verify_tokens
+
+
+@pytest.mark.parametrize("armed", [True, False])
+def test_an_eager_step_stages_nothing_in_the_graphs_epilogue(armed: bool) -> None:
+    from sglang.srt.plugins.hook_registry import HookType, _wrap_fn
+    from sglang.srt.speculative.dspark_components.dspark_verify import DsparkVerifyEpilogue
+
+    hook = next(hook for hook in hooks.policy_hooks() if hook.target.endswith("DsparkVerifyEpilogue.begin_step"))
+    begin_step = _wrap_fn(DsparkVerifyEpilogue.begin_step, hook.call, HookType(hook.kind))
+    epilogue = DsparkVerifyEpilogue(
+        max_bs=4, verify_num_draft_tokens=GAMMA + 1, device="cpu", tp_sync=offline.OneRank()
+    )
+    begin_step(epilogue, torch.tensor([3, 1, 2]), armed=armed)
+    assert epilogue.verify_lens_buf.tolist() == [3, 1, 2, 0] and bool(epilogue.inject_gate_buf) is armed
+    begin_step(epilogue, torch.full((5,), 2), armed=armed)
+    assert epilogue.verify_lens_buf.tolist() == [0] * 4 and not bool(epilogue.inject_gate_buf)
 
 
 def test_without_graphs_a_step_is_as_long_as_its_lengths(hooked) -> None:

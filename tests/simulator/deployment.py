@@ -16,7 +16,7 @@ from dspark_simulator.server import Server
 from dspark_simulator.simulation import KINDS, StepLog
 from dspark_simulator.state import METRICS, QUEUED, STATE, Record
 from dspark_simulator.workloads import Arrivals, Fixed, Lengths, RequestClass, Slo, Workload
-from sglang_dspark.policy import AnyPolicy, Engine, NoDraft, compile_rule
+from sglang_dspark.policy import AnyPolicy, CostBelief, Engine, NoDraft, compile_rule
 
 DOMAIN = "any"
 FLAT = (0.0,) * MAX_GAMMA
@@ -55,9 +55,10 @@ def step_cost(
     prefill_per_token_s: float = 0.0,
     draft_s: float = 0.001,
     eager_s: float | None = None,
+    eager_per_token_s: float = 0.0,
     **fields: Any,
 ) -> CurveCost:
-    """Steps that take ``step_s + per_token_s * tokens``, prefills alike; eager ones take ``eager_s`` if given."""
+    """Steps that take ``step_s + per_token_s * tokens``, prefills alike; eager ones from ``eager_s`` on."""
     at = (1, 1001)
     return CurveCost.model_validate(
         {
@@ -65,7 +66,9 @@ def step_cost(
             "curve": {
                 "captured": {"tokens": at, "seconds": [step_s + per_token_s * n for n in at]},
                 "draft": {"requests": [1], "seconds": [draft_s]},
-                "eager": None if eager_s is None else {"tokens": [1], "seconds": [eager_s]},
+                "eager": None
+                if eager_s is None
+                else {"tokens": at, "seconds": [eager_s + eager_per_token_s * n for n in at]},
             },
             "prefill": {"tokens": at, "seconds": [prefill_s + prefill_per_token_s * n for n in at]},
             **fields,
@@ -133,6 +136,7 @@ class Bench:
         cost: CurveCost | None = None,
         acceptance: AcceptanceModel | None = None,
         policy: AnyPolicy | None = None,
+        belief: CostBelief | None = None,
         stock: bool = False,
         oracle: bool = False,
         classes: tuple[RequestClass, ...] = (),
@@ -143,7 +147,7 @@ class Bench:
         self.kv_tokens, self.max_new = kv_tokens, [klass.max_new_tokens for klass in classes]
         self.flags[0]["seed"], self.flags[0]["measure_to"] = seed, 1 << 60
         self.flags[0]["stock"], self.flags[0]["oracle"] = stock, oracle
-        engine = Engine(server.gamma, server.tiers(), server.captured_requests())
+        engine = Engine(server.gamma, server.tiers(), server.captured_requests(), belief)
         self.rule = compile_rule(policy or NoDraft(), engine)
         self.cost = live((cost or step_cost()).tabulate(), 0.0, 1.0)
         self.acceptance = (acceptance or drafter(0.75)).compile([klass.domain for klass in classes])

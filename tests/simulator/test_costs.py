@@ -728,8 +728,18 @@ def test_experts_are_read_by_distinct_tokens_and_only_in_graphs(novelty: float) 
     assert verify_s(slower, 128, True, 10**6, 16) == pytest.approx(1.5 * verify_s(cost, 128, True, 10**6, 16))
 
 
-def test_a_profile_past_the_capture_limit_is_eager() -> None:
-    cost = tabulated(B300)
-    theta = sps_additive(cost, 8, 4096, captured=1024).step_times().tokens_s
-    assert theta[1024] == pytest.approx(20.63e-3, abs=2e-6)
-    assert theta[1025] == pytest.approx(104.49e-3, abs=2e-6) and theta[2048] == pytest.approx(103.63e-3, abs=2e-6)
+@pytest.mark.parametrize(
+    "fields", [B300, {"kind": "roofline", "gpu": "H200", "model": QWEN3["Qwen3-8B"]}], ids=["curve", "roofline"]
+)
+def test_a_profile_knows_eager_steps_and_rests(fields: dict[str, Any]) -> None:
+    cost = tabulated({**fields, "overhead_s": 0.001, "request_s": 2e-5})
+    table = sps_additive(cost, 512, 4096)
+    times = table.step_times()
+    assert times.eager_s is not None
+    for tokens in (1, 700, 1024, 1025, 2048, 4000):
+        assert times.eager_s[tokens] == pytest.approx(eager_s(cost, tokens), rel=1e-9)
+    assert times.rest_s[96] == pytest.approx(host_s(cost, 96, True))
+    slower = table.corrected(0.002, 1.5).step_times()
+    assert slower.eager_s is not None
+    assert slower.eager_s[2048] == pytest.approx(1.5 * times.eager_s[2048])
+    assert slower.rest_s[96] == pytest.approx(times.rest_s[96] + 0.002)

@@ -10,8 +10,9 @@ from pydantic import ValidationError
 
 from dspark_simulator import draws
 from dspark_simulator.acceptance import propose
+from dspark_simulator.costs import sps_additive
 from dspark_simulator.server import Server
-from sglang_dspark.policy import Fixed, NoDraft, Static, Threshold
+from sglang_dspark.policy import Fixed, NoDraft, Policy, Static, Threshold
 from tests.simulator.deployment import Bench, a_class, drafter, step_cost, uneven_drafter
 
 PLAIN = Server(speculative=False)
@@ -738,14 +739,58 @@ def test_static_mode_runs_whole_blocks_eagerly_past_the_last_graph() -> None:
     assert bench.lengths() == [7] * 5
 
 
-def test_the_plugin_rests_the_drafter_past_the_last_graph() -> None:
+@pytest.mark.parametrize(
+    ("p", "eager", "lengths", "step_s"),
+    [
+        # An eager step costs as much whatever it verifies, so whole blocks are free.
+        (0.8, {"eager_s": 0.1}, [7] * 5, 0.101),
+        # It costs 2 ms more a token: a draft that survives at 0.51 is worth it, one at 0.41 is not.
+        (0.8, {"eager_s": 0.02, "eager_per_token_s": 0.002}, [3] * 5, 0.001 + 0.02 + 20 * 0.002),
+        # No draft survives, and drafting takes time.
+        (0.0, {"eager_s": 0.1}, [0] * 5, 0.1),
+    ],
+)
+def test_past_the_last_graph_the_plugin_does_what_the_belief_says(
+    p: float, eager: dict[str, float], lengths: list[int], step_s: float
+) -> None:
     server = Server(gamma=7, verify_mode="compact", capture_requests=4, max_running_requests=8)
-    bench = decoding(server, 5, cost=step_cost(draft_s=0.001, eager_s=0.1), policy=Fixed(length=2))
+    cost = step_cost(draft_s=0.001, **eager)
+    belief = sps_additive(cost.tabulate(), 8, 64)
+    bench = decoding(server, 5, cost=cost, policy=Fixed(length=2), belief=belief, acceptance=drafter(p))
+    first, *_, last = bench.steps(4)
+    # What nobody has seen yet counts as certain.
+    assert first.tier == 40
+    assert bench.lengths() == lengths
+    assert last.tier == 5 + sum(lengths)
+    assert last.step_s == pytest.approx(step_s)
+    assert bench.metrics[0]["eager"] == 4
+
+
+def test_without_a_belief_the_plugin_verifies_whole_blocks_past_the_last_graph() -> None:
+    server = Server(gamma=7, verify_mode="compact", capture_requests=4, max_running_requests=8)
+    cost = step_cost(draft_s=0.001, eager_s=0.1)
+    bench = decoding(server, 5, cost=cost, policy=Fixed(length=2))
     step = bench.step()
-    assert step.step_s == pytest.approx(0.1)
+    assert step.step_s == pytest.approx(0.101)
+    assert bench.lengths() == [7] * 5
+    assert step.tier == 40
+
+
+@pytest.mark.parametrize("policy", [NoDraft(), Threshold(running=(1,), theta=(0.1,), off_above=4)])
+def test_a_policy_that_does_not_draft_rests_past_the_last_graph_too(policy: Policy) -> None:
+    server = Server(gamma=7, verify_mode="compact", capture_requests=4, max_running_requests=8)
+    bench = decoding(server, 5, cost=step_cost(draft_s=0.001, eager_s=0.1), policy=policy)
+    assert bench.step().step_s == pytest.approx(0.1)
     assert bench.lengths() == [0] * 5
-    assert bench.metrics[0]["eager"] == 1
-    assert step.tier == 5
+
+
+def test_a_rest_in_cap_accept_mode_saves_the_draft_only() -> None:
+    server = Server(gamma=7, verify_mode="cap-accept")
+    bench = decoding(server, 3, cost=step_cost(0.01, 1e-4, draft_s=0.001), policy=NoDraft())
+    step = bench.step()
+    assert step.tier == 24
+    assert step.step_s == pytest.approx(0.01 + 24e-4)
+    assert bench.lengths() == [0] * 3
 
 
 # Confidence
@@ -766,18 +811,19 @@ def test_a_request_counts_as_certain_until_its_confidences_arrive(lag: int) -> N
     assert caps(bench, 4) == [3 + 7] * lag + [6] * (4 - lag)
 
 
-def test_confidences_are_lost_while_the_drafter_rests() -> None:
+def test_a_rest_takes_no_confidences_away() -> None:
     policy = Threshold(running=(1,), theta=(0.5,), off_above=1)
     bench = decoding(Server(gamma=7, verify_mode="compact"), 1, acceptance=drafter(0.8), policy=policy)
-    assert caps(bench, 3) == [7, 7, 3]
+    assert caps(bench, 1) == [7]
     bench.send(1, 4)
     bench.step()
     assert caps(bench, 3) == [0, 0, 0]
     assert bench.lengths() == [0]
-    assert caps(bench, 3) == [7, 7, 3]
+    # The lag is of steps that draft: the second sees nothing yet.
+    assert caps(bench, 3) == [7, 3, 3]
 
 
-def test_confidences_are_lost_in_mixed_steps() -> None:
+def test_mixed_steps_take_no_confidences_away() -> None:
     server = Server(
         gamma=7, verify_mode="compact", enable_mixed_chunk=True, chunked_prefill_size=60, max_running_requests=4
     )
@@ -785,8 +831,8 @@ def test_confidences_are_lost_in_mixed_steps() -> None:
     assert caps(bench, 3) == [7, 7, 3]
     bench.send(1, 2)
     assert bench.step().kind == "mixed"
-    # Both start anew, and the second ends at once.
-    assert caps(bench, 3) == [14, 7, 3]
+    # The second is new, and ends at once.
+    assert caps(bench, 3) == [3 + 7, 3, 3]
 
 
 @pytest.mark.parametrize("lag", [1, 2])

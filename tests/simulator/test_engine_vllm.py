@@ -190,7 +190,7 @@ def test_a_budget_that_counts_the_prompt_keeps_the_step_captured() -> None:
     cost = step_cost(0.01, 1e-5, draft_s=0.001, eager_s=0.5)
     server = vllm(gamma=7, verify_mode="compact", capture_tokens=32, max_prefill_tokens=64)
     bench = Bench(server, cost=cost, acceptance=drafter(0.9))
-    belief = sps_additive(cost.tabulate(), 32, 256, captured=32)
+    belief = sps_additive(cost.tabulate(), 32, 256)
     bench.rule = compile_rule(Argmax(), Engine(7, server.tiers(), server.captured_requests(), belief))
     for _ in range(2):
         bench.send(1, 100)

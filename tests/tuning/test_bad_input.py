@@ -162,8 +162,8 @@ def test_a_trace_that_is_not_there() -> None:
 @pytest.mark.parametrize(
     ("path", "value", "said"),
     [
-        ("schema_version", 2, ["schema_version: '2' is not 1", "tune again"]),
-        ("schema_version", None, ["schema_version: 'None' is not 1"]),
+        ("schema_version", 3, ["schema_version: '3' is not 1 or 2", "tune again"]),
+        ("schema_version", None, ["schema_version: 'None' is not 1 or 2"]),
         ("thetas", [0.1], ["thetas: unknown field", "check its spelling"]),
         ("policy.family", "magic", ["policy", "magic", "'threshold'"]),
         ("policy.theta", [math.nan, 0.1], ["theta.0: nan", "finite"]),

@@ -227,7 +227,7 @@ def test_a_bad_value_is_refused_in_place(opened: Opened, tmp_path: Path) -> None
     assert all(not line for line in opened.page.locator(".field .error").all_inner_texts())
     assert opened.figures()["Verify length, drafts"][1] == "0.00"
     opened.page.click("#export-a")
-    expect(opened.page.locator("#export-error")).to_contain_text("the oracle is a bound")
+    expect(opened.page.locator("#export-error")).to_contain_text("the step oracle knows")
 
 
 def test_scenarios_can_be_picked(opened: Opened, tmp_path: Path) -> None:

@@ -24,7 +24,7 @@ ALIGNED_OWN_FLAGS = "argmax, aligned, own flags"
 START = "start (no search)"
 GREEDY = "greedy"
 STATIC = "best static threshold"
-ORACLE = "oracle (bound)"
+ORACLE = "step oracle"
 TUNED = "tuned"
 
 STATIC_THETAS = (0.05, 0.1, 0.15, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8)
@@ -111,5 +111,8 @@ def with_own_flags(
 
 
 def oracle(server: Server) -> Arm:
-    """Knows each step's acceptances and maximises its tokens per second: a reference, not a policy."""
+    """Knows each step's acceptances and maximises its tokens per second, by all that these flags leave to a step.
+
+    A reference, not a policy, and no bound on a run: the best step is not always the best way to the next one.
+    """
     return Arm(ORACLE, compact(server), oracle=True)

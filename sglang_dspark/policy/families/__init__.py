@@ -1,4 +1,4 @@
-"""The policy families. A new one is a file here, a member of ``AnyPolicy`` and a branch of ``wanted``."""
+"""The policy families. A new one is a file here, a member of ``AnyPolicy``, and a branch of ``wanted`` in ``CODES``."""
 
 from __future__ import annotations
 
@@ -24,9 +24,12 @@ AnyPolicy = Annotated[
     Field(discriminator="family"),
 ]
 
-__all__ = ["AnyPolicy", "Argmax", "Fixed", "Greedy", "NoDraft", "Policy", "Static", "Threshold", "wanted"]
+__all__ = ["CODES", "AnyPolicy", "Argmax", "Fixed", "Greedy", "NoDraft", "Policy", "Static", "Threshold", "wanted"]
 
-_FIXED, _GREEDY, _ARGMAX = Fixed.code, Greedy.code, Argmax.code
+_FIXED, _GREEDY, _ARGMAX, _THRESHOLD = Fixed.code, Greedy.code, Argmax.code, Threshold.code
+
+CODES = frozenset((NoDraft.code, _FIXED, _GREEDY, _ARGMAX, _THRESHOLD))
+"""Codes that ``wanted`` has a branch for; a rule of any other is refused."""
 
 
 @njit(cache=True)
@@ -37,7 +40,9 @@ def wanted(rule: Rule, survival: NDArray[np.float32], context: NDArray[np.int64]
     if record.family == _FIXED:
         return fixed.wanted(rule, requests)
     if record.family == _GREEDY:
-        return greedy.wanted(rule, requests, write_scores(rule, survival, context, slo_class, 0))
+        return greedy.wanted(rule, requests, write_scores(rule, survival, context, slo_class, 0, record.max_length))
     if record.family == _ARGMAX:
-        return argmax.wanted(rule, requests, write_scores(rule, survival, context, slo_class, 0))
-    return threshold.wanted(rule, survival, context, slo_class)
+        return argmax.wanted(rule, requests, write_scores(rule, survival, context, slo_class, 0, record.max_length))
+    if record.family == _THRESHOLD:
+        return threshold.wanted(rule, survival, context, slo_class)
+    return 0  # None, which never drafts.

@@ -31,14 +31,20 @@ class Argmax(Policy):
 
 @njit(cache=True)
 def wanted(rule: Rule, requests: int, candidates: int) -> int:
+    return best_budget(rule, requests, candidates, False)[0]
+
+
+@njit(cache=True)
+def best_budget(rule: Rule, requests: int, candidates: int, eager: bool) -> tuple[int, float]:
+    """The budget with the most expected tokens per second, and those, of the candidates in ``keys``."""
     record = rule[0]
     sort_descending(record.keys, candidates, record.counts, record.scratch)
     scores = record.keys.view(np.float32)
-    best, best_k = rate(record, float(requests), requests, requests), 0
+    best, best_k = rate(record, float(requests), requests, requests, eager), 0
     accepted = 0.0
     for k in range(candidates):
         accepted += scores[k]
-        throughput = rate(record, requests + accepted, requests, requests + k + 1)
+        throughput = rate(record, requests + accepted, requests, requests + k + 1, eager)
         if throughput > best:
             best, best_k = throughput, k + 1
-    return best_k
+    return best_k, best

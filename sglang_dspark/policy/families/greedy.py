@@ -32,11 +32,11 @@ def wanted(rule: Rule, requests: int, candidates: int) -> int:
     record = rule[0]
     sort_descending(record.keys, candidates, record.counts, record.scratch)
     scores = record.keys.view(np.float32)
-    best = rate(record, float(requests), requests, requests)
+    best = rate(record, float(requests), requests, requests, False)
     accepted = 0.0
     for k in range(candidates):
         accepted += scores[k]
-        throughput = rate(record, requests + accepted, requests, requests + k + 1)
+        throughput = rate(record, requests + accepted, requests, requests + k + 1, False)
         if throughput < best:
             return k
         best = throughput
@@ -44,8 +44,10 @@ def wanted(rule: Rule, requests: int, candidates: int) -> int:
 
 
 @njit(cache=True, inline="always")
-def rate(record: Any, expected: float, requests: int, tokens: int) -> float:
+def rate(record: Any, expected: float, requests: int, tokens: int, eager: bool) -> float:
     """Expected tokens per second of a step that verifies ``tokens``: ``tau * SPS(B)``."""
+    if eager:
+        return float(expected / (record.requests_s[requests] + record.eager_s[tokens]))
     if record.is_rate:
         return float(expected * record.tokens_s[tokens])
     return float(expected / (record.requests_s[requests] + record.tokens_s[tokens]))

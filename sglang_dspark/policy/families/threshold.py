@@ -76,7 +76,7 @@ def wanted(rule: Rule, survival: NDArray[np.float32], context: NDArray[np.int64]
     record = rule[0]
     requests = survival.shape[0]
     theta = theta_at(record, requests)
-    candidates = write_scores(rule, survival, context, slo_class, record.min_length)
+    candidates = write_scores(rule, survival, context, slo_class, record.min_length, record.max_length)
     scores = record.keys.view(np.float32)
     drafts = requests * record.min_length
     for i in range(candidates):

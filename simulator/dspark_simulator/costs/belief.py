@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from dspark_simulator.costs.numeric import CostRecord, eager_s
-from sglang_dspark.policy.belief import MAX_REQUESTS, MAX_TOKENS, SpsAdditiveTable
+from dspark_simulator.costs.numeric import CostRecord
+from sglang_dspark.policy.belief import MAX_REQUESTS, MAX_TOKENS, EagerTimes, SpsAdditiveTable
 from sglang_dspark.policy.capture import vllm_tiers
 
 # SGLang's table wants a bias above 0; where a model has no overhead, so much of the verify time is called bias.
@@ -16,8 +16,10 @@ _LEAST_BIAS_S = 1e-6
 _BEND_S = 1e-12
 
 
-def sps_additive(cost: CostRecord, max_requests: int, max_tokens: int, captured: int = MAX_TOKENS) -> SpsAdditiveTable:
+def sps_additive(cost: CostRecord, max_requests: int, max_tokens: int) -> SpsAdditiveTable:
     """``bias`` is the overhead of a step, ``alpha`` its part by requests and drafting, ``theta`` verifying by tokens.
+
+    Beside SGLang's table stands what the model says of eager steps.
 
     Probes are spaced as an engine captures, dense below 256 and every 16 above, less those on a line between their
     neighbours. Attention is that of the context at which the model was profiled, since SGLang's table does not know
@@ -27,7 +29,6 @@ def sps_additive(cost: CostRecord, max_requests: int, max_tokens: int, captured:
         cost: The model in numbers.
         max_requests: The largest probe of requests, 1..MAX_REQUESTS.
         max_tokens: The largest probe of verify tokens, 1..MAX_TOKENS.
-        captured: The largest captured step, which a profiler that goes past it finds (vLLM's does).
 
     Raises:
         ValueError: A probe limit is outside its range.
@@ -39,23 +40,32 @@ def sps_additive(cost: CostRecord, max_requests: int, max_tokens: int, captured:
     c = cost[0]
     bias = max(float(c["overhead_s"]), _LEAST_BIAS_S)
     each_s = float(c["request_s"]) * np.arange(len(c["draft_s"]))
-    requests, alpha = _corners(vllm_tiers(max_requests), c["draft_s"] + each_s)
-    probes = vllm_tiers(max_tokens)
+    at = vllm_tiers(max_requests)
+    requests, alpha = _corners(at, (c["draft_s"] + each_s)[at])
+    at = vllm_tiers(max_tokens)
     touched = 1.0 - (1.0 - float(c["expert_share"])) ** np.arange(len(c["captured_s"]))
     curve = c["captured_s"] + float(c["experts_s"]) * touched
-    if captured < max_tokens:
-        probes = np.union1d(probes, captured + 1)
-        for m in probes[probes > captured]:
-            curve[m] = eager_s(cost, int(m))
-    tokens, theta = _corners(probes, curve + (float(c["overhead_s"]) - bias))
+    tokens, theta = _corners(at, (curve + (float(c["overhead_s"]) - bias))[at])
     return SpsAdditiveTable(
-        bias_seconds=bias, bs_probes=requests, alpha_seconds=alpha, m_probes=tokens, theta_seconds=theta
+        bias_seconds=bias,
+        bs_probes=requests,
+        alpha_seconds=alpha,
+        m_probes=tokens,
+        theta_seconds=theta,
+        eager=eager_times(cost),
     )
 
 
-def _corners(probes: NDArray[np.int64], curve: NDArray[np.float64]) -> tuple[tuple[int, ...], tuple[float, ...]]:
+def eager_times(cost: CostRecord) -> EagerTimes:
+    """What a model says of eager steps, which stands beside SGLang's table in a belief."""
+    c = cost[0]
+    points = int(c["eager_points"])
+    tokens, seconds = _corners(c["eager_tokens"][:points].astype(np.int64), c["eager_at_s"][:points])
+    return EagerTimes(tokens=tokens, seconds=seconds, request_s=float(c["request_s"]))
+
+
+def _corners(probes: NDArray[np.int64], seconds: NDArray[np.float64]) -> tuple[tuple[int, ...], tuple[float, ...]]:
     """The probes at which a curve bends, and its values there: the same table in far fewer points."""
-    seconds = curve[probes]
     slopes = np.diff(seconds) / np.diff(probes)
     bends = np.ones(len(probes), np.bool_)
     bends[1:-1] = np.abs(np.diff(slopes)) > _BEND_S

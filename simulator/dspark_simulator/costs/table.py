@@ -10,6 +10,7 @@ import numpy as np
 from pydantic import ValidationInfo, field_validator, model_validator
 
 from dspark_simulator.costs.base import DRAFT_FIXED_CENTRE, GridCurve, MeasuredCost, dense
+from dspark_simulator.costs.belief import eager_times
 from dspark_simulator.costs.numeric import CostRecord
 from sglang_dspark.policy.belief import MAX_TOKENS, CostBelief, SpsTable
 
@@ -49,6 +50,8 @@ class TableCost(MeasuredCost):
 
     @model_validator(mode="after")
     def _contains_its_attention(self) -> Self:
+        if self.table.eager is not None:
+            raise ValueError("table has eager times, which a cost model has beside its table; move them to its eager")
         self._check_context(float(self.tabulate()["captured_s"][0, 1]))
         return self
 
@@ -56,7 +59,9 @@ class TableCost(MeasuredCost):
         return (self.table.sample_batch_tokens if isinstance(self.table, SpsTable) else self.table.m_probes)[-1]
 
     def planner_table(self, gamma: int, draft_fixed: float) -> CostBelief:
-        return self.table if isinstance(self.table, SpsTable) else super().planner_table(gamma, draft_fixed)
+        if isinstance(self.table, SpsTable):
+            return self.table.model_copy(update={"eager": eager_times(self.tabulate())})
+        return super().planner_table(gamma, draft_fixed)
 
     def tabulate(self, gamma: int | None = None, draft_fixed: float = DRAFT_FIXED_CENTRE) -> CostRecord:
         times = self.table.step_times()

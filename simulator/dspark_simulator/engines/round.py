@@ -10,11 +10,13 @@ from dspark_simulator import draws
 from dspark_simulator.acceptance import propose
 from dspark_simulator.costs.numeric import draft_s, host_s, inject_s, verify_s
 from dspark_simulator.engines.slots import emit
-from dspark_simulator.state import COMPACT, MAX_LAG, STATIC, Record
+from dspark_simulator.state import CAP_ACCEPT, MAX_LAG, STATIC, Record
 from sglang_dspark.policy import Argmax
 from sglang_dspark.policy.belief import MAX_TOKENS
+from sglang_dspark.policy.families.greedy import rate
+from sglang_dspark.policy.lag import unseen
 from sglang_dspark.policy.record import Rule
-from sglang_dspark.policy.rule import admit, fits, pad, plan
+from sglang_dspark.policy.rule import admit, drops_schedule, fits, pad, plan
 
 _ARGMAX = Argmax.code
 
@@ -38,25 +40,28 @@ def adaptive(rule: Rule, lagged: NDArray[np.float32], prompt_tokens: int) -> tup
         if k > 0:
             accepted += scores[k - 1]
         padded = min(pad(rule, requests, tokens + k), MAX_TOKENS)
-        rate = accepted / (record.requests_s[requests] + record.tokens_s[padded])
-        if rate > best:
-            best, cap = rate, k
+        eager = record.knows_eager == 1 and not fits(rule, requests, padded)
+        throughput = rate(record, accepted, requests, padded, eager)
+        if throughput > best:
+            best, cap = throughput, k
     return pad(rule, requests, requests + cap), cap, True
 
 
 @njit(cache=True)
 def decide(
     state: Record, server: Record, rule: Rule, cost: Record, acceptance: Record, metrics: Record
-) -> tuple[int, bool]:
+) -> tuple[int, int]:
     """Drafts and sets each request's verify length (``state.length``).
 
+    Args:
+        cost: Records of :data:`COST` for a draft of ``gamma`` positions, and, where there are more, of one less each.
+
     Returns:
-        Verify tokens that the step is padded to, and whether the drafter ran.
+        Verify tokens that the step is padded to, and positions that were drafted of each request; 0 is a rest.
     """
     s, flags, m = state[0], server[0], metrics[0]
     running, gamma = s.running, flags.gamma
     context, slo_class, length = s.context[:running], s.slo_class[:running], s.length[:running]
-    s.round += 1
     current = s.survival[s.round % (MAX_LAG + 1), :running]
     whole = running * (gamma + 1)
     if flags.mode == STATIC or flags.oracle:
@@ -64,8 +69,8 @@ def decide(
     else:
         lagged = s.survival[(s.round - flags.lag) % (MAX_LAG + 1), :running]
         for r in range(running):
-            if s.rounds[r] < flags.lag:
-                lagged[r, :] = np.float32(1.0)
+            if s.drafts[r] < flags.lag:
+                unseen(lagged[r])
         if flags.mixes and rule[0].family == _ARGMAX:
             tier, s.cap, draft = adaptive(rule, lagged[:, :gamma], s.prefill_tokens)
         else:
@@ -74,70 +79,92 @@ def decide(
     # (``ragged_layout_exceeds_captured_grid``).
     dropped = flags.stock == 1 and flags.speculative == 1 and not fits(rule, running, tier)
     draft = draft or dropped
+    s.round += draft
+    positions = gamma if draft else 0
     for r in range(running):
         if draft:
             key = draws.stream(flags.seed, s.id[r])
             s.drafts_accepted[r] = propose(acceptance, key, s.slo_class[r], s.produced[r], gamma, current[r])
-            s.rounds[r] += 1
+            s.drafts[r] += 1
         else:
             s.drafts_accepted[r] = 0
-            s.rounds[r] = 0
-    if not draft:
+    if flags.oracle:
+        tier, positions = _foresee(state, rule, cost, gamma)
+    elif not draft:
         length[:] = 0
-    elif flags.oracle:
-        tier = _foresee(state, rule, cost)
-    elif flags.mode == STATIC or dropped:
+    elif flags.mode == STATIC or dropped or drops_schedule(rule, running, s.cap):
         length[:] = gamma
         tier = pad(rule, running, whole)
     else:
         admit(rule, current, context, slo_class, s.cap, length)
-        if flags.mode != COMPACT:
-            tier = pad(rule, running, whole)
+        if not fits(rule, running, tier):
+            # An eager step is as long as its lengths.
+            tier = running + length.sum()
+    if flags.mode == CAP_ACCEPT and not flags.oracle:
+        # Whole blocks run, whatever their lengths; a rest saves the draft only.
+        tier = pad(rule, running, whole)
     s.tier = tier
-    m.drafted += running * gamma if draft else 0
-    return tier, draft
+    m.drafted += running * positions
+    return tier, positions
 
 
 @njit(cache=True)
-def _foresee(state: Record, rule: Rule, cost: Record) -> int:
-    """The oracle: knows what would be accepted and maximises tokens per second of this step; returns the tier."""
-    s, record = state[0], rule[0]
+def _foresee(state: Record, rule: Rule, cost: Record, gamma: int) -> tuple[int, int]:
+    """The step oracle: knows what would be accepted, and takes what gives this step the most tokens per second.
+
+    It chooses among all that a step can be: a rest or a draft of as many positions as ``cost`` has records for, and any
+    size of what is verified then, captured or eager. It sets the lengths.
+
+    Returns:
+        Verify tokens, and positions drafted.
+    """
+    s = state[0]
     running = s.running
     context = 0
-    acceptable = 0
     for r in range(running):
         context += s.context[r]
-        acceptable += s.drafts_accepted[r]
-    best, best_tier = 0.0, pad(rule, running, running)
-    for i in range(record.tiers if record.tiers > 0 else acceptable + 1):
-        tier = record.tier[i] if record.tiers > 0 else running + i
-        if tier < running:
-            continue
-        drafts = min(acceptable, tier - running)
-        parts_s = (
-            draft_s(cost, running) + verify_s(cost, tier, True, context, running) + inject_s(cost, running + drafts)
-        )
-        rate = (running + drafts) / (host_s(cost, running, True) + parts_s)
-        if rate > best:
-            best, best_tier = rate, tier
-        if drafts == acceptable:
-            break
-    left = best_tier - running
-    s.cap = min(left, acceptable)
+    best, best_tokens, best_positions = 0.0, 0, 0
+    for i in range(len(cost) + 1):
+        positions = gamma - i if i < len(cost) else 0
+        acceptable = 0
+        for r in range(running):
+            acceptable += min(s.drafts_accepted[r], positions)
+        before_s = host_s(cost, running, True) + (draft_s(cost[i:], running) if positions else 0.0)
+        most = running * (positions + 1)
+        tokens = pad(rule, running, running)
+        while True:
+            accepted = min(acceptable, tokens - running)
+            captured = fits(rule, running, tokens)
+            verified = accepted if captured else tokens - running
+            time_s = before_s + verify_s(cost, tokens, captured, context, running) + inject_s(cost, running + verified)
+            if (running + accepted) / time_s > best:
+                best, best_tokens, best_positions = (running + accepted) / time_s, tokens, positions
+            if tokens >= most:
+                break
+            tokens = pad(rule, running, tokens + 1)
+    s.cap = left = best_tokens - running
     for r in range(running):
-        s.length[r] = min(left, s.drafts_accepted[r])
+        s.length[r] = min(left, s.drafts_accepted[r], best_positions)
         left -= s.length[r]
-    return int(best_tier)
+    if not fits(rule, running, best_tokens):
+        # A graph is padded; an eager step has only tokens that somebody drafted.
+        for r in range(running):
+            more = min(left, best_positions - s.length[r])
+            s.length[r] += more
+            left -= more
+    return best_tokens, best_positions
 
 
 @njit(cache=True)
 def round_s(
-    state: Record, server: Record, cost: Record, requests: int, tokens: int, captured: bool, draft: bool
+    state: Record, server: Record, cost: Record, requests: int, tokens: int, captured: bool, positions: int
 ) -> float:
     """Seconds of a step that runs ``tokens`` tokens (padding included) for the running requests and those that join.
 
     Args:
+        cost: As in :func:`decide`.
         requests: Both together.
+        positions: Positions drafted of each running request.
     """
     s = state[0]
     running = s.running
@@ -148,8 +175,8 @@ def round_s(
     flags = server[0]
     time_s = host_s(cost, requests, flags.speculative == 1)
     time_s += verify_s(cost, tokens, captured, context, running)
-    if draft:
-        time_s += draft_s(cost, running)
+    if positions:
+        time_s += draft_s(cost[flags.gamma - positions :], running)
     if flags.speculative:
         time_s += inject_s(cost, real)
     return float(time_s)

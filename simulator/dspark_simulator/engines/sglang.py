@@ -75,7 +75,6 @@ def step(
             reserve(state, server)
             s.length[:busy] = 0
             s.drafts_accepted[:busy] = 0
-            s.rounds[:busy] = 0
             accept(state, server, metrics, now_s + time_s)
         _line_up(state, joined)
         finish_prefill(state, server, metrics, joined, now_s + time_s)
@@ -92,10 +91,10 @@ def step(
                 s.ratio = flags.ratio_first
             return 0.0, gone
         s.kind = DECODE
-        tier, draft = decide(state, server, rule, cost, acceptance, metrics)
+        tier, positions = decide(state, server, rule, cost, acceptance, metrics)
         captured = fits(rule, busy, tier)
         m.eager += not captured
-        time_s = round_s(state, server, cost, busy, tier, captured, draft)
+        time_s = round_s(state, server, cost, busy, tier, captured, positions)
         accept(state, server, metrics, now_s + time_s)
     count_step(state, metrics, busy, time_s)
     return time_s, gone + sweep(state)

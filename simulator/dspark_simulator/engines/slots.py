@@ -27,7 +27,7 @@ def fetch(state: Record, queue: Record, slot: int) -> None:
     s.context[slot] = min(waiting.cached, s.target[slot] - 1)
     s.allocated[slot] = s.context[slot]
     s.kv_used += s.context[slot]
-    s.rounds[slot] = 0
+    s.drafts[slot] = 0
     s.queue_head = (s.queue_head + 1) % queue.size
     s.queued -= 1
 
@@ -87,7 +87,7 @@ def _move(state: Record, source: int, slot: int) -> None:
     s.last_s[slot] = s.last_s[source]
     s.allocated[slot] = s.allocated[source]
     s.target[slot] = s.target[source]
-    s.rounds[slot] = s.rounds[source]
+    s.drafts[slot] = s.drafts[source]
     for lag in range(s.survival.shape[0]):
         for j in range(s.survival.shape[2]):
             s.survival[lag, slot, j] = s.survival[lag, source, j]

@@ -54,11 +54,10 @@ def step(
     gone += rejected
     if busy + joined == 0:
         return 0.0, gone
-    draft = False
-    tokens, captured = 0, True
+    tokens, positions, captured = 0, 0, True
     if busy > 0:
         s.kind = DECODE if joined == 0 else MIXED
-        tokens, draft = decide(state, server, rule, cost, acceptance, metrics)
+        tokens, positions = decide(state, server, rule, cost, acceptance, metrics)
     if joined > 0:
         s.kind = PREFILL if busy == 0 else MIXED
         real = s.prefill_tokens
@@ -68,7 +67,7 @@ def step(
     s.tier = tokens
     captured = fits(rule, busy, tokens)
     m.eager += not captured
-    time_s = round_s(state, server, cost, busy + joined, tokens, captured, draft)
+    time_s = round_s(state, server, cost, busy + joined, tokens, captured, positions)
     if joined > 0:
         time_s += cost[0].prefill_context_s * prompt_pairs(state, joined)
         if flags.speculative:

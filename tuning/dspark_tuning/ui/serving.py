@@ -37,10 +37,10 @@ def written(scenario: Scenario, chosen: Arm) -> Artifact:
     """The arm as a policy file, without evidence: nobody has searched it.
 
     Raises:
-        InputError: The oracle, which is a bound and no policy.
+        InputError: The step oracle, which is no policy.
     """
     if chosen.oracle:
-        raise InputError("the oracle is a bound, not a policy; choose another to export")
+        raise InputError("the step oracle knows what will be accepted and is no policy; choose another to export")
     none = Searched("throughput", 0, {})
     advice = f"'{chosen.name}' was chosen by hand; `dspark tune` says what it is worth."
     return artifact_of(scenario, Space(scenario, {}), chosen, none, pd.DataFrame(), advice)

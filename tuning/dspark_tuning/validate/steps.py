@@ -91,7 +91,7 @@ class Roofline(Steps):
         return self.profiled(row, filled, values).model_copy(update=_host(values))
 
     def belief(self, row: Row, filled: Filled, values: Values) -> CostBelief:
-        return _additive(self.profiled(row, filled, values), row, filled)
+        return _additive(self.profiled(row, filled, values), filled)
 
     def profiled(self, row: Row, filled: Filled, values: Values) -> RooflineCost:
         """Kernels alone."""
@@ -135,7 +135,7 @@ class Curve(Roofline):
         return self._curve(row, filled, values).model_copy(update=changed)
 
     def belief(self, row: Row, filled: Filled, values: Values) -> CostBelief:
-        return _additive(self._curve(row, filled, values), row, filled)
+        return _additive(self._curve(row, filled, values), filled)
 
     def _curve(self, row: Row, filled: Filled, values: Values) -> CurveCost:
         parts = self.profiled(row, filled, values).tabulate()[0]
@@ -194,6 +194,5 @@ def _prefill(row: Row) -> GridCurve | None:
     return None if row.context_tokens is None else GridCurve(tokens=(1,), seconds=(0.0,))
 
 
-def _additive(cost: RooflineCost | CurveCost, row: Row, filled: Filled) -> CostBelief:
-    captured = filled.capture_tokens if row.engine == "vllm" else MAX_TOKENS
-    return sps_additive(cost.tabulate(filled.gamma), MAX_REQUESTS, MAX_TOKENS, captured)
+def _additive(cost: RooflineCost | CurveCost, filled: Filled) -> CostBelief:
+    return sps_additive(cost.tabulate(filled.gamma), MAX_REQUESTS, MAX_TOKENS)
