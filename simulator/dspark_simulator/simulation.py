@@ -121,7 +121,9 @@ class _Simulation:
         self.route = ROUTERS[scenario.router]
         self.done = self.env.event()
         gamma = arm.server.gamma
-        cost = scenario.live_steps(gamma, truth)
+        # The oracle may draft fewer positions than the server's block.
+        least = 1 if arm.oracle else gamma
+        cost = np.concatenate([scenario.live_steps(positions, truth) for positions in range(gamma, least - 1, -1)])
         belief = arm.belief
         if belief is None and arm.policy is not None:
             belief = scenario.planner_table(gamma)

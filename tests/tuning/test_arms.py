@@ -20,13 +20,13 @@ NOISE = 0.01
 
 
 def stock(name: str, server: Server) -> list[Arm]:
-    belief = arms.profiled_belief(load(name))
+    belief = arms.profiled_belief(load(name), server.gamma)
     whole = server.model_copy(update={"verify_mode": "static"})
     return [Arm("static", whole, stock=True), Arm("stock argmax", server, Argmax(fill=True), belief, stock=True)]
 
 
 def ours(name: str, server: Server) -> list[Arm]:
-    belief = arms.profiled_belief(load(name))
+    belief = arms.profiled_belief(load(name), server.gamma)
     return [
         Arm("argmax", server, Argmax(fill=True), belief),
         Arm("greedy", server, Greedy(), belief),

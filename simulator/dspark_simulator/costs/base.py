@@ -71,7 +71,7 @@ class CostModel(BaseModel, ABC):
         """
 
     def planner_table(self, gamma: int, draft_fixed: float) -> CostBelief:
-        """The cost table of a stock server of ``gamma``, as SGLang's profiler writes it, and the eager steps beside it."""
+        """The cost table of a stock server of ``gamma``, as SGLang's profiler writes it, and eager steps beside it."""
         return sps_additive(self.tabulate(gamma, draft_fixed), MAX_REQUESTS, MAX_TOKENS)
 
     def with_draft_block(self, block: int) -> Self:
