@@ -113,7 +113,7 @@ def predict(row: Row, filled: Filled, values: Mapping[str, float], measured: Mea
     result = simulate(scenario, arm, truth=truth)
     return Prediction(
         result.throughput_tok_s,
-        result.tpot.p50_s,
+        result.tpot.mean_s if row.tpot_is_mean else result.tpot.p50_s,
         result.accepted_length,
         result.verify_length,
         row.concurrency * result.accepted_length / result.throughput_tok_s,

@@ -59,7 +59,7 @@ class Row(NamedTuple):
         hardware: Of one GPU.
         gamma: Drafts a block; 0 without speculation.
         throughput_tok_s: Output tokens per second of the whole run.
-        tpot_s: Median over requests.
+        tpot_s: Median over requests, or the mean where ``tpot_is_mean``.
         accepted_length: Tokens a round, the target's own included.
         valid: The text was right; otherwise acceptance, and with it the throughput, means nothing.
         engine: ``sglang`` or ``vllm``.
@@ -91,6 +91,7 @@ class Row(NamedTuple):
     context_tokens: int | None = None
     step_s: float | None = None
     accepted_spread: float | None = None
+    tpot_is_mean: bool = False
 
     @property
     def key(self) -> Key:
@@ -224,7 +225,6 @@ def sweep_row(line: Cells, clients: str = "concurrency") -> Row:
     gamma = _number(r"\bblock (\d+)", f"{line.text('model')} {text}")
     if gamma is not None and not 1 <= gamma <= MAX_GAMMA:
         raise line.wrong("model", f"give a block of 1 to {MAX_GAMMA}")
-    context = line.text("context_tokens")
     return Row(
         *key_of(line),
         capture_tokens=None,
@@ -241,7 +241,8 @@ def sweep_row(line: Cells, clients: str = "concurrency") -> Row:
         where=line.where(),
         max_running_requests=_number(r"(\d+) slots", text),
         prefill_decode_interval=_number(r"prefill-decode-interval (\d+)", text),
-        context_tokens=line.whole("context_tokens", 0) if context else None,
+        context_tokens=line.whole("context_tokens", 0),
+        tpot_is_mean=True,
     )
 
 
