@@ -8,6 +8,9 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from dspark_simulator import draws
 from dspark_simulator.costs.base import DRAFT_FIXED, DRAFT_FIXED_CENTRE
+from dspark_simulator.costs.kv_pool import FlagCosts, PoolFlags
+from dspark_simulator.server import Server
+from sglang_dspark.errors import InputError
 
 Seconds = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 Factor = Annotated[float, Field(gt=0, allow_inf_nan=False)]
@@ -64,8 +67,38 @@ class Memory(BaseModel):
     Attributes:
         kv_tokens: With the drafter loaded, its own KV taken into account.
         kv_tokens_without_draft: Of the same server without speculation.
+        at: The flags of the server that has these pools; a scenario sets it to its server's where it is None.
+        costs: What flags take from the pool; a scenario sets it from the model's shape where it is None and the shape
+            is known. Without it the pools are those of any flags.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
     kv_tokens: Annotated[int, Field(ge=1)]
     kv_tokens_without_draft: Annotated[int, Field(ge=1)]
+    at: PoolFlags | None = None
+    costs: FlagCosts | None = None
+
+    def known(self, server: Server, costs: FlagCosts | None) -> Memory:
+        """The pools with ``server``'s flags and ``costs`` where they do not say their own."""
+        return self.model_copy(update={"at": self.at or server.pool_flags(), "costs": self.costs or costs})
+
+    def tokens(self, server: Server) -> int:
+        """The pool of ``server``. vLLM measures what it needs besides; its pool is taken as it is given.
+
+        Raises:
+            InputError: The flags of the server leave no pool.
+        """
+        speculative = server.speculative
+        stated = self.kv_tokens if speculative else self.kv_tokens_without_draft
+        if self.costs is None or self.at is None or server.engine == "vllm":
+            return stated
+        flags = server.pool_flags()
+        more = self.costs.taken_bytes(flags, speculative) - self.costs.taken_bytes(self.at, speculative)
+        tokens = stated - self.costs.tokens(more, speculative)
+        if tokens < 1:
+            raise InputError(
+                f"server: chunked_prefill_size {flags.chunked_prefill_size}, captured requests "
+                f"{flags.captured_requests} and max_running_requests {flags.max_running_requests} take "
+                f"{more / 1e9:.1f} GB a GPU from a pool of {stated} tokens; lower one of them"
+            )
+        return tokens

@@ -49,6 +49,8 @@ class Profile(BaseModel):
         """The fields that a scenario takes."""
         names = ("model", "hardware", "gpus", "drafter_gamma", "server", "memory", "cost", "live", "acceptance")
         content = self.model_dump(mode="json", include=set(names))
+        # A scenario may set other flags than those that the pool was recorded with.
+        content["memory"] = self.memory.known(self.server, None).model_dump(mode="json")
         return {name: content[name] for name in names}
 
 

@@ -14,7 +14,9 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationIn
 from dspark_simulator.acceptance import AcceptanceModel, packaged
 from dspark_simulator.acceptance import load as load_acceptance
 from dspark_simulator.costs import Cost, CostModel, CostRecord, live, numeric
+from dspark_simulator.costs.kv_pool import flag_costs
 from dspark_simulator.deployment import Live, Memory, Truth
+from dspark_simulator.models import known
 from dspark_simulator.profile import load as load_profile
 from dspark_simulator.router import RouterName
 from dspark_simulator.server import Server
@@ -78,8 +80,8 @@ class Scenario(BaseModel):
     router: RouterName = "round_robin"
     drafter_gamma: Annotated[int, Field(ge=1, le=16)] = 7
     server: Server = Server()
-    memory: Memory
     cost: Cost
+    memory: Memory
     live: Live = Live()
     acceptance: AcceptanceModel | None = None
     drafter_quality: Annotated[float, Field(ge=-10, le=10, allow_inf_nan=False)] = 0.0
@@ -92,6 +94,17 @@ class Scenario(BaseModel):
     def _profiled_block(cls, cost: CostModel, info: ValidationInfo) -> CostModel:
         block = info.data.get("drafter_gamma")
         return cost if block is None else cost.with_draft_block(block)
+
+    @field_validator("memory")
+    @classmethod
+    def _priced(cls, memory: Memory, info: ValidationInfo) -> Memory:
+        if not {"model", "gpus", "server", "cost"} <= info.data.keys():
+            return memory
+        costs = info.data["cost"].flag_costs()
+        shapes = known(info.data["model"])
+        if costs is None and shapes is not None:
+            costs = flag_costs(shapes.model, shapes.draft, info.data["gpus"])
+        return memory.known(info.data["server"], costs)
 
     @model_validator(mode="after")
     def _fits(self) -> Scenario:
@@ -112,6 +125,14 @@ class Scenario(BaseModel):
     def drafter(self) -> AcceptanceModel:
         """The acceptance model in force."""
         return (self.acceptance or packaged()).shifted(self.drafter_quality)
+
+    def has_room(self, server: Server) -> bool:
+        """Whether the flags of ``server`` leave a KV pool that holds a request."""
+        try:
+            server.record(self.workload.classes, self.memory.tokens(server))
+        except InputError:
+            return False
+        return True
 
     def profiled_steps(self, gamma: int) -> CostRecord:
         """What a profiler says that steps cost on a server that drafts ``gamma`` positions."""

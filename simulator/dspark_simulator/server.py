@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+from dspark_simulator.costs.kv_pool import PoolFlags
 from dspark_simulator.engines import EngineName
 from dspark_simulator.state import CAP_ACCEPT, COMPACT, SERVER, STATIC, Record
 from dspark_simulator.workloads import RequestClass
@@ -138,6 +139,15 @@ class Server(BaseModel):
         if self.engine == "sglang" and self.speculative and slots >= 8:
             return min(4, max(2, (slots + 5) // 6))
         return 1
+
+    def pool_flags(self) -> PoolFlags:
+        """The flags that take memory from the KV pool."""
+        return PoolFlags(
+            max_running_requests=self.max_running_requests,
+            captured_requests=self.captured_requests() if self.capture_requests else 0,
+            chunked_prefill_size=self.chunked_prefill_size,
+            gamma=self.gamma,
+        )
 
     def record(self, classes: tuple[RequestClass, ...], kv_tokens: int) -> Record:
         """The SERVER record of these flags, shape (1,)."""

@@ -129,10 +129,7 @@ class _Simulation:
             belief = scenario.planner_table(gamma)
         engine = Engine(gamma, arm.server.tiers(), arm.server.captured_requests(), belief)
         classes = scenario.workload.classes
-        memory = scenario.memory
-        server = arm.server.record(
-            classes, memory.kv_tokens if arm.server.speculative else memory.kv_tokens_without_draft
-        )
+        server = arm.server.record(classes, scenario.memory.tokens(arm.server))
         server[0]["seed"] = seed
         server[0]["stock"], server[0]["oracle"] = arm.stock, arm.oracle
         server[0]["measure_from"], server[0]["measure_to"] = self.first, self.last

@@ -15,7 +15,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from dspark_simulator.costs import COST, Cost, CostModel, CostRecord, CurveCost, RooflineCost, live, sps_additive
 from dspark_simulator.costs.numeric import draft_s, eager_s, host_s, inject_s, prefill_s, verify_s
-from dspark_simulator.costs.shape import DraftShape, ModelShape, kv_capacity_tokens
+from dspark_simulator.costs.shape import DraftShape, ModelShape
 from dspark_simulator.hardware import GPUS
 from sglang_dspark.errors import from_validation
 from sglang_dspark.policy.belief import MAX_REQUESTS, MAX_TOKENS
@@ -503,18 +503,6 @@ def test_deepseek_v4_flash_has_its_published_size() -> None:
     assert shape.weight_bytes() + draft.weight_bytes(shape) == pytest.approx(167e9, rel=0.01)
     assert shape.kv_bytes_per_token(1) == pytest.approx(4 * 890, rel=0.1)
     assert draft.kv_bytes_per_token(shape, 4) == 0.0
-
-
-def test_kv_capacity_is_what_the_weights_leave() -> None:
-    shape, draft = ModelShape.model_validate(QWEN3["Qwen3-8B"]), DraftShape.model_validate(QWEN3_DRAFT)
-    alone = kv_capacity_tokens(GPUS["H200"], 1, 0.9, shape, None)
-    assert alone == int((0.9 * 141e9 - shape.weight_bytes()) / 147456)
-    both = kv_capacity_tokens(GPUS["H200"], 1, 0.9, shape, draft)
-    layers = 5 * (2 * 4096 * 128 * (32 + 8) + 3 * 4096 * 12288)
-    weights = 2 * (layers + 5 * 4096**2 + 2 * 256 * 151936)
-    assert both == int((0.9 * 141e9 - shape.weight_bytes() - weights) / (147456 + 5 * 2 * 8 * 128 * 2))
-    with pytest.raises(ValueError, match=r"weights exceed the memory of 1 GPUs by .* raise tp"):
-        kv_capacity_tokens(GPUS["H200"], 1, 0.1, shape, None)
 
 
 # --- roofline: published step times

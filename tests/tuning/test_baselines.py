@@ -27,6 +27,10 @@ def on(server: Server) -> Arm:
     return Arm("baseline", server)
 
 
+def anything(server: Server) -> bool:
+    return True
+
+
 def distance(best: dict[str, int]) -> Any:
     """Scores of arms by how near their flags are to ``best``; what was scored is kept in its ``seen``."""
 
@@ -41,13 +45,13 @@ def distance(best: dict[str, int]) -> Any:
 
 def test_every_flag_ends_at_its_best_value_and_no_server_is_scored_twice() -> None:
     score = distance({"max_running_requests": 128, "chunked_prefill_size": 2048})
-    found = own_flags(on, Server(), SMOOTH, score)
+    found = own_flags(on, Server(), SMOOTH, score, anything)
     assert found == Arm("baseline", Server(max_running_requests=128, chunked_prefill_size=2048))
     assert len(score.seen) == len({server.model_dump_json() for server in score.seen})
 
 
 def test_in_a_tie_the_flags_to_start_from_stay() -> None:
-    assert own_flags(on, Server(), SMOOTH, lambda tried: [0.0] * len(tried)) == Arm("baseline", Server())
+    assert own_flags(on, Server(), SMOOTH, lambda tried: [0.0] * len(tried), anything) == Arm("baseline", Server())
 
 
 def test_flags_that_only_pay_together_are_found_one_after_the_other() -> None:
@@ -56,9 +60,19 @@ def test_flags_that_only_pay_together_are_found_one_after_the_other() -> None:
     def score(tried: list[Arm]) -> list[float]:
         return [arm.server.max_running_requests * arm.server.chunked_prefill_size for arm in tried]
 
-    assert own_flags(on, Server(chunked_prefill_size=2048), SMOOTH, score).server == Server(
+    assert own_flags(on, Server(chunked_prefill_size=2048), SMOOTH, score, anything).server == Server(
         max_running_requests=256, chunked_prefill_size=8192
     )
+
+
+def test_flags_without_room_are_not_tried() -> None:
+    score = distance({"max_running_requests": 256, "chunked_prefill_size": 8192})
+
+    def has_room(server: Server) -> bool:
+        return server.max_running_requests * server.chunked_prefill_size <= 256 * 4096
+
+    found = own_flags(on, Server(chunked_prefill_size=2048), SMOOTH, score, has_room)
+    assert all(has_room(server) for server in score.seen) and has_room(found.server)
 
 
 def test_pinned_flags_are_pinned_for_baselines_too(scenario: Scenario) -> None:

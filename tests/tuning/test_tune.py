@@ -14,7 +14,8 @@ from typing import Literal
 import optuna
 import pytest
 
-from dspark_simulator.deployment import Live
+from dspark_simulator.costs.kv_pool import FlagCosts
+from dspark_simulator.deployment import Live, Memory
 from dspark_simulator.scenario import Scenario, load, seeds
 from dspark_simulator.server import Server
 from dspark_tuning import arms
@@ -281,3 +282,28 @@ def _study(folder: Path) -> optuna.Study:
     study = optuna.load_study(study_name="dspark", storage=_journal_of(folder))
     assert all(PARAMS in trial.user_attrs for trial in study.get_trials(deepcopy=False))
     return study
+
+
+@pytest.fixture
+def cramped(scenario: Scenario) -> Scenario:
+    """A pool that the largest sizes of the search would take up."""
+    costs = FlagCosts(token_bytes=1e6, slot_bytes=3e7)
+    memory = Memory(kv_tokens=12_000, kv_tokens_without_draft=12_000, costs=costs)
+    return scenario.model_copy(update={"memory": memory.known(scenario.server, None)})
+
+
+def test_flags_that_leave_no_pool_are_not_proposed(cramped: Scenario) -> None:
+    space = Space(cramped, {"gamma": 3})
+    study = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=1))
+    asked = [space.suggest(study.ask()) for _ in range(60)]
+    for params in (*space.starts(), *asked):
+        assert cramped.memory.tokens(space.arm("a", params).server) > 8
+    # The largest running limit fits with a small chunk, and the largest chunk with few slots.
+    assert {params["max_running_requests"] for params in asked} >= {48, 512}
+    assert {params["chunked_prefill_size"] for params in asked} == {2048, 4096, 8192, 16384}
+    assert space.starts()[0]["max_running_requests"] == 512 and space.starts()[0]["chunked_prefill_size"] < 16384
+
+
+def test_a_pin_that_leaves_no_pool_is_refused(cramped: Scenario) -> None:
+    with pytest.raises(InputError, match=r"chunked_prefill_size 65536, .* lower one of them"):
+        Space(cramped, {"chunked_prefill_size": 65536})

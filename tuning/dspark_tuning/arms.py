@@ -101,11 +101,16 @@ def with_own_flags(
     drafting = {"gamma", "verify_mode"}
     plain_flags = {name: values for name, values in flags.items() if name not in drafting}
     block_flags = {name: values for name, values in flags.items() if name != "verify_mode"}
+    room = scenario.has_room
     return [
-        own_flags(lambda server: Arm(PLAIN, server, stock=True), plain(scenario).server, plain_flags, score),
-        own_flags(lambda server: whole_blocks(OWN_FLAGS, server), scenario.server, block_flags, score),
+        own_flags(lambda server: Arm(PLAIN, server, stock=True), plain(scenario).server, plain_flags, score, room),
+        own_flags(lambda server: whole_blocks(OWN_FLAGS, server), scenario.server, block_flags, score, room),
         own_flags(
-            lambda server: aligned(ALIGNED_OWN_FLAGS, scenario, server), compact(scenario.server), block_flags, score
+            lambda server: aligned(ALIGNED_OWN_FLAGS, scenario, server),
+            compact(scenario.server),
+            block_flags,
+            score,
+            room,
         ),
     ]
 

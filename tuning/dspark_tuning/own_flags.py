@@ -14,6 +14,7 @@ def own_flags(
     server: Server,
     flags: Mapping[str, Sequence[Any]],
     score: Callable[[list[Arm]], list[float]],
+    has_room: Callable[[Server], bool],
 ) -> Arm:
     """Sets one flag after the other to its best value until no single change is better.
 
@@ -22,6 +23,7 @@ def own_flags(
         server: The flags to start from, which stay in a tie.
         flags: Values to try, by field of the server.
         score: A score for each arm, higher is better; the same for equal arms.
+        has_room: Whether a server has memory for a request; others are not tried.
     """
     scores: dict[str, float] = {}
 
@@ -36,5 +38,6 @@ def own_flags(
     while server != before:
         before = server
         for flag, values in flags.items():
-            server = best([server, *(server.model_copy(update={flag: value}) for value in values)])
+            others = (server.model_copy(update={flag: value}) for value in values)
+            server = best([server, *filter(has_room, others)])
     return arm_of(server)

@@ -30,6 +30,8 @@ SLOPE = FloatDistribution(0.5, 2.0, log=True)
 RUNNING = (48, 64, 96, 128, 192, 256, 384, 512)
 CAPTURE = (64, 128, 256, 512)
 CHUNK = (2048, 4096, 8192, 16384)
+# Flags that take memory from the KV pool, in the order in which they give way.
+SIZES = {"chunked_prefill_size": CHUNK, "capture_requests": CAPTURE, "max_running_requests": RUNNING}
 MODES = ("compact", "cap-accept")
 INTERVAL = (0, 1, 2, 4, 8)
 # 1 waits for none; 4 is SGLang's default under DSPARK from 19 running requests up.
@@ -45,7 +47,7 @@ class Space:
         pins: Values of parameters that are not searched, by name.
 
     Raises:
-        InputError: A pin names no parameter, or a value that the parameter cannot take.
+        InputError: A pin names no parameter, a value that the parameter cannot take, or one that leaves no KV pool.
     """
 
     def __init__(self, scenario: Scenario, pins: Mapping[str, Any]) -> None:
@@ -70,6 +72,8 @@ class Space:
             self.pins["capture_requests"] = scenario.server.capture_requests
         if scenario.server.engine != "sglang":
             self.pins |= {"prefill_decode_interval": 0, "min_free_slots_delay": None}
+        # Raises where even these flags leave no pool.
+        scenario.memory.tokens(self._sized({name: self.pins.get(name, sizes[0]) for name, sizes in SIZES.items()}))
 
     def describe(self) -> dict[str, Any]:
         """Every parameter with its range or its pinned value, for provenance."""
@@ -81,7 +85,7 @@ class Space:
         params = {"family": self._ask(trial, "family", FAMILY)}
         for name, choice in (self.families[params["family"]] | self.server).items():
             params[name] = self._ask(trial, name, choice)
-        return params
+        return self._fitting(params)
 
     def flags(self) -> dict[str, Sequence[Any]]:
         """The values of every server flag, by its field; of a pinned one its only value."""
@@ -102,7 +106,7 @@ class Space:
         pinned = {name: value for name, value in self.pins.items() if name in self.server}
         live = self.scenario.live.centre()
         argmax = {"family": "argmax", "argmax_fill": True, "overhead_s": live.overhead_s, "slope": live.slope}
-        return flags | {"verify_mode": "compact"} | pinned | argmax
+        return self._fitting(flags | {"verify_mode": "compact"} | pinned | argmax)
 
     def starts(self) -> list[Params]:
         """Candidates to look at first: argmax as profiled and corrected by what live steps may cost, and thresholds."""
@@ -138,7 +142,7 @@ class Space:
     def arm(self, name: str, params: Params) -> Arm:
         """The candidate that ``params`` describe."""
         gamma = params["gamma"]
-        server = self.scenario.server.model_copy(update={key: params[key] for key in self.server})
+        server = self.scenario.server.model_copy(update={name: params[name] for name in self.server})
         if params["family"] == "argmax":
             belief = self.beliefs[gamma].corrected(params["overhead_s"], params["slope"])
             return Arm(name, server, Argmax(fill=params["argmax_fill"]), belief)
@@ -154,6 +158,17 @@ class Space:
             off_above=None if params["off_above"] == NEVER else params["off_above"],
         )
         return Arm(name, server, policy, self.beliefs[gamma])
+
+    def _fitting(self, params: Params) -> Params:
+        """``params``, with the sizes lowered, the chunk first, as far as it takes to leave a KV pool."""
+        for name, sizes in SIZES.items():
+            for size in sorted((size for size in sizes if size < params[name] and name not in self.pins), reverse=True):
+                if not self.scenario.has_room(self._sized(params)):
+                    params = params | {name: size}
+        return params
+
+    def _sized(self, flags: Params) -> Server:
+        return self.scenario.server.model_copy(update={name: flags[name] for name in SIZES})
 
     def _threshold(self) -> Choices:
         gamma = self.scenario.drafter_gamma

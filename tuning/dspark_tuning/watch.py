@@ -53,7 +53,7 @@ def look(scenario: Scenario, arm: Arm, seed: int, truth: Truth | None = None) ->
     totals: list[Record] = []
     result = simulate(scenario, arm, seed=seed, truth=truth, log=log, totals=totals)
     memory = scenario.memory
-    pool = memory.kv_tokens if arm.server.speculative else memory.kv_tokens_without_draft
+    pool = memory.tokens(arm.server)
     counts = {kind: totals[0][kind].sum(axis=(0, 1)) for kind in LATENCIES}
     latencies = {kind: np.array([quantile(found, q) for q in QUANTILES]) for kind, found in counts.items()}
     steps = pd.DataFrame(log, columns=StepLog._fields)

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from dspark_simulator.costs.belief import sps_additive
+from dspark_simulator.costs.kv_pool import FlagCosts
 from dspark_simulator.costs.numeric import COST, GRID_POINTS, CostRecord
 from sglang_dspark.policy.belief import MAX_GAMMA, MAX_REQUESTS, MAX_TOKENS, CostBelief
 
@@ -73,6 +74,10 @@ class CostModel(BaseModel, ABC):
     def planner_table(self, gamma: int, draft_fixed: float) -> CostBelief:
         """The cost table of a stock server of ``gamma``, as SGLang's profiler writes it, and eager steps beside it."""
         return sps_additive(self.tabulate(gamma, draft_fixed), MAX_REQUESTS, MAX_TOKENS)
+
+    def flag_costs(self) -> FlagCosts | None:
+        """What server flags take from the KV pool, where the model knows the shapes."""
+        return None
 
     def with_draft_block(self, block: int) -> Self:
         """The model with ``block`` as the positions of its measured draft time, where it does not say its own."""

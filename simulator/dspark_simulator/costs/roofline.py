@@ -11,6 +11,7 @@ from pydantic import Field, model_validator
 from dspark_simulator.costs import efficiencies
 from dspark_simulator.costs.base import DRAFT_FIXED_CENTRE, CostModel, Seconds, Share, fill_grid, spaced
 from dspark_simulator.costs.efficiencies import Efficiencies
+from dspark_simulator.costs.kv_pool import FlagCosts, flag_costs
 from dspark_simulator.costs.numeric import CostRecord
 from dspark_simulator.costs.shape import DraftShape, GroupedQuery, ModelShape
 from dspark_simulator.hardware import GPUS, Format, Gpu, GpuName
@@ -108,6 +109,9 @@ class RooflineCost(CostModel):
         cost["context_s_per_token"] = self.context_s_per_token()
         cost["prefill_context_s"] = self.prefill_context_s()
         return cost
+
+    def flag_costs(self) -> FlagCosts:
+        return flag_costs(self.model, self.draft, self.tp)
 
     def context_s_per_token(self) -> float:
         """Seconds of decode attention for one context token of one request."""

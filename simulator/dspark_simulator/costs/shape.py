@@ -13,11 +13,17 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field
 
-from dspark_simulator.hardware import Format, Gpu
+from dspark_simulator.hardware import Format
 
 Count = Annotated[int, Field(ge=1)]
 Bytes = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 Floats = NDArray[np.float64]
+
+# SGLang's pools of compressed attention: tokens of a page, fp32 state, decode steps between evictions of a window
+# (``SGLANG_SWA_EVICTION_INTERVAL``).
+_PAGE = 256
+_STATE_BYTES = 4.0
+_EVICTION_STEPS = 128
 
 
 class Shape(BaseModel):
@@ -56,6 +62,14 @@ class Attention(Shape, ABC):
     @abstractmethod
     def draft_kv_bytes_per_token(self, layers: int, tp: int) -> float:
         """Bytes that one more context token stores per GPU in a draft model of ``layers`` such layers."""
+
+    def slot_bytes(self, layers: int, *, speculative: bool) -> float:
+        """Bytes that a request slot reserves per GPU whatever its context, the drafter's window included."""
+        return 0.0
+
+    def slot_position_bytes(self, layers: int) -> float:
+        """The same for each token that a round may write ahead."""
+        return 0.0
 
 
 class GroupedQuery(Attention):
@@ -170,6 +184,25 @@ class CompressedLatent(Attention):
     def draft_kv_bytes_per_token(self, layers: int, tp: int) -> float:
         # Draft layers keep the window only (``DSparkAttention``: compress ratio 0).
         return 0.0
+
+    def slot_bytes(self, layers: int, *, speculative: bool) -> float:
+        # The live window and four cached tails, each with a page to align them (``compute_swa_request_cap``,
+        # ``_resolve_swa_prefix_tails``); the state that pools a ratio's tokens (``_get_c128_state_fixed_bytes``).
+        window = 5 * (self.window + _PAGE) * self._window_token_bytes(layers, speculative)
+        ring = self.pooled_ratio * (2 if speculative else 1)
+        return window + self.pooled_layers * ring * 2 * self.head_dim * _STATE_BYTES
+
+    def slot_position_bytes(self, layers: int) -> float:
+        # Windows are evicted every so many steps; overlap scheduling keeps two rounds allocated.
+        return (_EVICTION_STEPS + 2) * self._window_token_bytes(layers, speculative=True)
+
+    def _window_token_bytes(self, layers: int, speculative: bool) -> float:
+        """One token of all windows with its part of the sparse layers' state (``_get_bytes_per_swa_token``); SGLang
+        counts the drafter as one more layer."""
+        ring = self.sparse_ratio * (4 if speculative else 2)
+        state = ring / _PAGE * 4 * (self.head_dim + self.index_dim) * _STATE_BYTES
+        target = layers * self.row_bytes + self.sparse_layers * state
+        return target * (layers + 1) / layers if speculative else target
 
 
 class FeedForward(Shape, ABC):
@@ -313,26 +346,3 @@ class DraftShape(Shape):
     def kv_bytes_per_token(self, target: ModelShape, tp: int) -> float:
         """Bytes that one context token stores for the draft on all ``tp`` GPUs together."""
         return tp * target.attention.draft_kv_bytes_per_token(self.layers, tp)
-
-
-def kv_capacity_tokens(gpu: Gpu, tp: int, memory_fraction: float, model: ModelShape, draft: DraftShape | None) -> int:
-    """Context tokens that fit beside the weights.
-
-    Args:
-        gpu: One of ``tp`` equal GPUs.
-        tp: Tensor-parallel GPUs.
-        memory_fraction: Share of the memory for weights and KV (SGLang's ``--mem-fraction-static``).
-        model: The target.
-        draft: The draft model; None for a server without speculation, whose pool is larger.
-
-    Raises:
-        ValueError: The weights do not fit.
-    """
-    free = gpu.memory_bytes * memory_fraction * tp - model.weight_bytes()
-    per_token = model.kv_bytes_per_token(tp)
-    if draft is not None:
-        free -= draft.weight_bytes(model)
-        per_token += draft.kv_bytes_per_token(model, tp)
-    if free <= 0:
-        raise ValueError(f"weights exceed the memory of {tp} GPUs by {-free / 1e9:.1f} GB; raise tp or memory_fraction")
-    return int(free / per_token)

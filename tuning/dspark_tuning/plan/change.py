@@ -148,8 +148,9 @@ def _capture(scenario: Scenario, amount: Amount, text: str) -> Scenario:
 
 
 def _kv(scenario: Scenario, amount: Amount, text: str) -> Scenario:
-    pools = {name: max(1, int(amount.of(tokens))) for name, tokens in scenario.memory.model_dump().items()}
-    return scenario.model_copy(update={"memory": scenario.memory.model_copy(update=pools)})
+    memory = scenario.memory
+    pools = {name: max(1, int(amount.of(getattr(memory, name)))) for name in ("kv_tokens", "kv_tokens_without_draft")}
+    return scenario.model_copy(update={"memory": memory.model_copy(update=pools)})
 
 
 def _acceptance(scenario: Scenario, amount: Amount, text: str) -> Scenario:
@@ -188,7 +189,10 @@ def _on_gpu(scenario: Scenario, gpu: str, text: str) -> Scenario:
             "add the other hardware as a choice"
         )
     other = RooflineCost.model_validate(cost.model_dump() | {"gpu": gpu})
-    pools = memory(gpu, cost.tp, 0.85, cost.model, cost.draft, scenario.name)
+    flags = scenario.server.pool_flags()
+    pools = memory(gpu, cost.tp, 0.85, cost.model, cost.draft, flags, scenario.name).known(
+        scenario.server, other.flag_costs()
+    )
     hardware = f"{cost.tp}x{gpu}" if cost.tp > 1 else gpu
     return scenario.model_copy(update={"cost": other, "memory": pools, "hardware": hardware})
 

@@ -8,7 +8,8 @@ from pydantic import ValidationError
 
 from dspark_simulator import hf_config
 from dspark_simulator.costs import CurveCost, RooflineCost
-from dspark_simulator.costs.shape import DraftShape, ModelShape, kv_capacity_tokens
+from dspark_simulator.costs.kv_pool import PoolFlags, kv_capacity_tokens
+from dspark_simulator.costs.shape import DraftShape, ModelShape
 from dspark_simulator.deployment import Memory
 from dspark_simulator.hardware import GPUS
 from dspark_simulator.models import known
@@ -141,6 +142,7 @@ def _profiled(choice: Choice) -> dict[str, Any]:
 def _roofline(choice: Choice) -> dict[str, Any]:
     assert choice.gpu is not None
     name, shape, draft = _shapes(choice)
+    flags = Server.model_validate({"gamma": draft.block, **ROOMY}).pool_flags()
     content: dict[str, Any] = {
         "name": choice.name or _label(choice),
         "model": name,
@@ -156,7 +158,7 @@ def _roofline(choice: Choice) -> dict[str, Any]:
             "draft": draft.model_dump(),
         },
         "live": ROOFLINE_LIVE,
-        "memory": memory(choice.gpu, choice.tp, choice.mem_fraction, shape, draft, name).model_dump(),
+        "memory": memory(choice.gpu, choice.tp, choice.mem_fraction, shape, draft, flags, name).model_dump(),
     }
     return content
 
@@ -175,21 +177,29 @@ def _shapes(choice: Choice) -> tuple[str, ModelShape, DraftShape]:
     return choice.model, found.model, choice.draft or found.draft
 
 
-def memory(gpu: str, tp: int, fraction: float, model: ModelShape, draft: DraftShape, name: str) -> Memory:
-    """The KV pools of a replica.
+def memory(
+    gpu: str, tp: int, fraction: float, model: ModelShape, draft: DraftShape, flags: PoolFlags, name: str
+) -> Memory:
+    """The KV pools of a replica with ``flags``.
 
     Raises:
-        InputError: The weights do not fit; it says what they need.
+        InputError: The weights and the request slots do not fit; it says what they need.
     """
     found = GPUS[gpu]  # type: ignore[index]
-    try:
-        with_draft, without = (kv_capacity_tokens(found, tp, fraction, model, d) for d in (draft, None))
-    except ValueError as error:
+
+    def pools(gpus: int) -> Memory | None:
+        with_draft, without = (kv_capacity_tokens(found, gpus, fraction, model, d, flags) for d in (draft, None))
+        if min(with_draft, without) < 1:
+            return None
+        return Memory(kv_tokens=with_draft, kv_tokens_without_draft=without, at=flags)
+
+    here = pools(tp)
+    if here is None:
         needed = model.weight_bytes() + draft.weight_bytes(model)
-        fits = next((n for n in range(1, 65) if needed < n * found.memory_bytes * fraction), None)
+        fits = next((n for n in range(tp + 1, 65) if pools(n)), None)
         remedy = f"give tp {fits} or more" if fits else "choose a GPU with more memory"
         raise InputError(
-            f"choices: {name}: weights of {needed / 1e9:.0f} GB do not fit {tp} {gpu} of "
-            f"{found.memory_bytes / 1e9:.0f} GB at mem_fraction {fraction}; {remedy}"
-        ) from error
-    return Memory(kv_tokens=with_draft, kv_tokens_without_draft=without)
+            f"choices: {name}: weights of {needed / 1e9:.0f} GB and {flags.max_running_requests} request slots "
+            f"do not fit {tp} {gpu} of {found.memory_bytes / 1e9:.0f} GB at mem_fraction {fraction}; {remedy}"
+        )
+    return here

@@ -109,7 +109,9 @@ def _flags(scenario: Scenario) -> str:
 
 def _memory(scenario: Scenario) -> str:
     memory = scenario.memory
-    return f"{memory.kv_tokens:,} tokens a replica, {memory.kv_tokens_without_draft:,} without the drafter"
+    return (
+        f"{memory.kv_tokens:,} tokens a replica, {memory.kv_tokens_without_draft:,} without the drafter, at these flags"
+    )
 
 
 def _class_row(klass: RequestClass) -> Row:

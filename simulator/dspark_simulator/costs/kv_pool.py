@@ -1,0 +1,124 @@
+"""The KV pool of a server: what memory its flags take from it, by the rules by which SGLang 0.5.23 divides a GPU."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from dspark_simulator.costs.shape import DraftShape, ModelShape
+from dspark_simulator.hardware import Gpu
+
+MIB = 2.0**20
+# Activations are reserved for this many tokens at least (``handle_gpu_memory_settings``).
+LEAST_CHUNK = 2048
+# Not part of a shape: a row of the request table has an int32 for each token of the longest context.
+LONGEST_CONTEXT = 131_072
+
+Bytes = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+Count = Annotated[int, Field(ge=1)]
+
+
+class PoolFlags(BaseModel):
+    """The server flags that take memory from the KV pool.
+
+    Attributes:
+        captured_requests: Largest captured batch; 0 where nothing is captured.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+    max_running_requests: Count
+    captured_requests: Annotated[int, Field(ge=0)]
+    chunked_prefill_size: Count
+    gamma: Count
+
+
+class FlagCosts(BaseModel):
+    """Bytes on one GPU that a server takes from its KV pool.
+
+    The reserve (``handle_gpu_memory_settings``, ``reserve_for_graph_mb``) is ``base_bytes`` + ``chunk_token_bytes`` x
+    prefill chunk + ``captured_request_bytes`` x captured requests, and ``least_bytes`` at least. Each of
+    ``max_running_requests`` + 1 slots holds ``slot_bytes`` + ``slot_position_bytes`` x (gamma + 1). Left out: graphs of
+    prefill steps (8 MiB each, some 60 of them) and NCCL's buffers.
+
+    Attributes:
+        token_bytes: One context token, the drafter's KV included.
+        plain_token_bytes: The same without speculation; ``token_bytes`` if None.
+        slot_bytes: One request besides its context tokens: its row of the request table, state, windows.
+        slot_position_bytes: The same for each token that a round may write.
+        plain_slot_bytes: One request of a server without speculation; ``slot_bytes`` if None.
+        chunk_token_bytes: Activations of one token of a prefill chunk.
+        captured_request_bytes: Graphs of decode steps, for each request of the largest.
+        base_bytes: 512 MiB and 128 MiB for each tensor-parallel GPU.
+        least_bytes: 10 GiB on GPUs of more than 60 GiB, as all that the simulator knows are.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+    token_bytes: Annotated[float, Field(gt=0, allow_inf_nan=False)]
+    plain_token_bytes: Annotated[float, Field(gt=0, allow_inf_nan=False)] | None = None
+    slot_bytes: Bytes = 4.0 * LONGEST_CONTEXT
+    slot_position_bytes: Bytes = 0.0
+    plain_slot_bytes: Bytes | None = None
+    chunk_token_bytes: Bytes = 1.5 * MIB
+    captured_request_bytes: Bytes = 2 * MIB
+    base_bytes: Bytes = 640 * MIB
+    least_bytes: Bytes = 10240 * MIB
+
+    def tokens(self, free_bytes: float, speculative: bool) -> int:
+        """Context tokens in ``free_bytes`` of one GPU, rounded towards zero."""
+        plain = self.plain_token_bytes
+        return int(free_bytes / (self.token_bytes if speculative or plain is None else plain))
+
+    def reserve_bytes(self, flags: PoolFlags) -> float:
+        """Activations and graphs."""
+        chunk_bytes = self.chunk_token_bytes * max(flags.chunked_prefill_size, LEAST_CHUNK)
+        graph_bytes = self.captured_request_bytes * flags.captured_requests
+        return max(self.least_bytes, self.base_bytes + chunk_bytes + graph_bytes)
+
+    def slots_bytes(self, flags: PoolFlags, speculative: bool) -> float:
+        """All request slots; one more is padding."""
+        if speculative:
+            slot_bytes = self.slot_bytes + self.slot_position_bytes * (flags.gamma + 1)
+        else:
+            slot_bytes = self.slot_bytes if self.plain_slot_bytes is None else self.plain_slot_bytes
+        return (flags.max_running_requests + 1) * slot_bytes
+
+    def taken_bytes(self, flags: PoolFlags, speculative: bool) -> float:
+        """All that ``flags`` take."""
+        return self.reserve_bytes(flags) + self.slots_bytes(flags, speculative)
+
+
+def flag_costs(model: ModelShape, draft: DraftShape | None, tp: int) -> FlagCosts:
+    """The costs that follow from a model's shape, on one of ``tp`` GPUs."""
+    attention, layers = model.attention, model.layers
+    row_bytes = 4.0 * LONGEST_CONTEXT
+    plain_token_bytes = model.kv_bytes_per_token(tp) / tp
+    drafted_bytes = draft.kv_bytes_per_token(model, tp) / tp if draft is not None else 0.0
+    return FlagCosts(
+        token_bytes=plain_token_bytes + drafted_bytes,
+        plain_token_bytes=plain_token_bytes,
+        slot_bytes=row_bytes + attention.slot_bytes(layers, speculative=True),
+        slot_position_bytes=attention.slot_position_bytes(layers),
+        plain_slot_bytes=row_bytes + attention.slot_bytes(layers, speculative=False),
+        base_bytes=(512 + 128 * tp) * MIB,
+    )
+
+
+def kv_capacity_tokens(
+    gpu: Gpu, tp: int, memory_fraction: float, model: ModelShape, draft: DraftShape | None, flags: PoolFlags
+) -> int:
+    """Context tokens that fit beside the weights and the request slots; 0 or less where those do not fit.
+
+    Args:
+        gpu: One of ``tp`` equal GPUs.
+        tp: Tensor-parallel GPUs.
+        memory_fraction: Share of the memory for weights, slots and KV (SGLang's ``--mem-fraction-static``); the rest
+            holds the reserve of ``flags``.
+        model: The target.
+        draft: The draft model; None for a server without speculation, whose pool is larger.
+    """
+    weights = model.weight_bytes() + (draft.weight_bytes(model) if draft is not None else 0.0)
+    costs = flag_costs(model, draft, tp)
+    speculative = draft is not None
+    free_bytes = gpu.memory_bytes * memory_fraction - weights / tp - costs.slots_bytes(flags, speculative)
+    return costs.tokens(free_bytes, speculative)
