@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Iterator
+from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import numpy as np
 import pytest
 from hypothesis import HealthCheck, event, given, settings
 from hypothesis import strategies as st
+from numpy.typing import NDArray
 
 from dspark_simulator import draws
 from dspark_simulator.acceptance import propose
+from dspark_simulator.histogram import empty, observe
 from dspark_simulator.prefixes import prefix_of
 from dspark_simulator.scenario import Run, Scenario
 from dspark_simulator.server import Server
@@ -34,6 +38,33 @@ COST = step_cost(
     draft_s=0.0,
     eager_s=STEP_S["eager"],
 )
+
+
+@dataclass
+class Client:
+    """What the client of a request sees: when its tokens come."""
+
+    request: Request
+    arrival_s: float
+    tokens: int = 0
+    first_s: float = math.nan
+    last_s: float = math.nan
+
+    def look(self, now_s: float, itl: NDArray[np.int64]) -> None:
+        """Takes what has come by now; tokens that come together share the gap before them."""
+        new = self.request.produced - self.tokens
+        if new > 0 and self.tokens == 0:
+            self.first_s = now_s
+        elif new > 0:
+            observe(itl, (now_s - self.last_s) / new, new)
+        if new > 0:
+            self.tokens, self.last_s = self.request.produced, now_s
+
+    def ttft_s(self) -> float:
+        return self.first_s - self.arrival_s
+
+    def tpot_s(self) -> float:
+        return (self.last_s - self.first_s) / max(self.tokens - 1, 1)
 
 
 class Case(NamedTuple):
@@ -72,17 +103,23 @@ def reference(case: Case) -> Scheduler:
     return Scheduler(case.server, case.scenario.memory.kv_tokens, step_s, case.length, accepted)
 
 
-def steps_of(case: Case, scheduler: Scheduler) -> Iterator[tuple[float, Row]]:
-    """Runs the reference: its steps, and when each starts."""
-    clients, arrivals = case.scenario.workload.clients, arrivals_of(case)
-    now_s, sent, upcoming = 0.0, 0, next(arrivals, None)
+def steps_of(
+    case: Case, scheduler: Scheduler, clients: dict[int, Client], itl: NDArray[np.int64]
+) -> Iterator[tuple[float, Row]]:
+    """Runs the reference: its steps, and when each starts; ``clients`` and ``itl`` receive what its clients see."""
+    loop, arrivals = case.scenario.workload.clients, arrivals_of(case)
+    now_s, upcoming = 0.0, next(arrivals, None)
     while True:
-        waiting = (clients or 0) + len(scheduler.finished) + len(scheduler.aborted)
-        while upcoming is not None and (upcoming[0] <= now_s if clients is None else sent < waiting):
-            scheduler.receive(upcoming[1])
-            sent, upcoming = sent + 1, next(arrivals, None)
+        most = (loop or 0) + len(scheduler.finished) + len(scheduler.aborted)
+        while upcoming is not None and (upcoming[0] <= now_s if loop is None else len(clients) < most):
+            arrival_s, request = upcoming
+            clients[request.id] = Client(request, now_s if loop else arrival_s)
+            scheduler.receive(request)
+            upcoming = next(arrivals, None)
         row = scheduler.step()
         if row is not None:
+            for number in range(min(case.scenario.run.requests, len(clients))):
+                clients[number].look(now_s + row.step_s, itl)
             yield now_s, row
             now_s += row.step_s
         elif scheduler.idle:
@@ -104,7 +141,9 @@ def compare(case: Case) -> None:
     """Every step, and what became of the requests; up to where SGLang itself would run out of memory."""
     log, metrics = simulated(case)
     other = reference(case)
-    steps = steps_of(case, other)
+    clients: dict[int, Client] = {}
+    itl = empty()
+    steps = steps_of(case, other, clients, itl)
     for number, step in enumerate(log):
         try:
             start_s, row = next(steps)
@@ -124,6 +163,10 @@ def compare(case: Case) -> None:
         "finished": len(set(measured) & set(other.finished)),
     }
     assert {name: int(metrics[name].sum()) for name in counts} == counts
+    finished = [clients[number] for number in other.finished if number in measured]
+    assert metrics["ttft_sum_s"].sum() == pytest.approx(sum(client.ttft_s() for client in finished))
+    assert metrics["tpot_sum_s"].sum() == pytest.approx(sum(client.tpot_s() for client in finished))
+    assert metrics["itl"].sum(axis=0).tolist() == itl.tolist()
     for name, count in counts.items():
         if count:
             event(name)
@@ -193,7 +236,7 @@ SETTINGS = settings(
 )
 
 
-@settings(SETTINGS, max_examples=400)
+@settings(SETTINGS, max_examples=300)
 @given(cases())
 def test_steps_are_those_of_the_reference(case: Case) -> None:
     compare(case)
