@@ -39,7 +39,7 @@ Gain = Ratio | Difference
 
 def ratio(logs: NDArray[np.float64]) -> Ratio:
     """Of the logarithms of paired ratios, one a replication: their t interval, back on the scale of ratios."""
-    centre, margin = _interval(logs)
+    centre, margin = t_interval(logs)
     return Ratio(math.exp(centre), math.exp(centre - margin), math.exp(centre + margin), len(logs))
 
 
@@ -73,7 +73,7 @@ def gained_ratio(rows: pd.DataFrame, arm: str, base: str, metric: str) -> Ratio:
 def gained_difference(rows: pd.DataFrame, arm: str, base: str, metric: str) -> Difference:
     """Mean over loads and seeds of the difference of ``arm`` and ``base``."""
     differences = paired(rows.assign(score=figures(rows, metric)), arm, base)
-    centre, margin = _interval(differences)
+    centre, margin = t_interval(differences)
     return Difference(centre, centre - margin, centre + margin, len(differences))
 
 
@@ -84,7 +84,7 @@ def paired(rows: pd.DataFrame, arm: str, base: str) -> NDArray[np.float64]:
     return differences
 
 
-def _interval(values: NDArray[np.float64]) -> tuple[float, float]:
+def t_interval(values: NDArray[np.float64]) -> tuple[float, float]:
     """Mean and the half width of its 95 % t interval, NaN for a single value."""
     n = len(values)
     margin = math.nan if n < 2 else t_quantile(0.5 + CONFIDENCE / 2, n - 1) * float(values.std(ddof=1)) / math.sqrt(n)

@@ -21,7 +21,9 @@ NOT_STEADY = "not steady"
 
 # What a policy benchmark compares with, by its key.
 BENCHED = {
+    "vs_start": "start (no search)",
     "vs_argmax_same_flags": "argmax, aligned, same flags",
+    "vs_argmax_own_flags": "argmax, aligned, own flags",
     "vs_argmax_default_flags": "argmax, aligned, default flags",
     "vs_default": "SGLang's defaults",
     "vs_no_spec": "no speculation",
@@ -201,6 +203,28 @@ def planner_bench(found: Mapping[str, Mapping[str, float]]) -> Table:
     return table
 
 
+def knees(found: Mapping[str, Any]) -> Table:
+    """The knee of each arm of an open loop, and the winner's over it."""
+    from dspark_tuning.bench.knee import VERSUS
+
+    over = {arm: found[key] for key, arm in VERSUS.items()}
+    table = blank_table("arm", numbers=["knee, requests/s", f"{found['winner']} / arm"])
+    for row in found["rows"]:
+        rate = f"{row['rate_per_s']:.2f} [{row['low']:.2f}, {row['high']:.2f}]"
+        table.add_row(row["arm"], rate, "" if row["arm"] == found["winner"] else _ratio(over[row["arm"]]))
+    return table
+
+
+def goodput_around_the_knee(found: Mapping[str, Any]) -> Table:
+    """Goodput of each arm at rates around the winner's knee, and how much more the winner has."""
+    rates = [f"{part['of_knee']:g} of the knee\n{part['rate_per_s']:.1f} requests/s" for part in found["goodput"]]
+    table = blank_table("arm", numbers=[column for rate in rates for column in (rate, f"{found['winner']}\nless arm")])
+    for rows in zip(*(part["rows"] for part in found["goodput"]), strict=True):
+        cells = [(number(row["goodput_per_s"]), _gain(row)) for row in rows]
+        table.add_row(rows[0]["arm"], *(cell for pair in cells for cell in pair))
+    return table
+
+
 def policy_bench(found: Mapping[str, Any]) -> Table:
     """The ratios of a policy benchmark over all loads."""
     table = blank_table(f"{found['winner']}, over", numbers=["throughput", "goodput"])
@@ -222,6 +246,10 @@ def policy_bench_by_load(found: Mapping[str, Any]) -> Table:
     for rows in zip(*(found[key]["by_load"] for key in compared), strict=True):
         table.add_row(f"{rows[0]['load']:g}", *(_gain(row) for row in rows))
     return table
+
+
+def _ratio(found: Mapping[str, float]) -> str:
+    return "-" if math.isnan(found["ratio"]) else interval(found["ratio"], found["low"], found["high"])
 
 
 def _gain(found: Mapping[str, Any]) -> str:

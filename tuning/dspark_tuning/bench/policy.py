@@ -1,4 +1,4 @@
-"""What tuning is worth on the packaged default scenario: ratios on the report set, with the rows behind them."""
+"""What tuning is worth on packaged scenarios: knees of open loops, and throughput of closed ones with its rows."""
 
 from __future__ import annotations
 
@@ -12,11 +12,15 @@ import pandas as pd
 
 from dspark_simulator.scenario import DEFAULT, load
 from dspark_tuning import arms
+from dspark_tuning.bench import knee
 from dspark_tuning.compare import gain
 from dspark_tuning.objectives import scores
 from dspark_tuning.tune import Options, Outcome, Stage, tune
 
+OTHERS = ("h200-qwen3-8b", "b300-v4flash-agentic")
 HIGH_LOAD = 128
+# Replications of a knee, which takes several runs each, as a share of those of a closed loop.
+KNEE_SHARE = 0.6
 ROW = (
     "arm",
     "load",
@@ -41,9 +45,22 @@ def run(
     executor: Executor | None = None,
     progress: Callable[[Stage], None] = lambda stage: None,
 ) -> dict[str, Any]:
-    """Tunes for throughput and says how the result compares; everything that :func:`summary` returns."""
+    """Tunes every scenario of the benchmark twice, as an open loop for goodput and as a closed one for throughput.
+
+    Returns:
+        ``knee`` (:func:`dspark_tuning.bench.knee.run`) and ``closed`` (:func:`summary`) of the packaged default, and
+        under ``scenarios`` the same of the others.
+    """
     options = Options(folder, trials=trials, replications=replications, seed=seed)
-    return summary(tune(load(DEFAULT), options, executor, progress))
+    found = {}
+    for name in (DEFAULT, *OTHERS):
+        scenario = load(name)
+        opened = options._replace(folder=folder / name / "knee", replications=max(6, round(KNEE_SHARE * replications)))
+        found[name] = {
+            "knee": knee.run(scenario, opened, executor, progress),
+            "closed": summary(tune(scenario, options._replace(folder=folder / name / "closed"), executor, progress)),
+        }
+    return found[DEFAULT] | {"scenarios": {name: found[name] for name in OTHERS}}
 
 
 def summary(outcome: Outcome) -> dict[str, Any]:
@@ -66,7 +83,9 @@ def summary(outcome: Outcome) -> dict[str, Any]:
     return {
         "winner": winner,
         "vs_argmax_same_flags": versus(arms.ALIGNED),
+        "vs_argmax_own_flags": versus(arms.ALIGNED_OWN_FLAGS),
         "vs_argmax_default_flags": versus(arms.ALIGNED_DEFAULT_FLAGS),
+        "vs_start": versus(arms.START),
         "vs_default": versus(arms.DEFAULT)
         | {"high_load": _ratio(rows[rows["load"] >= HIGH_LOAD], winner, arms.DEFAULT, "throughput")},
         "vs_best_fixed_by_load": _best_fixed(rows, winner, outcome.scenario.drafter_gamma),

@@ -36,8 +36,10 @@ def simulator(
 
 @app.command()
 def policy(
-    trials: Annotated[int, typer.Option("--trials", min=1, help="Candidates of the search.")] = 320,
-    replications: Annotated[int, typer.Option("--replications", min=6, help="Seeds of the report.")] = 20,
+    trials: Annotated[int, typer.Option("--trials", min=1, help="Candidates of each search.")] = 160,
+    replications: Annotated[
+        int, typer.Option("--replications", min=6, help="Seeds of a closed loop's report; a knee has 0.6 of them.")
+    ] = 20,
     workers: Workers = None,
     seed: Seed = 0,
     out: Annotated[Path, typer.Option("--out", metavar="DIR", help="Keeps the trials, to continue from.")] = Path(
@@ -45,23 +47,26 @@ def policy(
     ),
     as_json: Json = False,
 ) -> None:
-    """Tune the packaged default scenario and compare the policy with what engines do today, load by load."""
-    from dspark_simulator.scenario import load
-    from dspark_tuning import outputs, progress, tables
+    """Tune packaged scenarios, as open and as closed loops, and compare the policies with what engines do today."""
+    from dspark_tuning import outputs, tables
     from dspark_tuning.bench import policy as bench
     from dspark_tuning.evaluate import executor
-    from dspark_tuning.tune import Options
+    from dspark_tuning.progress import Bar
 
     outputs.check_writable(out)
-    bar = progress.of_tuning(load(DEFAULT_SCENARIO), Options(out, trials=trials, replications=replications))
-    with executor(workers or cpus()) as pool, bar:
+    with executor(workers or cpus()) as pool, Bar() as bar:
         found = bench.run(out, trials, replications, seed, pool, bar)
     if as_json:
         print_json(found)
-    else:
-        console().print(tables.policy_bench(found))
-        console().print(tables.policy_bench_by_load(found))
-        console().print(found["advice"])
+        return
+    for name, part in {DEFAULT_SCENARIO: found, **found["scenarios"]}.items():
+        console().print(f"{name}, open loop: the highest rate at which 95 % of the requests meet their service levels")
+        console().print(tables.knees(part["knee"]))
+        console().print(tables.goodput_around_the_knee(part["knee"]))
+        console().print(f"{name}, closed loop")
+        console().print(tables.policy_bench(part["closed"]))
+        console().print(tables.policy_bench_by_load(part["closed"]))
+        console().print(part["closed"]["advice"])
 
 
 @app.command()
