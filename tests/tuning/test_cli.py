@@ -167,7 +167,7 @@ class TestSimulate:
         assert all(klass["name"] in text for klass in result["classes"])
 
     @pytest.mark.parametrize(
-        ("arm", "verify_length"), [("plain", 0), ("default", 7), ("fixed-1", 1), ("fixed-3", 3), ("static-0", 7)]
+        ("arm", "verify_length"), [("plain", 0), ("default", 5), ("fixed-1", 1), ("fixed-3", 3), ("static-0", 5)]
     )
     def test_arms(self, arm: str, verify_length: int) -> None:
         result = dspark("simulate", "--load", 4, "--requests", 30, "--arm", arm, "--json").json()["result"]
@@ -220,7 +220,7 @@ class TestSimulate:
         path = trace("azure_llm_2023_conv.csv")
         found = dspark("simulate", "--trace", path, "--requests", 300, "--json").json()["result"]
         rows = pd.read_csv(path, parse_dates=["TIMESTAMP"])
-        warmup = load("b300-v4flash").run.warmup_requests
+        warmup = load("b300-v4flash").with_trace(path).warmed().run.warmup_requests
         window = rows["TIMESTAMP"].iloc[warmup + 300] - rows["TIMESTAMP"].iloc[warmup]
         assert found["window_s"] == pytest.approx(window.total_seconds(), abs=1e-5)
 
