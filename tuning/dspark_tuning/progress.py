@@ -53,12 +53,12 @@ class Bar:
             self._bar.live.transient = True
             self._bar.live.stop()
 
-    def advance(self, description: str, by: float = 1.0) -> None:
+    def advance(self, description: str) -> None:
         """Moves the bar and says how far the run is; where no terminal shows the bar, each description is a line."""
         if description != self._stage and not self._bar.console.is_terminal:
             self._bar.console.print(description)
         self._stage = description
-        self._bar.update(self._task, description=description, advance=by)
+        self._bar.update(self._task, description=description, advance=1.0)
 
     def __call__(self, stage: Stage) -> None:
         self._done = stage.done if stage.name != self._stage else min(self._done + stage.done, stage.total)

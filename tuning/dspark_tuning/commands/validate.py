@@ -53,7 +53,6 @@ def validate(
     known |= sps.read_tables(table or [])
     check_rows([*wanted, *measured], known)
     with executor(workers or cpus()) as pool, Bar(fit_steps(wanted, known)) as bar:
-        bar.advance(f"0 of {len(wanted)} rows predicted", 0)
         found = run(
             measured, wanted, known, pool, progress=lambda rows: bar.advance(f"{rows} of {len(wanted)} rows predicted")
         )
