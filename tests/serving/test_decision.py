@@ -6,10 +6,22 @@ import numpy as np
 import pytest
 import torch
 
-from sglang_dspark.policy import Argmax, Engine, Load, SpsTable, budget, compile_rule, sglang_tiers
+from dspark_simulator.engines import round
+from sglang_dspark.policy import (
+    Argmax,
+    EagerTimes,
+    Engine,
+    Load,
+    SpsTable,
+    budget,
+    compile_rule,
+    lag,
+    rule,
+    sglang_tiers,
+)
 from sglang_dspark.policy.belief import sps_json
 from sglang_dspark.policy.lag import fresh_survival
-from sglang_dspark.serving import offline
+from sglang_dspark.serving import decision, offline
 from sglang_dspark.serving.decision import Decider, Lagged
 from sglang_dspark.serving.live import Mode
 from tests.serving.harness import FAMILIES, Driver, random_confidence, upstream
@@ -32,6 +44,20 @@ def test_budget_is_the_rules_over_fresh_survivals(policy) -> None:
         expected = budget(decider.rule, fresh_survival(confidence[rows], generation[rows], now), load)
         assert decider.budget(lagged, load) == expected
         assert decider.budget(None, load) == budget(decider.rule, np.ones((n, GAMMA), np.float32), load)
+
+
+def test_simulator_and_live_engine_share_the_rule_for_requests_not_seen_to_draft() -> None:
+    assert round.unseen is lag.unseen is decision.unseen
+    assert round.plan is rule.plan is decision.plan and round.drops_schedule is decision.drops_schedule
+
+
+def test_believed_time_of_an_eager_step_is_the_beliefs_or_unknown() -> None:
+    tiers = sglang_tiers(4, GAMMA)
+    knowing = offline.BELIEF.model_copy(update={"eager": EagerTimes(tokens=(1, 101), seconds=(0.1, 0.2))})
+    ours, ignorant = (Decider(compile_rule(Argmax(), Engine(GAMMA, tiers, 4, b))) for b in (knowing, offline.BELIEF))
+    assert ours.believed_s(4, 20) == ignorant.believed_s(4, 20) < 0.1
+    assert ours.believed_s(5, 21) == pytest.approx(0.01 + 0.001 * 4 / 63 + 0.12)
+    assert np.isnan(ignorant.believed_s(5, 21))
 
 
 def test_believed_time_is_the_tables() -> None:
