@@ -67,10 +67,14 @@ def capacity_per_s(scenario: Scenario) -> float:
     return scenario.replicas * scenario.largest_batch() / scenario.residence_s()
 
 
-def at_rate(scenario: Scenario, rate_per_s: float) -> Scenario:
-    """The scenario's requests as an open loop, for as long as it takes to tell whether a queue grows."""
+def at_rate(scenario: Scenario, rate_per_s: float, watched: float = WATCHED) -> Scenario:
+    """The scenario's requests as an open loop, for as long as it takes to tell whether a queue grows.
+
+    Args:
+        watched: Length of the measured part, in times that a request spends in the largest batch.
+    """
     loaded = scenario.with_workload(scenario.workload.with_rate(rate_per_s))
-    measured = max(LEAST_MEASURED, math.ceil(WATCHED * rate_per_s * scenario.residence_s()))
+    measured = max(LEAST_MEASURED, math.ceil(watched * rate_per_s * scenario.residence_s()))
     run = scenario.run.model_copy(update={"requests": scenario.run.warmup_requests + measured})
     return loaded.model_copy(update={"run": run}).warmed()
 

@@ -15,12 +15,14 @@ from dspark_simulator.simulation import Arm
 from dspark_tuning import arms
 from dspark_tuning.compare import gained_difference, ratio, t_interval
 from dspark_tuning.evaluate import evaluate, grid
-from dspark_tuning.knee import Search, at_rate, capacity_per_s, knee, knees
+from dspark_tuning.knee import WATCHED, Search, at_rate, capacity_per_s, knee, knees
 from dspark_tuning.space import Space
 from dspark_tuning.tune import Options, Stage, choose
 
 # Rates of the search, as factors of the knee of the start.
 SEARCHED = (0.8, 1.0, 1.25, 1.6)
+# A run of the search is half as long as one that a knee is told by.
+SEARCH_WATCHED = WATCHED / 2
 # Where goodput is compared, as factors of the winner's knee.
 AROUND = (0.8, 1.0, 1.2)
 # What the winner is compared with, by the key of the comparison.
@@ -50,7 +52,7 @@ def run(
     start = space.arm(arms.START, space.start())
     guess = Search(start, seeds("search", options.seed, 1)[0], capacity_per_s(scenario))
     rate_per_s = knee(scenario, guess) or guess.guess_per_s
-    opened = at_rate(scenario, rate_per_s).model_copy(update={"loads": SEARCHED})
+    opened = at_rate(scenario, rate_per_s, SEARCH_WATCHED).model_copy(update={"loads": SEARCHED})
     chosen = choose(opened, options._replace(objective="goodput"), executor, progress)
     winner = chosen.winner
     named = {arm.name: arm for arm in chosen.compared}

@@ -36,7 +36,7 @@ def simulator(
 
 @app.command()
 def policy(
-    trials: Annotated[int, typer.Option("--trials", min=1, help="Candidates of each search.")] = 160,
+    trials: Annotated[int, typer.Option("--trials", min=1, help="Candidates of each search.")] = 128,
     replications: Annotated[
         int, typer.Option("--replications", min=6, help="Seeds of a closed loop's report; a knee has 0.6 of them.")
     ] = 20,
