@@ -60,7 +60,9 @@ def eager_times(cost: CostRecord) -> EagerTimes:
     """What a model says of eager steps, which stands beside SGLang's table in a belief."""
     c = cost[0]
     points = int(c["eager_points"])
-    tokens, seconds = _corners(c["eager_tokens"][:points].astype(np.int64), c["eager_at_s"][:points])
+    # A fit may find that the first tokens of a step cost nothing; a belief has times above 0.
+    at_s = np.maximum(c["eager_at_s"][:points], _LEAST_BIAS_S)
+    tokens, seconds = _corners(c["eager_tokens"][:points].astype(np.int64), at_s)
     return EagerTimes(tokens=tokens, seconds=seconds, request_s=float(c["request_s"]))
 
 
