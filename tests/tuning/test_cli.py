@@ -27,6 +27,7 @@ from dspark_tuning import arms, outputs, report
 from dspark_tuning.commands import common, served
 from dspark_tuning.commands import tune as tune_command
 from dspark_tuning.evaluate import Cell, measure
+from dspark_tuning.launch import SPS_TABLE, STS
 from dspark_tuning.objectives import METRICS
 from dspark_tuning.search import STUDY
 from dspark_tuning.tune import Outcome
@@ -308,9 +309,8 @@ def _stored(folder: Path) -> int:
 
 class TestTune:
     def test_every_file_is_there_and_nothing_else(self, tuned: Tuned) -> None:
-        written = {"policy.json", "report.html", "trials.parquet", "trials.csv", "evidence.parquet"}
-        if json.loads((tuned.folder / "policy.json").read_text())["policy"]["family"] == "argmax":
-            written.add("sps_table.json")
+        written = {"policy.json", "sps_table.json", "sts.json", "report.html"}
+        written |= {"trials.parquet", "trials.csv", "evidence.parquet"}
         assert {Path(file).name for file in tuned.json["files"]} == written
         assert {path.name for path in tuned.folder.iterdir()} == written | {"journal.log"}
 
@@ -332,7 +332,7 @@ class TestTune:
             assert arm["gain"]["ratio"] == pytest.approx(math.exp(np.log(ratios).mean()))
             assert arm["throughput_tok_s"] == pytest.approx(speed[arm["arm"]].mean())
         split = tuned.json["split"]
-        assert split["flags"]["ratio"] * split["policy"]["ratio"] == pytest.approx(split["both"]["ratio"])
+        assert split["stock"]["ratio"] * split["policy"]["ratio"] == pytest.approx(split["both"]["ratio"])
 
     def test_the_report_tells_the_same_figures(self, tuned: Tuned) -> None:
         text = (tuned.folder / "report.html").read_text()
@@ -412,13 +412,13 @@ class TestOutputs:
             outputs.write(outcome, tmp_path)
         assert not list(tmp_path.iterdir())
 
-    def test_a_table_for_a_stock_server_comes_and_goes_with_the_policy(self, outcome: Outcome, tmp_path: Path) -> None:
-        belief = arms.profiled_belief(outcome.scenario, 5).corrected(0.004, 1.1)
-        table = tmp_path / "sps_table.json"
-        assert table in outputs.write(outcome._replace(sps_table=belief), tmp_path)
-        assert SpsAdditiveTable.model_validate_json(table.read_text()) == belief
-        assert table not in outputs.write(outcome._replace(sps_table=None), tmp_path)
-        assert not table.exists()
+    def test_an_unmodified_sglang_has_its_table_and_its_temperatures(self, outcome: Outcome, tmp_path: Path) -> None:
+        server = outcome.stock.server.model_copy(update={"gamma": 3})
+        outcome = outcome._replace(stock=outcome.stock._replace(server=server))
+        outputs.write(outcome, tmp_path)
+        assert SpsAdditiveTable.model_validate_json((tmp_path / SPS_TABLE).read_text()) == outcome.stock.belief
+        temperatures = json.loads((tmp_path / STS).read_text())["temperatures"]
+        assert temperatures == list(outcome.scenario.drafter().sts[:3])
 
     def test_the_written_policy_simulates_as_it_did_in_the_report(self, outcome: Outcome, tmp_path: Path) -> None:
         outputs.write(outcome, tmp_path)

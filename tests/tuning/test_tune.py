@@ -24,7 +24,7 @@ from dspark_tuning.search import PARAMS, Plan, open_study, stored_trials
 from dspark_tuning.space import Space
 from dspark_tuning.tune import Options, Outcome, tune
 from sglang_dspark.errors import InputError
-from sglang_dspark.policy import Argmax, Threshold
+from sglang_dspark.policy import Argmax, SpsAdditiveTable, Threshold
 from sglang_dspark.policy.artifact import dumps
 from tests.tuning.interrupted_lock import interrupt_lock
 
@@ -244,16 +244,20 @@ def test_where_drafting_cannot_pay_the_plain_server_is_written(scenario: Scenari
     assert found.artifact.advice.startswith("Serve without speculation")
 
 
-def test_a_corrected_argmax_is_written_as_a_table_for_a_stock_server(
+def test_an_unmodified_server_takes_the_belief_that_was_tuned(
     scenario: Scenario, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     late = scenario.model_copy(update={"live": Live(overhead_s=(0.012, 0.013)), "loads": (64.0,)})
-    monkeypatch.setattr("dspark_tuning.tune.selected", lambda rows, objective, stock, start, finalists: finalists[0])
-    pins = {"family": "argmax", "overhead_s": 0.0125}
-    found = tune(late, Options(tmp_path, pins=pins, **SMALL))
-    assert isinstance(found.winner.policy, Argmax)
-    assert found.sps_table is not None and found.sps_table == found.artifact.cost_belief
-    assert found.sps_table.bias_seconds > arms.profiled_belief(late, 5).bias_seconds
+    # The last of what is to replace something does.
+    monkeypatch.setattr("dspark_tuning.tune.selected", lambda rows, objective, *groups: groups[-1][-1])
+    found = tune(late, Options(tmp_path, pins={"family": "argmax", "overhead_s": 0.0125}, **SMALL))
+    stock = found.stock
+    assert stock.name == arms.STOCK and stock.stock and stock.policy == Argmax(fill=True)
+    assert stock.server.verify_mode == "compact"
+    assert isinstance(stock.belief, SpsAdditiveTable)
+    assert stock.belief.bias_seconds > arms.profiled_belief(late, stock.server.gamma).bias_seconds
+    assert found.winner.name == arms.TUNED and found.winner.belief == stock.belief
+    assert {arms.STOCK, arms.TUNED} <= set(found.rows["arm"])
 
 
 def test_candidates_are_what_their_parameters_say(scenario: Scenario) -> None:

@@ -22,6 +22,7 @@ ALIGNED_DEFAULT_FLAGS = "argmax, aligned, default flags"
 OWN_FLAGS = "dspark, own flags"
 ALIGNED_OWN_FLAGS = "argmax, aligned, own flags"
 START = "start (no search)"
+STOCK = "unmodified SGLang, tuned"
 GREEDY = "greedy"
 STATIC = "best static threshold"
 ORACLE = "step oracle"
@@ -113,6 +114,11 @@ def with_own_flags(
             room,
         ),
     ]
+
+
+def on_stock(arm: Arm) -> Arm:
+    """Flags and belief of an arm on an unmodified SGLang: its own planner, with the belief as its cost table."""
+    return Arm(f"{arm.name}, unmodified", compact(arm.server), Argmax(fill=True), arm.belief, stock=True)
 
 
 def oracle(server: Server) -> Arm:

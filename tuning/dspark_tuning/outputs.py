@@ -2,41 +2,42 @@
 
 from __future__ import annotations
 
+import json
 import os
 from pathlib import Path
 
 from dspark_tuning import report
+from dspark_tuning.launch import POLICY, SPS_TABLE, STS
 from dspark_tuning.tune import Outcome
 from sglang_dspark.errors import InputError
 from sglang_dspark.files import write_atomically
 from sglang_dspark.policy import artifact
 from sglang_dspark.policy.belief import sps_json
 
-SPS_TABLE = "sps_table.json"
-
 
 def write(outcome: Outcome, folder: Path) -> list[Path]:
-    """Writes the policy, the report, the trials and the report set's rows; returns what was written.
+    """Writes the policy, the files of an unmodified SGLang, the report, the trials and the report set's rows.
+
+    Returns what was written.
 
     Everything is rendered before anything is written, and each file is there whole or not at all.
 
     Raises:
         InputError: The folder cannot be written.
     """
+    table, temperatures = outcome.stock.belief, outcome.scenario.drafter().sts[: outcome.stock.server.gamma]
+    assert table is not None, "an unmodified SGLang takes a table"
     contents: dict[str, str | bytes] = {
-        "policy.json": artifact.dumps(outcome.artifact),
+        POLICY: artifact.dumps(outcome.artifact),
+        SPS_TABLE: sps_json(table),
+        STS: json.dumps({"temperatures": temperatures, "dataset": outcome.scenario.name}) + "\n",
         "report.html": report.render(outcome),
         "trials.parquet": outcome.trials.to_parquet(index=False),
         "trials.csv": outcome.trials.to_csv(index=False),
         "evidence.parquet": outcome.rows.to_parquet(index=False),
     }
-    if outcome.sps_table is not None:
-        contents[SPS_TABLE] = sps_json(outcome.sps_table)
     for name, content in contents.items():
         write_atomically(folder / name, content)
-    if SPS_TABLE not in contents:
-        # One of an earlier run would pass for this policy's.
-        (folder / SPS_TABLE).unlink(missing_ok=True)
     return [folder / name for name in contents]
 
 

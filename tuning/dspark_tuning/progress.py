@@ -79,11 +79,11 @@ def of_tuning(scenario: Scenario, options: Options) -> Bar:
     # Three baselines look for their flags, in a pass or two.
     baselines = len(arms.baselines(scenario, scenario.server, arms.STATIC_THETAS[0])) + 3
     flags = sum(len(values) for values in Space(scenario, options.pins).flags().values())
-    # Two seeds for each static threshold, half the replications to select, and start, winner and oracle in the report.
+    # Two seeds for each static threshold, half the replications to select, and three more and the winner in the report.
     others = (
         2 * 3 * flags * BASELINE_LENGTH
         + 2 * len(arms.STATIC_THETAS)
-        + (baselines + 1 + FINALISTS) * max(LEAST_REPLICATIONS, options.replications // 2)
-        + (baselines + 3) * options.replications
+        + (baselines + 2 * (1 + FINALISTS)) * max(LEAST_REPLICATIONS, options.replications // 2)
+        + (baselines + 4) * options.replications
     )
     return Bar(per_trial * options.trials + others * len(scenario.loads), per_trial)

@@ -42,11 +42,11 @@ class Split(NamedTuple):
     """The gain over SGLang's defaults in the objective, in two factors, or two differences where a ratio says nothing.
 
     Attributes:
-        flags: Tuned server flags without a policy, over SGLang's defaults.
-        policy: The tuned policy over the same flags without one.
+        stock: What an unmodified SGLang takes, flags and a cost table, over its defaults.
+        policy: The chosen arm over that.
     """
 
-    flags: Gain
+    stock: Gain
     policy: Gain
     both: Gain
 
@@ -86,11 +86,11 @@ def saturations(rows: pd.DataFrame) -> list[str]:
 def split(outcome: Outcome) -> Split:
     """The gain of the winner, told apart by what it needs: other flags, or our policy."""
     winner, objective = outcome.winner.name, outcome.options.objective
-    rows = outcome.rows[outcome.rows["arm"].isin([winner, arms.TUNED_FLAGS, arms.DEFAULT])]
+    rows = outcome.rows[outcome.rows["arm"].isin([winner, arms.STOCK, arms.DEFAULT])]
     # One form for all three: only then do the parts make the whole.
     form = gained_difference if at_floor(rows, objective) else gained_ratio
     return Split(
-        flags=form(rows, arms.TUNED_FLAGS, arms.DEFAULT, objective),
-        policy=form(rows, winner, arms.TUNED_FLAGS, objective),
+        stock=form(rows, arms.STOCK, arms.DEFAULT, objective),
+        policy=form(rows, winner, arms.STOCK, objective),
         both=form(rows, winner, arms.DEFAULT, objective),
     )

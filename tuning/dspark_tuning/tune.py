@@ -24,7 +24,7 @@ from dspark_tuning.server_flags import environment, flags
 from dspark_tuning.space import Space
 from dspark_tuning.watch import Watched, shown, watch
 from sglang_dspark.errors import InputError
-from sglang_dspark.policy import Argmax, Fixed, NoDraft, SpsAdditiveTable
+from sglang_dspark.policy import Argmax, Fixed, NoDraft
 from sglang_dspark.policy.artifact import Artifact, EvidenceRow, Provenance
 
 FINALISTS = 6
@@ -65,7 +65,7 @@ class Outcome(NamedTuple):
         rows: The report set, one row a cell (arm, load, seed) with its truth and all figures.
         versus: One row an arm, load and metric: the winner's paired ratio over the arm, or its difference to it, the
             other being NaN. Load NaN is over all loads.
-        sps_table: The belief of a winning ``argmax``, for a stock SGLang.
+        stock: The best that an unmodified SGLang takes: flags, and a belief that is its cost table.
         watched: Runs of the report set looked at from within, a load's together: the winner and what it is measured by.
     """
 
@@ -77,7 +77,7 @@ class Outcome(NamedTuple):
     rows: pd.DataFrame
     versus: pd.DataFrame
     artifact: Artifact
-    sps_table: SpsAdditiveTable | None
+    stock: Arm
     watched: tuple[Watched, ...]
 
 
@@ -104,6 +104,7 @@ class Chosen(NamedTuple):
         winner: The arm to serve by; a baseline where no candidate beat it beyond doubt.
         server: The flags that baselines with the same flags share.
         compared: Every baseline, a reference that knows the acceptances, the start and the winner.
+        stock: The best that an unmodified SGLang takes with a cost table.
         short: Share of requests within their TTFT by load, where the winner has fewer than the objective needs.
         seeds: Those of the search and of the selection.
     """
@@ -111,6 +112,7 @@ class Chosen(NamedTuple):
     winner: Arm
     server: Server
     compared: tuple[Arm, ...]
+    stock: Arm
     short: dict[float, float]
     space: Space
     trials: list[FrozenTrial]
@@ -136,7 +138,6 @@ def tune(
     cells = grid(chosen.compared, scenario.loads, report)
     rows = _staged("report", scenario, cells, executor, progress)
     versus = compare(rows, winner.name, options.objective)
-    table = winner.belief if isinstance(winner.policy, Argmax) and isinstance(winner.belief, SpsAdditiveTable) else None
     searched = Searched(options.objective, len(chosen.trials), chosen.seeds | {"report": report})
     advice = advise(versus, winner.name, options.objective, chosen.short)
     artifact = artifact_of(scenario, chosen.space, winner, searched, versus, advice)
@@ -146,7 +147,7 @@ def tune(
         watch(scenario, cell) for load in shown(scenario.loads) for cell in grid(beside, [load], report[:1])
     )
     trials = _table(chosen.trials)
-    return Outcome(scenario, options, winner, chosen.server, trials, rows, versus, artifact, table, watched)
+    return Outcome(scenario, options, winner, chosen.server, trials, rows, versus, artifact, chosen.stock, watched)
 
 
 def choose(
@@ -194,21 +195,28 @@ def choose(
     candidates = [arms.static_threshold(server, theta)._replace(name=f"static {theta}") for theta in arms.STATIC_THETAS]
     score = scores(run("static threshold", grid(candidates, scenario.loads, plan.seeds[:2])), options.objective)
     theta = arms.STATIC_THETAS[candidates.index(_best(candidates, score))]
-    stock = [*own, *arms.baselines(scenario, server, theta)]
+    offered = [*own, *arms.baselines(scenario, server, theta)]
     start = space.arm(arms.START, space.start())
+    on_stock = [arms.on_stock(arm) for arm in (start, *finalists)]
 
     select = seeds("select", options.seed, max(LEAST_REPLICATIONS, options.replications // 2))
-    rows = run("select", grid([*stock, start, *finalists], scenario.loads, select))
-    winner = selected(rows, options.objective, stock, [start], finalists)
+    rows = run("select", grid([*offered, *on_stock, start, *finalists], scenario.loads, select))
+    with_table = [arm for arm in offered if arm.stock and arm.policy == Argmax(fill=True)]
+    stock = selected(rows, options.objective, with_table, on_stock)
+    winner = selected(rows, options.objective, offered, [stock], [start], finalists)
     short = _short_of_ttft(rows, winner, options.objective)
     # Baselines "with the tuned flags" have the winner's from here on.
     server = winner.server if winner.server.speculative else scenario.server
     compared = [*own, *arms.baselines(scenario, server, theta), arms.oracle(server), start]
-    if winner in finalists:
+    named = stock._replace(name=arms.STOCK)
+    compared.append(named)
+    if winner == stock:
+        winner = named
+    elif winner in finalists:
         winner = winner._replace(name=arms.TUNED)
         compared.append(winner)
     sets = {"search": plan.seeds, "select": select}
-    return Chosen(winner, server, tuple(compared), short, space, trials, sets)
+    return Chosen(winner, server, tuple(compared), named, short, space, trials, sets)
 
 
 def selected(rows: pd.DataFrame, objective: Objective, *groups: list[Arm]) -> Arm:
@@ -330,6 +338,7 @@ def advise(versus: pd.DataFrame, winner: str, objective: Objective, short: Mappi
     else:
         start = {
             arms.TUNED: "Serve with DSpark and this policy",
+            arms.STOCK: "Serve an unmodified SGLang with these flags and this cost table: no policy beats them",
             arms.DEFAULT: "Serve DSpark with SGLang's defaults: nothing that was searched beats them",
             arms.TUNED_FLAGS: "Serve DSpark with these flags and no schedule: no policy beats it",
             arms.OWN_FLAGS: "Serve DSpark with these flags and no schedule: no policy beats it",

@@ -137,11 +137,17 @@ def _pin(text: str) -> tuple[str, Any]:
 
 
 def _print(outcome: Outcome, files: list[Path]) -> None:
-    from dspark_tuning import summary, tables
+    from dspark_tuning import launch, summary, tables
     from dspark_tuning.objectives import METRICS
 
     scenario, title = outcome.scenario, METRICS[outcome.options.objective].title
     out = console()
+    out.print(
+        f"What an unmodified SGLang takes; {launch.SPS_TABLE} is its cost table, {launch.STS} has the temperatures of "
+        "the drafter's confidences, DRAFT stands for your DSpark draft:"
+    )
+    out.print(launch.command(scenario, outcome.stock), soft_wrap=True)
+    out.print(tables.gains(summary.split(outcome), title))
     out.print(tables.tuning(summary.summaries(outcome), outcome.winner.name, title))
     loads = ", ".join(f"{load:g}" for load in scenario.loads)
     out.print(
@@ -155,13 +161,12 @@ def _print(outcome: Outcome, files: list[Path]) -> None:
         out.print(f"Load {max(scenario.loads):g} is {extrapolated}.")
     for sentence in summary.saturations(outcome.rows):
         out.print(sentence)
-    out.print(tables.gains(summary.split(outcome), title))
     out.print(outcome.artifact.advice)
     out.print(f"Wrote {', '.join(map(str, files))}.", soft_wrap=True)
 
 
 def _as_json(outcome: Outcome, files: list[Path]) -> dict[str, Any]:
-    from dspark_tuning import summary
+    from dspark_tuning import launch, server_flags, summary
 
     return {
         "scenario": outcome.scenario.name,
@@ -172,6 +177,12 @@ def _as_json(outcome: Outcome, files: list[Path]) -> dict[str, Any]:
         "winner": outcome.winner.name,
         "advice": outcome.artifact.advice,
         "arms": summary.summaries(outcome),
+        "stock": {
+            "launch": launch.command(outcome.scenario, outcome.stock),
+            "flags": server_flags.flags(outcome.stock.server),
+            "environment": server_flags.environment(outcome.stock.server),
+            "sps_table": outcome.options.folder / launch.SPS_TABLE,
+        },
         "split": summary.split(outcome),
         "by_load": outcome.versus.to_dict("records"),
         "files": files,

@@ -1,11 +1,10 @@
-"""The answer in one sentence, where the gain comes from, and how to serve."""
+"""The answer in one sentence; what an unmodified SGLang takes and brings, and what the policy adds to it."""
 
 from __future__ import annotations
 
-import shlex
-
 from dspark_tuning import arms, summary
-from dspark_tuning.compare import Ratio, gain
+from dspark_tuning.compare import Gain, Ratio, gain
+from dspark_tuning.launch import SPS_TABLE, STS, command
 from dspark_tuning.objectives import METRICS
 from dspark_tuning.report.numbers import heading, interval
 from dspark_tuning.report.page import Html, Row, Section, code, lead, paragraph, subheading, table
@@ -13,52 +12,53 @@ from dspark_tuning.tune import Outcome
 
 
 def section(outcome: Outcome) -> Section:
-    winner = outcome.winner.name
-    steps = [
-        ("Flags alone", arms.TUNED_FLAGS, arms.DEFAULT),
-        ("The choice on top of them", winner, arms.TUNED_FLAGS),
-        ("Both", winner, arms.DEFAULT),
-        ("Against no speculation", winner, arms.PLAIN),
+    return Section("answer", "Answer", [lead(outcome.artifact.advice), *_stock(outcome), *_policy(outcome)])
+
+
+def _stock(outcome: Outcome) -> list[Html]:
+    """What an unmodified SGLang takes, and what it brings."""
+    gain, title = summary.split(outcome).stock, METRICS[outcome.options.objective].title
+    return [
+        subheading("What an unmodified SGLang takes"),
+        paragraph(
+            f"{SPS_TABLE} is its cost table and {STS} holds the temperatures of the drafter's confidences; DRAFT "
+            f"stands for your DSpark draft. Over SGLang's defaults this gains {_by(gain)} in {title}."
+        ),
+        code(command(outcome.scenario, outcome.stock)),
     ]
+
+
+def _policy(outcome: Outcome) -> list[Html]:
+    """What the chosen arm adds."""
+    winner, split = outcome.winner, summary.split(outcome)
+    parts = [subheading("What the policy adds")]
+    if winner == outcome.stock:
+        parts.append(paragraph("Nothing beyond doubt: the choice is the server above."))
+    else:
+        parts += [
+            paragraph(
+                f"'{winner.name}' gains {_by(split.policy)} over that server: {_by(split.both)} over the defaults."
+            ),
+            code(command(outcome.scenario, winner)),
+        ]
+    return [*parts, _gains(outcome)]
+
+
+def _by(gain: Gain) -> str:
+    return f"{'a factor of ' if isinstance(gain, Ratio) else ''}{interval(gain)}"
+
+
+def _gains(outcome: Outcome) -> Html:
+    winner = outcome.winner.name
+    pairs = [(arms.STOCK, arms.DEFAULT), (winner, arms.STOCK), (winner, arms.DEFAULT), (winner, arms.PLAIN)]
     compared = [METRICS[key] for key in outcome.versus["metric"].unique()]
-    gains = table(
-        "Where the gain comes from: paired ratios over all loads (geometric mean) with 95 % intervals, "
-        "bold where the interval excludes 1; above 1 is better",
+    return table(
+        "Where the gain comes from, over all loads, with 95 % intervals, bold where they exclude no gain: paired "
+        "ratios (geometric mean), or the mean difference a second where one of the two has next to nothing",
         ["Gain", *(heading(metric.title) for metric in compared)],
         [
-            Row(f"{step}: {arm} ÷ {base}", [interval(gain(outcome.rows, arm, base, metric.key)) for metric in compared])
-            for step, arm, base in steps
+            Row(f"{arm} over {base}", [interval(gain(outcome.rows, arm, base, metric.key)) for metric in compared])
+            for arm, base in dict.fromkeys(pairs)
+            if arm != base
         ],
     )
-    return Section(
-        "answer", "Answer", [lead(outcome.artifact.advice), paragraph(_split(outcome)), gains, *_serve(outcome)]
-    )
-
-
-def _split(outcome: Outcome) -> str:
-    """The gain as the product, or the sum, of what the flags and what the policy give."""
-    split, title = summary.split(outcome), METRICS[outcome.options.objective].title
-    how = "times" if isinstance(split.both, Ratio) else "by"
-    return (
-        f"Gain in {title} over SGLang's defaults, {how} {interval(split.both)}: {how} {interval(split.flags)} from the "
-        f"tuned flags alone, and {how} {interval(split.policy)} from '{outcome.winner.name}' on top of them."
-    )
-
-
-def _serve(outcome: Outcome) -> list[Html]:
-    if not outcome.artifact.server_flags:
-        return []
-    variables = [f"{name}={shlex.quote(value)}" for name, value in outcome.artifact.environment.items()]
-    flags = [f"{flag} {shlex.join(value.split())}" for flag, value in outcome.artifact.server_flags.items()]
-    start = f"python -m sglang.launch_server --model-path {shlex.quote(outcome.scenario.model)}"
-    if outcome.winner.policy is not None:
-        flags.append("--speculative-dspark-policy policy.json")
-    parts = [subheading("How to serve"), code(" \\\n  ".join([*variables, start, *flags]))]
-    if outcome.sps_table is not None:
-        parts.append(
-            paragraph(
-                "The belief of this policy is also written as an SGLang cost table: a server without our plugin takes "
-                "it with --speculative-dspark-sps-table-path."
-            )
-        )
-    return parts

@@ -20,7 +20,7 @@ from dspark_tuning.tune import Outcome
 
 # Arms that differ from the choice in the schedule alone.
 SAME_FLAGS = (arms.TUNED_FLAGS, arms.STATIC, arms.GREEDY, arms.ARGMAX, arms.ALIGNED, arms.ORACLE)
-UNSCHEDULED = {arms.PLAIN, arms.DEFAULT, arms.TUNED_FLAGS, *FIXED_NAMES}
+UNSCHEDULED = {arms.PLAIN, arms.DEFAULT, arms.TUNED_FLAGS, arms.OWN_FLAGS, *FIXED_NAMES}
 
 
 def section(outcome: Outcome) -> Section:

@@ -22,6 +22,7 @@ from dspark_tuning.tune import FINALISTS, Outcome
 
 # Importance is a statement about the best tenth of the trials, of which it takes some.
 FEWEST_TRIALS = 20
+SHARE_DIGITS = 9
 STOPPED = (SERIES[1]._replace(symbol="x-thin"), SERIES[2]._replace(symbol="triangle-up-open"))
 
 
@@ -148,7 +149,9 @@ def importances(trials: pd.DataFrame, choices: Mapping[str, BaseDistribution]) -
             ]
         )
         found = get_param_importances(study, evaluator=PedAnovaImportanceEvaluator())
-    return {name: float(share) for name, share in found.items()}
+    # Shares that differ by their last digits alone, which may differ from run to run, are equal.
+    shares = {name: round(float(share), SHARE_DIGITS) for name, share in found.items()}
+    return dict(sorted(shares.items(), key=lambda item: (-item[1], item[0])))
 
 
 def _typed(choice: BaseDistribution, value: float) -> object:
