@@ -305,23 +305,25 @@ class _Replica:
         del self.state, self.queue, self.server, self.rule, self.cost, self.acceptance, self.metrics
 
     def _serve(self) -> Generator[simpy.Event, None, None]:
+        env, log = self.env, self.simulation.log
         while True:
-            now_s = self.env.now
+            now_s = env.now
             step_s, ended = self.step(
                 self.state, self.queue, self.server, self.rule, self.cost, self.acceptance, self.metrics, now_s
             )
-            if self.simulation.log is not None and step_s > 0:
-                self._record(self.simulation.log, now_s, step_s)
+            if log is not None and step_s > 0:
+                self._record(log, now_s, step_s)
             if step_s > 0 or ended:
                 # A step that only rejects takes no time, but others get their turn.
-                yield self.env.timeout(step_s)
-            # Requests that were refused meanwhile get their answer when the scheduler takes in arrivals, between steps.
-            ended += self.refused
-            self.refused = 0
+                yield env.timeout(step_s)
+            if self.refused:
+                # Refused requests are answered when the scheduler takes in arrivals, between two steps.
+                ended += self.refused
+                self.refused = 0
             if ended:
                 self.simulation.ended(self.index, ended)
             elif step_s == 0:
-                self.wake = self.env.event()
+                self.wake = env.event()
                 yield self.wake
 
     def _record(self, log: list[StepLog], now_s: float, step_s: float) -> None:
