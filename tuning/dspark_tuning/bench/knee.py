@@ -21,7 +21,7 @@ from dspark_tuning.tune import Options, Stage, choose
 
 # Rates of the search, as factors of the knee of the start.
 SEARCHED = (0.8, 1.0, 1.25, 1.6)
-# A run of the search is half as long as one that a knee is told by.
+# A run of the search is half as long as one that finds a knee.
 SEARCH_WATCHED = WATCHED / 2
 # Where goodput is compared, as factors of the winner's knee.
 AROUND = (0.8, 1.0, 1.2)
