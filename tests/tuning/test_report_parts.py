@@ -22,14 +22,15 @@ from dspark_tuning.watch import QUANTILES
 from tests.tuning.report_page import Page, check_nothing_is_loaded, check_readable
 
 PLANS = [
-    Plan("4xB300", "tuned", 3, 12, 0.4321, Estimate(20.0, 19.0, 21.0), Estimate(0.99, 0.98, 0.995), 0.5, 0.0199,
-         "queue-bound", chosen=True),
-    Plan("H200", "no speculation", None, None, None, Estimate(math.nan), Estimate(0.12), 12.5, 0.04, "bandwidth-bound"),
+    Plan("4xB300", "tuned", Estimate(8.0, 7.0, 9.0), "3", 12, 0.4321, Estimate(20.0, 19.0, 21.0),
+         Estimate(0.99, 0.98, 0.995), "81.0 %, not met", 0.5, 0.0199, "queue-bound", chosen=True),
+    Plan("H200", "no speculation", Estimate(math.nan), "not met", None, None, Estimate(math.nan), Estimate(0.12), "",
+         12.5, 0.04, "bandwidth-bound"),
 ]  # fmt: skip
 CHANGES = [
-    WhatIf("as planned", 12, 0, Estimate(20.0, 19.0, 21.0), 0.5, 0.0199, ""),
-    WhatIf("rate x 2 <b>", 24, 12, Estimate(15.0), 3.0, 0.021, "queue-bound"),
-    WhatIf("TPOT / 10", None, None, Estimate(0.0), 0.5, 0.0199, "compute-bound"),
+    WhatIf("as planned", 12, 0, Estimate(20.0, 19.0, 21.0), 0.99, 0.5, 0.0199, ""),
+    WhatIf("rate x 2 <b>", 24, 12, Estimate(15.0), 0.5, 3.0, 0.021, "queue-bound"),
+    WhatIf("TPOT / 10", None, None, Estimate(0.0), 0.0, 0.5, 0.0199, "compute-bound"),
 ]
 CURVES = [
     Curve(
@@ -69,13 +70,14 @@ def test_a_plans_page_is_whole(made: Callable[..., Page]) -> None:
     assert found.table("Plans") == {
         "Hardware and serving": list(found.table("Plans")["Hardware and serving"]),
         "4xB300, tuned (chosen)": [
-            "3", "12", "0.432", "20.0 [19.0, 21.0]", "99.0% [98.0%, 99.5%]", "500", "19.9", "queue-bound",
+            "8.00 [7.00, 9.00]", "3", "12", "0.432", "20.0 [19.0, 21.0]", "99.0% [98.0%, 99.5%]", "81.0 %, not met",
+            "500", "19.9", "queue-bound",
         ],
-        "H200, no speculation": [NONE, "not met", NONE, NONE, "12.0%", "12,500", "40.0", "bandwidth-bound"],
+        "H200, no speculation": [NONE, "not met", NONE, NONE, NONE, "12.0%", "", "12,500", "40.0", "bandwidth-bound"],
     }  # fmt: skip
     changes = found.table("What if")
     assert changes["as planned"][:2] == ["12", "+0"]
-    assert changes["rate x 2 <b>"] == ["24", "+12", "15.0", "3,000", "21.0", "queue-bound"]
+    assert changes["rate x 2 <b>"] == ["24", "+12", "15.0", "50.0%", "3,000", "21.0", "queue-bound"]
     assert changes["TPOT / 10"][:2] == ["not met", ""]
 
 

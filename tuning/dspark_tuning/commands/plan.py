@@ -86,10 +86,12 @@ def _print(found: Planned, files: list[Path]) -> None:
 
     question = found.question
     out = console()
-    out.print(tables.plans(found.plans, found.chosen))
+    out.print(tables.plans(found))
     out.print(
-        f"Fewest replicas with {question.attainment:.0%} of each class's requests within both of its service levels, "
-        f"at {question.confidence:.0%} confidence over replications; percentiles are means of each simulation's own. "
+        f"A replica carries so many requests/s with {question.attainment:.0%} of each class's within both of its "
+        f"service levels: the mean over replications, and its one-sided {question.confidence:.0%} bounds. Replicas "
+        "follow from the lower bound; 'one less' is what one replica less reaches, 'indeterminate' where the "
+        "replications do not tell whether it would do. Percentiles are means of each simulation's own. "
         "Step times are as each choice says: all figures are simulated."
     )
     if found.effects:

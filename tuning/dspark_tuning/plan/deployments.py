@@ -166,7 +166,7 @@ def _roofline(choice: Choice) -> dict[str, Any]:
 def _shapes(choice: Choice) -> tuple[str, ModelShape, DraftShape]:
     if choice.config is not None:
         shape = hf_config.read(choice.config)
-        return choice.name or str(choice.config), shape, choice.draft or USUAL_DRAFT
+        return str(choice.config), shape, choice.draft or USUAL_DRAFT
     assert choice.model is not None
     found = known(choice.model)
     if found is None:

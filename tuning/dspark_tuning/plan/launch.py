@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from dspark_tuning.launch import command
+from dspark_tuning.launch import MODEL, command, model_path
 from dspark_tuning.plan.run import Plan
 
 
 def launch(plan: Plan) -> str:
     """A shell script that starts one replica."""
-    note = " DRAFT is your DSpark draft." if plan.arm.server.speculative else ""
+    model = plan.scenario.model
+    note = f" {MODEL} is the path or the Hugging Face id of {model}." if model_path(model) == MODEL else ""
+    if plan.arm.server.speculative:
+        note += " DRAFT is your DSpark draft."
     replicas = 1 if plan.found is None else plan.found.replicas
     return (
         f"#!/bin/sh\n# One of {replicas} replicas of {plan.hardware}.{note}\n"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from dspark_tuning.plan.attainment import Attained
 from dspark_tuning.plan.run import Effect, Plan, Planned
 
 FIGURES = (
@@ -20,32 +21,39 @@ FIGURES = (
 def as_json(planned: Planned) -> dict[str, Any]:
     """Plain values; seconds, tokens and shares of one.
 
-    ``plans`` has every choice and way of serving, those that meet no service levels with ``replicas`` null, ``chosen``
-    is the place of the plan among them, and ``what_if`` has one entry a change.
+    ``plans`` has every choice and way of serving: ``capacity_per_replica`` is null where a replica meets the service
+    levels at no rate, ``replicas`` also where more of them are needed than the limit ``most_replicas``. ``chosen`` is
+    the place of the plan among them, and ``what_if`` has one entry a change.
     """
     question = planned.question
     return {
         "rate_per_s": question.rate_per_s,
         "attainment": question.attainment,
         "confidence": question.confidence,
-        "plans": [_plan(plan) for plan in planned.plans],
+        "most_replicas": question.most_replicas,
+        "plans": [_plan(plan, question.attainment) for plan in planned.plans],
         "chosen": next((place for place, plan in enumerate(planned.plans) if plan is planned.chosen), None),
-        "what_if": [_effect(effect) for effect in planned.effects],
+        "what_if": [_effect(effect, question.attainment) for effect in planned.effects],
         "frontier": [point._asdict() for point in planned.points],
     }
 
 
-def _plan(plan: Plan) -> dict[str, Any]:
+def _plan(plan: Plan, attainment: float) -> dict[str, Any]:
     found = plan.found
+    smaller = None if plan.sized is None else plan.sized.smaller
     return {
         "hardware": plan.hardware,
         "serving": plan.serving,
         "step_times": plan.scenario.cost.kind,
+        "capacity_per_replica": None if plan.sized is None else plan.sized.capacity._asdict(),
         "replicas": None if found is None else found.replicas,
         "gpus": plan.gpus,
         "cost_per_million_tokens": plan.cost,
         "goodput": None if found is None else found.goodput_per_s,
-        "within_slos": None if found is None else {"class": found.worst, "share": found.share, "at_least": found.low},
+        "within_slos": None if found is None else _within(found, attainment),
+        "one_less": None if smaller is None else {"replicas": smaller.replicas, **_within(smaller, attainment)},
+        "saturated": None if found is None else found.saturated,
+        "attainment": None if found is None else found.figures["attainment"],
         **({} if found is None else {name: found.figures[name] for name in FIGURES}),
         "bound": None if plan.bound is None else plan.bound._asdict(),
         "policy": None if plan.arm.policy is None else plan.arm.policy.model_dump(mode="json"),
@@ -53,13 +61,29 @@ def _plan(plan: Plan) -> dict[str, Any]:
     }
 
 
-def _effect(effect: Effect) -> dict[str, Any]:
+def _effect(effect: Effect, attainment: float) -> dict[str, Any]:
+    kept = effect.kept
     return {
         "change": effect.text,
         "gpus": effect.gpus,
         "more_gpus": effect.more_gpus,
-        "goodput": effect.kept.goodput_per_s,
-        "within_slos": {"class": effect.kept.worst, "share": effect.kept.share},
-        **{name: effect.kept.figures[name] for name in FIGURES},
-        "bound": effect.bound._asdict(),
+        "capacity_per_replica": None if effect.sized is None else effect.sized.capacity._asdict(),
+        "replicas_left": effect.left,
+        "goodput": 0.0 if kept is None else kept.goodput_per_s,
+        "within_slos": None if kept is None else _within(kept, attainment),
+        "saturated": None if kept is None else kept.saturated,
+        "attainment": 0.0 if kept is None else kept.figures["attainment"],
+        **({} if kept is None else {name: kept.figures[name] for name in FIGURES}),
+        "bound": None if effect.bound is None else effect.bound._asdict(),
+    }
+
+
+def _within(found: Attained, attainment: float) -> dict[str, Any]:
+    return {
+        "class": found.worst,
+        "share": found.share,
+        "at_least": found.low,
+        "at_most": found.high,
+        "by_class": found.within,
+        "verdict": found.verdict(attainment),
     }

@@ -19,6 +19,7 @@ PACKAGED = resources.files("dspark_tuning") / "plan" / "plans"
 DEFAULT = "v4flash-chat"
 
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+MOST_ALIKE, MOST_AT_ONCE = 1024, 64
 SOURCES = ("scenario", "profile", "model", "config")
 
 
@@ -91,6 +92,11 @@ class Question(BaseModel):
             InputError: The rate is not positive.
         """
         return self.model_copy(update={"workload": self.workload.with_rate(rate_per_s)})
+
+    @property
+    def most_replicas(self) -> int:
+        """The limit on replicas: behind a random router one stands for all, else all are simulated at once."""
+        return MOST_ALIKE if self.router == "random" else MOST_AT_ONCE
 
     @property
     def rate_per_s(self) -> float:

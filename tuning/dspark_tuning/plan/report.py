@@ -9,7 +9,7 @@ from dspark_tuning.plan import tuned
 from dspark_tuning.plan.attainment import Attained
 from dspark_tuning.plan.launch import launch
 from dspark_tuning.plan.run import Effect, Plan, Planned
-from dspark_tuning.plan.tables import answer
+from dspark_tuning.plan.tables import answer, needs, one_less, reason
 from dspark_tuning.report import asked, curves, plans, what_if
 from dspark_tuning.report.distributions import distributions
 from dspark_tuning.report.numbers import Estimate
@@ -87,28 +87,30 @@ def _answer(planned: Planned) -> Section:
     question = planned.question
     caption = (
         "The fewest replicas that meet the service levels; 'within SLOs' is of the worst class, with its one-sided "
-        f"{question.confidence:.0%} bounds"
+        f"{question.confidence:.0%} bounds, and so are the requests/s that a replica carries"
     )
-    parts = [lead(answer(planned)), plans.plans(caption, [_plan(made, planned.chosen) for made in planned.plans])]
+    parts = [lead(answer(planned)), plans.plans(caption, [_plan(made, planned) for made in planned.plans])]
     if planned.chosen is not None:
         parts += [subheading("To start a replica"), code(launch(planned.chosen))]
     return Section("answer", "Answer", parts)
 
 
-def _plan(made: Plan, chosen: Plan | None) -> plans.Plan:
+def _plan(made: Plan, planned: Planned) -> plans.Plan:
     found = made.found
     return plans.Plan(
         made.hardware,
         made.serving,
-        None if found is None else found.replicas,
+        Estimate(UNKNOWN) if made.sized is None else Estimate(*made.sized.capacity),
+        needs(made, planned.question),
         made.gpus,
         made.cost,
         Estimate(UNKNOWN if found is None else found.goodput_per_s),
         Estimate(UNKNOWN) if found is None else _share(found),
+        one_less(made, planned.question),
         UNKNOWN if found is None else found.figures["ttft_p99_s"],
         UNKNOWN if found is None else found.figures["tpot_p99_s"],
         "" if made.bound is None else made.bound.word,
-        made is chosen,
+        made is planned.chosen,
     )
 
 
@@ -130,15 +132,18 @@ def _what_if(planned: Planned) -> Section:
 
 
 def _effect(effect: Effect) -> what_if.WhatIf:
-    figures = effect.kept.figures
+    kept = effect.kept
+    # What is left of a plan may be nothing, and a saturated run has no steady figures.
+    figures = {} if kept is None or kept.saturated else kept.figures
     return what_if.WhatIf(
         effect.text,
         effect.gpus,
         effect.more_gpus,
-        Estimate(effect.kept.goodput_per_s),
-        figures["ttft_p99_s"],
-        figures["tpot_p99_s"],
-        f"{effect.bound.word}: {effect.bound.because}",
+        Estimate(figures.get("goodput_per_s", UNKNOWN)),
+        0.0 if kept is None else kept.share,
+        figures.get("ttft_p99_s", UNKNOWN),
+        figures.get("tpot_p99_s", UNKNOWN),
+        reason(effect),
     )
 
 

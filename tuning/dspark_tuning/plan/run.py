@@ -16,7 +16,7 @@ from dspark_tuning.arms import PLAIN, TUNED
 from dspark_tuning.plan import tuned
 from dspark_tuning.plan.attainment import REPLICATIONS, Attained, attain, measure
 from dspark_tuning.plan.bound import Bound, bound
-from dspark_tuning.plan.capacity import MOST, fewest
+from dspark_tuning.plan.capacity import Sized, replicas_for, size
 from dspark_tuning.plan.change import Change
 from dspark_tuning.plan.deployments import Deployment, deployment, one_token
 from dspark_tuning.plan.frontier import Point, frontier
@@ -28,8 +28,6 @@ from sglang_dspark.errors import InputError
 STAGE: Final = "plan"
 WAYS: Final = 4
 ONE_TOKEN: Final = "MTP-1"
-# A scenario's router holds an array for each replica, and only so many are simulated at once.
-MOST_AT_ONCE: Final = 64
 ALONE_REQUESTS: Final = 60
 
 Progress = Callable[[Stage], None]
@@ -40,7 +38,7 @@ class Plan(NamedTuple):
 
     Attributes:
         serving: ``tuned``, ``verify all``, ``MTP-1`` or ``no speculation``.
-        found: Of the fewest replicas; None where no number meets the service levels.
+        sized: What a replica carries, and the fewest replicas; None where none meets the service levels at any rate.
         cost: Per million output tokens, in the currency of the prices.
     """
 
@@ -49,8 +47,13 @@ class Plan(NamedTuple):
     scenario: Scenario
     arm: Arm
     price_per_gpu_hour: float
-    found: Attained | None
+    sized: Sized | None
     bound: Bound | None
+
+    @property
+    def found(self) -> Attained | None:
+        """Of the fewest replicas; None where no number up to the limit meets the service levels."""
+        return None if self.sized is None else self.sized.found
 
     @property
     def gpus(self) -> int | None:
@@ -67,16 +70,21 @@ class Effect(NamedTuple):
     """What a change does to the chosen plan.
 
     Attributes:
-        kept: The plan's replicas, less those that are lost, under the change.
-        found: The fewest replicas that meet the service levels then, with the policy tuned again.
+        lost: Replicas that the change takes away.
+        left: The plan's replicas without them.
+        kept: What they attain under the change; None where none is left.
+        sized: Capacity and fewest replicas then, with the policy tuned again; the plan's own where replicas are lost.
+        bound: What bounds the replicas that are left.
     """
 
     text: str
-    kept: Attained
-    found: Attained | None
+    lost: int
+    left: int
+    kept: Attained | None
+    sized: Sized | None
     gpus: int | None
     more_gpus: int | None
-    bound: Bound
+    bound: Bound | None
 
 
 class Planned(NamedTuple):
@@ -152,76 +160,87 @@ class _Work:
     def __init__(self, question: Question, trials: int, seed: int, pool: Executor | None) -> None:
         self.question, self.trials, self.seed, self.pool = question, trials, seed, pool
         self.seeds = seeds("report", seed, REPLICATIONS)
-        self.most = MOST if question.router == "random" else MOST_AT_ONCE
 
     def attain(self, scenario: Scenario, arm: Arm, replicas: int) -> Attained:
         return attain(self.question, scenario, arm, replicas, self.seeds, self.pool)
 
-    def fewest(self, scenario: Scenario, arm: Arm, guess: int) -> Attained | None:
-        return fewest(self.question, lambda n: self.attain(scenario, arm, n), guess, self.most)
+    def size(self, scenario: Scenario, arm: Arm, guess_per_s: float) -> Sized | None:
+        rate_per_s = _rate(scenario)
+
+        def attain(per_s: float) -> Attained:
+            replicas = min(replicas_for(rate_per_s, per_s), self.question.most_replicas)
+            return self.attain(scenario.with_workload(scenario.workload.with_rate(replicas * per_s)), arm, replicas)
+
+        return size(rate_per_s, self.question.attainment, attain, guess_per_s, self.question.most_replicas)
 
     def ways(self, one: Deployment) -> list[Plan]:
         """The plans of a deployment: tuned first."""
         scenario = one.scenario
         whole = verify_all(scenario)
-        base = self.fewest(scenario, whole, 1)
+        base = self.size(scenario, whole, _rate(scenario))
         best, found = self.tuned(scenario, base)
         made = [self._plan(one, TUNED, scenario, best, found), self._plan(one, VERIFY_ALL, scenario, whole, base)]
-        guess = found.replicas if found else 1
+        guess_per_s = found.capacity.low if found else _rate(scenario)
         single = one_token(one)
         if single is not None:
             arm = verify_all(single)
-            made.append(self._plan(one, ONE_TOKEN, single, arm, self.fewest(single, arm, guess)))
+            made.append(self._plan(one, ONE_TOKEN, single, arm, self.size(single, arm, guess_per_s)))
         plain = arms.plain(scenario)
-        made.append(self._plan(one, PLAIN, scenario, plain, self.fewest(scenario, plain, guess)))
+        made.append(self._plan(one, PLAIN, scenario, plain, self.size(scenario, plain, guess_per_s)))
         return made
 
-    def tuned(self, scenario: Scenario, base: Attained | None) -> tuple[Arm, Attained | None]:
-        """The tuned arm and its fewest replicas; ``base`` is what verifying everything needs.
+    def tuned(self, scenario: Scenario, base: Sized | None) -> tuple[Arm, Sized | None]:
+        """The tuned arm and its capacity; ``base`` is that of verifying everything.
 
         Tuned where verifying everything is at its limit, and once more where the plan then has another load.
         """
-        rate_per_s = _rate(scenario)
         rivals = [verify_all(scenario), arms.plain(scenario)]
-        at = rate_per_s / (base.replicas if base else 1)
+        at = _load(scenario, base)
         arm = tuned.tuned(scenario, at, rivals, self.trials, self.seed, self.pool)
-        found = self.fewest(scenario, arm, base.replicas if base else 1)
-        if found is not None and tuned.band(rate_per_s / found.replicas) != tuned.band(at):
-            other = tuned.tuned(scenario, rate_per_s / found.replicas, rivals, self.trials, self.seed, self.pool)
-            again = self.fewest(scenario, other, found.replicas)
-            if again is not None and again.replicas < found.replicas:
+        found = self.size(scenario, arm, base.capacity.low if base else at)
+        load = _load(scenario, found)
+        if found is not None and tuned.band(load) != tuned.band(at):
+            other = tuned.tuned(scenario, load, rivals, self.trials, self.seed, self.pool)
+            again = self.size(scenario, other, found.capacity.low)
+            if again is not None and again.capacity.low > found.capacity.low:
                 return other, again
         return arm, found
 
     def effect(self, chosen: Plan, change: Change) -> Effect:
         scenario = change.apply(chosen.scenario)
-        assert chosen.found is not None and chosen.gpus is not None
-        left = max(1, chosen.found.replicas - change.lost)
+        assert chosen.sized is not None and chosen.found is not None and chosen.gpus is not None
+        left = max(0, chosen.found.replicas - change.lost)
         arm = chosen.arm
         limit = scenario.server.capture_requests
         if limit != chosen.scenario.server.capture_requests:
             arm = arm._replace(server=arm.server.model_copy(update={"capture_requests": limit}))
-        kept = self.attain(scenario, arm, left)
+        kept = self.attain(scenario, arm, left) if left else None
+        why = bound(scenario, arm, kept) if kept else None
         if change.lost:
             # The plan itself is what is needed; what was lost must be bought again.
-            return Effect(
-                change.text, kept, chosen.found, chosen.gpus, change.lost * scenario.gpus, bound(scenario, arm, kept)
-            )
-        base = self.fewest(scenario, verify_all(scenario), left)
-        _, found = self.tuned(scenario, base)
-        gpus = None if found is None else found.replicas * scenario.gpus
+            lost = (chosen.found.replicas - left) * scenario.gpus
+            return Effect(change.text, change.lost, left, kept, chosen.sized, chosen.gpus, lost, why)
+        base = self.size(scenario, verify_all(scenario), chosen.sized.capacity.low)
+        _, sized = self.tuned(scenario, base)
+        gpus = None if sized is None or sized.found is None else sized.found.replicas * scenario.gpus
         more = None if gpus is None else gpus - chosen.gpus
-        return Effect(change.text, kept, found, gpus, more, bound(scenario, arm, kept))
+        return Effect(change.text, change.lost, left, kept, sized, gpus, more, why)
 
-    def _plan(self, one: Deployment, serving: str, scenario: Scenario, arm: Arm, found: Attained | None) -> Plan:
-        why = None if found is None else bound(scenario, arm, found)
-        return Plan(one.name, serving, scenario, arm, one.price_per_gpu_hour, found, why)
+    def _plan(self, one: Deployment, serving: str, scenario: Scenario, arm: Arm, sized: Sized | None) -> Plan:
+        why = None if sized is None or sized.found is None else bound(scenario, arm, sized.found)
+        return Plan(one.name, serving, scenario, arm, one.price_per_gpu_hour, sized, why)
 
 
 def _rate(scenario: Scenario) -> float:
     rate_per_s = scenario.workload.arrivals.mean_rate_per_s
     assert rate_per_s is not None
     return rate_per_s
+
+
+def _load(scenario: Scenario, sized: Sized | None) -> float:
+    """Requests/s of a replica of the fewest; all of them where none meets the service levels."""
+    rate_per_s = _rate(scenario)
+    return rate_per_s if sized is None else rate_per_s / replicas_for(rate_per_s, sized.capacity.low)
 
 
 def _check_possible(question: Question, deployed: list[Deployment], work: _Work) -> None:
@@ -254,7 +273,9 @@ def _alone(scenario: Scenario, klass: str, arm: Arm, seed: int) -> dict[str, Any
     """A client at a time, of one class."""
     classes = tuple(one for one in scenario.workload.classes if one.name == klass)
     if any(one.prompt is None or one.output is None for one in classes):
-        return measure(scenario.model_copy(update={"run": Run(requests=ALONE_REQUESTS, warmup_requests=1)}), arm, seed)
+        run = Run(requests=ALONE_REQUESTS, warmup_requests=1)
+        return measure(scenario.model_copy(update={"run": run}), arm, seed, scenario.live.draw(seed))
     workload = Workload(arrivals=Closed(clients=1), classes=classes)
     run = Run(requests=ALONE_REQUESTS, warmup_requests=1, drain=True)
-    return measure(scenario.model_copy(update={"workload": workload, "run": run}), arm, seed)
+    alone = scenario.model_copy(update={"workload": workload, "run": run})
+    return measure(alone, arm, seed, scenario.live.draw(seed))

@@ -13,21 +13,26 @@ class Plan(NamedTuple):
     """The fewest replicas of a hardware that meet the service levels, served in one way.
 
     Attributes:
+        capacity: Requests/s that a replica carries within the service levels.
         serving: ``tuned``, ``verify all``, ``MTP-1``, ``no speculation``.
-        replicas, gpus: None where no number of them meets the service levels.
+        replicas: How many, or in words why there is no number.
+        gpus: None where no number of replicas meets the service levels.
         cost: Per million output tokens, in the currency of the prices; None without a price.
         within: Share of the requests within their service levels.
+        one_less: What one replica less reaches, in words.
         limit: What bounds it, in words: ``KV-bound``.
         chosen: It is the plan that the page recommends.
     """
 
     hardware: str
     serving: str
-    replicas: int | None
+    capacity: Estimate
+    replicas: str
     gpus: int | None
     cost: float | None
     goodput_per_s: Estimate
     within: Estimate
+    one_less: str
     ttft_p99_s: float
     tpot_p99_s: float
     limit: str
@@ -36,8 +41,8 @@ class Plan(NamedTuple):
 
 def plans(caption: str, rows: Sequence[Plan]) -> Html:
     header = [
-        "Hardware and serving", "Replicas", "GPUs", "Cost a million tokens", "Good requests/s", "Within SLOs",
-        "TTFT p99, ms", "TPOT p99, ms", "Bound by",
+        "Hardware and serving", "Requests/s a replica", "Replicas", "GPUs", "Cost a million tokens", "Good requests/s",
+        "Within SLOs", "One replica less", "TTFT p99, ms", "TPOT p99, ms", "Bound by",
     ]  # fmt: skip
     return table(caption, header, [Row(_name(row), _cells(row)) for row in rows])
 
@@ -49,11 +54,13 @@ def _name(row: Plan) -> Cell:
 
 def _cells(row: Plan) -> list[Cell]:
     return [
-        NONE if row.replicas is None else f"{row.replicas:,}",
-        "not met" if row.gpus is None else f"{row.gpus:,}",
+        estimate(row.capacity),
+        row.replicas,
+        NONE if row.gpus is None else f"{row.gpus:,}",
         NONE if row.cost is None else number(row.cost),
         estimate(row.goodput_per_s),
         estimate(row.within, share=True),
+        row.one_less,
         milliseconds(row.ttft_p99_s),
         milliseconds(row.tpot_p99_s),
         row.limit,
