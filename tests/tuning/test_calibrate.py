@@ -192,7 +192,14 @@ def _simulated(model: AcceptanceModel, name: str, length: int) -> float:
     }
     workload = {"arrivals": {"kind": "closed", "clients": 8}, "classes": [klass]}
     scenario = Scenario.model_validate(
-        base | {"acceptance": model.model_dump(), "drafter_gamma": 7, "workload": workload, "loads": [8]}
+        base
+        | {
+            "acceptance": model.model_dump(),
+            "drafter_quality": 0.0,
+            "drafter_gamma": 7,
+            "workload": workload,
+            "loads": [8],
+        }
     ).model_copy(update={"run": Run(requests=2500, warmup_requests=0, drain=True)})
     server = scenario.server.model_copy(update={"verify_mode": "compact", "gamma": 7})
     return simulate(scenario, Arm("f", server, Fixed(length=length)), truth=Truth()).accepted_length
