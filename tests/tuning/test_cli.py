@@ -33,6 +33,7 @@ from dspark_tuning.search import STUDY
 from dspark_tuning.tune import Outcome
 from sglang_dspark.policy import SpsAdditiveTable, Threshold
 from sglang_dspark.policy.artifact import Artifact
+from sglang_dspark.policy.belief import sps_json
 from tests.policy.test_artifact import ARTIFACT
 from tests.shared_data import trace
 from tests.tuning.command import Ran, dspark
@@ -416,7 +417,9 @@ class TestOutputs:
         server = outcome.stock.server.model_copy(update={"gamma": 3})
         outcome = outcome._replace(stock=outcome.stock._replace(server=server))
         outputs.write(outcome, tmp_path)
-        assert SpsAdditiveTable.model_validate_json((tmp_path / SPS_TABLE).read_text()) == outcome.stock.belief
+        table = (tmp_path / SPS_TABLE).read_text()
+        assert table == sps_json(outcome.stock.belief)
+        assert SpsAdditiveTable.model_validate_json(table).bs_probes == outcome.stock.belief.bs_probes
         temperatures = json.loads((tmp_path / STS).read_text())["temperatures"]
         assert temperatures == list(outcome.scenario.drafter().sts[:3])
 
