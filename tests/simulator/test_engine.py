@@ -120,6 +120,17 @@ def test_mixed_chunk_gives_running_requests_one_token() -> None:
     assert bench.produced() == {0: 11, 1: 5}
 
 
+def test_a_mixed_step_reads_the_context_of_the_running_requests() -> None:
+    cost = step_cost(prefill_s=0.02, prefill_context_s=1e-3)
+    bench = Bench(plain(enable_mixed_chunk=True, chunked_prefill_size=60, max_running_requests=4), cost=cost)
+    bench.send(2, 100)
+    bench.steps(3)
+    bench.send(10, 100)
+    step = bench.step()
+    # A prompt and two tokens of the running request; each of the new prompt's tokens sees half of it on average.
+    assert (step.kind, step.step_s) == ("mixed", pytest.approx(0.02 + 1e-3 * (10 * 5 + 4)))
+
+
 def test_without_mixed_chunk_running_requests_wait() -> None:
     bench = Bench(Server(gamma=3, chunked_prefill_size=6, max_running_requests=4), acceptance=drafter(1.0))
     bench.send(2, 100)
