@@ -318,7 +318,7 @@ def test_a_saturated_run_is_said(tmp_path: Path) -> None:
     values = [shown(control, own()) for control in CONTROLS]
     (figures,) = (part for part in answer(str(path), "60", *values[1:], "default", "plain") if isinstance(part, Div))
     text = str(figures)
-    assert "A: dspark as it comes is saturated: the backlog grew by" in text
+    assert "A: SGLang's defaults is saturated: the backlog grew by" in text
     assert text.count("'not steady'") >= 10
 
 

@@ -105,7 +105,10 @@ def tune(
             outcome = run(chosen, options, pool, bar)
         files = outputs.write(outcome, out)
     except KeyboardInterrupt:
-        kept = f"{stored_trials(storage, out)} trials are kept in {storage or out}"
+        from dspark_tuning.report.provenance import without_secrets
+
+        place = without_secrets(storage) if storage else out
+        kept = f"{stored_trials(storage, out)} trials are kept in {place}"
         print(f"dspark: interrupted: {kept}; the same command continues", file=sys.stderr)
         raise typer.Exit(INTERRUPTED) from None
     if as_json:
