@@ -52,8 +52,8 @@ class Server(BaseModel):
         gamma: Drafts a block (``--speculative-dspark-block-size``).
         verify_mode: ``SGLANG_RAGGED_VERIFY_MODE``.
         max_running_requests: ``--max-running-requests``; 48 by default under speculation, 1024 without it.
-        max_queued_requests: ``--max-queued-requests``: a request that finds so many in the queue is refused; SGLang. No
-            limit if None.
+        max_queued_requests: ``--max-queued-requests``: the longest queue; SGLang. A request that finds it full is
+            refused. No limit if None.
         capture_requests: Largest captured batch (``--cuda-graph-max-bs-decode``); SGLang. 0 is a server that captures
             nothing and pads nothing, as on a CPU.
         cuda_graph_bs_decode: The captured batches themselves (``--cuda-graph-bs-decode``); SGLang. Replaces

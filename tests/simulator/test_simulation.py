@@ -130,7 +130,7 @@ def test_a_full_queue_refuses_and_clients_go_on() -> None:
 
 
 def test_refused_requests_of_an_open_loop_met_nothing() -> None:
-    """An overloaded server: whoever is served has waited for no more than the queue holds."""
+    """An overloaded server: a request that is served has waited for no more than the queue holds."""
     scenario = a_scenario(Poisson(rate_per_s=100), a_class(1, 10), requests=300)
     server = Server(speculative=False, max_running_requests=2)
     limited, unlimited = (

@@ -26,7 +26,7 @@ PLAIN = Arm("plain", Server(speculative=False, max_running_requests=8))
 
 
 def queue(**slo: float) -> Scenario:
-    """Requests of 50 tokens, each step of 10 ms: whoever runs so many at once has a capacity that is known."""
+    """Requests of 50 tokens, each step of 10 ms: the capacity follows from the running requests."""
     return a_scenario(
         Poisson(rate_per_s=1.0),
         a_class(prompt=1, output=50, slo={"ttft_s": 0.5, "tpot_s": 1.0} | slo),

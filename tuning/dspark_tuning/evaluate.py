@@ -88,7 +88,7 @@ def evaluate(
 def in_order(
     work: Callable[[Scenario, Task], Answer], scenario: Scenario, tasks: Iterable[Task], executor: Executor | None
 ) -> Iterator[Answer]:
-    """What ``work`` makes of each task, in their order, whoever did it."""
+    """Yield the answer of ``work`` to each task, in the order of the tasks."""
     if executor is None:
         yield from (work(scenario, task) for task in tasks)
         return

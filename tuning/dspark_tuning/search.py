@@ -193,7 +193,7 @@ def _climb(asked: list[tuple[optuna.Trial, Params]], plan: Plan, space: Space, e
 
 
 def _values(rows: pd.DataFrame, objective: Objective) -> list[float]:
-    """What the sampler is told of one arm."""
+    """The values of one arm that the sampler learns from."""
     parts: tuple[Objective, ...] = ("throughput", "tpot") if objective == "front" else (objective,)
     return [float(scores_of(rows, part).iloc[0]) for part in parts]
 

@@ -193,7 +193,7 @@ class CompressedLatent(Attention):
         return window + self.pooled_layers * ring * 2 * self.head_dim * _STATE_BYTES
 
     def slot_position_bytes(self, layers: int) -> float:
-        # Windows are evicted every so many steps; overlap scheduling keeps two rounds allocated.
+        # Windows are evicted every _EVICTION_STEPS steps; overlap scheduling keeps two rounds allocated.
         return (_EVICTION_STEPS + 2) * self._window_token_bytes(layers, speculative=True)
 
     def _window_token_bytes(self, layers: int, speculative: bool) -> float:

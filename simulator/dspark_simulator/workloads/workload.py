@@ -60,6 +60,13 @@ class Workload(Described):
         """Clients of a closed loop; None for arrivals that do not wait for the server."""
         return self.arrivals.clients if isinstance(self.arrivals, Closed) else None
 
+    @property
+    def rate_per_s(self) -> float:
+        """Mean rate of an open loop, requests per second; a closed loop has none."""
+        rate_per_s = self.arrivals.mean_rate_per_s
+        assert rate_per_s is not None
+        return rate_per_s
+
     def chunks(self, seed: int, size: int = 1024) -> Iterator[NDArray[np.void]]:
         """Endless REQUEST arrays [size] with ids 0, 1, 2, ... in the order of arrival (0.0 in a closed loop).
 

@@ -88,8 +88,8 @@ def _print(found: Planned, files: list[Path]) -> None:
     out = console()
     out.print(tables.plans(found))
     out.print(
-        f"A replica carries so many requests/s with {question.attainment:.0%} of each class's within both of its "
-        f"service levels: the mean over replications, and its one-sided {question.confidence:.0%} bounds. Replicas "
+        f"The capacity is the requests/s of a replica with {question.attainment:.0%} of each class's within both of "
+        f"its service levels: the mean over replications, and its one-sided {question.confidence:.0%} bounds. Replicas "
         "follow from the lower bound; 'one less' is what one replica less reaches, 'indeterminate' where the "
         "replications do not tell whether it would do. Percentiles are means of each simulation's own. "
         "Step times are as each choice says: all figures are simulated."

@@ -29,7 +29,7 @@ Verdict = Literal["met", "not met", "indeterminate"]
 
 
 class Attained(NamedTuple):
-    """What so many replicas do.
+    """SLO attainment of a number of replicas.
 
     Attributes:
         share: Of its requests, that the worst class has within both of its service levels; mean over replications.
@@ -80,7 +80,7 @@ def attain(
     figures = {key: float(np.mean([row[key] for row in rows])) for key in rows[0] if key != "within"}
     for rate in ("throughput_tok_s", "goodput_tok_s"):
         figures[rate] *= copies
-    figures["goodput_per_s"] = _rate(scenario) * figures["attainment"]
+    figures["goodput_per_s"] = scenario.workload.rate_per_s * figures["attainment"]
     return Attained(
         replicas,
         share,
@@ -100,7 +100,7 @@ def share_of(scenario: Scenario, replicas: int) -> tuple[Scenario, int]:
     Random routing splits Poisson arrivals into independent Poisson streams, so one replica at its part of the rate is
     like every other. Any other routing or arrivals need all replicas at once.
     """
-    rate_per_s = _rate(scenario)
+    rate_per_s = scenario.workload.rate_per_s
     alone = scenario.router == "random" and isinstance(scenario.workload.arrivals, Poisson | Varying)
     count = 1 if alone else replicas
     workload = scenario.workload.with_rate(rate_per_s / replicas) if alone else scenario.workload
@@ -114,12 +114,6 @@ def share_of(scenario: Scenario, replicas: int) -> tuple[Scenario, int]:
 
 def _within(count: float, bounds: tuple[int, int]) -> int:
     return int(min(max(count, bounds[0]), bounds[1]))
-
-
-def _rate(scenario: Scenario) -> float:
-    rate_per_s = scenario.workload.arrivals.mean_rate_per_s
-    assert rate_per_s is not None
-    return rate_per_s
 
 
 def _measure(

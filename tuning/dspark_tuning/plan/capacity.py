@@ -53,7 +53,7 @@ def size(
     the number follows from the capacity and was simulated itself.
 
     Args:
-        attain: Simulates a deployment of replicas that each get so many requests a second.
+        attain: Simulates replicas that each get the given requests a second.
         guess_per_s: Where to look first.
         most: The limit on replicas.
 

@@ -91,9 +91,8 @@ def _amount(text: str, given: str) -> Amount:
 
 
 def _rate(scenario: Scenario, amount: Amount, text: str) -> Scenario:
-    rate_per_s = scenario.workload.arrivals.mean_rate_per_s
-    assert rate_per_s is not None
-    return scenario.with_workload(scenario.workload.with_rate(amount.of(rate_per_s)))
+    workload = scenario.workload
+    return scenario.with_workload(workload.with_rate(amount.of(workload.rate_per_s)))
 
 
 def _lengths(field: str) -> Callable[[Scenario, Amount, str], Scenario]:

@@ -100,9 +100,7 @@ class Question(BaseModel):
 
     @property
     def rate_per_s(self) -> float:
-        rate_per_s = self.workload.arrivals.mean_rate_per_s
-        assert rate_per_s is not None
-        return rate_per_s
+        return self.workload.rate_per_s
 
 
 def names() -> list[str]:

@@ -165,7 +165,7 @@ class _Work:
         return attain(self.question, scenario, arm, replicas, self.seeds, self.pool)
 
     def size(self, scenario: Scenario, arm: Arm, guess_per_s: float) -> Sized | None:
-        rate_per_s = _rate(scenario)
+        rate_per_s = scenario.workload.rate_per_s
 
         def attain(per_s: float) -> Attained:
             replicas = min(replicas_for(rate_per_s, per_s), self.question.most_replicas)
@@ -177,10 +177,10 @@ class _Work:
         """The plans of a deployment: tuned first."""
         scenario = one.scenario
         whole = verify_all(scenario)
-        base = self.size(scenario, whole, _rate(scenario))
+        base = self.size(scenario, whole, scenario.workload.rate_per_s)
         best, found = self.tuned(scenario, base)
         made = [self._plan(one, TUNED, scenario, best, found), self._plan(one, VERIFY_ALL, scenario, whole, base)]
-        guess_per_s = found.capacity.low if found else _rate(scenario)
+        guess_per_s = found.capacity.low if found else scenario.workload.rate_per_s
         single = one_token(one)
         if single is not None:
             arm = verify_all(single)
@@ -231,15 +231,9 @@ class _Work:
         return Plan(one.name, serving, scenario, arm, one.price_per_gpu_hour, sized, why)
 
 
-def _rate(scenario: Scenario) -> float:
-    rate_per_s = scenario.workload.arrivals.mean_rate_per_s
-    assert rate_per_s is not None
-    return rate_per_s
-
-
 def _load(scenario: Scenario, sized: Sized | None) -> float:
     """Requests/s of a replica of the fewest; all of them where none meets the service levels."""
-    rate_per_s = _rate(scenario)
+    rate_per_s = scenario.workload.rate_per_s
     return rate_per_s if sized is None else rate_per_s / replicas_for(rate_per_s, sized.capacity.low)
 
 
