@@ -190,6 +190,14 @@ class Bench:
         """The next ``count`` steps."""
         return [self.step() for _ in range(count)]
 
+    def until_retracted(self, limit: int = 1000) -> Step:
+        """Steps until the first retraction; returns the step that retracted."""
+        for _ in range(limit):
+            step = self.step()
+            if self.metrics[0]["retracted"]:
+                return step
+        raise AssertionError(f"nothing was retracted in {limit} steps; the last: {step}")
+
     def drain(self, limit: int = 100_000) -> list[Step]:
         """Steps until nothing is left to do."""
         done: list[Step] = []

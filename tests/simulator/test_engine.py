@@ -220,8 +220,7 @@ def test_retracted_requests_queue_behind_the_others() -> None:
     bench.send(3, 12)
     bench.step()
     bench.send(2, 20)
-    while not bench.metrics[0]["retracted"]:
-        bench.step()
+    bench.until_retracted()
     assert bench.waiting()["id"].tolist() == [2, 1]
 
 
@@ -238,8 +237,7 @@ def test_new_token_ratio_after_retraction(mixed: bool) -> None:
     bench.send(50, 200)
     bench.steps(3)
     bench.send(49, 200)
-    while not bench.metrics[0]["retracted"]:
-        bench.step()
+    bench.until_retracted()
     (produced,) = bench.produced().values()
     assert ratio(bench) == pytest.approx((produced - 1 + 20) / 201)
 
@@ -505,8 +503,7 @@ def test_a_full_queue_refuses_a_retracted_request() -> None:
     bench.send(3, 12)
     bench.step()
     bench.send(2, 20)
-    while not bench.metrics[0]["retracted"]:
-        step = bench.step()
+    step = bench.until_retracted()
     assert (step.running, step.queued, step.ended) == (1, 1, 1)
     assert bench.waiting()["id"].tolist() == [2]
     assert bench.metrics[0]["aborted"].sum() == 1
@@ -580,14 +577,13 @@ def test_new_token_ratio_after_the_last_request_was_aborted() -> None:
 @pytest.mark.parametrize("outputs", [(3, 20, 20), (20, 3, 20)])
 def test_retraction_takes_the_last_among_equals(outputs: tuple[int, ...]) -> None:
     """The last in the order of the batch, in whichever slot it is: the first or the second."""
-    bench = Bench(plain(schedule_conservativeness=0.1), kv_tokens=48)
+    # The short one leaves, the other two fill the 40 tokens with 16 each.
+    bench = Bench(plain(schedule_conservativeness=0.1), kv_tokens=40)
     for output in outputs:
         bench.send(5, output)
-    while not bench.metrics[0]["retracted"]:
-        produced = bench.produced()
-        bench.step()
-    assert len(produced) == 2 and len(set(produced.values())) == 1
-    assert bench.waiting()["id"].tolist() == [2]
+    step = bench.until_retracted()
+    assert (step.running, step.queued) == (1, 1)
+    assert bench.waiting()[["id", "produced"]].tolist() == [(2, 16)]
 
 
 def test_prefilled_requests_stand_in_front_of_those_that_ran_beside_them() -> None:
@@ -603,8 +599,7 @@ def test_prefilled_requests_stand_in_front_of_those_that_ran_beside_them() -> No
     bench.queue[int(bench.state[0]["queue_head"])]["produced"] = 2
     assert bench.step().kind == "mixed"
     assert bench.produced() == {0: 3, 1: 3}
-    while not bench.metrics[0]["retracted"]:
-        bench.step()
+    bench.until_retracted()
     assert bench.waiting()["id"].tolist() == [0]
 
 

@@ -127,8 +127,7 @@ def test_a_step_that_preempts_admits_nobody() -> None:
     bench = Bench(vllm(gamma=7), kv_tokens=100)
     bench.send(70, 1000)
     bench.send(5, 1000)
-    while not bench.metrics[0]["retracted"]:
-        step = bench.step()
+    step = bench.until_retracted()
     assert (step.kind, step.running, step.queued) == ("decode", 1, 1)
 
 
