@@ -31,7 +31,7 @@ from dspark_tuning.arms import PLAIN, TUNED
 from dspark_tuning.evaluate import executor
 from dspark_tuning.jsonable import jsonable
 from dspark_tuning.plan import Planned, Question, load, plan, tuned
-from dspark_tuning.plan.attainment import Attained, attain, share_of
+from dspark_tuning.plan.attainment import Attained, attain, measure, share_of
 from dspark_tuning.plan.bound import bound, mean_tokens
 from dspark_tuning.plan.capacity import Capacity, Sized, size
 from dspark_tuning.plan.change import parse
@@ -211,6 +211,19 @@ class TestReplicas:
             there = attain(*asked, pool)
         # Text, since a bound from three replications is not a number.
         assert str(there) == str(attain(*asked, None))
+
+    def test_a_replica_is_full_before_it_is_watched(self, deployed: Deployment) -> None:
+        """Answers of 4,000 tokens take longer than the usual warm-up: the batch is that of a far longer run."""
+        traffic = deployed.scenario.workload.with_rate(2.5)
+        long = {"output": {"kind": "fixed", "tokens": 4000}, "max_new_tokens": 4000}
+        slo = {"ttft_s": 1.0, "tpot_s": 0.02}
+        classes = [klass.model_dump() | long | {"slo": slo} for klass in traffic.classes]
+        scenario = deployed.scenario.with_workload(Workload.model_validate(traffic.model_dump() | {"classes": classes}))
+        asked = Question.model_validate(QUESTION)
+        found = attain(asked, scenario, verify_all(scenario), 1, range(8), None)
+        far = scenario.model_copy(update={"run": Run(requests=4000, warmup_requests=2000)})
+        rows = [measure(far, verify_all(far), seed, truth) for seed, truth in enumerate(far.live.spread(4))]
+        assert found.figures["running"] == pytest.approx(np.mean([row["running"] for row in rows]), rel=0.1)
 
     def test_other_routers_simulate_all(self, deployed: Deployment) -> None:
         together, copies = share_of(deployed.scenario.model_copy(update={"router": "least_loaded"}), 3)

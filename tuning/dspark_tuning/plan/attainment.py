@@ -12,6 +12,7 @@ import numpy as np
 from dspark_simulator.deployment import Truth
 from dspark_simulator.scenario import Run, Scenario
 from dspark_simulator.simulation import Arm, simulate
+from dspark_simulator.workloads import Workload
 from dspark_simulator.workloads.arrivals import Poisson, Varying
 from dspark_tuning.compare import t_quantile
 from dspark_tuning.plan.question import Question
@@ -20,7 +21,8 @@ REPLICATIONS: Final = 8
 # So far below what is asked, a few replications are enough to know.
 SCREENED: Final = 3
 HOPELESS: Final = 0.1
-# A replica is watched for this long after it has filled, within these numbers of requests.
+# A replica is watched for this long after it has filled, within these numbers of requests; where requests take longer,
+# for as long as they do.
 WATCHED_S, FILLED_S = 90.0, 20.0
 MEASURED, WARMED = (400, 1200), (60, 800)
 
@@ -105,11 +107,21 @@ def share_of(scenario: Scenario, replicas: int) -> tuple[Scenario, int]:
     count = 1 if alone else replicas
     workload = scenario.workload.with_rate(rate_per_s / replicas) if alone else scenario.workload
     a_replica_s = rate_per_s / replicas
-    run = Run(
-        requests=count * (_within(a_replica_s * WATCHED_S, MEASURED) + _within(a_replica_s * FILLED_S, WARMED)),
-        warmup_requests=count * _within(a_replica_s * FILLED_S, WARMED),
-    )
+    life = math.ceil(a_replica_s * min(_life_s(workload), scenario.residence_s()))
+    warmed = count * max(_within(a_replica_s * FILLED_S, WARMED), life)
+    measured = count * max(_within(a_replica_s * WATCHED_S, MEASURED), life)
+    run = Run(requests=measured + warmed, warmup_requests=warmed)
     return scenario.model_copy(update={"workload": workload, "replicas": count, "run": run}), replicas // count
+
+
+def _life_s(workload: Workload) -> float:
+    """Seconds that a request of the longest class takes where it just meets its service levels."""
+    requests = next(workload.chunks(seed=0))
+    return max(
+        klass.slo.ttft_s + klass.slo.tpot_s * float(outputs.mean())
+        for n, klass in enumerate(workload.classes)
+        if len(outputs := requests["output"][requests["slo_class"] == n])
+    )
 
 
 def _within(count: float, bounds: tuple[int, int]) -> int:

@@ -19,12 +19,11 @@ from dspark_simulator.server import Server
 from dspark_simulator.simulation import Arm
 from dspark_tuning.arms import TUNED
 from dspark_tuning.evaluate import evaluate, grid
-from dspark_tuning.objectives import scores
 from dspark_tuning.plan.attainment import share_of
 from dspark_tuning.plan.deployments import ROOMY
 from dspark_tuning.search import RUNGS, Plan, finished, params_of, search
 from dspark_tuning.space import Space
-from dspark_tuning.tune import Searched
+from dspark_tuning.tune import Searched, selected
 from sglang_dspark.files import write_atomically
 from sglang_dspark.policy import AnyPolicy, CostBelief
 
@@ -70,7 +69,7 @@ def tuned(
 
     Args:
         scenario: The deployment; its rate does not matter.
-        rivals: Arms that win unless a candidate is better.
+        rivals: Arms that win unless a candidate is better beyond doubt.
     """
     at = band(rate_per_s) * BEYOND
     alone, _ = share_of(
@@ -117,8 +116,5 @@ def _search(scenario: Scenario, rivals: list[Arm], trials: int, seed: int, pool:
     study = optuna.create_study(direction="maximize")
     told = list(search(study, plan, space, lambda cells: evaluate(scenario, cells, pool)))[-1]
     candidates = [space.arm(f"finalist {t.number}", params_of(t)) for t in finished(told)[:FINALISTS]]
-    arms = [*rivals, *candidates]
-    rows = evaluate(scenario, grid(arms, scenario.loads, how.seeds["select"]), pool)
-    score = scores(rows, how.objective)
-    # A tie goes to a rival, which needs no plugin.
-    return max(arms, key=lambda arm: float(score[arm.name]))
+    rows = evaluate(scenario, grid([*rivals, *candidates], scenario.loads, how.seeds["select"]), pool)
+    return selected(rows, how.objective, rivals, candidates)
