@@ -78,7 +78,7 @@ def rows(winner: str = arms.TUNED, seeds: range = SEEDS) -> pd.DataFrame:
         found.append(
             {
                 "arm": arm, "load": load, "seed": seed, "overhead_s": 0.004, "slope": 1.0, "requests": 50,
-                "window_s": 10.0, "saturated": False, "backlog_growth": 0, "attainment": 0.9,
+                "window_s": 10.0, "saturated": False, "backlog_growth": 0, "attainment": 0.9, "ttft_attainment": 0.96,
                 "throughput_tok_s": throughput, "goodput_per_s": throughput / 300,
                 "tpot_mean_s": load / throughput, "tpot_p50_s": load / throughput, "tpot_p99_s": 0.0321,
                 "ttft_p50_s": 0.0456, "ttft_p99_s": 0.0789, "accepted_length": 3.21, "verify_length": 4.56,
@@ -492,7 +492,7 @@ def test_arms_whose_backlog_grew_are_named(read: Callable[[Outcome], Page]) -> N
     rows.loc[rows[rows["arm"] == arms.DEFAULT].index[0], "saturated"] = True
     grown = made._replace(rows=rows)
     sentence = f"'{arms.PLAIN}' at load {LOADS[-1]:g} is saturated: the backlog grew by 321 requests"
-    assert [text.startswith(sentence) for text in summary.saturations(rows)] == [True]
+    assert [text.startswith(sentence) for text in summary.remarks(rows, "throughput")] == [True]
     page = read(grown)
     assert sentence in " ".join(page.text.split())
     table = next(rows for caption, rows in page.tables.items() if caption.startswith("Means over"))
@@ -500,3 +500,16 @@ def test_arms_whose_backlog_grew_are_named(read: Callable[[Outcome], Page]) -> N
     assert "not steady" not in table[arms.DEFAULT]
     by_load = next(rows for caption, rows in page.tables.items() if caption == "Mean requests/s within their SLOs")
     assert by_load[arms.PLAIN][-1] == "not steady" and "not steady" not in by_load[arms.PLAIN][:-1]
+
+
+def test_a_speed_that_waiting_requests_pay_for_is_named(read: Callable[[Outcome], Page]) -> None:
+    made = outcome(options=Options(Path("x"), objective="tpot"))
+    rows = made.rows.copy()
+    rows.loc[(rows["arm"] == arms.DEFAULT) & (rows["load"] == LOADS[-1]), "ttft_attainment"] = 0.12
+    (sentence,) = summary.remarks(rows, "tpot")
+    assert sentence.startswith(
+        f"'{arms.DEFAULT}' at load {LOADS[-1]:g} gives 12% of the requests their TTFT: its speed"
+    )
+    assert sentence in " ".join(read(made._replace(rows=rows)).text.split())
+    # Throughput gains nothing by letting requests wait.
+    assert summary.remarks(rows, "throughput") == []

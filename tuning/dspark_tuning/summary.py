@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from dspark_tuning import arms
 from dspark_tuning.compare import Gain, at_floor, gain, gained_difference, gained_ratio
+from dspark_tuning.objectives import METRICS, REQUIRED_ATTAINMENT, Objective, ttft_attainment
 from dspark_tuning.tables import saturation
 
 if TYPE_CHECKING:
@@ -78,9 +79,18 @@ def saturated(rows: pd.DataFrame) -> dict[tuple[str, float], float]:
     return dict(zip(zip(grown["arm"], grown["load"], strict=True), grown["backlog_growth"], strict=True))
 
 
-def saturations(rows: pd.DataFrame) -> list[str]:
-    """One sentence an arm and load that is saturated."""
-    return [f"'{arm}' at load {load:g} is {saturation(growth)}" for (arm, load), growth in saturated(rows).items()]
+def remarks(rows: pd.DataFrame, objective: Objective) -> list[str]:
+    """What must be read beside the figures, a sentence each: saturation, and a speed that waiting requests pay for."""
+    found = [f"'{arm}' at load {load:g} is {saturation(growth)}" for (arm, load), growth in saturated(rows).items()]
+    if METRICS[objective].needs_ttft:
+        title, shares = METRICS[objective].title, ttft_attainment(rows)
+        short: dict[tuple[str, float], float] = shares[shares < REQUIRED_ATTAINMENT].to_dict()
+        found += [
+            f"'{arm}' at load {load:g} gives {share:.0%} of the requests their TTFT: its {title} is paid for by the "
+            "requests that wait"
+            for (arm, load), share in short.items()
+        ]
+    return found
 
 
 def split(outcome: Outcome) -> Split:

@@ -162,7 +162,7 @@ def _print(outcome: Outcome, files: list[Path]) -> None:
     largest = scenario.at_load(max(scenario.loads))
     if extrapolated := largest.extrapolated(outcome.winner.server):
         out.print(f"Load {max(scenario.loads):g} is {extrapolated}.")
-    for sentence in summary.saturations(outcome.rows):
+    for sentence in summary.remarks(outcome.rows, outcome.options.objective):
         out.print(sentence)
     out.print(outcome.artifact.advice)
     out.print(f"Wrote {', '.join(map(str, files))}.", soft_wrap=True)

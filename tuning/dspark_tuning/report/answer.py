@@ -31,7 +31,7 @@ def _stock(outcome: Outcome) -> list[Html]:
 def _policy(outcome: Outcome) -> list[Html]:
     """What the chosen arm adds."""
     winner, split = outcome.winner, summary.split(outcome)
-    parts = [subheading("What the policy adds")]
+    parts = [subheading("What the choice adds")]
     if winner == outcome.stock:
         parts.append(paragraph("Nothing beyond doubt: the choice is the server above."))
     else:

@@ -49,7 +49,7 @@ def section(outcome: Outcome) -> Section:
         )
         for row in summary.summaries(outcome)
     ]
-    grown = [paragraph(f"{sentence}.") for sentence in summary.saturations(outcome.rows)]
+    grown = [paragraph(f"{sentence}.") for sentence in summary.remarks(outcome.rows, outcome.options.objective)]
     return Section("baselines", "Every baseline", [table(caption, header, rows), *grown, *_cut_short(outcome.rows)])
 
 
