@@ -84,11 +84,11 @@ def remarks(rows: pd.DataFrame, objective: Objective) -> list[str]:
     found = [f"'{arm}' at load {load:g} is {saturation(growth)}" for (arm, load), growth in saturated(rows).items()]
     if METRICS[objective].needs_ttft:
         title, shares = METRICS[objective].title, ttft_attainment(rows)
-        short: dict[tuple[str, float], float] = shares[shares < REQUIRED_ATTAINMENT].to_dict()
+        short = shares[shares < REQUIRED_ATTAINMENT].reset_index()
         found += [
             f"'{arm}' at load {load:g} gives {share:.0%} of the requests their TTFT: its {title} is paid for by the "
             "requests that wait"
-            for (arm, load), share in short.items()
+            for arm, load, share in short.itertuples(index=False)
         ]
     return found
 
