@@ -43,12 +43,12 @@ def attach(result: None, planner: Any, **arguments: Any) -> None:
 
 
 def attach_scheduler(result: None, scheduler: Any) -> None:
-    """After ``Scheduler.init_internal_state``: what of the scheduler the policy looks at."""
+    """After ``Scheduler.init_internal_state``: gives the policy the scheduler, and starts the observers."""
     live = of(getattr(scheduler, "draft_worker", None))
     if live is not None:
         from sglang_dspark.serving import observers
 
-        live.queue = scheduler.waiting_queue
+        live.scheduler = scheduler
         observers.start(live, scheduler)
 
 

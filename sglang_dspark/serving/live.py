@@ -194,7 +194,7 @@ class LivePolicy:
 
     Attributes:
         asked: The mode that holds from the next step, if this is rank 0.
-        queue: The scheduler's waiting requests.
+        scheduler: SGLang's ``Scheduler``; None until it is built.
         detailed: Note every request's context and class, whether or not the policy looks at them.
         gamma: Drafts a block.
         verify_mode: SGLang's.
@@ -223,7 +223,7 @@ class LivePolicy:
         self.agreement.check_same(text, settings.policy)
         self.configured = Mode[settings.mode.upper()]
         self.asked = self.configured
-        self.queue: Sequence[Any] = ()
+        self.scheduler: Any = None
         self.detailed = False
         self.observers: list[Observer] = []
         self.watcher: Watcher | None = None
@@ -313,7 +313,7 @@ class LivePolicy:
         if now.needs_class or detailed:
             slo_class = np.empty(n, np.int64)
             now.classes.of(requests, slo_class)
-        load = Load(context, slo_class, len(self.queue))
+        load = Load(context, slo_class, self._queued())
         self.step = Step(self, now, self.mode, load, self._rids(batch), batch.after_idle_gap)
         return self.step
 
@@ -385,7 +385,7 @@ class LivePolicy:
             self,
             self.mode,
             self.in_force.version,
-            len(self.queue),
+            self._queued(),
             batch.extend_num_tokens,
             sum(batch.prefix_lens),
             self._rids(batch),
@@ -416,6 +416,10 @@ class LivePolicy:
         self._ended_s = ended_s
         self.steps += 1
         return ended_s, elapsed_s
+
+    def _queued(self) -> int:
+        """Waiting requests; looked up each time, as SGLang replaces the list whenever it admits some."""
+        return 0 if self.scheduler is None else len(self.scheduler.waiting_queue)
 
     def _rids(self, batch: Any) -> tuple[str, ...]:
         return tuple(request.rid for request in batch.reqs) if self.recorders else ()

@@ -22,9 +22,11 @@ from dspark_tuning.remote import Client
 from dspark_tuning.sim2real.measure import recording
 from dspark_tuning.sim2real.servers import GUESS, artifact
 from sglang_dspark.demo import TARGET
+from sglang_dspark.demo.load import closed_loop
 from sglang_dspark.drafter.text import CLASSES, held_out
 from sglang_dspark.policy import Fixed, NoDraft
 from tests.live import servers
+from tests.live.prompts import mixed
 
 pytestmark = pytest.mark.parametrize("steered", [servers.COMPACT_SYNC], indirect=True)
 
@@ -79,6 +81,18 @@ def test_every_round_of_every_request_is_recorded(steered: servers.Steered, tmp_
     assert wanted <= accepted <= wanted + 24 * 7
     assert (decodes["verify_tokens"] == 8 * decodes["requests"]).all()
     assert all(len(row) == 7 * n for row, n in zip(decodes["confidence"], decodes["requests"], strict=True))
+
+
+def test_waiting_requests_are_recorded_as_they_are(steered: servers.Steered, tmp_path: Path) -> None:
+    """More clients than may run: the rest waits, and has gone by the end."""
+    running, clients = int(servers.FLAGS["--max-running-requests"]), 44
+    with recording(steered.server, tmp_path / "run.parquet"):
+        assert not closed_loop(steered.server, mixed()[: 2 * clients], clients, ignore_eos=True).failed
+    steps = read([tmp_path / "run.parquet"]).steps.to_pandas()
+    decodes = steps[steps["kind"] == "decode"]
+    full = decodes[decodes["requests"] == running]
+    assert len(full) and full["queued"].max() > 3 and full["queued"].max() <= clients - running
+    assert decodes["queued"].nunique() > 3 and decodes["queued"].iloc[-1] == 0
 
 
 def test_a_short_record_calibrates(steered: servers.Steered, tmp_path: Path) -> None:

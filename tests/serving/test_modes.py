@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import os
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -13,8 +14,8 @@ from sglang_dspark.errors import InputError
 from sglang_dspark.policy import Fixed, Threshold, sglang_tiers
 from sglang_dspark.policy.artifact import dumps
 from sglang_dspark.policy.belief import sps_json
+from sglang_dspark.serving import engine, offline
 from sglang_dspark.serving import live as live_module
-from sglang_dspark.serving import offline
 from sglang_dspark.serving.live import Mode, tempered
 from sglang_dspark.serving.watch import Watcher
 from tests.serving.harness import Driver, random_confidence, upstream
@@ -248,6 +249,22 @@ def test_a_touched_file_ends_no_fall_back_and_a_changed_one_does(hooked, tmp_pat
             driver.step(*step)
             assert driver.step(*step).step.mode is expected
         assert live.in_force.version == 2
+
+
+def test_waiting_requests_are_those_of_the_step_though_sglang_replaces_the_list(hooked) -> None:
+    with offline.planner(**arguments(tiers=None)) as planner:
+        live = offline.attach(planner, artifact(Fixed(length=1)))
+        driver, seen = Driver(planner, True), []
+        scheduler = SimpleNamespace(draft_worker=driver.worker, waiting_queue=["first"], metrics_collector=None)
+        engine.attach_scheduler(None, scheduler)
+        live.watcher.stop()
+        for waiting in (6, 0, 3):
+            # As ``Scheduler._get_new_batch_prefill_raw`` drops what it admits, and then appends what comes.
+            scheduler.waiting_queue = list(range(waiting))
+            scheduler.waiting_queue.append("another")
+            prefill = live.begin_prefill(SimpleNamespace(extend_num_tokens=1, prefix_lens=[0], after_idle_gap=False))
+            seen.append((driver.step(*easy()).step.load.queued, prefill.queued))
+        assert seen == [(7, 7), (1, 1), (4, 4)]
 
 
 def test_work_between_two_steps_is_not_the_second_steps_time(hooked, monkeypatch) -> None:
