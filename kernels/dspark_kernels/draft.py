@@ -53,7 +53,8 @@ def draft_block(
         sample: False where all temperatures are 0 and the host knows it.
         vocab_start: First token of the shard that ``base_logits`` and ``head.w2`` are of, a multiple of 4.
         gather: Collects a tensor of every shard in a new first dimension.
-        kept: [R, gamma, V] that gets the corrected logits, where someone asks for them.
+        kept: [R, gamma, V] that gets the corrected logits, where someone asks for them; tokens, log-probabilities and
+            log-sum-exps are then of these, rounded to its dtype, so that acceptance may read them.
         outputs: Written and returned; new tensors if None.
         config: In place of the target's.
 
@@ -161,10 +162,17 @@ def reference_draft_block(
         latent, state = reference_latent(head, tokens, of_step, state)
         if outputs.latents is not None:
             outputs.latents[:, step] = latent.to(outputs.latents.dtype)
-        if kept is not None:
-            kept[:, step] = (base_logits[:, step].float() + latent @ head.w2.float().T).to(kept.dtype)
         scaled, keys = reference_scan(
-            head, base_logits[:, step], latent, temperatures, requests, positions, seed=seed, step=step, sample=sample
+            head,
+            base_logits[:, step],
+            latent,
+            temperatures,
+            requests,
+            positions,
+            seed=seed,
+            step=step,
+            sample=sample,
+            kept=None if kept is None else kept[:, step],
         )
         tokens, outputs.log_probs[:, step], outputs.log_sums[:, step] = reference_finish(scaled, keys)
         outputs.tokens[:, step] = tokens

@@ -83,8 +83,10 @@ def markov_scan(
         base = tl.load(logits + row64[:, None] * logits_stride + column[None, :], inside, float("-inf"))
         value = corrected(latent, w2, base.to(tl.float32), column, in_width, inner, in_rank, rank, PRECISION)
         if KEEP:
-            at = kept + row64[:, None] * kept_stride + column[None, :]
-            tl.store(at, value.to(kept.dtype.element_ty), inside)
+            # Acceptance reads what is stored, so the draws must be of that and not of what rounding left out.
+            rounded = value.to(kept.dtype.element_ty)
+            tl.store(kept + row64[:, None] * kept_stride + column[None, :], rounded, inside)
+            value = rounded.to(tl.float32)
         # NaN wins, as in torch.argmax, and as infinity it leaves the row without a log-sum-exp.
         scaled = value * scale[:, None]
         scaled = tl.where(scaled == scaled, scaled, float("inf"))
@@ -144,7 +146,8 @@ def scan(
         positions: int64 [R], of the anchors; ``step`` counts from them.
         sample: Whether any temperature may be above 0; if not, all rows are argmax.
         vocab_start: First token of the shard, a multiple of 4.
-        kept: [R, V] that gets the corrected logits, where someone asks for them.
+        kept: [R, V] that gets the corrected logits, where someone asks for them; the draws are then of these, rounded
+            to its dtype.
 
     Returns:
         float32 [FIELDS, parts, R]; see FIELDS.
@@ -200,13 +203,18 @@ def reference_scan(
     step: int,
     sample: bool,
     vocab_start: int = 0,
+    kept: torch.Tensor | None = None,
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """What the pass computes before it reduces: scaled logits and keys, float32 [R, V].
 
     Args:
         latent: float32 [R, K].
+        kept: As of :func:`scan`.
     """
     value = base_logits.float() + latent @ head.w2.float().T
+    if kept is not None:
+        kept.copy_(value)
+        value = kept.float()
     scaled = value / torch.where(temperatures > 0, temperatures, 1.0)[:, None]
     scaled = scaled.nan_to_num(nan=torch.inf, posinf=torch.inf, neginf=-torch.inf)
     if not sample:

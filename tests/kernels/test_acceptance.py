@@ -10,7 +10,7 @@ from scipy import stats
 
 from dspark_kernels import targets
 from dspark_kernels.acceptance import Accepted, accept, reference_accept
-from dspark_kernels.draft import reference_draft_block
+from dspark_kernels.draft import draft_block, reference_draft_block
 from dspark_kernels.heads import Kind
 from dspark_kernels.residual_scan import Proposal
 from dspark_kernels.target_rows import launch_target_rows, reference_target_rows
@@ -103,6 +103,43 @@ def test_outcomes_are_the_references(kind: Kind, dtype: torch.dtype, top: bool) 
             assert torch.equal(found.tokens, wanted.tokens)
             rejected = int((found.lengths < one.lengths).sum())
             assert 0 < rejected < 19
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
+def test_rounds_of_kept_logits_are_distributed_as_the_target(dtype: torch.dtype) -> None:
+    """Drafts of logits that are kept in two bytes, accepted from what was kept, as a server with CUDA graphs does."""
+    turns, rows, vocab, gamma = 20, 1000, 12, 2
+    coarse = 1.0 if dtype == torch.bfloat16 else 8.0
+    random = torch.Generator().manual_seed(9)
+    given = block(9, "vanilla", dtype, 1, gamma, vocab, 8)
+    # Logits that lie where the dtype is coarse: rounding moves them by up to 0.25.
+    given = given._replace(logits=(torch.randn(1, gamma, vocab, generator=random) + 70.0 * coarse).to(dtype))
+    before = given.logits.float() + (given.head.w1[given.anchors] @ given.head.w2.T).float()[:, None]
+    target = torch.cat([before, before[:, :1]], 1) + torch.randn(1, gamma + 1, vocab, generator=random) * 0.3
+    flat = target.expand(rows, gamma + 1, vocab).reshape(-1, vocab)
+    logits, anchors = given.logits.expand(rows, gamma, vocab).contiguous(), given.anchors.expand(rows).contiguous()
+    names, lengths = torch.arange(rows), torch.full((rows,), gamma, dtype=torch.int32)
+    starts, ones = names * (gamma + 1), torch.ones(rows)
+    kept = torch.empty_like(logits)
+    counts = torch.zeros(vocab)
+    for turn in range(turns):
+        positions = torch.full((rows,), turn)
+        drafted = reference_draft_block(given.head, logits, anchors, None, ones, names, positions, SEED, kept=kept)
+        proposal = Proposal(kept, drafted.log_sums, drafted.log_probs, ones, None, None, anchors)
+        found = reference_accept(
+            flat, starts, lengths, drafted.tokens, proposal, ones, None, None, names, positions, SEED
+        )
+        counts += torch.bincount(torch.where(found.lengths > 0, drafted.tokens[:, 0], found.tokens), minlength=vocab)
+    few = slice(0, 60)
+    again = torch.empty_like(kept[few])
+    named: dict[str, Any] = {"requests": names[few], "positions": positions[few], "seed": SEED}
+    own = draft_block(given.head, logits[few], anchors[few], temperatures=ones[few], kept=again, **named)
+    assert torch.equal(own.tokens, drafted.tokens[few]) and torch.equal(again, kept[few])
+    proposal = Proposal(again, own.log_sums, own.log_probs, ones[few], None, None, anchors[few])
+    ours = accept(flat, starts[few], lengths[few], own.tokens, proposal, temperatures=ones[few], **named)
+    assert torch.equal(ours.tokens, found.tokens[few]) and torch.equal(ours.lengths, found.lengths[few])
+    p = torch.softmax(target[0, 0].double(), 0)
+    assert stats.chisquare(counts.double(), p * counts.sum()).pvalue > 1e-4
 
 
 def test_kept_logits_give_the_same_outcome() -> None:
