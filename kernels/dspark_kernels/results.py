@@ -18,7 +18,8 @@ def path() -> Path:
     """Where it is: DSPARK_KERNELS_RESULT, or in the user's cache."""
     if given := os.environ.get(VARIABLE):
         return Path(given)
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "sglang-dspark" / "kernels.json"
+    # Not Path.home, which raises where the user has none.
+    return Path(os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")) / "sglang-dspark" / "kernels.json"  # noqa: PTH111
 
 
 def key(device: torch.device) -> str:

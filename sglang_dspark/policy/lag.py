@@ -11,9 +11,9 @@ so a confidence recorded under another generation is an earlier request's.
 from __future__ import annotations
 
 import numpy as np
-from numba import njit
 from numpy.typing import NDArray
 
+from sglang_dspark.jit import njit
 from sglang_dspark.policy.rule import survival
 
 

@@ -8,8 +8,9 @@ ranks.
 from __future__ import annotations
 
 import numpy as np
-from numba import njit
 from numpy.typing import NDArray
+
+from sglang_dspark.jit import njit
 
 DIGITS = 3
 DIGIT_BITS = 10

@@ -17,10 +17,10 @@ from __future__ import annotations
 import math
 
 import numpy as np
-from numba import njit
 from numpy.typing import NDArray
 
 from sglang_dspark.errors import InputError
+from sglang_dspark.jit import njit
 from sglang_dspark.policy import families
 from sglang_dspark.policy.belief import MAX_GAMMA, MAX_REQUESTS, MAX_TOKENS
 from sglang_dspark.policy.families.argmax import best_budget

@@ -6,9 +6,9 @@ import math
 from typing import NamedTuple
 
 import numpy as np
-from numba import njit
 from numpy.typing import NDArray
 
+from sglang_dspark.jit import njit
 from sglang_dspark.policy.belief import MAX_REQUESTS, MAX_TOKENS
 from sglang_dspark.policy.lag import unseen
 from sglang_dspark.policy.record import Budget, Load, Rule

@@ -28,6 +28,7 @@ DRAFT: Final = "sglang.srt.speculative.dspark_components.dspark_draft"
 VERIFY: Final = "sglang.srt.speculative.dspark_components.dspark_verify"
 WORKER: Final = "sglang.srt.speculative.dspark_components.dspark_worker_v2"
 MANAGERS: Final = "sglang.srt.managers"
+SCHEDULER: Final = "sglang.srt.managers.scheduler"
 
 
 class Hook(NamedTuple):
@@ -62,8 +63,23 @@ def launch_hooks() -> tuple[Hook, ...]:
     )
 
 
+def scheduler_hooks() -> tuple[Hook, ...]:
+    """In the processes of a server that was asked for a policy or kernels, where a scheduler may start."""
+    from sglang_dspark.serving import plugin
+
+    return (
+        Hook(
+            f"{SCHEDULER}.configure_scheduler_process",
+            "before",
+            plugin.start_scheduler,
+            (),
+            "called in every scheduler's process and in no other, before its model is loaded",
+        ),
+    )
+
+
 def policy_hooks() -> tuple[Hook, ...]:
-    """In the processes of a server that was asked for a policy."""
+    """In the schedulers of a server that was asked for a policy."""
     from sglang_dspark.serving import control, engine
 
     planner, host = f"{PLANNER}.DSparkVerifyPlanner", f"{PLANNER}.HostConfidenceBudgetPlanner"
@@ -186,7 +202,7 @@ def policy_hooks() -> tuple[Hook, ...]:
 
 
 def kernel_hooks() -> tuple[Hook, ...]:
-    """In the processes of a server that may use our kernels; each steps aside where a stage is SGLang's."""
+    """In the schedulers of a server that may use our kernels; each steps aside where a stage is SGLang's."""
     from sglang_dspark.serving import kernels
 
     components = "sglang.srt.speculative.dspark_components"
@@ -322,7 +338,8 @@ def enter(hooks: Iterable[Hook]) -> None:
 def install(hooks: Iterable[Hook]) -> None:
     """Patches every target and makes sure that each patch took.
 
-    Applies at once, and what is registered on these targets later is not: for servers that asked for it only.
+    Applies at once, around what other plugins have put on these targets so far; what they register on them later is
+    not applied: for servers that asked for it only.
 
     Raises:
         InputError: As :func:`check`, or a patch that SGLang's registry failed to apply.
@@ -331,6 +348,10 @@ def install(hooks: Iterable[Hook]) -> None:
 
     hooks = tuple(hooks)
     check(hooks)
+    for hook in hooks:
+        if hook.target in HookRegistry._patched:  # By another plugin; the registry would pass over ours.
+            HookRegistry._patched.remove(hook.target)
+            HookRegistry._hooks.pop(hook.target, None)
     enter(hooks)
     HookRegistry.apply_hooks()
     if failed := [hook.target for hook in hooks if hook.target not in HookRegistry._patched]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+from typing import Any
 
 from sglang_dspark.errors import end
 from sglang_dspark.serving import hooks, launch, settings
@@ -13,22 +14,37 @@ def register() -> None:
     """Called by ``sglang.srt.plugins.load_plugins`` once a process.
 
     Without a policy a process gets the flags and nothing that changes what it does; on the CPU engine, also what that
-    needs. SGLang logs whatever is raised here and starts all the same, so a process that cannot follow the policy that
-    was asked for ends itself.
+    needs. With one, a process that has imported SGLang's scheduler gets one hook, at the start of a scheduler, which
+    installs the others: so the detokenizer, the tokenizers and the launcher get none of them.
     """
     _offer_flags()
-    if settings.VARIABLE in os.environ and _is_scheduler():
-        try:
-            wanted = hooks.policy_hooks() if settings.current() is not None else ()
-            if settings.kernels() != "upstream":
-                wanted += hooks.kernel_hooks()
-            # At once: two hooks of one target must be there when it is patched.
-            hooks.install(wanted)
-        except Exception as error:  # Whatever it is, SGLang would log it and serve without the policy.
-            end("sglang-dspark", error)
+    if settings.VARIABLE in os.environ and hooks.SCHEDULER in sys.modules:
+        _install(hooks.scheduler_hooks())
     from sglang_dspark.serving import cpu
 
     cpu.register()
+
+
+def start_scheduler(*arguments: Any, **keywords: Any) -> None:
+    """Before ``configure_scheduler_process``, in a scheduler's process only: what follows a policy, and the kernels."""
+    wanted: tuple[hooks.Hook, ...] = ()
+    try:
+        if settings.current() is not None:
+            wanted += hooks.policy_hooks()
+        if settings.kernels() != "upstream":
+            wanted += hooks.kernel_hooks()
+    except Exception as error:
+        end("sglang-dspark", error)
+    # At once: two hooks of one target must be there when it is patched.
+    _install(wanted)
+
+
+def _install(wanted: tuple[hooks.Hook, ...]) -> None:
+    """SGLang logs what a plugin raises and serves all the same, so a process that cannot follow ends itself."""
+    try:
+        hooks.install(wanted)
+    except Exception as error:
+        end("sglang-dspark", error)
 
 
 def _offer_flags() -> None:
@@ -39,10 +55,3 @@ def _offer_flags() -> None:
     hooks.enter(hooks.launch_hooks())  # Applied by SGLang, when all plugins have entered theirs.
     if "sglang.srt.entrypoints.engine" in sys.modules:
         launch.accept_engine_keywords(sys.modules["sglang.srt.entrypoints.engine"].Engine)
-
-
-def _is_scheduler() -> bool:
-    """Whether this process may run a scheduler: children of the launcher do, the launcher itself does not."""
-    import multiprocessing
-
-    return multiprocessing.parent_process() is not None

@@ -10,9 +10,9 @@ from collections.abc import Mapping
 from typing import Any, Final
 
 import numpy as np
-from numba import njit
 from numpy.typing import NDArray
 
+from sglang_dspark.jit import njit
 from sglang_dspark.policy.belief import MAX_GAMMA
 from sglang_dspark.policy.record import MAX_CLASSES
 from sglang_dspark.serving.guard import Guard

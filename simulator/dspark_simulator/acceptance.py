@@ -28,12 +28,12 @@ from typing import Annotated, Any, Self
 
 import numpy as np
 import yaml
-from numba import njit
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from dspark_simulator.draws import ABILITY, ACCEPT, PERSISTENCE, VARIATION, draw, normal, uniform
 from sglang_dspark.errors import InputError, from_validation
+from sglang_dspark.jit import njit
 
 MAX_DOMAINS = 16
 MAX_GAMMA = 16

@@ -7,7 +7,8 @@ acceptances (common random numbers). The mixing function is the finaliser of Spl
 from __future__ import annotations
 
 import numpy as np
-from numba import njit
+
+from sglang_dspark.jit import njit
 
 # One number per purpose; a new use takes a new number, since changing one changes every published result.
 ARRIVAL = 1

@@ -23,7 +23,6 @@ from typing import Any, NamedTuple
 import numpy as np
 import pandas as pd
 import yaml
-from numba import njit
 from numpy.lib.stride_tricks import sliding_window_view
 from numpy.typing import NDArray
 from scipy.optimize import least_squares
@@ -32,6 +31,7 @@ from dspark_simulator import sts
 from dspark_simulator.acceptance import PROFILE, AcceptanceModel, Domain, propose, quality
 from dspark_simulator.draws import stream
 from sglang_dspark.files import write_atomically
+from sglang_dspark.jit import njit
 
 Floats = NDArray[np.float64]
 Values = dict[str, Floats]

@@ -9,8 +9,9 @@ from __future__ import annotations
 import math
 
 import numpy as np
-from numba import njit
 from numpy.typing import NDArray
+
+from sglang_dspark.jit import njit
 
 LOW_S = 1e-5
 HIGH_S = 1e5

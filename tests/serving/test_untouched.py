@@ -6,8 +6,10 @@ import json
 import os
 import subprocess
 import sys
+from collections import defaultdict
 from functools import cache
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import pytest
@@ -21,9 +23,16 @@ import json, multiprocessing, os, sys
 def report():
     from sglang.srt import server_args  # Whoever starts SGLang needs it, and all that it imports.
     from sglang.srt.plugins import load_plugins
+    if "scheduler" in sys.argv:
+        from sglang.srt.managers import scheduler
+        scheduler.configure_scheduler_process = lambda *arguments: None
+    if "detokenizer" in sys.argv:
+        from sglang.srt.managers import detokenizer_manager
     load_plugins()
     from sglang.srt.plugins.hook_registry import HookRegistry
     from sglang.srt.arg_groups import resolution_hooks
+    if "scheduler" in sys.argv:
+        scheduler.configure_scheduler_process(None, 0)  # As run_scheduler_process does next.
     patched, modules = sorted(HookRegistry._patched), sorted(sys.modules)
     import argparse
     from sglang.srt.server_args import ServerArgs
@@ -97,16 +106,47 @@ def test_installed_without_a_flag_nothing_more_of_sglang_is_imported(reports) ->
 
 
 def test_a_scheduler_without_a_policy_is_not_touched(reports) -> None:
-    made = reports("child", "planner", SGLANG_USE_CPU_ENGINE="1")
+    made = reports("child", "scheduler", "planner", SGLANG_USE_CPU_ENGINE="1")
     cpu = sorted(hook.target for hook in hooks.cpu_hooks())
     assert made["patched"] == sorted([*LAUNCH, *cpu]) and made["wrapped"] == []
 
 
 def test_a_scheduler_with_a_policy_has_every_hook(reports) -> None:
     policy = json.dumps({"policy": "/p.json"})
-    made = reports("child", "planner", SGLANG_USE_CPU_ENGINE="1", DSPARK_SERVING=policy)
+    made = reports("child", "scheduler", "planner", SGLANG_USE_CPU_ENGINE="1", DSPARK_SERVING=policy)
     assert set(made["patched"]) >= {hook.target for hook in hooks.policy_hooks()}
     assert "schedule_layout" in made["wrapped"] and "compute_budget" in made["wrapped"]
+
+
+@pytest.mark.parametrize("words", [("child", "detokenizer"), ("child",), ()], ids=["detokenizer", "child", "launcher"])
+def test_a_process_that_runs_no_scheduler_has_none_of_them(reports, words: tuple[str, ...]) -> None:
+    with_policy, without = (
+        reports(*words, SGLANG_USE_CPU_ENGINE="1", **more)
+        for more in ({"DSPARK_SERVING": json.dumps({"policy": "/p.json"})}, {})
+    )
+    assert with_policy["patched"] == without["patched"]
+    assert {name for name in with_policy["modules"] if name.startswith(("sglang.srt.speculative", "dspark_"))} <= set(
+        without["modules"]
+    )
+
+
+def test_ours_goes_around_what_another_plugin_has_hooked(monkeypatch) -> None:
+    """The registry passes over a target that is patched already, and calls that a success."""
+    from sglang.srt.plugins.hook_registry import HookRegistry, HookType
+
+    module = ModuleType("hooked_by_two")
+    module.function = lambda word: word
+    monkeypatch.setitem(sys.modules, "hooked_by_two", module)
+    monkeypatch.setattr(HookRegistry, "_hooks", defaultdict(list))
+    monkeypatch.setattr(HookRegistry, "_patched", set())
+    HookRegistry.register("hooked_by_two.function", lambda result, word: result + ", another's", HookType.AFTER)
+    HookRegistry.apply_hooks()
+    after = [
+        hooks.Hook("hooked_by_two.function", "after", lambda result, word, n=n: f"{result}, our {n}", ("word",), "")
+        for n in ("first", "second")
+    ]
+    hooks.install(after)
+    assert module.function("upstream's") == "upstream's, another's, our first, our second"
 
 
 def test_a_scheduler_that_cannot_follow_the_policy_ends(tmp_path: Path) -> None:
@@ -117,7 +157,8 @@ def test_a_scheduler_that_cannot_follow_the_policy_ends(tmp_path: Path) -> None:
         "    from sglang_dspark.serving import hooks\n"
         "    hooks.policy_hooks = lambda: (hooks.Hook('sglang.srt.gone', 'around', print, (), ''),)\n"
     )
-    done = run(tmp_path, "child", DSPARK_SERVING=json.dumps({"policy": "/p.json"}), PYTHONPATH=str(tmp_path))
+    variables = {"DSPARK_SERVING": json.dumps({"policy": "/p.json"}), "PYTHONPATH": str(tmp_path)}
+    done = run(tmp_path, "child", "scheduler", SGLANG_USE_CPU_ENGINE="1", **variables)
     assert done.returncode == 2
     line = [line for line in done.stderr.splitlines() if line.startswith("sglang-dspark: error:")]
     assert len(line) == 1 and "sglang.srt.gone" in line[0] and hooks.SUPPORTED[0] in line[0]

@@ -5,10 +5,10 @@ from __future__ import annotations
 from typing import Annotated
 
 import numpy as np
-from numba import njit
 from numpy.typing import NDArray
 from pydantic import Field
 
+from sglang_dspark.jit import njit
 from sglang_dspark.policy.families import argmax, fixed, greedy, threshold
 from sglang_dspark.policy.families.argmax import Argmax
 from sglang_dspark.policy.families.base import Policy

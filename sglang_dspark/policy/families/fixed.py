@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from typing import Any, ClassVar, Literal
 
-from numba import njit
-
+from sglang_dspark.jit import njit
 from sglang_dspark.policy.families.base import Length, Policy
 from sglang_dspark.policy.record import Rule
 

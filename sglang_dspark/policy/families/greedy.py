@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import Any, ClassVar, Literal
 
 import numpy as np
-from numba import njit
 
+from sglang_dspark.jit import njit
 from sglang_dspark.policy.families.base import Policy
 from sglang_dspark.policy.rank import sort_descending
 from sglang_dspark.policy.record import Rule

@@ -7,10 +7,10 @@ import math
 from typing import Annotated, Any, ClassVar, Literal
 
 import numpy as np
-from numba import njit
 from numpy.typing import NDArray
 from pydantic import Field, field_validator, model_validator
 
+from sglang_dspark.jit import njit
 from sglang_dspark.policy.families.base import Length, Policy
 from sglang_dspark.policy.record import MAX_CLASSES, MAX_KNOTS, Rule, write_scores
 

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from numba import njit
-
 from dspark_simulator.engines.slots import abort, emit, grow
 from dspark_simulator.state import Record
+from sglang_dspark.jit import njit
 
 
 @njit(cache=True)

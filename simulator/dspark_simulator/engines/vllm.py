@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from numba import njit
-
 from dspark_simulator.costs.numeric import inject_s
 from dspark_simulator.engines.memory import LAST_ARRIVED, make_room
 from dspark_simulator.engines.prefill import finish_prefill, prompt_pairs, take
 from dspark_simulator.engines.round import accept, count_step, decide, round_s
 from dspark_simulator.engines.slots import abort, fetch, sweep
 from dspark_simulator.state import DECODE, IDLE, MIXED, PREFILL, Record
+from sglang_dspark.jit import njit
 from sglang_dspark.policy.record import Rule
 from sglang_dspark.policy.rule import fits, pad
 

@@ -9,10 +9,10 @@ from __future__ import annotations
 import math
 
 import numpy as np
-from numba import njit
 from numpy.typing import NDArray
 
 from dspark_simulator.draws import draw, stream, uniform
+from sglang_dspark.jit import njit
 
 FloatArray = NDArray[np.float64]
 IntArray = NDArray[np.int64]

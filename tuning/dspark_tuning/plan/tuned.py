@@ -59,7 +59,8 @@ def cache_folder() -> Path:
     """Where tuned policies are kept: DSPARK_PLAN_CACHE, or in the user's cache."""
     if given := os.environ.get("DSPARK_PLAN_CACHE"):
         return Path(given)
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "sglang-dspark" / "plans"
+    # Not Path.home, which raises where the user has none.
+    return Path(os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")) / "sglang-dspark" / "plans"  # noqa: PTH111
 
 
 def tuned(

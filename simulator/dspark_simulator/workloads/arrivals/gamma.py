@@ -8,13 +8,13 @@ from itertools import count
 from typing import Annotated, Literal
 
 import numpy as np
-from numba import njit
 from pydantic import Field
 
 from dspark_simulator.draws import ARRIVAL, draw, stream, uniform
 from dspark_simulator.workloads.arrivals.base import ArrivalProcess
 from dspark_simulator.workloads.model import Positive
 from dspark_simulator.workloads.sampling import FloatArray, normal_quantile
+from sglang_dspark.jit import njit
 
 
 class Gamma(ArrivalProcess):

@@ -7,12 +7,12 @@ from itertools import count
 from typing import Literal
 
 import numpy as np
-from numba import njit
 
 from dspark_simulator.draws import ARRIVAL, draw, stream, uniform
 from dspark_simulator.workloads.arrivals.base import ArrivalProcess
 from dspark_simulator.workloads.model import Positive
 from dspark_simulator.workloads.sampling import FloatArray
+from sglang_dspark.jit import njit
 
 
 class Poisson(ArrivalProcess):

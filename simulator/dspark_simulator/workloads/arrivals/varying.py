@@ -8,12 +8,12 @@ from itertools import pairwise
 from typing import Annotated, Literal
 
 import numpy as np
-from numba import njit
 from pydantic import Field, field_validator
 
 from dspark_simulator.workloads.arrivals.base import ArrivalProcess
 from dspark_simulator.workloads.arrivals.poisson import unit_arrivals
 from dspark_simulator.workloads.sampling import FloatArray
+from sglang_dspark.jit import njit
 
 NonNegative = Annotated[float, Field(ge=0)]
 

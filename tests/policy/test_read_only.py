@@ -1,0 +1,143 @@
+"""A hardened container: a root that cannot be written, no home, and a user without a name.
+
+The package is copied to a folder that cannot be written to, and imported in a process that has given up what lets root
+write there all the same.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+ANOTHER = 54_321
+PR_CAPBSET_DROP, CAP_DAC_OVERRIDE = 24, 1
+DECIDE = """
+import sys, tempfile
+{before}
+import numpy as np
+from sglang_dspark.policy import Engine, Fixed, Load, budget, compile_rule
+from sglang_dspark.policy import rule
+{between}
+compiled = compile_rule(Fixed(length=2), Engine(4, np.empty(0, np.int64), 8))
+print(*budget(compiled, np.ones((3, 4), np.float32), Load(np.ones(3, np.int64), np.zeros(3, np.int64))))
+print(sum(rule.plan.stats.cache_hits.values()))
+"""
+
+
+def obey_permissions() -> None:
+    if os.getuid() == 0:
+        assert ctypes.CDLL(None).prctl(PR_CAPBSET_DROP, CAP_DAC_OVERRIDE, 0, 0, 0) == 0
+
+
+class Container(NamedTuple):
+    """Folders of the run: ``package`` is read-only, ``temporary`` is not."""
+
+    package: Path
+    temporary: Path
+
+    def run(self, before: str = "", between: str = "", **variables: str) -> tuple[list[str], list[str]]:
+        """The lines of stdout and stderr of a process that decides a step."""
+        environment = {"PATH": os.environ["PATH"], "PYTHONPATH": str(self.package), "TMPDIR": str(self.temporary)}
+        done = subprocess.run(
+            [sys.executable, "-B", "-c", DECIDE.format(before=before, between=between)],
+            env=environment | {"HOME": str(self.package)} | variables,
+            cwd=self.package,
+            capture_output=True,
+            text=True,
+            timeout=300,
+            preexec_fn=obey_permissions,
+        )
+        assert done.returncode == 0, done.stderr
+        return done.stdout.splitlines(), done.stderr.splitlines()
+
+
+@pytest.fixture
+def container(tmp_path: Path) -> Iterator[Container]:
+    package, temporary = tmp_path / "package", tmp_path / "tmp"
+    shutil.copytree(
+        ROOT / "sglang_dspark", package / "sglang_dspark", ignore=shutil.ignore_patterns("__pycache__", "demo")
+    )
+    temporary.mkdir()
+    temporary.chmod(0o1777)
+    for path in sorted(package.rglob("*"), reverse=True):
+        path.chmod(0o555 if path.is_dir() else 0o444)
+    package.chmod(0o555)
+    yield Container(package, temporary)
+    for path in (package, *package.rglob("*")):
+        path.chmod(0o755)
+
+
+DECISION = "9 6 True"
+
+
+def kept(folder: Path) -> list[Path]:
+    return list(folder.rglob("*.nbc"))
+
+
+def test_compiled_functions_are_kept_in_a_temporary_folder_of_the_users_own(container: Container) -> None:
+    first, said = container.run()
+    assert first == [DECISION, "0"] and kept(container.temporary)
+    assert len(said) == 1 and str(container.temporary) in said[0]
+    (folder,) = container.temporary.iterdir()
+    assert folder.stat().st_mode & 0o077 == 0
+    again, said = container.run()
+    assert again == [DECISION, "1"] and len(said) == 1
+
+
+@pytest.mark.parametrize("what", ["no temporary folder", "another user's", "open to others", "a link"])
+def test_without_a_place_that_can_be_trusted_nothing_is_kept(container: Container, what: str) -> None:
+    if what == "another user's" and os.getuid() != 0:
+        pytest.skip("only root can give a folder away")
+    before = ""
+    if what == "no temporary folder":
+        before = "tempfile.tempdir = '/nonexistent'"
+    else:
+        assert container.run()[0][0] == DECISION
+        (folder,) = container.temporary.iterdir()
+        shutil.rmtree(folder)
+        if what == "a link":
+            (container.temporary / "elsewhere").mkdir(mode=0o700)
+            folder.symlink_to(container.temporary / "elsewhere")
+        else:
+            folder.mkdir()
+            folder.chmod(0o777)
+            if what == "another user's":
+                os.chown(folder, ANOTHER, ANOTHER)
+                folder.chmod(0o700)
+    out, said = container.run(before)
+    assert out == [DECISION, "0"] and not kept(container.temporary)
+    assert len(said) == 1 and "NUMBA_CACHE_DIR" in said[0]
+
+
+@pytest.mark.parametrize("name", ["NUMBA_CACHE_DIR", "XDG_CACHE_HOME"])
+def test_other_places_that_cannot_be_written(container: Container, name: str) -> None:
+    out, said = container.run(**{name: str(container.package / "cache")})
+    assert out == [DECISION, "0"] and len(said) == 1 and kept(container.temporary)
+
+
+def test_a_home_is_used_without_a_word(container: Container) -> None:
+    home = container.temporary / "home"
+    home.mkdir()
+    home.chmod(0o777)
+    out, said = container.run(HOME=str(home))
+    assert out == [DECISION, "0"] and said == [] and kept(home)
+
+
+def test_a_disk_that_fills_up_costs_the_cache_and_not_the_decision(container: Container) -> None:
+    full = (
+        "import errno\nfrom numba.core import caching\n"
+        "def full(*arguments): raise OSError(errno.ENOSPC, 'No space left on device')\n"
+        "caching.IndexDataCacheFile.save = full"
+    )
+    out, said = container.run(between=full)
+    assert out == [DECISION, "0"] and not kept(container.temporary)
+    assert len(said) == 2 and "No space left on device" in said[1]
