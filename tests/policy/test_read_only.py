@@ -11,25 +11,29 @@ import os
 import shutil
 import subprocess
 import sys
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
 import pytest
 
+from sglang_dspark import jit
+
 ROOT = Path(__file__).parents[2]
 ANOTHER = 54_321
 PR_CAPBSET_DROP, CAP_DAC_OVERRIDE = 24, 1
-DECIDE = """
+USE = """
 import sys, tempfile
 {before}
 import numpy as np
-from sglang_dspark.policy import Engine, Fixed, Load, budget, compile_rule
-from sglang_dspark.policy import rule
+import sglang_dspark.policy
+from sglang_dspark.policy.lag import unseen
 {between}
-compiled = compile_rule(Fixed(length=2), Engine(4, np.empty(0, np.int64), 8))
-print(*budget(compiled, np.ones((3, 4), np.float32), Load(np.ones(3, np.int64), np.zeros(3, np.int64))))
-print(sum(rule.plan.stats.cache_hits.values()))
+survival = np.zeros(2, np.float32)
+unseen(survival)
+print(*survival)
+print(sum(unseen.stats.cache_hits.values()))
 """
 
 
@@ -45,10 +49,10 @@ class Container(NamedTuple):
     temporary: Path
 
     def run(self, before: str = "", between: str = "", **variables: str) -> tuple[list[str], list[str]]:
-        """The lines of stdout and stderr of a process that decides a step."""
+        """The lines of stdout and stderr of a process that calls a compiled function."""
         environment = {"PATH": os.environ["PATH"], "PYTHONPATH": str(self.package), "TMPDIR": str(self.temporary)}
         done = subprocess.run(
-            [sys.executable, "-B", "-c", DECIDE.format(before=before, between=between)],
+            [sys.executable, "-B", "-c", USE.format(before=before, between=between)],
             env=environment | {"HOME": str(self.package)} | variables,
             cwd=self.package,
             capture_output=True,
@@ -76,7 +80,7 @@ def container(tmp_path: Path) -> Iterator[Container]:
         path.chmod(0o755)
 
 
-DECISION = "9 6 True"
+SURVIVAL = "1.0 1.0"
 
 
 def kept(folder: Path) -> list[Path]:
@@ -85,25 +89,26 @@ def kept(folder: Path) -> list[Path]:
 
 def test_compiled_functions_are_kept_in_a_temporary_folder_of_the_users_own(container: Container) -> None:
     first, said = container.run()
-    assert first == [DECISION, "0"] and kept(container.temporary)
+    assert first == [SURVIVAL, "0"] and kept(container.temporary)
     assert len(said) == 1 and str(container.temporary) in said[0]
     (folder,) = container.temporary.iterdir()
     assert folder.stat().st_mode & 0o077 == 0
     again, said = container.run()
-    assert again == [DECISION, "1"] and len(said) == 1
+    assert again == [SURVIVAL, "1"] and len(said) == 1
 
 
 @pytest.mark.parametrize("what", ["no temporary folder", "another user's", "open to others", "a link"])
-def test_without_a_place_that_can_be_trusted_nothing_is_kept(container: Container, what: str) -> None:
+def test_without_a_place_that_can_be_trusted_nothing_is_kept(container: Container, monkeypatch, what: str) -> None:
     if what == "another user's" and os.getuid() != 0:
         pytest.skip("only root can give a folder away")
     before = ""
     if what == "no temporary folder":
         before = "tempfile.tempdir = '/nonexistent'"
     else:
-        assert container.run()[0][0] == DECISION
-        (folder,) = container.temporary.iterdir()
-        shutil.rmtree(folder)
+        monkeypatch.setattr(tempfile, "tempdir", str(container.temporary))
+        folder = jit._temporary_folder()
+        assert folder is not None
+        folder.rmdir()
         if what == "a link":
             (container.temporary / "elsewhere").mkdir(mode=0o700)
             folder.symlink_to(container.temporary / "elsewhere")
@@ -114,14 +119,14 @@ def test_without_a_place_that_can_be_trusted_nothing_is_kept(container: Containe
                 os.chown(folder, ANOTHER, ANOTHER)
                 folder.chmod(0o700)
     out, said = container.run(before)
-    assert out == [DECISION, "0"] and not kept(container.temporary)
+    assert out == [SURVIVAL, "0"] and not kept(container.temporary)
     assert len(said) == 1 and "NUMBA_CACHE_DIR" in said[0]
 
 
 @pytest.mark.parametrize("name", ["NUMBA_CACHE_DIR", "XDG_CACHE_HOME"])
 def test_other_places_that_cannot_be_written(container: Container, name: str) -> None:
     out, said = container.run(**{name: str(container.package / "cache")})
-    assert out == [DECISION, "0"] and len(said) == 1 and kept(container.temporary)
+    assert out == [SURVIVAL, "0"] and len(said) == 1 and kept(container.temporary)
 
 
 def test_a_home_is_used_without_a_word(container: Container) -> None:
@@ -129,15 +134,15 @@ def test_a_home_is_used_without_a_word(container: Container) -> None:
     home.mkdir()
     home.chmod(0o777)
     out, said = container.run(HOME=str(home))
-    assert out == [DECISION, "0"] and said == [] and kept(home)
+    assert out == [SURVIVAL, "0"] and said == [] and kept(home)
 
 
-def test_a_disk_that_fills_up_costs_the_cache_and_not_the_decision(container: Container) -> None:
+def test_a_disk_that_fills_up_costs_the_cache_and_nothing_else(container: Container) -> None:
     full = (
         "import errno\nfrom numba.core import caching\n"
         "def full(*arguments): raise OSError(errno.ENOSPC, 'No space left on device')\n"
         "caching.IndexDataCacheFile.save = full"
     )
     out, said = container.run(between=full)
-    assert out == [DECISION, "0"] and not kept(container.temporary)
+    assert out == [SURVIVAL, "0"] and not kept(container.temporary)
     assert len(said) == 2 and "No space left on device" in said[1]

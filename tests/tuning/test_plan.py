@@ -284,6 +284,19 @@ class TestPlan:
         tuned.tuned(scenario, 30.0, rivals, 16, 5, None)
         assert len(searched) == 8
 
+    @pytest.mark.parametrize("variable", ["DSPARK_PLAN_CACHE", "XDG_CACHE_HOME", "HOME"])
+    def test_a_search_that_cannot_be_kept_is_not_lost(
+        self, deployed: Deployment, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, caplog: Any, variable: str
+    ) -> None:
+        (tmp_path / "file").write_text("")
+        for name in ("DSPARK_PLAN_CACHE", "XDG_CACHE_HOME"):
+            monkeypatch.delenv(name, raising=False)
+        monkeypatch.setenv(variable, str(tmp_path / "file" / "folder"))
+        arm = verify_all(deployed.scenario)
+        monkeypatch.setattr(tuned, "_search", lambda *arguments: arm)
+        assert tuned.tuned(deployed.scenario, 3.0, [arm], 16, 5, None).server == arm.server
+        assert "is not kept" in caplog.text and "DSPARK_PLAN_CACHE" in caplog.text
+
     def test_changes_move_it_the_way_they_should(self, planned: Planned) -> None:
         assert planned.chosen is not None and planned.chosen.gpus is not None
         effects = {effect.text: effect for effect in planned.effects}

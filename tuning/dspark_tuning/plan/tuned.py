@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 import math
 import os
 from concurrent.futures import Executor
@@ -24,8 +25,11 @@ from dspark_tuning.plan.deployments import ROOMY
 from dspark_tuning.search import RUNGS, Plan, finished, params_of, search
 from dspark_tuning.space import Space
 from dspark_tuning.tune import Searched, selected
+from sglang_dspark.errors import InputError
 from sglang_dspark.files import write_atomically
 from sglang_dspark.policy import AnyPolicy, CostBelief
+
+logger = logging.getLogger(__name__)
 
 TRIALS: Final = 32
 BATCH: Final = 16
@@ -83,7 +87,10 @@ def tuned(
         pass
     found = _search(alone, rivals, trials, seed, pool)
     kept = Kept(server=found.server, policy=found.policy, belief=found.belief, stock=found.stock)
-    write_atomically(place, kept.model_dump_json(indent=1) + "\n")
+    try:
+        write_atomically(place, kept.model_dump_json(indent=1) + "\n")
+    except InputError as error:
+        logger.warning("the tuned policy is not kept: %s, by DSPARK_PLAN_CACHE", error)
     return kept.arm()
 
 
