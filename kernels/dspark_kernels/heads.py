@@ -23,8 +23,9 @@ class MarkovHead(NamedTuple):
         kind: ``vanilla``: latent is ``W1[x]``. ``gated``: ``sigmoid(G [h; W1[x]] + b) * W1[x]``. ``rnn``: a gated
             state s: ``[g; c; o] = J [s; W1[x]; h] + b``, ``s' = sigmoid(g) s + (1 - sigmoid(g)) tanh(c)``, latent
             ``tanh(o)``.
-        w1: [V, K], embedding of the token before.
-        w2: [V, K], or the rows of a shard of the vocabulary.
+        w1: [V or more, K], embedding of the token before.
+        w2: [V, K], or the rows of a shard of the vocabulary. Of the dtype of ``w1``, or if vanilla of any, to which
+            the rows of ``w1`` are cast.
         joint: ``G`` [K, H + K] or ``J`` [3 K, 2 K + H]; None for vanilla.
         bias: [K] or [3 K]; None for vanilla.
     """
@@ -43,7 +44,8 @@ class MarkovHead(NamedTuple):
         """Raises ValueError where the weights do not fit together."""
         checks.tensor("w1", self.w1, checks.LOGITS, (None, None), self.w1)
         checks.between("w1: rank", self.rank, 1, checks.MAX_RANK)
-        checks.tensor("w2", self.w2, self.w1.dtype, (None, self.rank), self.w1)
+        dtype = checks.LOGITS if self.kind == "vanilla" else self.w1.dtype
+        checks.tensor("w2", self.w2, dtype, (None, self.rank), self.w1)
         checks.between("w2: rows", self.w2.shape[0], 1, checks.MAX_VOCAB)
         if self.kind not in CHUNKS:
             raise ValueError(f"kind: {self.kind}, expected one of {', '.join(CHUNKS)}")
@@ -83,7 +85,7 @@ def reference_latent(
     """
     embedding = head.w1[tokens].float()
     if head.kind == "vanilla":
-        return embedding, None
+        return _rounded(embedding, head), None
     assert from_hidden is not None
     of_state, of_embedding, _ = head.split()
     joint = from_hidden + embedding @ of_embedding.float().T

@@ -62,7 +62,7 @@ def markov_scan(
     place = row64
     if GATHER:
         place = tl.load(tokens + row * tokens_stride, in_rows, 0)
-    latent = load_latents(latents, place, in_rows, inner, in_rank, latents_stride)
+    latent = load_latents(latents, place, in_rows, inner, in_rank, latents_stride, w2.dtype.element_ty)
     temperature = tl.load(temperatures + row, in_rows, 0.0)
     sampled = temperature > 0
     scale = 1.0 / tl.where(sampled, temperature, 1.0)

@@ -7,10 +7,10 @@ import triton.language as tl
 
 
 @triton.jit
-def load_latents(latents, place, in_rows, inner, in_rank, stride):
-    """The rows ``place`` int64 of ``latents``, [ROWS, RANK], zeros beyond."""
+def load_latents(latents, place, in_rows, inner, in_rank, stride, dtype: tl.constexpr):
+    """The rows ``place`` int64 of ``latents`` as ``dtype``, that of ``W2``, [ROWS, RANK], zeros beyond."""
     at = latents + place[:, None] * stride + inner[None, :]
-    return tl.load(at, in_rows[:, None] & in_rank[None, :], 0.0)
+    return tl.load(at, in_rows[:, None] & in_rank[None, :], 0.0).to(dtype)
 
 
 @triton.jit

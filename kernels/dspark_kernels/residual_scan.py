@@ -116,7 +116,7 @@ def residual_scan(
             if GATHER:
                 before = tl.load(drafts + place - 1, drawn & (index > 0), 0)
                 place = tl.where(index > 0, before, tl.load(anchors + row, drawn, 0))
-            latent = load_latents(latents, place, drawn, inner, in_rank, latents_stride)
+            latent = load_latents(latents, place, drawn, inner, in_rank, latents_stride, w2.dtype.element_ty)
             # Where every row took all drafts or was certain of them, W2 is not read.
             in_rank = inner < rank * tl.max(drawn.to(tl.int32), 0)
 

@@ -28,7 +28,13 @@ from sglang_dspark.serving import settings
 
 logger = logging.getLogger(__name__)
 
-HEADS: Final = {"VanillaMarkov": "vanilla", "GatedMarkovHead": "gated", "RNNHead": "rnn"}
+# SGLang's heads by module and class, which no subclass shares, and the kind of each.
+HEADS: Final = {
+    "sglang.srt.models.dspark.VanillaMarkov": "vanilla",
+    "sglang.srt.models.dspark.GatedMarkovHead": "gated",
+    "sglang.srt.models.dspark.RNNHead": "rnn",
+    "sglang.srt.models.deepseek_v4_dspark.DSparkV4MarkovHead": "vanilla",
+}
 
 
 class Installed:
@@ -130,11 +136,10 @@ def _choose(proposer: Any, choice: str) -> tuple[frozenset[str], MarkovHead] | s
 
 def made_head(markov_head: Any) -> MarkovHead | str:
     """SGLang's head as kernels take it, or why they do not."""
-    from sglang.srt.models import dspark
-
-    kind = HEADS.get(type(markov_head).__name__)
-    if kind is None or type(markov_head) is not getattr(dspark, type(markov_head).__name__, None):
-        return f"a head of type {type(markov_head).__name__} is not covered"
+    made_of = type(markov_head)
+    kind = HEADS.get(f"{made_of.__module__}.{made_of.__qualname__}")
+    if kind is None:
+        return f"a head of type {made_of.__name__} is not covered"
     if markov_head.vocab_shard is not None:
         return "a head with a shard of the vocabulary is not covered"
     projection = {"gated": "gate_proj", "rnn": "joint_proj"}.get(kind)

@@ -105,6 +105,15 @@ def test_outcomes_are_the_references(kind: Kind, dtype: torch.dtype, top: bool) 
             assert 0 < rejected < 19
 
 
+@pytest.mark.parametrize(("w1", "w2"), [(torch.bfloat16, torch.float32), (torch.float32, torch.bfloat16)], ids=str)
+def test_weights_of_two_dtypes(w1: torch.dtype, w2: torch.dtype) -> None:
+    one = case(12, "vanilla", torch.float32, 19, 4, 150)
+    assert one.proposal.head is not None
+    head = one.proposal.head._replace(w1=one.given.head.w1.to(w1), w2=one.given.head.w2.to(w2))
+    found, wanted = run(one, False, one.proposal._replace(head=head))
+    assert torch.equal(found.lengths, wanted.lengths) and torch.equal(found.tokens, wanted.tokens)
+
+
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
 def test_rounds_of_kept_logits_are_distributed_as_the_target(dtype: torch.dtype) -> None:
     """Drafts of logits that are kept in two bytes, accepted from what was kept, as a server with CUDA graphs does."""

@@ -100,6 +100,19 @@ def test_blocks_are_the_references(kind: Kind, dtype: torch.dtype) -> None:
             follows(found, given)
 
 
+@pytest.mark.parametrize("logits", [torch.float32, torch.bfloat16], ids=str)
+@pytest.mark.parametrize(("w1", "w2"), [(torch.bfloat16, torch.float32), (torch.float32, torch.bfloat16)], ids=str)
+def test_weights_of_two_dtypes(w1: torch.dtype, w2: torch.dtype, logits: torch.dtype) -> None:
+    """DeepSeek-V4's head has an embedding in the model's dtype and ``W2`` in its own, wider or narrower."""
+    given = block(13, "vanilla", torch.float32, 19, 3, 150, 20)
+    head = given.head._replace(w1=given.head.w1.to(w1), w2=given.head.w2.to(w2))
+    given = given._replace(head=head, logits=given.logits.to(logits))
+    for cut in CUTS:
+        kept = torch.empty(given.logits.shape)
+        same(run(given, kept=kept, config=cut), reference(given, kept=torch.empty_like(kept)))
+        same(run(given, config=cut), reference(given))
+
+
 @pytest.mark.parametrize("rows", [1, 3])
 def test_the_longest_block_and_a_large_vocabulary(rows: int) -> None:
     same(run(given := block(3, "vanilla", torch.float32, rows, 16, 130, 20)), reference(given))

@@ -47,6 +47,40 @@ def install(markov_head: Any, stages: frozenset[str]) -> None:
     kernels._installed.requests[:ROWS] = torch.arange(ROWS)
 
 
+@pytest.mark.parametrize("w2", [torch.bfloat16, torch.float32], ids=str)
+@pytest.mark.parametrize("w1", [torch.bfloat16, torch.float32], ids=str)
+def test_the_head_of_deepseek_v4_drafts_what_sglang_drafts(
+    upstream: Any, monkeypatch: pytest.MonkeyPatch, w1: torch.dtype, w2: torch.dtype
+) -> None:
+    """Small integers for weights, so that products are exact in any dtype and order; greedy rows have no noise."""
+    from sglang.srt.models.deepseek_v4_dspark import DSparkV4MarkovHead
+    from sglang.srt.runtime_context import get_parallel
+    from sglang.srt.speculative.dspark_components.dspark_draft import DraftNoise, draft_markov_block
+
+    monkeypatch.setenv("SGLANG_DSPARK_OPT_MARKOV_W2_BF16", str(int(w2 == torch.bfloat16)))
+    torch.manual_seed(1)
+    head = DSparkV4MarkovHead(vocab_size=100, markov_rank=RANK)
+    assert head.markov_w1.weight.shape == (128, RANK)  # Padded.
+    head.markov_w1.weight.data = torch.randint(-2, 3, (128, RANK)).to(w1)
+    head.markov_w2.weight.data = torch.randint(-2, 3, (100, RANK)).to(w2)
+    install(head, frozenset({"draft"}))
+    rows = 40
+    named: dict[str, Any] = {
+        "markov_head": head,
+        "base_logits": torch.randint(-9, 10, (rows, GAMMA, 100)).float(),
+        "anchor_tokens": torch.randint(0, 100, (rows,)),
+        "draft_hidden": None,
+        "step_temperatures": torch.zeros(rows),
+        "noise": DraftNoise(key=KEY, offset=torch.zeros(1, dtype=torch.int64)),
+        "tp_sync": OneRank(),
+    }
+    with torch.no_grad(), get_parallel().override(tp_group=OneRank()):
+        theirs, logits = draft_markov_block(**named)
+        ours, kept = kernels.draft_markov_block(draft_markov_block, **named)
+    assert torch.equal(ours, theirs)
+    assert kept.dtype == logits.dtype == torch.float32 and torch.equal(kept, logits)
+
+
 @pytest.mark.parametrize("graph", [True, False], ids=["graph", "eager"])
 @pytest.mark.parametrize("stages", [("draft", "accept"), ("draft",), ()], ids=["ours", "our draft", "SGLang"])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16], ids=str)
