@@ -8,6 +8,7 @@ wait for on the host anyway. A new policy travels the same way, between steps.
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -66,6 +67,14 @@ class Agreement:
         if not self.alone:
             self._broadcast(text)
         return text.numpy().tobytes()
+
+    def on_each(self, mine: Sequence[bool]) -> list[list[bool]]:
+        """What holds on each rank, by rank; ``mine`` is of the same length on all."""
+        holds = torch.zeros((self._group.world_size, len(mine)), dtype=torch.int64)
+        holds[self._group.rank_in_group] = torch.tensor(mine, dtype=torch.int64)
+        if not self.alone:
+            dist.all_reduce(holds, group=self._group.cpu_group)
+        return [[bool(value) for value in rank] for rank in holds.tolist()]
 
     def check_same(self, text: bytes, name: str) -> None:
         """Compares a file's hash between ranks.

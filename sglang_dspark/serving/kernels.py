@@ -25,6 +25,7 @@ from sglang_dspark.policy.belief import MAX_REQUESTS
 from sglang_dspark.policy.record import SURVIVAL_FLOOR, Load, Rule
 from sglang_dspark.policy.rule import limits
 from sglang_dspark.serving import settings
+from sglang_dspark.serving.agreement import Agreement
 
 logger = logging.getLogger(__name__)
 
@@ -96,20 +97,38 @@ def _checks_logits() -> bool:
 
 
 def install(result: None, proposer: Any, **arguments: Any) -> None:
-    """After ``DraftBlockProposer.__init__``, before graphs are captured: decides which stages are ours."""
+    """After ``DraftBlockProposer.__init__``, before graphs are captured: decides on all ranks which stages are ours."""
     global _installed
     _installed = None
     choice = settings.kernels()
     if choice in (None, "upstream"):
         return
     found = _choose(proposer, str(choice))
+    # Every rank takes part, whatever it found: the others wait for it.
+    stages = _on_every_rank(frozenset() if isinstance(found, str) else found[0], proposer._tp_sync._tp_group)
     if isinstance(found, str):
         logger.info("sglang-dspark: kernels (%s): SGLang's own; %s", choice, found)
         return
-    stages, head = found
-    _installed = Installed(proposer, stages, head)
+    if not stages:
+        logger.info("sglang-dspark: kernels (%s): SGLang's own; no stage is ours on every rank", choice)
+        return
+    _installed = Installed(proposer, stages, found[1])
     how = "kernels" if launches(_installed.requests) else "their references, which is no faster"
     logger.info("sglang-dspark: kernels (%s): ours (%s) for %s", choice, how, ", ".join(sorted(stages)))
+
+
+def _on_every_rank(mine: frozenset[str], group: Any) -> frozenset[str]:
+    """The stages that all ranks of a group would use.
+
+    Ours broadcasts a block of drafts once, SGLang's once a position: ranks that differ would wait for each other.
+    """
+    names = sorted(selfcheck.STAGES)
+    holds = Agreement(group).on_each([name in mine for name in names])
+    common = frozenset(name for i, name in enumerate(names) if all(rank[i] for rank in holds))
+    for name in sorted(mine - common):
+        without = next(rank for rank, held in enumerate(holds) if not held[names.index(name)])
+        logger.warning("sglang-dspark: kernels: %s is SGLang's on rank %d, and so on all ranks", name, without)
+    return common
 
 
 def _choose(proposer: Any, choice: str) -> tuple[frozenset[str], MarkovHead] | str:

@@ -1,0 +1,145 @@
+"""Two ranks over gloo: one of them cannot use a stage of ours, so neither does, and their broadcasts match."""
+
+from __future__ import annotations
+
+import json
+import logging
+import multiprocessing
+import os
+import time
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+from unittest import mock
+
+import pytest
+
+GAMMA, VOCAB, RANK, ROWS, DEADLINE_S = 3, 40, 8, 5, 180.0
+SCENARIOS = (
+    "all pass",
+    "a check fails on rank 1",
+    "a check fails on rank 0",
+    "no bench on rank 1",
+    "no head on rank 0",
+)
+
+
+def start(number: int, folder: str) -> None:
+    """One rank's process: installs, drafts a block, and writes what it uses, what it drafted and what it logged."""
+    os.environ["SGLANG_USE_CPU_ENGINE"] = "1"
+    from sglang_dspark.serving.cpu import early
+
+    early.prepare([])
+    import torch
+    import torch.distributed as dist
+
+    torch.set_num_threads(1)
+    dist.init_process_group("gloo", init_method=f"file://{folder}/meet", rank=number, world_size=2)
+    found = {name: _run(name, number) for name in SCENARIOS}
+    Path(folder, f"rank-{number}.json").write_text(json.dumps(found))
+    dist.barrier()
+    dist.destroy_process_group()
+
+
+def _run(name: str, number: int) -> dict[str, Any]:
+    import torch
+    import torch.distributed as dist
+    from sglang.srt.models.dspark import VanillaMarkov
+    from sglang.srt.speculative.dspark_components.dspark_draft import DraftNoise, draft_markov_block
+
+    from dspark_kernels import results, selfcheck
+    from sglang_dspark.serving import kernels, settings
+    from tests.serving.test_agreement import _group
+
+    torch.manual_seed(3)
+    head = VanillaMarkov(vocab_size=VOCAB, markov_rank=RANK)
+    broadcasts = []
+
+    class Sync:
+        _tp_group = _group(number)
+
+        def sync(self, site: object, values: torch.Tensor) -> torch.Tensor:
+            broadcasts.append(values.numel())
+            dist.broadcast(values, src=0)
+            return values
+
+    noise = DraftNoise(key=7, offset=torch.zeros(1, dtype=torch.int64))
+    proposer = SimpleNamespace(
+        draft_model=SimpleNamespace(markov_head=head),
+        draft_model_runner=SimpleNamespace(
+            server_args=SimpleNamespace(speculative_use_block_verification=False), device="cpu"
+        ),
+        noise=noise,
+        gamma=GAMMA,
+        _tp_sync=Sync(),
+    )
+    fails = name in (f"a check fails on rank {number}",)
+    won = frozenset() if name == f"no bench on rank {number}" else frozenset(selfcheck.STAGES)
+    if name == f"no head on {number}":
+        proposer.draft_model.markov_head = object()
+    settings.put("kernels", "auto")
+    lines: list[str] = []
+    handler = logging.Handler()
+    handler.emit = lambda record: lines.append(record.getMessage())  # type: ignore[method-assign]
+    kernels.logger.addHandler(handler)
+    kernels.logger.setLevel(logging.INFO)
+    with (
+        mock.patch.object(selfcheck, "differing", lambda *given: {"draft": "draft: other tokens"} if fails else {}),
+        mock.patch.object(results, "wins", lambda device: won),
+        mock.patch.object(kernels, "launches", lambda tensor: True),
+    ):
+        kernels.install(None, proposer)
+    kernels.logger.removeHandler(handler)
+    stages = sorted(kernels._installed.stages) if kernels._installed else []
+    with torch.no_grad():
+        drafts, _ = kernels.draft_markov_block(
+            draft_markov_block,
+            markov_head=head,
+            base_logits=torch.randn(ROWS, GAMMA, VOCAB),
+            anchor_tokens=torch.zeros(ROWS, dtype=torch.int64),
+            draft_hidden=None,
+            step_temperatures=torch.ones(ROWS),
+            noise=noise,
+            tp_sync=proposer._tp_sync,
+        )
+    return {"stages": stages, "drafts": drafts.tolist(), "broadcasts": len(broadcasts), "log": lines}
+
+
+@pytest.fixture(scope="module")
+def ranks(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
+    folder = tmp_path_factory.mktemp("ranks")
+    context = multiprocessing.get_context("spawn")
+    processes = [context.Process(target=start, args=(number, str(folder)), daemon=True) for number in range(2)]
+    for process in processes:
+        process.start()
+    deadline = time.monotonic() + DEADLINE_S
+    for process in processes:
+        process.join(max(deadline - time.monotonic(), 0))
+    hung = [process for process in processes if process.is_alive()]
+    for process in hung:
+        process.kill()
+    assert not hung, "a rank waits for the other"
+    assert [process.exitcode for process in processes] == [0, 0]
+    return [json.loads((folder / f"rank-{number}.json").read_text()) for number in range(2)]
+
+
+@pytest.mark.parametrize("scenario", SCENARIOS)
+def test_ranks_use_the_same_stages_and_broadcast_alike(ranks: list[dict[str, Any]], scenario: str) -> None:
+    first, second = (found[scenario] for found in ranks)
+    assert first["stages"] == second["stages"] and first["broadcasts"] == second["broadcasts"]
+    assert first["drafts"] == second["drafts"]
+    stages = ["accept", "confidence", "draft", "lengths"]
+    if scenario.startswith("a check"):
+        stages.remove("draft")
+    elif scenario.startswith("no"):
+        stages = []
+    assert first["stages"] == stages
+    assert first["broadcasts"] == (1 if "draft" in stages else GAMMA)
+
+
+def test_the_rank_that_has_to_do_without_says_which_rank_it_is(ranks: list[dict[str, Any]]) -> None:
+    told = ranks[0]["a check fails on rank 1"]["log"]
+    assert "sglang-dspark: kernels: draft is SGLang's on rank 1, and so on all ranks" in told
+    told = ranks[0]["no bench on rank 1"]["log"]
+    assert told[-1] == "sglang-dspark: kernels (auto): SGLang's own; no stage is ours on every rank"
+    assert "no bench has shown" in ranks[1]["no bench on rank 1"]["log"][-1]
