@@ -58,9 +58,13 @@ def of(worker: Any) -> LivePolicy | None:
 
 
 def geometry(planner: Any) -> Geometry:
-    """The graphs that were captured for verification (``ragged_capture_num_tokens``)."""
+    """The graphs that verification replays: none where the attention backend does not replay packed rows.
+
+    SGLang captures them all the same (``ragged_capture_num_tokens``), and then runs every verification eagerly
+    (``_can_run_ragged_verify_graph``).
+    """
     runner = planner.model_runner.decode_cuda_graph_runner
-    if runner is None or not runner.ragged_verify_mode:
+    if runner is None or not runner.ragged_verify_mode or not runner.attn_backend.supports_ragged_verify_graph:
         return Geometry()
     return Geometry(tuple(runner.capture_num_tokens), min(runner.max_bs, MAX_REQUESTS))
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import json
 import logging
 import os
 import re
@@ -14,12 +13,14 @@ from typing import Any, Final
 from sglang_dspark.errors import InputError, end
 from sglang_dspark.policy.artifact import Artifact, load
 from sglang_dspark.policy.belief import MAX_REQUESTS
-from sglang_dspark.serving import hooks, settings
+from sglang_dspark.serving import draft_checkpoint, hooks, settings, support
 from sglang_dspark.serving.settings import FLAGS, Settings
+from sglang_dspark.serving.support import Choice, Server, option
 
 logger = logging.getLogger(__name__)
 
-VERIFY_MODE: Final = "SGLANG_RAGGED_VERIFY_MODE"
+VERIFY_MODE: Final = support.VARIABLE
+SIMULATE: Final = "SGLANG_SIMULATE_ACC_LEN"
 # What a policy file may set: it must not be able to load code into the server (LD_PRELOAD, PYTHONPATH).
 VARIABLES: Final = re.compile("SGLANG_[A-Z0-9_]+")
 POLICY: Final = "--speculative-dspark-policy"
@@ -61,6 +62,7 @@ def accept_engine_keywords(engine: Any) -> None:
 
     def server_args(**keywords: Any) -> Any:
         settings.clear()
+        restore()
         for flag in FLAGS:
             if (value := keywords.pop(flag.keyword, None)) is not None:
                 settings.put(flag.field, value)
@@ -77,6 +79,7 @@ def resolve(server_args: Any, previous: Callable[[Any], None]) -> None:
     A command line ends with one line and exit code 2; ``sglang.Engine`` raises.
     """
     try:
+        restore()
         asked = settings.current()
         _check_kernels(server_args)
         if asked is None:
@@ -85,10 +88,15 @@ def resolve(server_args: Any, previous: Callable[[Any], None]) -> None:
         hooks.check(hooks.policy_hooks())
         artifact = load(asked.policy)
         _set_environment(artifact)
+        server = support.describe(server_args)
+        check_algorithm(server.cfg)
+        mode = os.environ.get(VERIFY_MODE)
+        _put_in_force(support.choose(server, mode))
+        # Resolves the path of the draft, and gamma.
         previous(server_args)
-        from sglang.srt.arg_groups.overrides import resolving_view
-
-        check(asked, artifact, resolving_view(server_args))
+        choice = check(asked, artifact, server, mode)
+        _put_in_force(choice)
+        logger.log(logging.INFO if choice.mode == "compact" else logging.WARNING, "%s: %s", POLICY, said(choice))
     except InputError as error:
         if getattr(server_args, "_dspark_raises", False):
             raise
@@ -107,8 +115,36 @@ def _check_kernels(server_args: Any) -> None:
         )
 
 
+def check_algorithm(cfg: Any) -> None:
+    """Refuses a server that does not draft with DSpark."""
+    name = cfg.speculative_algorithm
+    if name is None or name.upper() != "DSPARK":
+        raise InputError(f"{POLICY}: steers DSPARK, not {name}; add --speculative-algorithm DSPARK")
+
+
+# Variables that this process has set for its children, with their values.
+_ours: dict[str, str] = {}
+
+
+def _set(name: str, value: str) -> None:
+    """Sets a variable of the server, for as long as this process makes no other server."""
+    if os.environ.get(name) != value:
+        os.environ[name] = _ours[name] = value
+
+
+def restore() -> None:
+    """Unsets what was set for an earlier server of this process: it is not the operator's."""
+    while _ours:
+        name, value = _ours.popitem()
+        if os.environ.get(name) == value:
+            del os.environ[name]
+
+
 def _set_environment(artifact: Artifact) -> None:
-    """The variables that the policy was tuned with, where the operator has set none."""
+    """The variables that the policy was tuned with, where the operator has set none.
+
+    How the server verifies is not the file's to say: it was tuned for some server, and this one may be another.
+    """
     for name, value in artifact.environment.items():
         if not VARIABLES.fullmatch(name) or not value.isprintable():
             raise InputError(
@@ -117,40 +153,69 @@ def _set_environment(artifact: Artifact) -> None:
         if name in os.environ:
             if os.environ[name] != value:
                 logger.warning("%s: tuned with %s=%s, started with %s", POLICY, name, value, os.environ[name])
-        else:
-            os.environ[name] = value
-    os.environ.setdefault(VERIFY_MODE, "compact")
+        elif name != VERIFY_MODE:
+            _set(name, value)
 
 
-def check(asked: Settings, artifact: Artifact, cfg: Any) -> None:
-    """Whether an artifact can steer the server that ``cfg`` describes.
+def _put_in_force(choice: Choice) -> None:
+    """Makes the server verify as chosen; the variable of an operator says so already, and static is the default."""
+    if choice.mode == "compact":
+        _set(VERIFY_MODE, "compact")
+    elif VERIFY_MODE in _ours:
+        del _ours[VERIFY_MODE], os.environ[VERIFY_MODE]
+
+
+def said(choice: Choice) -> str:
+    """How the server verifies, why, and what that leaves of a policy."""
+    if choice.mode == "compact":
+        return "verify lengths are steered (compact)"
+    if choice.mode == "cap-accept":
+        return (
+            f"{VERIFY_MODE}=cap-accept verifies whole blocks and throws acceptances away; "
+            "unset it to verify what the policy admits"
+        )
+    return (
+        f"whole blocks are verified ({_reasons(choice)}); the policy's block size, flags and advice hold, "
+        "verify lengths, rests, classes and STS temperatures are not steered"
+    )
+
+
+def _reasons(choice: Choice) -> str:
+    if not choice.obstacles:
+        return f"{VERIFY_MODE}=static"
+    return "; ".join(f"{one.what}: {one.why}" for one in choice.obstacles)
+
+
+def check(asked: Settings, artifact: Artifact, server: Server, mode: str | None) -> Choice:
+    """Decides how a server verifies that is to follow an artifact.
 
     Args:
-        cfg: SGLang's configuration after ``handle_speculative_decoding``.
+        server: After ``handle_speculative_decoding``.
+        mode: The operator's verify mode; None where none was given.
 
     Raises:
-        InputError: It cannot; the message names the field or flag and what to do.
+        InputError: It cannot follow it; the message names the field or flag and what to do.
     """
-    if cfg.speculative_algorithm != "DSPARK":
-        raise InputError(
-            f"{POLICY}: steers DSPARK, not {cfg.speculative_algorithm}; add --speculative-algorithm DSPARK"
-        )
+    cfg = server.cfg
+    check_algorithm(cfg)
     for field, stand_in in REPLACED.items():
         if getattr(cfg, field):
-            raise InputError(f"{_option(field)}: {POLICY} brings {stand_in}; give one of the two")
-    if os.environ[VERIFY_MODE] == "static":
-        raise InputError(
-            f"{VERIFY_MODE}: static verifies whole blocks, so {POLICY} has nothing to schedule; "
-            "use compact, or leave out the policy"
-        )
+            raise InputError(f"{option(field)}: {POLICY} brings {stand_in}; give one of the two")
     gamma = int(cfg.speculative_num_draft_tokens) - 1
     if artifact.gamma != gamma:
         raise InputError(
             f"{asked.policy}: gamma: {artifact.gamma} is not the block of {gamma} that the server drafts; "
             f"start with --speculative-dspark-block-size {artifact.gamma} or tune for {gamma}"
         )
-    _check_draft(cfg)
-    _check_unsupported(cfg)
+    choice = support.choose(server, mode, draft_checkpoint.headless(cfg))
+    _check_limits(cfg)
+    if choice.mode != "static":
+        _check_simulated(artifact)
+    elif asked.record is not None:
+        raise InputError(
+            f"--speculative-dspark-record: records what a policy steers, and whole blocks are verified "
+            f"({_reasons(choice)}); leave it out"
+        )
     if asked.class_keys is not None and not Path(asked.class_keys).is_file():
         raise InputError(f"--speculative-dspark-class-keys: {asked.class_keys} cannot be read; give a file of keys")
     if artifact.serve == "plain":
@@ -162,41 +227,25 @@ def check(asked: Settings, artifact: Artifact, cfg: Any) -> None:
             ", ".join(different),
             " ".join(f"{flag} {value}" for flag, value in artifact.server_flags.items()),
         )
+    return choice
 
 
-def _check_draft(cfg: Any) -> None:
-    """A draft without a confidence head has nothing to schedule by; upstream finds out after loading it."""
-    path = Path(cfg.speculative_draft_model_path or "") / "config.json"
-    if cfg.speculative_draft_model_path is None or not path.is_file():
-        return  # From a hub: the planner refuses it, when it has been fetched.
+def _check_simulated(artifact: Artifact) -> None:
+    """Simulated acceptance takes the same number of drafts of every request, verified or not."""
+    text = os.environ.get(SIMULATE, "")
     try:
-        config = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise InputError(f"{path}: cannot be read ({error}); give a DSpark checkpoint") from error
-    if not isinstance(config, dict):
-        raise InputError(f"{path}: holds no fields; give a DSpark checkpoint")
-    parts = [config, *(config.get(key) for key in ("dspark_config", "dflash_config"))]
-    if not any(isinstance(part, dict) and part.get("enable_confidence_head") for part in parts):
+        value = float(text or -1)
+    except ValueError:
+        return  # SGLang says so.
+    if value > 0 and value != 1.0:
+        name = f"{POLICY}: environment: {SIMULATE}" if SIMULATE in _ours else SIMULATE
         raise InputError(
-            f"{path}: enable_confidence_head: not set; {POLICY} schedules by confidence, use a draft that has the head"
+            f"{name}: {text} accepts drafts that {POLICY} may not have verified; "
+            "unset it, use 1, or start without the policy"
         )
 
 
-def _check_unsupported(cfg: Any) -> None:
-    if cfg.attn_dp_size > 1:
-        raise InputError(
-            f"--attn-dp-size: {cfg.attn_dp_size} is not supported with {POLICY}; use 1, or start without the policy"
-        )
-    if cfg.use_ray:
-        raise InputError(f"--use-ray: is not supported with {POLICY}; start without one of the two")
-    if cfg.pp_size > 1:
-        raise InputError(f"--pp-size: {cfg.pp_size} is not supported with {POLICY}; use 1")
-    if cfg.speculative_use_block_verification:
-        # It accepts by the probabilities of the whole block, of which a shorter verify length has only a part.
-        raise InputError(
-            f"--speculative-use-block-verification: needs whole blocks, and {POLICY} verifies prefixes; "
-            "give one of the two"
-        )
+def _check_limits(cfg: Any) -> None:
     if cfg.max_running_requests is not None and cfg.max_running_requests > MAX_REQUESTS:
         raise InputError(
             f"--max-running-requests: {cfg.max_running_requests} is more than {POLICY} can rank; "
@@ -218,7 +267,3 @@ def _different(flags: Mapping[str, str], cfg: Any) -> list[str]:
         if text != value:
             found.append(f"{flag} {text}")
     return found
-
-
-def _option(field: str) -> str:
-    return "--" + field.replace("_", "-")

@@ -57,6 +57,7 @@ def planner(
     overlap: bool = True,
     tiers: Sequence[int] | None = None,
     max_requests: int = 1024,
+    replays: bool = True,
     sps_table_path: str | None = None,
     align: bool = False,
     group: Any = None,
@@ -67,6 +68,7 @@ def planner(
         slots: Rows of the request pool.
         tiers: ``capture_num_tokens`` of a stand-in graph runner; None is a server without graphs.
         max_requests: Its ``max_bs``.
+        replays: Its attention backend's ``supports_ragged_verify_graph``.
         group: Ranks; one by default.
     """
     from sglang.srt.speculative.dspark_components import dspark_planner as upstream
@@ -74,7 +76,10 @@ def planner(
     runner = None
     if tiers is not None:
         runner = SimpleNamespace(
-            ragged_verify_mode=mode == "compact", capture_num_tokens=list(tiers), max_bs=max_requests
+            ragged_verify_mode=mode == "compact",
+            capture_num_tokens=list(tiers),
+            max_bs=max_requests,
+            attn_backend=SimpleNamespace(supports_ragged_verify_graph=replays),
         )
     pool = SimpleNamespace(
         req_to_token=torch.zeros((slots, 1), dtype=torch.int32), req_generation=torch.ones(slots, dtype=torch.int64)

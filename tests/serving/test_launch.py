@@ -15,19 +15,20 @@ import pytest
 from sglang_dspark.errors import InputError
 from sglang_dspark.policy import NoDraft
 from sglang_dspark.policy.artifact import dumps
-from sglang_dspark.serving import hooks, launch, offline, settings
+from sglang_dspark.serving import hooks, launch, offline, settings, support
 from sglang_dspark.serving.hooks import Hook
 from sglang_dspark.serving.settings import FLAGS, Settings
-
-GAMMA = 7
+from sglang_dspark.serving.support import Choice
+from tests.serving import flags
 
 
 @pytest.fixture(autouse=True)
 def environment(monkeypatch) -> None:
     """Puts back whatever a test leaves in the environment, which is what children inherit."""
     monkeypatch.setattr(os, "environ", os.environ.copy())
-    os.environ.pop(settings.VARIABLE, None)
-    os.environ[launch.VERIFY_MODE] = "compact"
+    monkeypatch.setattr(launch, "_ours", {})
+    for name in (settings.VARIABLE, launch.VERIFY_MODE, launch.SIMULATE):
+        os.environ.pop(name, None)
 
 
 @pytest.fixture
@@ -36,21 +37,12 @@ def draft(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def server(draft: Path, **changed: Any) -> Any:
-    fields = {
-        "speculative_algorithm": "DSPARK",
-        "speculative_num_draft_tokens": GAMMA + 1,
-        "speculative_draft_model_path": str(draft),
-        "speculative_dspark_sps_table_path": None,
-        "speculative_dspark_confidence_sts_path": None,
-        "speculative_dspark_align_verify_tokens_to_graph_tier": False,
-        "speculative_use_block_verification": False,
-        "attn_dp_size": 1,
-        "use_ray": False,
-        "pp_size": 1,
-        "max_running_requests": 48,
-    }
-    return SimpleNamespace(**(fields | changed))
+def check(
+    draft: Path | None, made: Any = None, asked: Settings | None = None, mode: str | None = None, **changed: Any
+) -> Choice:
+    """What the launch check answers for a server with this draft."""
+    here = {"speculative_draft_model_path": draft and str(draft)} | changed
+    return launch.check(asked or ASKED, made or offline.artifact(), flags.server(**here), mode)
 
 
 ASKED = Settings(policy="/a/policy.json")
@@ -58,7 +50,7 @@ ASKED = Settings(policy="/a/policy.json")
 
 def test_what_fits_is_accepted_without_a_word(draft: Path, caplog) -> None:
     for more in ({}, {"max_running_requests": 1024}, {"max_running_requests": None}):
-        launch.check(ASKED, offline.artifact(), server(draft, **more))
+        assert check(draft, **more) == Choice("compact")
     assert caplog.records == []
 
 
@@ -74,87 +66,155 @@ def test_what_fits_is_accepted_without_a_word(draft: Path, caplog) -> None:
             ("--speculative-dspark-align-verify-tokens-to-graph-tier", "fill"),
         ),
         ({"speculative_num_draft_tokens": 6}, ("/a/policy.json: gamma: 7", "block-size 7", "tune for 5")),
-        ({"attn_dp_size": 2}, ("--attn-dp-size: 2",)),
-        ({"use_ray": True}, ("--use-ray",)),
-        ({"pp_size": 2}, ("--pp-size: 2",)),
-        ({"speculative_use_block_verification": True}, ("--speculative-use-block-verification",)),
         ({"max_running_requests": 1025}, ("--max-running-requests: 1025", "1024")),
     ],
 )
 def test_refusals_name_both_sides(draft: Path, changed: dict[str, Any], named: tuple[str, ...]) -> None:
     with pytest.raises(InputError) as refused:
-        launch.check(ASKED, offline.artifact(), server(draft, **changed))
+        check(draft, **changed)
     assert all(word in str(refused.value) for word in named), str(refused.value)
     assert "policy" in str(refused.value)
 
 
-@pytest.mark.parametrize(
-    ("name", "value"), [(launch.VERIFY_MODE, "static"), ("SGLANG_DSPARK_STS_COLLECT_PATH", "/tmp/x")]
-)
-def test_refusals_by_environment(draft: Path, name: str, value: str) -> None:
-    os.environ[name] = value
-    with pytest.raises(InputError, match=f"^{name}: .*{launch.POLICY}"):
-        launch.check(ASKED, offline.artifact(), server(draft))
+def test_refusals_by_environment(draft: Path) -> None:
+    os.environ["SGLANG_DSPARK_STS_COLLECT_PATH"] = "/tmp/x"
+    with pytest.raises(InputError, match=f"^SGLANG_DSPARK_STS_COLLECT_PATH: .*{launch.POLICY}"):
+        check(draft)
+
+
+@pytest.mark.parametrize("value", ["3.5", "2", "0.5"])
+def test_simulated_acceptance_is_refused_where_a_policy_steers(draft: Path, value: str) -> None:
+    os.environ[launch.SIMULATE] = value
+    for mode in (None, "compact", "cap-accept"):
+        with pytest.raises(InputError, match=f"^{launch.SIMULATE}: {value} .*{launch.POLICY}"):
+            check(draft, mode=mode)
+    assert check(draft, mode="static").mode == "static"
+    assert check(draft, enable_lora=True).mode == "static"
+
+
+def test_simulated_acceptance_of_the_policy_is_named_as_its_own(draft: Path) -> None:
+    artifact = offline.artifact(environment={launch.SIMULATE: "3"})
+    launch._set_environment(artifact)
+    with pytest.raises(InputError, match=f"^{launch.POLICY}: environment: {launch.SIMULATE}: 3"):
+        check(draft, artifact)
+
+
+@pytest.mark.parametrize("value", ["1", "1.0", "-1", "0", ""])
+def test_simulated_acceptance_within_every_budget_is_allowed(draft: Path, value: str) -> None:
+    os.environ[launch.SIMULATE] = value
+    assert check(draft).mode == "compact"
 
 
 @pytest.mark.parametrize(
-    ("content", "named"),
+    "content",
     [
-        ("{}", "enable_confidence_head"),
-        ('{"dspark_config": {"enable_confidence_head": false}}', "enable_confidence_head"),
-        ('{"dspark_config": [1], "dflash_config": "x"}', "enable_confidence_head"),
-        ("[]", "DSpark checkpoint"),
-        ("{", "DSpark checkpoint"),
+        "{}",
+        '{"enable_confidence_head": null}',
+        '{"dspark_block_size": 5, "dspark_markov_rank": 32}',
+        '{"dflash_config": {"enable_confidence_head": true}}',
+        '{"dspark_config": [1], "dflash_config": "x"}',
     ],
 )
-def test_a_draft_without_confidences_is_refused(draft: Path, content: str, named: str) -> None:
+def test_a_draft_that_does_not_speak_of_its_confidence_head_has_one(draft: Path, content: str) -> None:
+    (draft / "config.json").write_text(content)
+    assert check(draft) == Choice("compact")
+
+
+def weights(folder: Path, *names: str) -> None:
+    """A checkpoint of one file with these tensors and no data."""
+    head = json.dumps({name: {"dtype": "F32", "shape": [0], "data_offsets": [0, 0]} for name in names}).encode()
+    (folder / "model.safetensors").write_bytes(len(head).to_bytes(8, "little") + head)
+
+
+def index(folder: Path, *names: str) -> None:
+    (folder / "model.safetensors.index.json").write_text(json.dumps({"weight_map": dict.fromkeys(names, "a")}))
+
+
+@pytest.mark.parametrize("made", [weights, index])
+def test_a_draft_whose_weights_lack_the_head_has_none(draft: Path, made: Any) -> None:
+    (draft / "config.json").write_text("{}")
+    made(draft, "mtp.0.norm.weight", "mtp.2.confidence_head.proj.weight")
+    assert check(draft) == Choice("compact")
+    made(draft, "mtp.0.norm.weight")
+    choice = check(draft)
+    assert choice.mode == "static" and choice.obstacles[0].what == str(draft)
+
+
+@pytest.mark.parametrize(
+    "content", ['{"enable_confidence_head": false}', '{"dspark_config": {"enable_confidence_head": false}}']
+)
+def test_a_draft_without_confidences_leaves_whole_blocks(draft: Path, content: str) -> None:
+    (draft / "config.json").write_text(content)
+    choice = check(draft)
+    assert choice.mode == "static"
+    assert f"{draft / 'config.json'}: enable_confidence_head" in launch.said(choice)
+    for mode in ("compact", "cap-accept"):
+        with pytest.raises(InputError, match="enable_confidence_head"):
+            check(draft, mode=mode)
+
+
+@pytest.mark.parametrize("content", ["[]", "{"])
+def test_a_draft_that_cannot_be_read_is_refused(draft: Path, content: str) -> None:
     (draft / "config.json").write_text(content)
     with pytest.raises(InputError) as refused:
-        launch.check(ASKED, offline.artifact(), server(draft))
-    assert str(draft / "config.json") in str(refused.value) and named in str(refused.value)
+        check(draft)
+    assert str(draft / "config.json") in str(refused.value) and "DSpark checkpoint" in str(refused.value)
 
 
-@pytest.mark.parametrize("path", ["someone/on-a-hub", None])
-def test_a_draft_that_is_not_here_is_left_to_upstream(draft: Path, path: str | None) -> None:
-    launch.check(ASKED, offline.artifact(), server(draft, speculative_draft_model_path=path))
+@pytest.mark.parametrize("path", ["someone/on-a-hub", "/not/here/at/all", None])
+def test_a_draft_that_is_not_here_is_left_to_upstream(path: str | None) -> None:
+    assert check(None, speculative_draft_model_path=path) == Choice("compact")
+
+
+def test_a_draft_in_the_hubs_cache_is_read_like_a_folder(tmp_path: Path) -> None:
+    repository = tmp_path / "models--someone--draft"
+    (repository / "refs").mkdir(parents=True)
+    (repository / "refs" / "main").write_text("abc")
+    (repository / "snapshots" / "abc").mkdir(parents=True)
+    (repository / "snapshots" / "abc" / "config.json").write_text('{"enable_confidence_head": false}')
+    hub = {"speculative_draft_model_path": "someone/draft", "speculative_draft_model_revision": "main"}
+    assert check(None, download_dir=str(tmp_path), **hub).mode == "static"
 
 
 def test_a_missing_key_file_is_refused_before_weights_load(draft: Path) -> None:
     asked = Settings(policy="p", class_keys="/no/keys")
     with pytest.raises(InputError, match="--speculative-dspark-class-keys: /no/keys"):
-        launch.check(asked, offline.artifact(), server(draft))
+        check(draft, asked=asked)
 
 
 def test_other_flags_than_tuned_are_warned_of_with_those_to_use(draft: Path, caplog) -> None:
-    flags = {"--max-running-requests": "64", "--pp-size": "1", "--of-another-version": "3"}
-    launch.check(ASKED, offline.artifact(server_flags=flags), server(draft))
+    tuned = {"--max-running-requests": "64", "--pp-size": "1", "--of-another-version": "3"}
+    check(draft, offline.artifact(server_flags=tuned))
     assert len(caplog.records) == 1
     message = caplog.records[0].getMessage()
     assert "now --max-running-requests 48)" in message
-    assert message.endswith("use: " + " ".join(f"{flag} {value}" for flag, value in flags.items()))
+    assert message.endswith("use: " + " ".join(f"{flag} {value}" for flag, value in tuned.items()))
 
 
 def test_lists_and_flags_that_are_not_set_are_compared(draft: Path, caplog) -> None:
-    flags = {"--cuda-graph-bs-decode": "1 2 4", "--min-free-slots-delay": "1", "--max-queued-requests": "8"}
+    tuned = {"--cuda-graph-bs-decode": "1 2 4", "--min-free-slots-delay": "1", "--max-queued-requests": "8"}
     same = {"cuda_graph_bs_decode": [1, 2, 4], "min_free_slots_delay": 1, "max_queued_requests": 8}
-    launch.check(ASKED, offline.artifact(server_flags=flags), server(draft, **same))
+    check(draft, offline.artifact(server_flags=tuned), **same)
     assert caplog.records == []
     other = {"cuda_graph_bs_decode": [1, 2], "min_free_slots_delay": None, "max_queued_requests": 8}
-    launch.check(ASKED, offline.artifact(server_flags=flags), server(draft, **other))
+    check(draft, offline.artifact(server_flags=tuned), **other)
     assert "(now --cuda-graph-bs-decode 1 2, --min-free-slots-delay not set)" in caplog.text
 
 
 def test_advice_to_serve_plainly_is_passed_on(draft: Path, caplog) -> None:
-    launch.check(ASKED, offline.artifact(NoDraft(), serve="plain", advice="Do not draft."), server(draft))
-    assert [record.getMessage() for record in caplog.records] == ["/a/policy.json: Do not draft."]
+    for mode in (None, "static"):
+        caplog.clear()
+        check(draft, offline.artifact(NoDraft(), serve="plain", advice="Do not draft."), mode=mode)
+        assert [record.getMessage() for record in caplog.records] == ["/a/policy.json: Do not draft."]
 
 
 def test_environment_of_the_policy_yields_to_the_operators(caplog) -> None:
-    del os.environ[launch.VERIFY_MODE]
     os.environ["SGLANG_A"] = "mine"
-    launch._set_environment(offline.artifact(environment={"SGLANG_A": "theirs", "SGLANG_B": "2"}))
+    told = {"SGLANG_A": "theirs", "SGLANG_B": "2", launch.VERIFY_MODE: "cap-accept"}
+    launch._set_environment(offline.artifact(environment=told))
     assert (os.environ["SGLANG_A"], os.environ["SGLANG_B"]) == ("mine", "2")
-    assert os.environ[launch.VERIFY_MODE] == "compact"
+    # How the server verifies is what the table says, whatever the policy was tuned on.
+    assert launch.VERIFY_MODE not in os.environ
     assert len(caplog.records) == 1 and "SGLANG_A=theirs" in caplog.text and "mine" in caplog.text
 
 
@@ -287,12 +347,13 @@ def test_a_damaged_variable_is_refused(text: str) -> None:
 def test_a_refusal_ends_a_command_line_in_one_line_and_raises_in_an_engine(
     tmp_path: Path, draft: Path, capsys, monkeypatch, raises: bool
 ) -> None:
-    monkeypatch.setattr("sglang.srt.arg_groups.overrides.resolving_view", lambda args: args)
     path = tmp_path / "policy.json"
     path.write_text(dumps(offline.artifact()).replace('"gamma": 7', '"gamma": 0'))
     settings.put("policy", str(path))
     called = []
-    args = server(draft, _dspark_raises=raises)
+    described = flags.server(speculative_draft_model_path=str(draft))
+    monkeypatch.setattr(support, "describe", lambda args: described)
+    args = SimpleNamespace(speculative_algorithm="DSPARK", _dspark_raises=raises)
     with pytest.raises(InputError if raises else SystemExit) as ended:
         launch.resolve(args, called.append)
     assert called == []  # Before SGLang does anything, let alone loads weights.
@@ -302,7 +363,41 @@ def test_a_refusal_ends_a_command_line_in_one_line_and_raises_in_an_engine(
         assert error.count("\n") == 1 and f"{path}: gamma: 0" in error
     path.write_text(dumps(offline.artifact()))
     launch.resolve(args, called.append)
-    assert called == [args]
+    assert called == [args] and os.environ[launch.VERIFY_MODE] == "compact"
+
+
+def test_what_is_set_for_one_engine_is_not_the_next_ones(tmp_path: Path, monkeypatch) -> None:
+    described = flags.server()
+    monkeypatch.setattr(support, "describe", lambda args: described)
+    path = tmp_path / "policy.json"
+    path.write_text(dumps(offline.artifact(environment={"SGLANG_OF_THE_POLICY": "1"})))
+    args = SimpleNamespace(speculative_algorithm="DSPARK", _dspark_raises=True)
+    seen = []
+
+    def previous(args: Any) -> None:
+        seen.append((os.environ.get(launch.VERIFY_MODE), os.environ.get("SGLANG_OF_THE_POLICY")))
+
+    settings.put("policy", str(path))
+    launch.resolve(args, previous)
+    settings.clear()
+    launch.resolve(args, previous)
+    assert seen == [("compact", "1"), (None, None)]
+
+
+def test_a_draft_that_turns_out_to_have_no_head_is_not_served_compact(tmp_path: Path, monkeypatch) -> None:
+    (tmp_path / "config.json").write_text('{"enable_confidence_head": false}')
+    described = flags.server()
+    monkeypatch.setattr(support, "describe", lambda args: described)
+    path = tmp_path / "policy.json"
+    path.write_text(dumps(offline.artifact()))
+    settings.put("policy", str(path))
+
+    def previous(args: Any) -> None:
+        """As SGLang resolves the draft's path, which the operator need not give."""
+        described.cfg.speculative_draft_model_path = str(tmp_path)
+
+    launch.resolve(SimpleNamespace(speculative_algorithm="DSPARK", _dspark_raises=True), previous)
+    assert launch.VERIFY_MODE not in os.environ
 
 
 def test_an_unsupported_version_is_named_with_the_supported(monkeypatch) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -10,6 +11,8 @@ import torch
 
 from sglang_dspark.policy import EagerTimes, Fixed, Threshold, lengths, sglang_tiers, survival
 from sglang_dspark.serving import engine, hooks, offline
+from sglang_dspark.serving.live import Geometry
+from sglang_dspark.serving.settings import Settings
 from tests.serving.harness import FAMILIES, Driver, Result, random_confidence
 
 GAMMA = 5
@@ -212,3 +215,26 @@ def test_a_changed_set_of_graphs_is_followed(hooked) -> None:
         made = driver.step(*step)
         check(made, [6, 12, 60])
         assert made.layout.graph_num_tokens == 12 and made.step.in_force.version == 1
+
+
+@pytest.mark.parametrize("overlap", [True, False], ids=["overlap", "no-overlap"])
+def test_graphs_that_are_never_replayed_are_no_tiers(hooked, overlap: bool) -> None:
+    draw = np.random.default_rng(7)
+    with offline.planner(
+        gamma=GAMMA, slots=64, tiers=[6, 12, 24, 48], max_requests=8, replays=False, overlap=overlap
+    ) as planner:
+        assert engine.geometry(planner) == Geometry()
+        offline.attach(planner, offline.artifact(Fixed(length=2), GAMMA))
+        driver = Driver(planner, overlap)
+        for _ in range(4):
+            made = driver.step(**random_step(draw, 8))
+            assert made.step.tier is None and driver.live.in_force.geometry.tiers == ()
+            assert made.step.budget.tier == sum(made.lens) == 3 * len(made.lens)
+
+
+def test_whole_blocks_are_left_to_sglang(hooked, monkeypatch) -> None:
+    monkeypatch.setattr(engine.settings, "current", lambda: Settings(policy="/not/even/read.json"))
+    with offline.planner(gamma=GAMMA, slots=64, tiers=[6, 12], max_requests=2, mode="static") as planner:
+        engine.attach(None, planner)
+        assert engine.of(SimpleNamespace(_verify_planner=planner)) is None
+        assert engine.geometry(planner) == Geometry()

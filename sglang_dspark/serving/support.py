@@ -1,0 +1,747 @@
+"""Which servers can follow a policy: what SGLang 0.5.23 verifies, by attention backend, model class and feature.
+
+A policy steers by verifying fewer drafts of some requests than of others, so that the rows of a step are packed: each
+request has its own number of them (``compact``). Attention that cuts the rows into equal blocks then reads tokens of
+other requests. The tables say which code does what and name where SGLang shows it; ``tests/serving/test_support.py``
+holds them against the installed SGLang. A server that cannot take packed rows verifies whole blocks (``static``), which
+leaves a policy its block size, its flags and its advice to serve without speculation.
+"""
+
+from __future__ import annotations
+
+import os
+import pkgutil
+from collections.abc import Callable, Sequence
+from typing import Any, Final, Literal, NamedTuple
+
+from sglang_dspark.errors import InputError
+
+VARIABLE: Final = "SGLANG_RAGGED_VERIFY_MODE"
+
+VerifyMode = Literal["compact", "static", "cap-accept"]
+MODES: Final[tuple[VerifyMode, ...]] = ("compact", "static", "cap-accept")
+
+# What an attention backend makes of packed rows: right with and without captured graphs, without them only, or wrong.
+Packed = Literal["graph", "eager", "wrong"]
+
+ATTENTION: Final = "sglang.srt.layers.attention"
+ARCH: Final = "sglang.srt.configs.hybrid_arch"
+HOOKS: Final = "sglang.srt.arg_groups"
+RUNNER: Final = "sglang.srt.model_executor.runner.decode_cuda_graph_runner.DecodeCudaGraphRunner"
+WORKER: Final = "sglang.srt.speculative.dspark_components.dspark_worker_v2.DSparkWorkerV2"
+
+
+class Server(NamedTuple):
+    """A server whose flags are resolved and whose weights are not loaded.
+
+    Attributes:
+        cfg: SGLang's resolved flags.
+        model: Its ``ModelConfig``; None if unknown.
+        mla: The target has multi-head latent attention.
+        platform: SGLang's facts about the GPU.
+        cpu_engine: It runs on this package's CPU engine.
+    """
+
+    cfg: Any
+    model: Any
+    mla: bool
+    platform: Any
+    cpu_engine: bool = False
+
+    @property
+    def verify_backend(self) -> str:
+        """The attention backend of target verification, by SGLang's name."""
+        side = "decode" if self.cfg.speculative_attention_mode == "decode" else "prefill"
+        return str(getattr(self.cfg, f"{side}_attention_backend") or self.cfg.attention_backend)
+
+    @property
+    def captures(self) -> bool:
+        """Whether decode steps are captured in graphs."""
+        return str(self.cfg.device) != "cpu" and self.cfg.cuda_graph_config.decode.backend != "disabled"
+
+
+class Backend(NamedTuple):
+    """One attention backend as the target's.
+
+    Attributes:
+        names: As ``--attention-backend`` spells it.
+        model: For which attention of the target the row holds.
+        symbol: SGLang's class.
+        flag: The class's ``supports_ragged_verify_graph``.
+        packed: What it makes of packed rows.
+        shown: Where SGLang shows it.
+        why: For people.
+    """
+
+    names: tuple[str, ...]
+    model: Literal["any", "MHA", "MLA"]
+    symbol: str
+    flag: bool
+    packed: Packed
+    shown: str
+    why: str
+
+
+_UNIFORM: Final = "it cuts the rows into blocks of equal length"
+_VARLEN: Final = "it takes each request's own number of rows"
+
+BACKENDS: Final = (
+    Backend(
+        ("fa3", "fa4"),
+        "any",
+        f"{ATTENTION}.flashattention_backend.FlashAttentionBackend",
+        True,
+        "graph",
+        f"{ATTENTION}.flashattention_backend.FlashAttentionBackend.init_forward_metadata",
+        _VARLEN,
+    ),
+    Backend(
+        ("trtllm_mha",),
+        "MHA",
+        f"{ATTENTION}.trtllm_mha_backend.TRTLLMHAAttnBackend",
+        True,
+        "graph",
+        f"{ATTENTION}.trtllm_mha_backend.TRTLLMHAAttnBackend.init_forward_metadata",
+        f"{_VARLEN}; not on sm_90 and sm_120",
+    ),
+    Backend(
+        ("trtllm_mla",),
+        "MLA",
+        f"{ATTENTION}.trtllm_mla_backend.TRTLLMMLABackend",
+        True,
+        "graph",
+        f"{ATTENTION}.trtllm_mla_backend.TRTLLMMLABackend.forward_extend",
+        _VARLEN,
+    ),
+    Backend(
+        ("cutedsl_mla",),
+        "MLA",
+        f"{ATTENTION}.cutedsl_mla_backend.CuteDslMLABackend",
+        True,
+        "graph",
+        f"{ATTENTION}.trtllm_mla_backend.TRTLLMMLABackend.forward_extend",
+        _VARLEN,
+    ),
+    Backend(
+        ("flashinfer",),
+        "MLA",
+        f"{ATTENTION}.flashinfer_mla_backend.FlashInferMLAAttnBackend",
+        True,
+        "graph",
+        "sglang.srt.speculative.dflash_info.DFlashVerifyInput.generate_attn_arg_prefill",
+        _VARLEN,
+    ),
+    Backend(
+        ("flashinfer",),
+        "MHA",
+        f"{ATTENTION}.flashinfer_backend.FlashInferAttnBackend",
+        False,
+        "eager",
+        f"{ATTENTION}.flashinfer_backend.FlashInferAttnBackend.init_forward_metadata_out_graph",
+        "SGLang stops while it captures graphs",
+    ),
+    Backend(
+        ("flashmla",),
+        "MLA",
+        f"{ATTENTION}.flashmla_backend.FlashMLABackend",
+        True,  # Inherited, and not true of it.
+        "wrong",
+        f"{ATTENTION}.flashmla_backend.FlashMLABackend.init_forward_metadata",
+        _UNIFORM,
+    ),
+    Backend(
+        ("dsv4",),
+        "any",
+        f"{ATTENTION}.deepseek_v4_backend.DeepseekV4AttnBackend",
+        True,
+        "graph",
+        f"{ATTENTION}.deepseek_v4_backend.DeepseekV4AttnBackend._resolve_verify_layout",
+        _VARLEN,
+    ),
+    Backend(
+        ("triton",),
+        "any",
+        f"{ATTENTION}.triton_backend.TritonAttnBackend",
+        False,
+        "wrong",
+        f"{ATTENTION}.triton_backend.TritonAttnBackend.init_forward_metadata",
+        _UNIFORM,
+    ),
+    Backend(
+        ("dsa", "nsa"),
+        "any",
+        f"{ATTENTION}.dsa_backend.DeepseekSparseAttnBackend",
+        False,
+        "wrong",
+        f"{ATTENTION}.dsa_backend.DeepseekSparseAttnBackend.init_forward_metadata",
+        _UNIFORM,
+    ),
+    Backend(
+        ("aiter",),
+        "any",
+        f"{ATTENTION}.aiter_backend.AiterAttnBackend",
+        False,
+        "wrong",
+        f"{ATTENTION}.aiter_backend.AiterAttnBackend.init_forward_metadata",
+        _UNIFORM,
+    ),
+    Backend(
+        ("qsa",),
+        "any",
+        f"{ATTENTION}.qwen_sparse_attn_backend.QwenSparseAttnBackend",
+        False,
+        "wrong",
+        f"{ATTENTION}.qwen_sparse_attn_backend.QwenSparseAttnBackend.init_forward_metadata",
+        _UNIFORM,
+    ),
+    Backend(
+        ("intel_xpu",),
+        "any",
+        f"{ATTENTION}.xpu_backend.XPUAttentionBackend",
+        False,
+        "wrong",
+        f"{ATTENTION}.xpu_backend.XPUAttentionBackend.init_forward_metadata",
+        _UNIFORM,
+    ),
+    Backend(
+        ("intel_amx",),
+        "any",
+        f"{ATTENTION}.intel_amx_backend.IntelAMXAttnBackend",
+        False,
+        "wrong",
+        f"{ATTENTION}.intel_amx_backend.IntelAMXAttnBackend.init_forward_metadata",
+        _UNIFORM,
+    ),
+    Backend(
+        ("wave",),
+        "any",
+        f"{ATTENTION}.wave_backend.WaveAttnBackend",
+        False,
+        "wrong",
+        f"{ATTENTION}.wave_backend.WaveAttnBackend.init_forward_metadata",
+        _UNIFORM,
+    ),
+    Backend(
+        ("ascend",),
+        "any",
+        "sglang.srt.hardware_backend.npu.attention.ascend_backend.AscendAttnBackend",
+        False,
+        "wrong",
+        "sglang.srt.hardware_backend.npu.attention.ascend_backend.AscendAttnBackend.init_forward_metadata",
+        _UNIFORM,
+    ),
+    Backend(
+        ("llada2_cfg_flashinfer",),
+        "MHA",
+        f"{ATTENTION}.llada2_cfg_flashinfer_backend.LLaDA2CFGFlashInferAttnBackend",
+        False,
+        "wrong",
+        f"{ATTENTION}.llada2_cfg_flashinfer_backend.LLaDA2CFGFlashInferAttnBackend",
+        "it is for block diffusion",
+    ),
+    Backend(
+        ("minicpm_flashattn", "minicpm_flashinfer"),
+        "any",
+        f"{ATTENTION}.minicpm.backend.MiniCPMSparseBackend",
+        False,
+        "wrong",
+        f"{ATTENTION}.minicpm.backend.MiniCPMSparseBackend.init_forward_metadata",
+        "it does not look at the lengths",
+    ),
+    Backend(
+        ("flex_attention",),
+        "any",
+        f"{ATTENTION}.torch_flex_backend.TorchFlexAttnBackend",
+        False,
+        "wrong",
+        f"{ATTENTION}.torch_flex_backend.TorchFlexAttnBackend.init_forward_metadata",
+        "it has no form for verification",
+    ),
+    Backend(
+        ("torch_native",),
+        "any",
+        f"{ATTENTION}.torch_native_backend.TorchNativeAttnBackend",
+        False,
+        "wrong",
+        f"{ATTENTION}.torch_native_backend.TorchNativeAttnBackend.init_forward_metadata",
+        "it has no form for verification",
+    ),
+    Backend(
+        ("hpc_ops",),
+        "MHA",
+        f"{ATTENTION}.hpc_ops_backend.HPCOpsAttnBackend",
+        False,
+        "wrong",
+        f"{ATTENTION}.attention_registry.create_hpc_ops_backend",
+        "SGLang refuses speculative decoding with it",
+    ),
+)
+
+# In place of ``torch_native`` on the CPU engine (``serving.cpu``).
+CPU_BACKEND: Final = Backend(
+    ("torch_native",),
+    "any",
+    "sglang_dspark.serving.cpu.attention.VerifyBackend",
+    False,
+    "eager",
+    "sglang_dspark.serving.cpu.attention.VerifyBackend.init_forward_metadata",
+    "on the CPU engine of this package, where nothing is captured",
+)
+
+
+class ModelClass(NamedTuple):
+    """Models whose layers bring something of their own beside the attention backend.
+
+    Attributes:
+        name: For people.
+        detect: Takes SGLang's ``ModelConfig``.
+        symbol: SGLang's class for these layers.
+        flag: Its ``supports_ragged_verify_graph``; None where it has none or another backend's.
+        packed: Whether packed rows are right in it.
+        shown: Where SGLang shows it.
+        why: For people.
+    """
+
+    name: str
+    detect: Callable[[Any], bool]
+    symbol: str
+    flag: bool | None
+    packed: bool
+    shown: str
+    why: str
+
+
+def _by(symbol: str, attribute: str | None = None) -> Callable[[Any], bool]:
+    """Asks a function of SGLang about the model configuration, or about an attribute of it."""
+
+    def detect(model: Any) -> bool:
+        return bool(pkgutil.resolve_name(symbol)(getattr(model, attribute) if attribute else model))
+
+    return detect
+
+
+def _is_a(symbol: str, attribute: str) -> Callable[[Any], bool]:
+    def detect(model: Any) -> bool:
+        return isinstance(getattr(model, attribute), pkgutil.resolve_name(symbol))
+
+    return detect
+
+
+MODEL_CLASSES: Final = (
+    ModelClass(
+        "gated delta layers (Qwen3-Next, Qwen3.5)",
+        _by(f"{ARCH}.hybrid_gdn_config"),
+        f"{ATTENTION}.linear.gdn_backend.GDNAttnBackend",
+        False,
+        False,
+        f"{ATTENTION}.linear.gdn_backend.GDNAttnBackend.forward_extend",
+        _UNIFORM.replace("it cuts", "they cut"),
+    ),
+    ModelClass(
+        "short convolutions of Inkling",
+        _is_a("sglang.srt.configs.inkling.InklingModelConfig", "hf_text_config"),
+        f"{ATTENTION}.linear.inkling_sconv_backend.InklingShortConvHybridAttnBackend",
+        None,  # The attention backend's, and not true of the convolutions.
+        False,
+        f"{ATTENTION}.linear.inkling_sconv_backend.InklingShortConvAttnBackend._refresh_extend_metadata",
+        _UNIFORM.replace("it cuts", "they cut"),
+    ),
+    ModelClass(
+        "Mamba and short convolution layers (Nemotron-H, Falcon-H1, Granite 4, LFM2, ZAYA)",
+        _by(f"{ARCH}.mamba2_config"),
+        f"{ATTENTION}.hybrid_linear_attn_backend.Mamba2AttnBackend",
+        False,
+        False,
+        f"{ATTENTION}.mamba.mamba.MambaMixer2.forward",
+        _UNIFORM.replace("it cuts", "they cut"),
+    ),
+    ModelClass(
+        "lightning attention (Ling, Ring, MiniCPM hybrids)",
+        _by(f"{ARCH}.hybrid_lightning_config"),
+        f"{ATTENTION}.linear.lightning_backend.LightningAttentionBackend",
+        False,
+        False,
+        f"{ATTENTION}.linear.lightning_backend.LightningAttentionBackend.forward_extend",
+        "its graphs do not take packed rows",
+    ),
+    ModelClass(
+        "Kimi delta attention (Kimi-Linear, Kimi-K3, GLM-5 Next)",
+        _by(f"{ARCH}.hybrid_kda_config"),
+        f"{ATTENTION}.linear.kda_backend.KDAAttnBackend",
+        True,
+        True,
+        f"{ATTENTION}.linear.kda_backend.KDAAttnBackend.forward_extend",
+        "it scatters the rows by each request's own number",
+    ),
+    ModelClass(
+        "linear attention that another package registered",
+        _by(f"{ARCH}.linear_attn_model_spec"),
+        "sglang.srt.configs.linear_attn_model_registry.get_linear_attn_config",
+        None,
+        False,
+        "sglang.srt.configs.linear_attn_model_registry.get_linear_attn_config",
+        "it is not known to take packed rows",
+    ),
+    ModelClass(
+        "sparse attention of MiniMax-M3",
+        _by("sglang.srt.configs.model_config.is_minimax_sparse", "hf_config"),
+        f"{ATTENTION}.minimax_sparse_backend.MiniMaxHybridAttnBackend",
+        False,
+        False,
+        f"{ATTENTION}.minimax_sparse_backend.MiniMaxSparseAttnBackend.init_forward_metadata_out_graph",
+        _UNIFORM,
+    ),
+    ModelClass(
+        "hybrid attention of dots 3",
+        _is_a("sglang.srt.configs.dots3.Dots3Config", "hf_text_config"),
+        f"{ATTENTION}.dots_hybrid_backend.DotsHybridAttnBackend",
+        False,
+        False,
+        f"{ATTENTION}.dots_hybrid_backend.DotsHybridAttnBackend",
+        "its graphs do not take packed rows",
+    ),
+    ModelClass(
+        "Engram (DeepSeek-V4.1)",
+        lambda model: bool(model.use_engram),
+        "sglang.srt.layers.engram.EngramHasher",
+        None,
+        False,
+        "sglang.srt.layers.engram.EngramHasher.forward",
+        "it expects one equal block of every request",
+    ),
+)
+
+
+class Feature(NamedTuple):
+    """A flag, a variable or a GPU that excludes packed rows.
+
+    Attributes:
+        name: For people.
+        given: What of a server asks for it, as the operator wrote it; None where nothing does.
+        fields: The flags that ``given`` reads, by SGLang's field.
+        shown: Where SGLang refuses it or takes whole blocks for granted; where this package does.
+        why: For people.
+        only_compact: ``cap-accept``, which verifies whole blocks, is not excluded.
+    """
+
+    name: str
+    given: Callable[[Server], str | None]
+    fields: tuple[str, ...]
+    shown: str
+    why: str
+    only_compact: bool = False
+
+
+def option(field: str) -> str:
+    """A field of SGLang's flags as the command line spells it."""
+    return "--" + field.replace("_", "-")
+
+
+def _flag(*fields: str) -> Callable[[Server], str | None]:
+    """The first of several flags that is set."""
+
+    def given(server: Server) -> str | None:
+        return next((option(field) for field in fields if getattr(server.cfg, field)), None)
+
+    return given
+
+
+def _above_one(field: str) -> Callable[[Server], str | None]:
+    def given(server: Server) -> str | None:
+        value = getattr(server.cfg, field)
+        return f"{option(field)} {value}" if value is not None and value > 1 else None
+
+    return given
+
+
+def _padding(server: Server) -> str | None:
+    return "--disable-cuda-graph-padding" if server.cfg.disable_cuda_graph_padding and server.captures else None
+
+
+def _trtllm_xqa(server: Server) -> str | None:
+    if server.verify_backend != "trtllm_mha" or not (server.platform.is_sm90 or server.platform.is_sm120):
+        return None
+    return f"--attention-backend trtllm_mha on sm_{'90' if server.platform.is_sm90 else '120'}"
+
+
+def _v41_disaggregated(server: Server) -> str | None:
+    mode = server.cfg.disaggregation_mode
+    if server.model is None or mode == "null":
+        return None
+    is_v41 = getattr(server.model.hf_config, "model_type", None) == "deepseek_v41"
+    return f"--disaggregation-mode {mode} with DeepSeek-V4.1" if is_v41 else None
+
+
+def _prefill_only(server: Server) -> str | None:
+    return "--disaggregation-mode prefill" if server.cfg.disaggregation_mode == "prefill" else None
+
+
+def _m3_nvfp4(server: Server) -> str | None:
+    return "--quantization minimax_m3_nvfp4" if server.cfg.quantization == "minimax_m3_nvfp4" else None
+
+
+def _replay(server: Server) -> str | None:
+    cfg = server.cfg
+    if not cfg.enable_linear_replayssm_spec or cfg.linear_attn_verify_backend in ("triton", "nv_cutedsl"):
+        return None
+    return f"--enable-linear-replayssm-spec with --linear-attn-verify-backend {cfg.linear_attn_verify_backend}"
+
+
+def _npu(server: Server) -> str | None:
+    return f"--device {server.cfg.device}" if str(server.cfg.device).startswith("npu") else None
+
+
+def _online_compress(server: Server) -> str | None:
+    names = ("SGLANG_OPT_USE_ONLINE_COMPRESS", "SGLANG_EXPERIMENTAL_ONLINE_C128_MTP")
+    both = all(os.environ.get(name, "").lower() in ("1", "true", "yes", "y") for name in names)
+    return names[1] if both and server.verify_backend == "dsv4" else None
+
+
+FEATURES: Final = (
+    Feature(
+        "LoRA",
+        _flag("enable_lora", "lora_paths"),
+        ("enable_lora", "lora_paths"),
+        f"{HOOKS}.lora_hook.check_lora_speculative_compatibility",
+        "adapters take equal blocks",
+    ),
+    Feature(
+        "two-batch overlap",
+        _flag("enable_two_batch_overlap"),
+        ("enable_two_batch_overlap",),
+        f"{RUNNER}.__init__",
+        "a batch is cut between equal blocks",
+        only_compact=True,
+    ),
+    Feature(
+        "graphs without padding",
+        _padding,
+        ("disable_cuda_graph_padding",),
+        f"{RUNNER}.__init__",
+        "packed rows are padded to a captured number",
+        only_compact=True,
+    ),
+    Feature(
+        "trtllm_mha on sm_90 and sm_120",
+        _trtllm_xqa,
+        (),
+        f"{ATTENTION}.trtllm_mha_backend.TRTLLMHAAttnBackend._assert_ragged_verify_supported",
+        "its kernels there take equal blocks",
+        only_compact=True,
+    ),
+    Feature(
+        "attention data parallelism, with any expert backend (DeepEP, MegaMoE, Mori)",
+        _above_one("attn_dp_size"),
+        ("attn_dp_size",),
+        f"{HOOKS}.speculative_hook._handle_dspark",
+        "its groups choose no graph of their own, and a policy decides for one group",
+    ),
+    Feature(
+        "pipeline parallelism",
+        _above_one("pp_size"),
+        ("pp_size",),
+        f"{HOOKS}.speculative_hook._handle_dspark",
+        "SGLang has it on prefill servers only, which verify nothing",
+    ),
+    Feature(
+        "prefill side of PD disaggregation",
+        _prefill_only,
+        ("disaggregation_mode",),
+        f"{WORKER}.__init__",
+        "such a server verifies nothing",
+    ),
+    Feature(
+        "PD disaggregation of DeepSeek-V4.1",
+        _v41_disaggregated,
+        ("disaggregation_mode",),
+        f"{HOOKS}.deepseek_v4_hook.validate_deepseek_v41_features",
+        "SGLang has it for whole blocks only",
+    ),
+    Feature(
+        "context parallelism of attention",
+        _above_one("attn_cp_size"),
+        ("attn_cp_size",),
+        f"{ATTENTION}.deepseek_v4_backend.DeepseekV4AttnBackend._resolve_verify_layout",
+        "SGLang has it for whole blocks only",
+        only_compact=True,
+    ),
+    Feature(
+        "context parallelism of decoding (Kimi-K3)",
+        _above_one("dcp_size"),
+        ("dcp_size",),
+        f"{HOOKS}.model_overrides.kimi_k3._kimi_k3_overrides",
+        "SGLang has it for whole blocks only",
+    ),
+    Feature(
+        "MiniMax-M3.1 in NVFP4",
+        _m3_nvfp4,
+        ("quantization",),
+        f"{HOOKS}.model_overrides.minimax_m3._minimax_m3_overrides",
+        "SGLang has it for whole blocks only",
+    ),
+    Feature(
+        "replay of linear attention states with another kernel than triton or nv_cutedsl",
+        _replay,
+        ("enable_linear_replayssm_spec", "linear_attn_verify_backend"),
+        f"{HOOKS}.attention_hook.handle_linear_attn_backend",
+        "other kernels take equal blocks",
+    ),
+    Feature(
+        "online compression of DeepSeek-V4",
+        _online_compress,
+        (),
+        f"{ATTENTION}.dsv4.online_c128_mtp.OnlineC128MTPController.enabled",
+        "SGLang has it for whole blocks only",
+        only_compact=True,
+    ),
+    Feature(
+        "the NVIDIA megakernel",
+        _flag("enable_nvidia_megakernel"),
+        ("enable_nvidia_megakernel",),
+        "sglang.srt.kernel_plugins.nvidia.binding.handle_nvidia_megakernel",
+        "it is refused with packed rows unless its package lists them",
+    ),
+    Feature(
+        "the AMD monokernel",
+        _flag("enable_amd_monokernel"),
+        ("enable_amd_monokernel",),
+        "sglang.srt.kernel_plugins.amd.binding.handle_amd_monokernel",
+        "it is refused with packed rows unless its package lists them",
+    ),
+    Feature(
+        "NPUs",
+        _npu,
+        ("device",),
+        "sglang.srt.hardware_backend.npu.attention.ascend_backend.AscendAttnBackend",
+        "its attention takes equal blocks",
+    ),
+    Feature(
+        "block verification",
+        _flag("speculative_use_block_verification"),
+        ("speculative_use_block_verification",),
+        f"{WORKER}.__init__",
+        "it accepts by the probabilities of whole blocks",
+    ),
+    Feature(
+        "Ray",
+        _flag("use_ray"),
+        ("use_ray",),
+        "sglang_dspark.serving.plugin.register",
+        "its schedulers start where no policy reaches them",
+    ),
+)
+
+
+class Obstacle(NamedTuple):
+    """What of a server excludes packed rows.
+
+    Attributes:
+        what: As the operator knows it.
+        only_compact: ``cap-accept`` is possible all the same.
+    """
+
+    what: str
+    why: str
+    only_compact: bool
+
+
+class Choice(NamedTuple):
+    """How a server verifies, and what kept it from packed rows."""
+
+    mode: VerifyMode
+    obstacles: tuple[Obstacle, ...] = ()
+
+
+def describe(server_args: Any) -> Server:
+    """The server that SGLang's flags make, once its attention backends are resolved."""
+    from sglang.srt.arg_groups.overrides import model_config_of, resolving_view, use_mla_backend
+    from sglang.srt.runtime_context import get_platform
+
+    from sglang_dspark.serving.cpu import early
+
+    model, mla = model_config_of(server_args), use_mla_backend(server_args)
+    return Server(resolving_view(server_args), model, mla, get_platform(), early.in_use())
+
+
+def backend(server: Server) -> Backend | None:
+    """The table's row for the server's target verification; None for a backend that is not SGLang's own."""
+    name, kind = server.verify_backend, "MLA" if server.mla else "MHA"
+    if server.cpu_engine and name in CPU_BACKEND.names:
+        return CPU_BACKEND
+    return next((row for row in BACKENDS if name in row.names and row.model in ("any", kind)), None)
+
+
+def obstacles(server: Server) -> tuple[Obstacle, ...]:
+    """All that excludes packed rows, the operator's flags first."""
+    found = [Obstacle(given, row.why, row.only_compact) for row in FEATURES if (given := row.given(server)) is not None]
+    if server.model is not None:
+        found += [
+            Obstacle(row.name, row.why, True) for row in MODEL_CLASSES if row.detect(server.model) and not row.packed
+        ]
+    row = backend(server)
+    if row is None or row.packed == "wrong" or (row.packed == "eager" and server.captures):
+        why = "it is not known to take packed rows" if row is None else row.why
+        instead = "" if found else _instead(server)
+        found.append(Obstacle(f"--attention-backend {server.verify_backend}", why + instead, True))
+    return tuple(found)
+
+
+def _instead(server: Server) -> str:
+    """The backend of the server's GPU that takes packed rows, as SGLang would let it be chosen."""
+    platform = server.platform
+    capability = platform.device_capability if platform.is_cuda else None
+    if not capability or not capability[0] or server.verify_backend in ("dsa", "nsa", "qsa", "dsv4"):
+        return ""
+    if server.mla:
+        names = ["flashinfer"]
+    else:
+        names = [name for name, majors in (("fa3", (8, 9)), ("trtllm_mha", (10,))) if capability[0] in majors]
+    return f"; use {names[0]} to steer" if names else ""
+
+
+def choose(server: Server, asked: str | None, more: Sequence[Obstacle] = ()) -> Choice:
+    """Decides how a server verifies that is to follow a policy. ``cap-accept`` is never chosen, only obeyed.
+
+    Args:
+        asked: The operator's choice (:data:`VARIABLE`); None leaves it to the table.
+        more: Obstacles that are not in the flags.
+
+    Raises:
+        InputError: The operator's choice is not possible here.
+    """
+    if asked is not None and asked not in MODES:
+        raise InputError(f"{VARIABLE}: {asked!r} is not valid; use {', '.join(MODES)}, or unset it")
+    if asked == "static":
+        return Choice("static")
+    found = (*obstacles(server), *more)
+    if asked is None:
+        return Choice("static" if found else "compact", found)
+    if hindering := [one for one in found if asked == "compact" or not one.only_compact]:
+        one = hindering[0]
+        raise InputError(
+            f"{VARIABLE}: {asked} is not possible with {one.what} ({one.why}); "
+            "unset it to verify whole blocks, or leave the other out"
+        )
+    return Choice("compact" if asked == "compact" else "cap-accept")
+
+
+def markdown() -> str:
+    """The tables for people; ``docs/serving.md`` has them."""
+    verdicts = {"graph": "yes", "eager": "without graphs only", "wrong": "no"}
+    lines = ["| attention backend of the target | follows lengths | because | SGLang |", "| --- | --- | --- | --- |"]
+    for row in (*BACKENDS, CPU_BACKEND):
+        names = ", ".join(f"`{name}`" for name in row.names) + ("" if row.model == "any" else f" ({row.model})")
+        lines.append(f"| {names} | {verdicts[row.packed]} | {row.why} | {_short(row.shown)} |")
+    lines += ["", "| layers of the target | follows lengths | because | SGLang |", "| --- | --- | --- | --- |"]
+    for model in MODEL_CLASSES:
+        lines.append(f"| {model.name} | {'yes' if model.packed else 'no'} | {model.why} | {_short(model.shown)} |")
+    lines += ["", "| whole blocks only with | because | shown by |", "| --- | --- | --- |"]
+    lines += [f"| {row.name} | {row.why} | {_short(row.shown)} |" for row in FEATURES]
+    return "\n".join(lines)
+
+
+def _short(symbol: str) -> str:
+    """A symbol from the last module on."""
+    parts = symbol.split(".")
+    first = next((i for i, part in enumerate(parts) if part.strip("_")[:1].isupper()), len(parts) - 1)
+    return f"`{'.'.join(parts[max(first - 1, 0) :])}`"

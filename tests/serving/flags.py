@@ -1,0 +1,53 @@
+"""Servers by their resolved flags, without SGLang resolving any: an H100 with FlashAttention 3 unless changed."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+from typing import Any
+
+from sglang_dspark.serving.support import Server
+
+GAMMA = 7
+
+H100 = SimpleNamespace(is_cuda=True, is_sm90=True, is_sm120=False, device_capability=(9, 0))
+
+CFG: dict[str, Any] = {
+    "attention_backend": "fa3",
+    "attn_cp_size": 1,
+    "attn_dp_size": 1,
+    "cuda_graph_config": SimpleNamespace(decode=SimpleNamespace(backend="full", bs=[1, 2])),
+    "dcp_size": 1,
+    "decode_attention_backend": None,
+    "device": "cuda",
+    "disable_cuda_graph_padding": False,
+    "disaggregation_mode": "null",
+    "download_dir": None,
+    "enable_amd_monokernel": False,
+    "enable_linear_replayssm_spec": False,
+    "enable_lora": None,
+    "enable_nvidia_megakernel": False,
+    "enable_two_batch_overlap": False,
+    "linear_attn_verify_backend": None,
+    "lora_paths": None,
+    "max_running_requests": 48,
+    "pp_size": 1,
+    "prefill_attention_backend": None,
+    "quantization": None,
+    "speculative_algorithm": "DSPARK",
+    "speculative_attention_mode": "prefill",
+    "speculative_draft_model_path": None,
+    "speculative_draft_model_revision": None,
+    "speculative_dspark_align_verify_tokens_to_graph_tier": False,
+    "speculative_dspark_confidence_sts_path": None,
+    "speculative_dspark_sps_table_path": None,
+    "speculative_num_draft_tokens": GAMMA + 1,
+    "speculative_use_block_verification": False,
+    "use_ray": False,
+}
+
+
+def server(
+    mla: bool = False, model: Any = None, platform: Any = H100, cpu_engine: bool = False, **flags: Any
+) -> Server:
+    """A server with other flags than :data:`CFG`."""
+    return Server(SimpleNamespace(**(CFG | flags)), model, mla, platform, cpu_engine)
