@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from sglang_dspark.demo import DRAFT, TARGET
-from sglang_dspark.demo.server import DSPARK, ENVIRONMENT, FLAGS
+from sglang_dspark.demo.server import DSPARK, ENVIRONMENT, FLAGS, Server
 from sglang_dspark.policy.artifact import save
 from tests.live.policies import artifact
 
@@ -43,6 +43,9 @@ def words(flags: dict[str, str]) -> list[str]:
 
 def lines(ran: subprocess.CompletedProcess[str]) -> list[str]:
     return [line for line in ran.stderr.splitlines() if line.startswith("sglang-dspark: error:")]
+
+
+LORA = {"--max-lora-rank": "8", "--lora-target-modules": "q_proj"}
 
 
 @pytest.fixture
@@ -113,7 +116,8 @@ def test_an_unsupported_sglang_is_refused_in_one_line(tmp_path: Path) -> None:
     [
         ("missing", {"--speculative-dspark-policy": "/nowhere.json"}, {}, "/nowhere.json: cannot be read"),
         ("sps", {"--speculative-dspark-sps-table-path": "x.json"}, {}, "--speculative-dspark-sps-table-path"),
-        ("static", {}, {"SGLANG_RAGGED_VERIFY_MODE": "static"}, "nothing to schedule"),
+        ("simulated", {}, {"SGLANG_SIMULATE_ACC_LEN": "3"}, "SGLANG_SIMULATE_ACC_LEN: 3 accepts drafts"),
+        ("recorded", {"--enable-lora": "", **LORA, "--speculative-dspark-record": "x"}, {}, "whole blocks"),
     ],
 )
 def test_what_does_not_fit_together_is_refused(
@@ -129,3 +133,19 @@ def test_what_does_not_fit_together_is_refused(
     )
     assert ran.returncode == 2, ran.stderr[-2000:]
     assert says in lines(ran)[0]
+
+
+def test_a_server_that_verifies_whole_blocks_takes_a_policy_and_says_what_is_not_steered(tmp_path: Path) -> None:
+    path = tmp_path / "policy.json"
+    save(artifact("fixed").model_copy(update={"serve": "plain", "advice": "Serve without speculation."}), path)
+    log = tmp_path / "server.log"
+    flags = {**DSPARK, "--speculative-dspark-policy": str(path)}
+    with Server(log, flags, {"SGLANG_RAGGED_VERIFY_MODE": "static"}) as server:
+        made = server.post("/generate", {"input_ids": [5, 6, 7], "sampling_params": {"max_new_tokens": 8}})
+        state = server.state()
+    assert made["meta_info"]["completion_tokens"] == 8
+    assert "dspark_policy" not in state
+    text = log.read_text()
+    assert "Serve without speculation." in text
+    (line,) = (line for line in text.splitlines() if "are not steered" in line)
+    assert "SGLANG_RAGGED_VERIFY_MODE=static" in line

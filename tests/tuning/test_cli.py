@@ -51,6 +51,7 @@ COMMANDS = (
     "policy diff",
     "bench simulator",
     "bench policy",
+    "serve-check",
 )
 
 

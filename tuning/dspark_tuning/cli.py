@@ -19,6 +19,7 @@ from dspark_tuning.commands import (
     policy,
     record,
     scenario,
+    serve_check,
     sim2real,
     simulate,
     train,
@@ -43,6 +44,7 @@ app.command("load")(load.load)
 app.command("calibrate")(calibrate.calibrate)
 app.command("validate")(validate.validate)
 app.command("sim2real")(sim2real.sim2real)
+app.command("serve-check", context_settings={"ignore_unknown_options": True})(serve_check.serve_check)
 app.command("train")(train.train)
 app.command("eval")(eval.evaluate)
 app.add_typer(policy.app, name="policy")
