@@ -119,9 +119,14 @@ def host_s(cost: CostRecord, requests: int, speculative: bool) -> float:
 
 
 @njit(cache=True)
-def draft_s(cost: CostRecord, requests: int) -> float:
-    """Seconds of drafting one block for each of ``requests``."""
-    return float(cost[0].draft_s[requests])
+def draft_s(cost: CostRecord, requests: int, fewer: int = 0) -> float:
+    """Seconds of drafting one block for each of ``requests``.
+
+    Args:
+        cost: Of the whole block, and of one position less each where ``fewer`` is not 0.
+        fewer: Positions that are not drafted.
+    """
+    return float(cost[fewer].draft_s[requests])
 
 
 @njit(cache=True)

@@ -44,18 +44,18 @@ def make_room(state: Record, queue: Record, server: Record, metrics: Record, ord
 def has_room(state: Record, server: Record) -> bool:
     """Whether the pool can hold the next round of all running requests (``ScheduleBatch.check_decode_mem``)."""
     s, flags = state[0], server[0]
-    needed = 0
+    reserve, needed = flags.kv_reserve, 0
     for r in range(s.running):
-        needed += max(0, s.context[r] + flags.kv_reserve - s.allocated[r])
+        needed += max(0, s.context[r] + reserve - s.allocated[r])
     return bool(s.kv_used + needed <= flags.kv_capacity)
 
 
 @njit(cache=True)
 def reserve(state: Record, server: Record) -> None:
     """Allocates the next round of every running request."""
-    s = state[0]
+    s, more = state[0], server[0].kv_reserve
     for r in range(s.running):
-        grow(state, r, s.context[r] + server[0].kv_reserve)
+        grow(state, r, s.context[r] + more)
 
 
 @njit(cache=True)

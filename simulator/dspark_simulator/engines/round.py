@@ -129,7 +129,7 @@ def _foresee(state: Record, rule: Rule, cost: Record, gamma: int) -> tuple[int, 
         acceptable = 0
         for r in range(running):
             acceptable += min(s.drafts_accepted[r], positions)
-        before_s = host_s(cost, running, True) + (draft_s(cost[i:], running) if positions else 0.0)
+        before_s = host_s(cost, running, True) + (draft_s(cost, running, i) if positions else 0.0)
         most = running * (positions + 1)
         tokens = pad(rule, running, running)
         while True:
@@ -176,7 +176,7 @@ def round_s(
     time_s = host_s(cost, requests, flags.speculative == 1)
     time_s += verify_s(cost, tokens, captured, context, running)
     if positions:
-        time_s += draft_s(cost[flags.gamma - positions :], running)
+        time_s += draft_s(cost, running, flags.gamma - positions)
     if flags.speculative:
         time_s += inject_s(cost, real)
     return float(time_s)
@@ -186,18 +186,20 @@ def round_s(
 def accept(state: Record, server: Record, metrics: Record, end_s: float) -> None:
     """Hands out the accepted drafts and the target's own token of every running request at ``end_s``."""
     s, m = state[0], metrics[0]
+    running, verified = s.running, 0
     m.rounds += 1
-    m.request_rounds += s.running
+    m.request_rounds += running
     m.padded += s.tier
-    for r in range(s.running):
+    for r in range(running):
         length = s.length[r]
         accepted = min(length, s.drafts_accepted[r]) + 1
-        m.verified += length + 1
+        verified += length + 1
         m.verify_length[length] += 1
         m.accepted_length[accepted] += 1
         tokens = min(accepted, s.output[r] - s.produced[r])
         s.context[r] += tokens
         emit(state, metrics, server, r, tokens, end_s)
+    m.verified += verified
 
 
 @njit(cache=True)
