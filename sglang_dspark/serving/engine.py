@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from sglang_dspark.errors import InputError, end
 from sglang_dspark.policy import Budget
@@ -22,6 +23,7 @@ from sglang_dspark.serving.classes import read_keys
 from sglang_dspark.serving.decision import Lagged, carry
 from sglang_dspark.serving.lengths import verify_lengths
 from sglang_dspark.serving.live import Geometry, LivePolicy, Mode, Prefill, Step, tempered
+from sglang_dspark.serving.owners import Owners
 
 _ROWS = np.arange(MAX_REQUESTS, dtype=np.int64)
 
@@ -77,6 +79,9 @@ def prepare_verify_budget(original: Callable[..., None], planner: Any, batch: An
         original(planner, batch, future_map)
         return
     step = live.begin(batch, geometry(planner))
+    if future_map.confidence_relay is not None:
+        direct = future_map.fwd_prepare_d2h_stream is None or future_map.publish_ready is None
+        step.publications_ago = 1 if direct else _upstream().CONFIDENCE_RELAY_RING_LAG
     original(planner, batch, future_map)
     # Where the relay was not ready, upstream has not asked; what nobody has seen counts as survival 1.
     live.decide(step, None)
@@ -107,11 +112,22 @@ def forward_decode(
         step = live.begin(batch, geometry(planner))
         _decide(live, step, _carried(planner, batch.req_pool_indices_cpu))
         live.agree(step, planner._budget_planner.forced_budget_frac is not None)
+    slots = batch.req_pool_indices_cpu.numpy()
     result = original(worker, batch, on_publish, grammar_barrier, coordination_plan)
     if (finished := live.finish()) is not None:
         finished.ended_s = live.returned_s()
+        if finished.drafted:
+            _note_owners(live, planner, slots)
     result.dspark_step = finished
     return result
+
+
+def _note_owners(live: LivePolicy, planner: Any, slots: NDArray[np.int64]) -> None:
+    """After a step that drafted, and published its confidences."""
+    generation = planner.model_runner.req_to_token_pool.req_generation.numpy()
+    if live.owners is None:
+        live.owners = Owners(len(generation), _upstream().CONFIDENCE_RELAY_RING_LAG)
+    live.owners.publish(slots, generation[slots])
 
 
 def compute_budget(
@@ -127,14 +143,15 @@ def compute_budget(
     live: LivePolicy | None = getattr(host, "dspark", None)
     step = None if live is None else live.step
     upstream = step is None or step.mode is not Mode.ON or host.forced_budget_frac is not None
+    own = generation
+    if live is not None and live.owners is not None and step is not None and step.publications_ago:
+        own = torch.from_numpy(live.owners.own(req_pool_indices_cpu.numpy(), generation.numpy(), step.publications_ago))
     if live is not None and step is not None and (not upstream or step.mode is Mode.SHADOW):
         if host.carry_steps:
             host._ensure_carry(gamma=confidence.shape[1])
             lagged = _in_ring(host, req_pool_indices_cpu, current_generation)
         else:
-            lagged = Lagged(
-                confidence.numpy(), generation.numpy(), _ROWS[: len(confidence)], current_generation.numpy()
-            )
+            lagged = Lagged(confidence.numpy(), own.numpy(), _ROWS[: len(confidence)], current_generation.numpy())
         _decide(live, step, lagged)
     if upstream or step is None:
         return original(
@@ -151,7 +168,7 @@ def compute_budget(
             host._carry_generation[place].numpy(),
             req_pool_indices_cpu.numpy(),
             confidence.numpy(),
-            generation.numpy(),
+            own.numpy(),
         )
         host._carry_pos += 1
     if step.budget is None:

@@ -26,6 +26,7 @@ from sglang_dspark.policy.belief import MAX_REQUESTS
 from sglang_dspark.serving.agreement import Agreement, Words
 from sglang_dspark.serving.classes import Classes
 from sglang_dspark.serving.decision import Decider, Lagged
+from sglang_dspark.serving.owners import Owners
 from sglang_dspark.serving.settings import Settings
 
 if TYPE_CHECKING:
@@ -89,6 +90,8 @@ class Step:
         confidence: float [R, gamma]; on the device until the step's results are copied to the host.
         rids: The requests, where steps are recorded.
         after_idle: The server had nothing to run before it.
+        publications_ago: Which publication of the relay its budget's confidences are from, 1 for the last; 0 where they
+            do not come from the relay.
         ended_s: When its forward returned, where that waits for the results; NaN elsewhere.
     """
 
@@ -102,6 +105,7 @@ class Step:
         "live",
         "load",
         "mode",
+        "publications_ago",
         "rids",
         "steers",
         "tier",
@@ -129,6 +133,7 @@ class Step:
         self.confidence: torch.Tensor | None = None
         self.rids = rids
         self.after_idle = after_idle
+        self.publications_ago = 0
         self.ended_s = math.nan
 
 
@@ -200,6 +205,7 @@ class LivePolicy:
         verify_mode: SGLang's.
         observers: Called with every step's outcome.
         recorders: Called with every step and every prefill.
+        owners: Whose the relay's confidences are; None before the first step.
         step: The step that is being decided or run.
         steps: Steps and prefills that have ended.
     """
@@ -229,6 +235,7 @@ class LivePolicy:
         self.watcher: Watcher | None = None
         self.stream: Stream | None = None
         self.recorders: list[Recording] = []
+        self.owners: Owners | None = None
         self.step: Step | None = None
         self.steps = 0
         self._ended_s = self._held_up_s = math.nan

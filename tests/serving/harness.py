@@ -113,6 +113,7 @@ class Driver:
         *,
         context: np.ndarray | None = None,
         classes: list[str | None] | None = None,
+        future_map: Any = None,
     ) -> Result:
         """Runs one decode step.
 
@@ -120,20 +121,27 @@ class Driver:
             slots: Row of each request in the pool.
             confidence: float32 [R, gamma], what the drafter will say, if it runs.
             relayed: With overlap, the confidences and generations that have reached the host; None for none.
+            future_map: SGLang's ``FutureMap``, which relays them in place of ``relayed``.
         """
         now = self.batch(slots, context, classes)
         current = torch.from_numpy(confidence)
-        if self.overlap:
+        on_publish = None
+        if future_map is not None:
+            now.spec_info.future_indices = now.req_pool_indices
+            on_publish = functools.partial(future_map.publish, now.req_pool_indices)
+            self.planner.prepare_verify_budget(now, future_map)
+        elif self.overlap:
             resolved = None
             if relayed is not None:
                 resolved = SimpleNamespace(
                     confidence=torch.from_numpy(relayed[0]), generation=torch.from_numpy(relayed[1])
                 )
-            self.planner.prepare_verify_budget(now, SimpleNamespace(resolve_confidence_cpu=lambda batch: resolved))
-        result = engine.forward_decode(functools.partial(self._forward, current), self.worker, now, None)
+            relay = SimpleNamespace(confidence_relay=None, resolve_confidence_cpu=lambda batch: resolved)
+            self.planner.prepare_verify_budget(now, relay)
+        result = engine.forward_decode(functools.partial(self._forward, current), self.worker, now, on_publish)
         return result.made._replace(step=result.__dict__.get("dspark_step"))
 
-    def _forward(self, current: torch.Tensor, worker: Any, now: Any, *more: Any) -> Any:
+    def _forward(self, current: torch.Tensor, worker: Any, now: Any, on_publish: Any, *more: Any) -> Any:
         """The planner's part of ``DSparkWorkerV2._forward_decode``."""
         bs = len(now.reqs)
         proposal = engine.propose(
@@ -163,6 +171,8 @@ class Driver:
             dp_tier_num_tokens=None,
         )
         lens = None if layout is None else layout.verify_lens.tolist()
+        if on_publish is not None:
+            on_publish(now.seq_lens, **({} if proposal.confidence is None else {"confidence": proposal.confidence}))
         return SimpleNamespace(made=Result(None, budget, layout, lens))
 
     def _draft(self, current: torch.Tensor, proposer: Any, **arguments: Any) -> Any:
