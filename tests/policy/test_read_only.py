@@ -146,3 +146,10 @@ def test_a_disk_that_fills_up_costs_the_cache_and_nothing_else(container: Contai
     out, said = container.run(between=full)
     assert out == [SURVIVAL, "0"] and not kept(container.temporary)
     assert len(said) == 2 and "No space left on device" in said[1]
+
+
+def test_every_compiled_function_is_compiled_so() -> None:
+    packages = ("sglang_dspark", "kernels", "simulator", "tuning")
+    sources = [path for package in packages for path in (ROOT / package).rglob("*.py")]
+    direct = [path.name for path in sources if "from numba import njit" in path.read_text(encoding="utf-8")]
+    assert len(sources) > 200 and direct == []

@@ -10,9 +10,9 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-from numba import njit
 from numpy.typing import NDArray
 
+from sglang_dspark.jit import njit
 from sglang_dspark.policy.belief import MAX_REQUESTS, MAX_TOKENS
 
 GRID_POINTS = 256

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from numba import njit
-
 from dspark_simulator.engines.slots import abort, give_back, grow, remove
 from dspark_simulator.state import Record
+from sglang_dspark.jit import njit
 
 LEAST_OUTPUT, LAST_ARRIVED = 0, 1
 

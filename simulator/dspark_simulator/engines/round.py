@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import numpy as np
-from numba import njit
 from numpy.typing import NDArray
 
 from dspark_simulator import draws
@@ -11,6 +10,7 @@ from dspark_simulator.acceptance import propose
 from dspark_simulator.costs.numeric import draft_s, host_s, inject_s, verify_s
 from dspark_simulator.engines.slots import emit
 from dspark_simulator.state import CAP_ACCEPT, MAX_LAG, STATIC, Record
+from sglang_dspark.jit import njit
 from sglang_dspark.policy import Argmax
 from sglang_dspark.policy.belief import MAX_TOKENS
 from sglang_dspark.policy.families.greedy import rate
