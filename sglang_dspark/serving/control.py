@@ -61,6 +61,7 @@ def add_state(result: None, controller: Any, state: dict[str, Any]) -> None:
         "version": now.version,
         "family": now.artifact.policy.family,
         "mode": live.mode.name.lower(),
+        "resting": live.resting,
         "sha256": now.sha256,
         "gamma": live.gamma,
         "verify_mode": live.verify_mode,

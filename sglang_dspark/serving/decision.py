@@ -12,7 +12,7 @@ from sglang_dspark.jit import njit
 from sglang_dspark.policy.belief import MAX_REQUESTS, MAX_TOKENS
 from sglang_dspark.policy.lag import unseen
 from sglang_dspark.policy.record import Budget, Load, Rule
-from sglang_dspark.policy.rule import drops_schedule, fits, lengths, plan
+from sglang_dspark.policy.rule import drops_schedule, fits, lengths, pad, plan
 
 
 class Lagged(NamedTuple):
@@ -49,6 +49,11 @@ class Decider:
             return Budget(*plan(self.rule, survival, load.context, load.slo_class))
         return Budget(*decide(self.rule, *lagged, load.context, load.slo_class, self._survival))
 
+    def rest(self, load: Load) -> Budget:
+        """The budget of a step without drafts."""
+        requests = len(load.context)
+        return Budget(pad(self.rule, requests, requests), 0, False)
+
     def warm(self) -> None:
         """Compiles all that a step calls, before the server serves: a first compilation takes seconds."""
         one = np.ones(1, np.int64)
@@ -57,6 +62,7 @@ class Decider:
         load = Load(one, none)
         for lagged in (None, Lagged(confidence, one, none, one)):
             self.budget(lagged, load)
+        self.rest(load)
         lengths(self.rule, confidence, load, 1)
         carry(confidence.copy(), one.copy(), none, confidence, one)
         self.shortens_eagerly(1, 1)

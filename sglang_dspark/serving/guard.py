@@ -1,4 +1,4 @@
-"""Hands over to upstream's planner when the server is no longer what the policy was tuned for."""
+"""Rests the drafter, or hands over to upstream's planner, when the server is not what the policy was tuned for."""
 
 from __future__ import annotations
 
@@ -18,6 +18,12 @@ logger = logging.getLogger(__name__)
 WINDOW_STEPS: Final = 256
 LEAST_DRAFTS: Final = 2_000
 
+PROBE_DRAFTS: Final = 256
+"""Drafts by which a rested drafter is judged."""
+
+LEAST_REST_STEPS: Final = 256
+MOST_REST_STEPS: Final = 4_096
+
 _POSITIONS: Final = np.arange(MAX_GAMMA)
 
 
@@ -28,17 +34,26 @@ class Guard:
     is the median of measured over believed seconds, which the tuner expected between ``believed * slope + overhead``
     at the two ends of ``provenance.truths``. Either may leave its range by the factor ``1 + margin``.
 
+    Where fewer drafts are accepted than that, as with a drafter of another version, upstream's planner would do worse:
+    it trusts the same confidences, or verifies whole blocks. So the drafter rests, and is tried again after a number of
+    steps that doubles while that fails. In the other cases upstream's planner takes over.
+
     Attributes:
         falls: How often it handed over.
+        rests: How often acceptance fell so low that it rested the drafter.
     """
 
     def __init__(self, live: LivePolicy, margin: float) -> None:
         self._live = live
         self._factor = 1.0 + margin
         self.falls = 0
+        self.rests = 0
         self.acceptance = math.nan
         self.step_time = math.nan
         self._version = 0
+        self._probing = False
+        self._rest_steps = LEAST_REST_STEPS
+        self._rested = 0
         self._reset()
 
     def _reset(self) -> None:
@@ -51,7 +66,12 @@ class Guard:
             return
         if step.in_force.version != self._version:
             self._version = step.in_force.version
+            self._live.resting = self._probing = False
+            self._rest_steps = LEAST_REST_STEPS
             self._reset()
+        if self._live.resting:
+            self._rest(step)
+            return
         verified = int(outcome.verified.sum())
         if outcome.confidence is not None and verified:
             survival = outcome.confidence.cumprod(axis=1)
@@ -68,12 +88,45 @@ class Guard:
             self._excess.clear()
             if not 1 / self._factor <= self.step_time <= self._factor:
                 self._fall(f"steps take {self.step_time:.2f} times what the policy was tuned for")
-        if self._drafts >= LEAST_DRAFTS:
+        if self._drafts >= (PROBE_DRAFTS if self._probing else LEAST_DRAFTS):
             self.acceptance = self._accepted / max(self._expected, 1e-9)
             self._expected = self._accepted = 0.0
             self._drafts = 0
-            if not 1 / self._factor <= self.acceptance <= self._factor:
-                self._fall(f"{self.acceptance:.2f} times the drafts are accepted that the confidences promise")
+            self._judge_acceptance()
+
+    def _judge_acceptance(self) -> None:
+        said = f"{self.acceptance:.2f} times the drafts are accepted that the confidences promise"
+        probed, self._probing = self._probing, False
+        if self.acceptance < 1 / self._factor:
+            if probed:
+                self._rest_steps = min(2 * self._rest_steps, MOST_REST_STEPS)
+            elif self._live.asked is Mode.ON:
+                self.rests += 1
+                logger.warning(
+                    "%s: %s; the drafter rests, and is tried again every %d to %d steps. Check that it is the one that "
+                    "the policy was tuned for, or tune again",
+                    self._live.settings.policy,
+                    said,
+                    self._rest_steps,
+                    MOST_REST_STEPS,
+                )
+            self._live.resting = True
+            self._rested = 0
+        elif probed:
+            logger.warning("%s: %s again; the policy drafts as before", self._live.settings.policy, said)
+        elif self.acceptance > self._factor:
+            self._fall(said)
+        else:
+            self._rest_steps = max(self._rest_steps // 2, LEAST_REST_STEPS)
+
+    def _rest(self, step: Step) -> None:
+        """Counts a step of a rest; those that were decided before it are not judged any more."""
+        if step.budget is not None and not step.budget.draft:
+            self._rested += 1
+        if self._rested >= self._rest_steps:
+            self._live.resting = False
+            self._probing = True
+            self._reset()
 
     def _beyond(self, step: Step, believed_s: float, elapsed_s: float) -> float:
         """How many times the step's time is outside the range that it was tuned for; 1 inside."""

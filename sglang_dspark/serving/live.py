@@ -199,6 +199,7 @@ class LivePolicy:
 
     Attributes:
         asked: The mode that holds from the next step, if this is rank 0.
+        resting: On rank 0, the guard's: the drafter rests whatever the policy decides.
         scheduler: SGLang's ``Scheduler``; None until it is built.
         detailed: Note every request's context and class, whether or not the policy looks at them.
         gamma: Drafts a block.
@@ -229,6 +230,7 @@ class LivePolicy:
         self.agreement.check_same(text, settings.policy)
         self.configured = Mode[settings.mode.upper()]
         self.asked = self.configured
+        self.resting = False
         self.scheduler: Any = None
         self.detailed = False
         self.observers: list[Observer] = []
@@ -327,7 +329,9 @@ class LivePolicy:
     def decide(self, step: Step, lagged: Lagged | None) -> None:
         """Makes rank 0's decision, once a step; None is for a step without fresh confidences."""
         if step.budget is None and self.agreement.leads and step.mode is not Mode.OFF:
-            step.budget = step.in_force.decider.budget(lagged, step.load)
+            decider = step.in_force.decider
+            rests = self.resting and step.mode is Mode.ON
+            step.budget = decider.rest(step.load) if rests else decider.budget(lagged, step.load)
 
     def agree(self, step: Step, forced: bool) -> None:
         """Gives every rank rank 0's decision, and the mode and the policy that hold from the next step.
@@ -356,6 +360,7 @@ class LivePolicy:
     def switch(self, mode: Mode) -> None:
         """The operator's mode, from the next step on. Every rank is told before the same step."""
         self.configured = self.asked = self._next_mode = mode
+        self.resting = False
 
     def finish(self) -> Step | None:
         """Ends the step; its record goes on with the results."""

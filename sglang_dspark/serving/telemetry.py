@@ -118,6 +118,7 @@ class Telemetry:
             "reloads": counter("policy_reloads_total", "Policies taken while running."),
             "refusals": counter("policy_refusals_total", "Policy files that could not be taken."),
             "falls": counter("policy_fallbacks_total", "Times upstream's planner took over by itself."),
+            "rests": counter("policy_rests_total", "Times the drafter was rested as too few drafts were accepted."),
             "recorded": counter("recorded_steps_total", "Steps written by the recorder."),
             "lost": counter("lost_steps_total", "Steps that the recorder could not write."),
             "class_refusals": counter("class_refusals_total", "Requests without a key for the class they named."),
@@ -195,6 +196,7 @@ class Telemetry:
         tell("reloads", self._watcher.reloads)
         tell("refusals", self._watcher.refusals)
         tell("falls", self._guard.falls)
+        tell("rests", self._guard.rests)
         if self._recorder is not None:
             tell("recorded", self._recorder.written)
             tell("lost", self._recorder.lost)

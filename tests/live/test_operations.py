@@ -21,7 +21,10 @@ from tests.serving import dashboard
 RELOADS = 100
 DEADLINE_S = 120.0
 JSON = {"Content-Type": "application/json"}
-RARE = ("policy_refusals", "policy_fallbacks", "class_refusals", "lost_steps", "shadow_disagreements", "resting_steps")
+RARE = (
+    *("policy_refusals", "policy_fallbacks", "policy_rests", "class_refusals", "lost_steps"),
+    *("shadow_disagreements", "resting_steps"),
+)
 
 pytestmark = pytest.mark.parametrize("steered", [servers.COMPACT_SYNC], indirect=True)
 

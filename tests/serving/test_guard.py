@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from sglang_dspark.policy import Budget, Load
-from sglang_dspark.serving.guard import LEAST_DRAFTS, WINDOW_STEPS, Guard
+from sglang_dspark.serving.guard import LEAST_DRAFTS, MOST_REST_STEPS, PROBE_DRAFTS, WINDOW_STEPS, Guard
 from sglang_dspark.serving.live import Mode, Outcome
 
 R, GAMMA, BELIEVED_S = 20, 4, 0.010
@@ -22,7 +22,7 @@ WINDOW = max(WINDOW_STEPS, LEAST_DRAFTS // (R * GAMMA)) + 1
 
 @pytest.fixture
 def live() -> Any:
-    return SimpleNamespace(asked=Mode.ON, settings=SimpleNamespace(policy="policy.json"))
+    return SimpleNamespace(asked=Mode.ON, resting=False, settings=SimpleNamespace(policy="policy.json"))
 
 
 def step(
@@ -79,12 +79,79 @@ def test_truths_of_any_shape_do_not_stop_the_scheduler(live, truths) -> None:
     run(Guard(live, 0.5), step(truths), outcome())
 
 
-@pytest.mark.parametrize(("share", "falls"), [(1.0, False), (1.45, False), (1.55, True), (0.70, False), (0.63, True)])
-def test_acceptance_other_than_promised_falls(live, share: float, falls: bool) -> None:
+@pytest.mark.parametrize(("share", "falls"), [(1.0, 0), (1.45, 0), (1.55, 1), (0.70, 0)])
+def test_more_acceptance_than_promised_falls(live, share: float, falls: int) -> None:
     guard = Guard(live, 0.5)
     run(guard, step(), outcome(accepted=share * PROMISED))
     assert guard.acceptance == pytest.approx(share, abs=0.03)
-    assert (guard.falls, live.asked) == ((1, Mode.OFF) if falls else (0, Mode.ON))
+    assert (guard.falls, live.asked) == (falls, Mode.OFF if falls else Mode.ON)
+    assert not live.resting and guard.rests == 0
+
+
+def serve(guard: Guard, live: Any, steps: int, accepted: float, requests: int = R) -> int:
+    """Steps of which the drafter sits out those of a rest; returns how many drafted. Results come a step late."""
+    drafted, late = 0, None
+    made = outcome(accepted=accepted)
+    few = Outcome(made.verified[:requests], made.accepted[-requests:], HALVES[:requests], 0.0, BELIEVED_S, 1)
+    for _ in range(steps):
+        now = step(draft=not live.resting)
+        if late is not None:
+            guard(late, few if late.budget.draft else few._replace(verified=few.verified * 0, confidence=None))
+        drafted += now.budget.draft
+        late = now
+    return drafted
+
+
+@pytest.mark.parametrize("accepted", [0.0, 0.63 * PROMISED])
+def test_a_drafter_that_is_not_the_one_rests_and_is_tried_now_and_then(live, caplog, accepted: float) -> None:
+    guard = Guard(live, 0.5)
+    assert serve(guard, live, 100_000, accepted) < 400
+    assert (guard.rests, guard.falls, live.asked) == (1, 0, Mode.ON)
+    assert len(caplog.records) == 1 and "policy.json" in caplog.text and "the drafter rests" in caplog.text
+
+
+def test_one_request_alone_is_judged_too(live) -> None:
+    guard = Guard(live, 0.5)
+    assert serve(guard, live, 20_000, 0.0, requests=1) < LEAST_DRAFTS / GAMMA + 20 * (PROBE_DRAFTS / GAMMA + 2)
+    assert guard.rests == 1
+
+
+def test_a_drafter_that_is_right_again_comes_back(live, caplog) -> None:
+    guard = Guard(live, 0.5)
+    serve(guard, live, 3_000, 0.0)
+    # The longest rest, and the probe after it.
+    serve(guard, live, MOST_REST_STEPS + 50, PROMISED)
+    assert serve(guard, live, 1_000, PROMISED) == 1_000
+    assert (guard.rests, guard.falls, live.asked, live.resting) == (1, 0, Mode.ON, False)
+    assert "drafts as before" in caplog.records[-1].getMessage()
+
+
+def test_one_that_comes_and_goes_rests_longer_each_time(live) -> None:
+    guard = Guard(live, 0.5)
+    rests, drafted = [], 0
+    for _ in range(6):
+        drafted += serve(guard, live, LEAST_DRAFTS // (R * GAMMA) + 2, 0.0)
+        assert live.resting
+        rested = 0
+        while live.resting:
+            serve(guard, live, 2, 0.0)
+            rested += 1
+        rests.append(rested)
+        serve(guard, live, 1, 0.0)
+    assert rests == sorted(rests) and rests[-1] > 8 * rests[0]
+
+
+def test_a_new_policy_or_the_operators_word_ends_a_rest(live) -> None:
+    guard = Guard(live, 0.5)
+    serve(guard, live, 100, 0.0)
+    assert live.resting
+    guard(step(version=2), outcome())
+    assert not live.resting
+    run(guard, step(version=2), outcome(accepted=0.0))
+    assert live.resting
+    live.resting = False  # As ``LivePolicy.switch`` does.
+    run(guard, step(version=2), outcome(), 3)
+    assert not live.resting
 
 
 def test_only_verified_drafts_are_promised(live) -> None:
@@ -102,7 +169,7 @@ def test_only_verified_drafts_are_promised(live) -> None:
 def test_it_falls_once_and_says_so_once(live, caplog) -> None:
     guard = Guard(live, 0.5)
     with caplog.at_level(logging.WARNING):
-        run(guard, step(), outcome(elapsed_s=1.0, accepted=0.0), 10 * WINDOW)
+        run(guard, step(), outcome(elapsed_s=1.0), 10 * WINDOW)
     assert guard.falls == 1 and len(caplog.records) == 1
     assert "policy.json" in caplog.text and "Tune again" in caplog.text and "\n" not in caplog.records[0].getMessage()
     live.asked = Mode.ON

@@ -251,6 +251,27 @@ def test_a_touched_file_ends_no_fall_back_and_a_changed_one_does(hooked, tmp_pat
         assert live.in_force.version == 2
 
 
+@pytest.mark.parametrize("overlap", [True, False], ids=["overlap", "no-overlap"])
+def test_a_rest_of_the_guards_drafts_nothing_until_it_ends(hooked, overlap: bool) -> None:
+    with offline.planner(**arguments(overlap=overlap)) as planner:
+        live, driver, step = offline.attach(planner, artifact(Fixed(length=2))), Driver(planner, overlap), easy()
+        drafts = []
+        for resting in (False, True, True, False):
+            live.resting = resting
+            made = driver.step(*step)
+            drafts.append(driver.drafts)
+            assert made.lens == [1 if resting else 3] * 6 and made.step.drafted is not resting
+            assert made.step.budget.tier in TIERS and made.layout.graph_num_tokens in TIERS
+        assert drafts == [1, 1, 1, 2]
+        # Upstream's decision is another matter, and the operator's word ends a rest.
+        live.resting = True
+        live.asked = Mode.SHADOW
+        driver.step(*step)
+        assert driver.step(*step).step.drafted
+        live.switch(Mode.ON)
+        assert driver.step(*step).lens == [3] * 6 and not live.resting
+
+
 def test_waiting_requests_are_those_of_the_step_though_sglang_replaces_the_list(hooked) -> None:
     with offline.planner(**arguments(tiers=None)) as planner:
         live = offline.attach(planner, artifact(Fixed(length=1)))

@@ -39,7 +39,7 @@ def in_force(version: int, *names: str) -> Any:
 
 def make() -> tuple[Telemetry, Any]:
     live = SimpleNamespace(gamma=GAMMA, mode=Mode.ON, in_force=in_force(1, "chat", "batch"))
-    guard = SimpleNamespace(falls=0, acceptance=0.9, step_time=1.0)
+    guard = SimpleNamespace(falls=0, rests=0, acceptance=0.9, step_time=1.0)
     watcher = SimpleNamespace(reloads=0, refusals=0)
     return Telemetry(live, guard, watcher, LABELS), SimpleNamespace(live=live, guard=guard, watcher=watcher)
 

@@ -117,3 +117,76 @@ def test_a_failing_chore_stops_neither_the_others_nor_reloads(path: Path, monkey
         watcher.stop()
         watcher.join(DEADLINE_S)
     assert not watcher.is_alive()
+
+
+class TestBackAndForth:
+    @pytest.fixture
+    def clock(self, monkeypatch) -> SimpleNamespace:
+        clock = SimpleNamespace(now=1000.0)
+        monkeypatch.setattr(watch.time, "monotonic", lambda: clock.now)
+        return clock
+
+    @pytest.fixture
+    def live(self, path: Path) -> Live:
+        return Taking(path)
+
+    def run(self, path: Path, live: Live, clock: SimpleNamespace, seconds: float, every_s: float) -> Watcher:
+        """Two writers that put back their versions every ``every_s``, and the watcher's polls."""
+        watcher, versions = Watcher(live), (b"ours", b"theirs")
+        writes = 0
+        for tick in range(int(seconds / watch.POLL_S)):
+            if tick * watch.POLL_S >= writes * every_s:
+                path.write_bytes(versions[writes % 2])
+                os.utime(path, ns=(writes, writes))
+                writes += 1
+            watcher.look()
+            clock.now += watch.POLL_S
+        return watcher
+
+    def test_versions_that_flip_flop_are_taken_ever_more_rarely(self, path, live, clock, caplog) -> None:
+        self.run(path, live, clock, 240.0, 1.0)
+        assert 4 < len(live.offers) < 14
+        assert len([r for r in caplog.records if "back and forth" in r.getMessage()]) < 14
+        assert str(path) in caplog.text
+
+    def test_the_last_version_is_taken_in_the_end(self, path, live, clock) -> None:
+        watcher = self.run(path, live, clock, 20.0, 0.5)
+        path.write_bytes(b"ours")
+        for version in (b"theirs", b"ours"):  # Whichever it is that is in force now.
+            path.write_bytes(version)
+            os.utime(path, ns=(1, len(version)))
+            for _ in range(int(watch.MOST_HOLD_S / watch.POLL_S) + 2):
+                watcher.look()
+                clock.now += watch.POLL_S
+            assert live.in_force.text == version
+
+    def test_a_change_and_its_undoing_are_taken_at_once(self, path, live, clock) -> None:
+        watcher = Watcher(live)
+        for version in (b"new", b"zero", b"new", b"newer", b"newest"):
+            path.write_bytes(version)
+            watcher.look()
+            assert live.in_force.text == version
+            clock.now += watch.POLL_S
+
+    def test_one_that_is_asked_for_is_taken_at_once(self, path, live, clock) -> None:
+        watcher = self.run(path, live, clock, 20.0, 0.5)
+        for version in (b"ours", b"theirs", b"ours"):
+            path.write_bytes(version)
+            watcher.ask()
+            watcher.look()
+            assert live.in_force.text == version
+
+    def test_a_version_that_returns_later_is_new(self, path, live, clock) -> None:
+        self.run(path, live, clock, 20.0, 0.5)
+        clock.now += watch.RETURN_S
+        live.offers.clear()
+        self.run(path, live, clock, 2.0, 0.5)
+        assert len(live.offers) >= 3
+
+
+class Taking(Live):
+    """A policy whose next step comes at once."""
+
+    def offer(self, text: bytes) -> None:
+        super().offer(text)
+        self.in_force = SimpleNamespace(version=self.in_force.version + 1, text=text)
