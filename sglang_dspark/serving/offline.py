@@ -61,6 +61,7 @@ def planner(
     sps_table_path: str | None = None,
     align: bool = False,
     group: Any = None,
+    confidence_head: Any = None,
 ) -> Iterator[Any]:
     """SGLang's ``DSparkVerifyPlanner`` as its worker builds it, on stand-ins for the model and the graph runner.
 
@@ -70,6 +71,7 @@ def planner(
         max_requests: Its ``max_bs``.
         replays: Its attention backend's ``supports_ragged_verify_graph``.
         group: Ranks; one by default.
+        confidence_head: The draft's; a stand-in by default.
     """
     from sglang.srt.speculative.dspark_components import dspark_planner as upstream
 
@@ -101,7 +103,9 @@ def planner(
         for name in ("is_dp_attention_enabled", "require_mlp_tp_gather"):
             stack.enter_context(mock.patch.object(upstream, name, lambda: False))
         yield upstream.DSparkVerifyPlanner(
-            draft_model=SimpleNamespace(confidence_head=SimpleNamespace(sts_temperatures=torch.ones(()))),
+            draft_model=SimpleNamespace(
+                confidence_head=confidence_head or SimpleNamespace(sts_temperatures=torch.ones(()))
+            ),
             gamma=gamma,
             model_runner=SimpleNamespace(decode_cuda_graph_runner=runner, req_to_token_pool=pool),
             device="cpu",
