@@ -255,7 +255,7 @@ def schedule_verify_lens(
     step, budget = applied
     if confidence is None or not budget.draft:
         return torch.ones(len(req_pool_indices), dtype=torch.int32, device=device)
-    lens = verify_lengths(step.in_force.decider.rule, confidence, step.load, budget.cap).to(device).add_(1)
+    lens = verify_lengths(step.in_force.decider.rule, confidence, step.load, budget.cap).to(device)
     from sglang.srt.speculative.spec_tp_sync import SpecTpSyncSite
 
     planner._tp_sync.sync(SpecTpSyncSite.DSPARK_PLAN, lens)
@@ -317,27 +317,63 @@ def propose(original: Callable[..., Any], proposer: Any, **arguments: Any) -> An
 def _no_draft(
     proposer: Any, *, batch: Any, draft_input: Any, bs: int, sampling_info: Any, anchor_prepared: bool = False, **_: Any
 ) -> Any:
-    """A proposal that cost nothing: the anchors, and in place of drafts token 0, drafted with certainty."""
-    from sglang.srt.speculative.dspark_components.dspark_draft import (
-        DraftBlockResult,
-        DraftProposal,
-        resolve_draft_params,
-    )
+    """A proposal that cost nothing: the anchors, and in place of drafts token 0, drafted with certainty.
+
+    In a greedy batch it counts as folded where drafts are: the verify graph's own acceptance then ends the step.
+    """
+    from sglang.srt.speculative.dspark_components.dspark_draft import DraftProposal, resolve_draft_params
 
     device = batch.seq_lens.device
     ids = proposer.draft_block_ids_view(bs=bs, device=device)
     if not anchor_prepared:
         ids[:, 0].copy_(draft_input.bonus_tokens.view(-1))
     params = resolve_draft_params(sampling_info=sampling_info, bs=bs, device=device)
-    block = DraftBlockResult(
+    block = _block_of_rest()(
         draft_tokens=torch.zeros((bs, proposer.gamma), dtype=torch.int64, device=device),
         corrected_logits=None,
         greedy_mask=params.greedy_mask,
         temperatures=params.temperatures,
         greedy_draft=True,
     )
+    greedy = sampling_info is None or sampling_info.is_all_greedy
     return DraftProposal(
-        draft_block_ids=ids if proposer.sample_from_anchor else ids[:, : proposer.gamma].contiguous(), draft_block=block
+        draft_block_ids=ids if proposer.sample_from_anchor else ids[:, : proposer.gamma].contiguous(),
+        draft_block=block,
+        folded=bool(greedy and proposer._draft_sampler is not None),
+    )
+
+
+@functools.cache
+def _block_of_rest() -> Any:
+    """SGLang's ``DraftBlockResult`` under a type of its own, by which acceptance knows a step without a draft."""
+    from sglang.srt.speculative.dspark_components.dspark_draft import DraftBlockResult
+
+    return type("BlockOfRest", (DraftBlockResult,), {}, frozen=True)
+
+
+def accept_draft_tokens(original: Callable[..., Any], **given: Any) -> Any:
+    """Around acceptance: in a step without a draft only the anchors' rows, which are all that was verified.
+
+    SGLang would make a one-hot distribution of every draft, and softmaxes of rows that it does not read.
+    """
+    block = given["draft_block"]
+    # Block-wise rejection makes no such distributions and takes whole blocks only.
+    if not isinstance(block, _block_of_rest()) or given.get("rejection_noise") is not None:
+        return original(**given)
+    import msgspec
+
+    requests = len(given["candidates"])
+    rows = given["target_logits"].view(requests, given["verify_num_draft_tokens"], -1)
+    return original(
+        **given
+        | {
+            "candidates": given["candidates"][:, :1],
+            "target_logits": rows[:, 0],
+            "draft_block": msgspec.structs.replace(block, draft_tokens=block.draft_tokens[:, :0]),
+            "gamma": 0,
+            "verify_num_draft_tokens": 1,
+            "cutoff_layout": None,
+        }
     )
 
 

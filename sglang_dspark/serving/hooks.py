@@ -164,6 +164,13 @@ def policy_hooks() -> tuple[Hook, ...]:
             "skips the draft forward where the policy says not to draft",
         ),
         Hook(
+            f"{VERIFY}.accept_draft_tokens",
+            "around",
+            engine.accept_draft_tokens,
+            ("candidates", "target_logits", "draft_block", "gamma", "verify_num_draft_tokens", "cutoff_layout"),
+            "a step without a draft accepts from the anchors' rows alone",
+        ),
+        Hook(
             f"{MANAGERS}.utils.GenerationBatchResult.copy_to_cpu",
             "before",
             engine.copy_to_cpu,

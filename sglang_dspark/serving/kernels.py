@@ -287,7 +287,7 @@ def schedule(original: Callable[..., torch.Tensor], cls: Any, **arguments: Any) 
 
 
 def policy_lengths(rule: Rule, given: torch.Tensor, load: Load, cap: int) -> torch.Tensor:
-    """A policy's lengths, int32 [R], anchors not counted: ``sglang_dspark.policy.lengths`` in one launch."""
+    """A policy's lengths, int32 [R], anchors included: ``sglang_dspark.policy.lengths`` in one launch."""
     record = rule[0]
     extra: dict[str, Any] = {}
     if record["price_per_token"] or not (record["weight"] == 1.0).all():
@@ -305,6 +305,7 @@ def policy_lengths(rule: Rule, given: torch.Tensor, load: Load, cap: int) -> tor
         floor=float(SURVIVAL_FLOOR),
         least=least,
         most=most,
+        with_anchor=True,
         **extra,
     )
 
@@ -334,6 +335,7 @@ def accept_draft_tokens(
         ours is None
         or ours.block_verification
         or requests > MAX_REQUESTS
+        or gamma == 0
         or sampling_info is None
         or sampling_info.is_all_greedy
     ):

@@ -71,6 +71,7 @@ class Driver:
     def __init__(self, planner: Any, overlap: bool) -> None:
         self.planner, self.overlap = planner, overlap
         self.proposer = SimpleNamespace(
+            _draft_sampler=None,
             gamma=planner.gamma,
             sample_from_anchor=True,
             draft_block_ids_view=lambda bs, device: torch.zeros((bs, planner.gamma + 1), dtype=torch.int64),

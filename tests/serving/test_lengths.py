@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+from unittest import mock
+
 import numpy as np
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+import sglang_dspark.serving.lengths as module
 from sglang_dspark.policy import Engine, Load, Rule, Threshold, compile_rule, lengths, survival
-from sglang_dspark.serving.lengths import on_device, ranked, verify_lengths
+from sglang_dspark.policy.rule import limits
+from sglang_dspark.serving.lengths import by_upstream, on_device, ranked, verify_lengths
 
 NO_TIERS = np.empty(0, np.int64)
 # Products of these are exact in single and in double precision, so both accumulations agree.
@@ -38,11 +42,29 @@ def steps(draw: st.DrawFn) -> tuple[Rule, torch.Tensor, Load, int]:
 @settings(max_examples=400, deadline=None)
 def test_device_and_host_forms_give_the_rules_lengths(step: tuple[Rule, torch.Tensor, Load, int]) -> None:
     rule, confidence, load, cap = step
-    expected = lengths(rule, survival(confidence.numpy()), load, cap).tolist()
+    expected = (lengths(rule, survival(confidence.numpy()), load, cap) + 1).tolist()
     for form in (verify_lengths, on_device):
         found = form(rule, confidence, load, cap)
         assert found.dtype == torch.int32
         assert found.tolist() == expected, form.__name__
+
+
+@given(steps())
+@settings(max_examples=200, deadline=None)
+def test_sglangs_scheduler_gives_the_rules_lengths_where_scores_are_survivals(
+    step: tuple[Rule, torch.Tensor, Load, int],
+) -> None:
+    rule, confidence, load, cap = step
+    record = rule[0].copy()
+    record["weight"], record["price_per_token"], record["min_length"] = 1.0, 0.0, 0
+    plain = (record, *rule[1:])
+    last = limits(plain, len(load.context))[1]
+    expected = (lengths(plain, survival(confidence.numpy()), load, cap) + 1).tolist()
+    called: list[int] = []
+    with mock.patch.object(module, "by_upstream", lambda *given: called.append(1) or by_upstream(*given)):
+        found = on_device(plain, confidence, load, cap)
+    assert found.dtype == torch.int32 and found.tolist() == expected
+    assert len(called) == int(last > 0)
 
 
 def test_half_precision_confidences_are_ranked_in_single() -> None:
@@ -50,8 +72,8 @@ def test_half_precision_confidences_are_ranked_in_single() -> None:
     # Their products differ in float32 and are equal in bfloat16.
     confidence = torch.tensor([[0.99609375] * 3, [0.9921875] * 3], dtype=torch.bfloat16)
     load = Load(np.ones(2, np.int64), np.zeros(2, np.int64))
-    expected = lengths(rule, survival(confidence.float().numpy()), load, 4).tolist()
-    assert expected == [3, 1]
+    expected = (lengths(rule, survival(confidence.float().numpy()), load, 4) + 1).tolist()
+    assert expected == [4, 2]
     assert on_device(rule, confidence, load, 4).tolist() == expected
     assert verify_lengths(rule, confidence, load, 4).tolist() == expected
 

@@ -73,10 +73,11 @@ def chain_speculative_sampling(
     taken = (q > 0) & (q <= 1) & (uniform_samples[:, :gamma] * q < p)
     accepted = taken.long().cumprod(dim=1).sum(dim=1)
     rest = target_probs[rows, accepted].float()
-    rejected = accepted < gamma
-    proposed = draft_probs[rows, accepted.clamp(max=gamma - 1)].float()
-    proposed = torch.where((proposed >= 0) & (proposed <= 1) & rejected[:, None], proposed, 0.0)
-    rest = (rest - proposed).clamp(min=0.0)
+    if gamma:
+        rejected = accepted < gamma
+        proposed = draft_probs[rows, accepted.clamp(max=gamma - 1)].float()
+        proposed = torch.where((proposed >= 0) & (proposed <= 1) & rejected[:, None], proposed, 0.0)
+        rest = (rest - proposed).clamp(min=0.0)
     drawn = _draw(rest, uniform_samples_for_final_sampling)
     slot = retrive_index.long()
     along = torch.arange(slots) <= accepted[:, None]
