@@ -3,7 +3,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/pip install --quiet --disable-pip-version-check
 
-.PHONY: demo serve-demo sim2real smollm2 test slow lint bench pins clean
+.PHONY: demo serve-demo sim2real smollm2 test slow lint bench pins upstream-check clean
 
 demo: $(VENV)/base
 	$(BIN)/dspark tune --trials 64 --replications 8 --out out
@@ -53,6 +53,13 @@ bench: $(VENV)/serve
 pins: $(VENV)/base
 	$(BIN)/python requirements/refresh.py > requirements/cpu.new
 	mv requirements/cpu.new requirements/cpu.txt
+
+# What another SGLang changes of what the plugin relies on: make upstream-check VERSION=0.5.24
+upstream-check: $(VENV)/serve
+	test -n '$(VERSION)' || { echo 'VERSION: missing; make upstream-check VERSION=0.5.24' >&2; exit 2; }
+	rm -rf out/upstream
+	$(BIN)/pip download --quiet --disable-pip-version-check --no-deps 'sglang==$(VERSION)' --dest out/upstream
+	$(BIN)/python -m sglang_dspark.serving.upstream_check out/upstream/sglang-*.whl $(if $(DIFF),--diff)
 
 clean:
 	rm -rf $(VENV) out

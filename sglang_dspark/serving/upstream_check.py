@@ -1,0 +1,353 @@
+"""What of SGLang that the plugin relies on is another in another version, read from its source without importing it.
+
+    python -m sglang_dspark.serving.upstream_check sglang-0.5.24-py3-none-any.whl
+
+compares with the installed version: the targets of ``hooks`` and the parameters that they rely on, what this package
+imports from SGLang or names in full, and the attributes that it looks up on SGLang's objects.
+"""
+
+from __future__ import annotations
+
+import argparse
+import ast
+import difflib
+import importlib.util
+import re
+import zipfile
+from collections.abc import Iterable, Iterator
+from functools import cache
+from pathlib import Path
+from typing import NamedTuple
+
+from sglang_dspark.errors import InputError, end
+from sglang_dspark.serving.hooks import Hook, cpu_hooks, kernel_hooks, launch_hooks, policy_hooks, scheduler_hooks
+
+PACKAGE = Path(__file__).parents[1]
+FULL_NAME = re.compile(r"sglang(\.\w+){2,}")
+
+Definition = ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef | ast.Assign | ast.AnnAssign
+
+
+class Place(NamedTuple):
+    """A file and line of this package that relies on something."""
+
+    file: str
+    line: int
+
+    def __str__(self) -> str:
+        return f"{self.file}:{self.line}"
+
+
+class Finding(NamedTuple):
+    """One difference.
+
+    Attributes:
+        name: Dotted path, or ``module: attribute``.
+        what: What is another.
+        breaks: The plugin fails or refuses to start with it.
+        diff: Lines of a unified diff.
+    """
+
+    name: str
+    what: str
+    breaks: bool
+    diff: tuple[str, ...] = ()
+
+
+class Tree:
+    """The modules of a package, in a folder or in a wheel."""
+
+    def __init__(self, place: Path) -> None:
+        """
+        Args:
+            place: A wheel, or the folder that holds the package's.
+
+        Raises:
+            InputError: It is neither.
+        """
+        self._folder = place
+        self._wheel: zipfile.ZipFile | None = None
+        if place.is_file():
+            try:
+                self._wheel = zipfile.ZipFile(place)
+            except zipfile.BadZipFile as error:
+                raise InputError(f"{place}: not a wheel ({error}); download it again") from error
+        elif not (place / "sglang").is_dir():
+            raise InputError(f"{place}: no wheel and no folder with sglang in it; give either")
+        self._modules: dict[str, ast.Module | None] = {}
+
+    def module(self, name: str) -> ast.Module | None:
+        """A module's syntax tree; None where there is no such module.
+
+        Raises:
+            InputError: This Python does not read it.
+        """
+        if name not in self._modules:
+            path = name.replace(".", "/")
+            text = self._read(f"{path}.py")
+            if text is None:
+                text = self._read(f"{path}/__init__.py")
+            try:
+                self._modules[name] = None if text is None else ast.parse(text)
+            except SyntaxError as error:
+                raise InputError(f"{name}: {error}; run the check with a newer Python") from error
+        return self._modules[name]
+
+    def _read(self, path: str) -> str | None:
+        try:
+            if self._wheel is not None:
+                return self._wheel.read(path).decode()
+            return (self._folder / path).read_text(encoding="utf-8")
+        except (KeyError, OSError):
+            return None
+
+    def find(self, name: str, depth: int = 5) -> Definition | ast.Module | None:
+        """What a dotted path names, through re-exports and base classes; None where it names nothing."""
+        parts = name.split(".")
+        for cut in range(len(parts), 0, -1):
+            module = ".".join(parts[:cut])
+            if (tree := self.module(module)) is not None:
+                return self._inside(module, tree, parts[cut:], depth)
+        return None
+
+    def _inside(
+        self, module: str, tree: ast.Module | ast.ClassDef, rest: list[str], depth: int
+    ) -> Definition | ast.Module | None:
+        if not rest:
+            return tree
+        for node in _statements(tree):
+            if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef) and node.name == rest[0]:
+                if len(rest) == 1:
+                    return node
+                return self._inside(module, node, rest[1:], depth) if isinstance(node, ast.ClassDef) else None
+            if len(rest) == 1 and isinstance(node, ast.Assign | ast.AnnAssign) and rest[0] in _targets(node):
+                return node  # A class may be made anew of itself; what is inside is in its first definition.
+            if isinstance(node, ast.ImportFrom) and depth:
+                for alias in node.names:
+                    if (alias.asname or alias.name) == rest[0]:
+                        origin = _absolute(module, node)
+                        return self.find(".".join([origin, alias.name, *rest[1:]]), depth - 1)
+        if isinstance(tree, ast.ClassDef) and depth:
+            for base in tree.bases:
+                if (found := self.find(f"{module}.{ast.unparse(base)}.{'.'.join(rest)}", depth - 1)) is not None:
+                    return found
+        return None
+
+    def attributes(self, module: str) -> set[str]:
+        """Names that objects of a module have: its functions and classes, fields, and what is assigned to an object."""
+        tree = self.module(module)
+        names: set[str] = set()
+        for node in ast.walk(tree) if tree is not None else ():
+            if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
+                names.add(node.name)
+            if isinstance(node, ast.Attribute) and isinstance(node.ctx, ast.Store):
+                names.add(node.attr)
+            if isinstance(node, ast.ClassDef):
+                fields = [part for part in node.body if isinstance(part, ast.Assign | ast.AnnAssign)]
+                names.update(*(_targets(part) for part in fields))
+        return {name for name in names if not name.startswith("__")}
+
+
+def _statements(tree: ast.Module | ast.ClassDef) -> Iterator[ast.stmt]:
+    """Statements of a module or class, those under ``if`` and ``try`` included; the last definition comes first."""
+
+    def walk(body: Iterable[ast.stmt]) -> Iterator[ast.stmt]:
+        for node in body:
+            yield node
+            if isinstance(node, ast.If | ast.Try):
+                yield from walk(node.body)
+                yield from walk(node.orelse)
+            if isinstance(node, ast.Try):
+                for handler in node.handlers:
+                    yield from walk(handler.body)
+                yield from walk(node.finalbody)
+
+    return reversed(list(walk(tree.body)))
+
+
+def _targets(node: ast.Assign | ast.AnnAssign) -> set[str]:
+    targets = node.targets if isinstance(node, ast.Assign) else [node.target]
+    parts = [part for target in targets for part in (target.elts if isinstance(target, ast.Tuple) else [target])]
+    return {part.id for part in parts if isinstance(part, ast.Name)}
+
+
+def _absolute(module: str, node: ast.ImportFrom) -> str:
+    if not node.level:
+        return node.module or ""
+    base = module.split(".")[: -node.level] or module.split(".")
+    return ".".join([*base, *([node.module] if node.module else [])])
+
+
+def parameters(node: ast.FunctionDef | ast.AsyncFunctionDef) -> dict[str, str]:
+    """A function's parameters, each with how it is passed and its default."""
+    args = node.args
+    plain = [*args.posonlyargs, *args.args]
+    defaults = [None] * (len(plain) - len(args.defaults)) + list(args.defaults)
+    found = {arg.arg: _default(value) for arg, value in zip(plain, defaults, strict=True)}
+    found |= {a.arg: f"keyword{_default(v)}" for a, v in zip(args.kwonlyargs, args.kw_defaults, strict=True)}
+    if args.vararg:
+        found[f"*{args.vararg.arg}"] = ""
+    if args.kwarg:
+        found[f"**{args.kwarg.arg}"] = ""
+    return found
+
+
+def _default(value: ast.expr | None) -> str:
+    return "" if value is None else f"={ast.unparse(value)}"
+
+
+def compare(name: str, old: Tree, new: Tree, relied_on: Iterable[str] = ()) -> Finding | None:
+    """How what ``name`` stands for differs; None where it does not.
+
+    Args:
+        relied_on: Parameters that must be there.
+    """
+    before, after = old.find(name), new.find(name)
+    if after is None:
+        return Finding(name, "is not there", True) if before is not None or relied_on else None
+    if before is None:
+        return Finding(name, "is new", False)
+    if isinstance(before, ast.Module) or isinstance(after, ast.Module):
+        return None if type(before) is type(after) else Finding(name, "is something else", True)
+    if type(before) is not type(after):
+        return Finding(name, f"was a {_kind(before)} and is a {_kind(after)}", True)
+    if ast.dump(_plain(before)) == ast.dump(_plain(after)):
+        return None
+    said, breaks = f"its {_kind(after)} changed", False
+    if isinstance(before, ast.FunctionDef | ast.AsyncFunctionDef) and isinstance(
+        after, ast.FunctionDef | ast.AsyncFunctionDef
+    ):
+        had, has = parameters(before), parameters(after)
+        changes = [f"-{p}" for p in had if p not in has] + [f"+{p}{has[p]}" for p in has if p not in had]
+        changes += [f"{p}{had[p]} -> {p}{has[p]}" for p in had if p in has and had[p] != has[p]]
+        breaks = any(p not in has for p in relied_on)
+        said = f"parameters: {', '.join(changes)}" if changes else "its body changed"
+    lines = difflib.unified_diff(
+        ast.unparse(_plain(before)).splitlines(), ast.unparse(_plain(after)).splitlines(), "old", "new", lineterm=""
+    )
+    return Finding(name, said, breaks, tuple(lines))
+
+
+def _kind(node: ast.AST) -> str:
+    if isinstance(node, ast.ClassDef):
+        return "class"
+    return "function" if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef) else "value"
+
+
+@cache
+def _plain(node: Definition) -> Definition:
+    """Without docstrings, which say nothing of what runs; a class without its methods, which are compared alone."""
+    copy: Definition = ast.parse(ast.unparse(node)).body[0]  # type: ignore[assignment]
+    for part in ast.walk(copy):
+        if isinstance(part, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef) and ast.get_docstring(part):
+            part.body = part.body[1:] or [ast.Pass()]
+    if isinstance(copy, ast.ClassDef):
+        kept = [part for part in copy.body if not isinstance(part, ast.FunctionDef | ast.AsyncFunctionDef)]
+        copy.body = kept or [ast.Pass()]
+    return copy
+
+
+class Uses(NamedTuple):
+    """What this package has of SGLang, each with the first place that does.
+
+    Attributes:
+        imported: Modules, functions and classes.
+        named: Of those, the ones that are only written down, such as in the table of supported features.
+        attributes: Looked up on objects, SGLang's or not.
+    """
+
+    imported: dict[str, Place]
+    named: dict[str, Place]
+    attributes: dict[str, Place]
+
+
+def uses(package: Path = PACKAGE) -> Uses:
+    """Reads what ``package`` imports from SGLang or names in full, and the attributes that its ``serving`` looks up."""
+    imported: dict[str, Place] = {}
+    named: dict[str, Place] = {}
+    attributes: dict[str, Place] = {}
+    for path in sorted(package.rglob("*.py")):
+        file = str(path.relative_to(package.parent))
+        text = path.read_text(encoding="utf-8")
+        serves = "serving" in path.parts and path != Path(__file__)
+        for node in ast.walk(ast.parse(text)):
+            at = Place(file, getattr(node, "lineno", 0))
+            if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("sglang."):
+                for alias in node.names:
+                    imported.setdefault(f"{node.module}.{alias.name}", at)
+            elif isinstance(node, ast.Import):
+                for alias in node.names:
+                    if alias.name.startswith("sglang."):
+                        imported.setdefault(alias.name, at)
+            elif isinstance(node, ast.Constant) and isinstance(node.value, str) and FULL_NAME.fullmatch(node.value):
+                named.setdefault(node.value, at)
+            elif isinstance(node, ast.Attribute) and serves:
+                attributes.setdefault(node.attr, at)
+    return Uses(imported, named, attributes)
+
+
+def check(old: Tree, new: Tree, hooks: Iterable[Hook], used: Uses) -> dict[str, list[Finding]]:
+    """Every difference that matters to the plugin, by what it concerns."""
+    targets = {hook.target: hook for hook in hooks if hook.target.startswith("sglang.")}
+    relied: dict[str, set[str]] = {name: set() for name in targets}
+    for hook in hooks:
+        if hook.target in relied:
+            relied[hook.target].update(hook.parameters)
+    found: dict[str, list[Finding]] = {"hook targets": [], "imported or named": [], "attributes": []}
+    for name in sorted(targets):
+        if (finding := compare(name, old, new, relied[name])) is not None:
+            found["hook targets"].append(finding)
+    for name, place in sorted((used.named | used.imported).items()):
+        if name not in targets and (finding := compare(name, old, new)) is not None:
+            found["imported or named"].append(finding._replace(what=f"{finding.what} ({place})"))
+    modules = sorted({_module(old, name) for name in (*targets, *used.imported)})
+    anywhere = set().union(*(new.attributes(module) for module in modules))
+    for module in modules:
+        for name in sorted((old.attributes(module) - new.attributes(module)) & used.attributes.keys()):
+            said = "is elsewhere now, or another's" if name in anywhere else "is not there"
+            place = used.attributes[name]
+            found["attributes"].append(Finding(f"{module}: {name}", f"{said} ({place})", name not in anywhere))
+    return found
+
+
+def _module(tree: Tree, name: str) -> str:
+    parts = name.split(".")
+    while len(parts) > 1 and tree.module(".".join(parts)) is None:
+        parts.pop()
+    return ".".join(parts)
+
+
+def report(found: dict[str, list[Finding]], diffs: bool = False) -> str:
+    """The findings, one a line, those that break the plugin marked."""
+    lines = []
+    for concern, findings in found.items():
+        lines.append(f"{concern}: {len(findings)} changed" if findings else f"{concern}: unchanged")
+        for finding in findings:
+            lines.append(f"  {'!' if finding.breaks else ' '} {finding.name}: {finding.what}")
+            lines += [f"      {line}" for line in finding.diff[2:]] if diffs else []
+    breaks = sum(finding.breaks for findings in found.values() for finding in findings)
+    lines.append(f"{breaks} that must be corrected (!); the others are to be read")
+    return "\n".join(lines)
+
+
+def main(arguments: list[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(prog="upstream-check", description=__doc__.splitlines()[0])
+    parser.add_argument("new", type=Path, help="A wheel of sglang, or a folder that holds its package")
+    parser.add_argument("--old", type=Path, help="What to compare with; the installed sglang by default")
+    parser.add_argument("--diff", action="store_true", help="Prints what changed, without comments and docstrings")
+    given = parser.parse_args(arguments)
+    try:
+        old = given.old
+        if old is None:
+            spec = importlib.util.find_spec("sglang")
+            if spec is None or not spec.submodule_search_locations:
+                raise InputError("sglang: is not installed; install it, or give --old")
+            old = Path(next(iter(spec.submodule_search_locations))).parent
+        hooks = (*launch_hooks(), *scheduler_hooks(), *policy_hooks(), *kernel_hooks(), *cpu_hooks())
+        print(report(check(Tree(old), Tree(given.new), hooks, uses()), given.diff))
+    except InputError as error:
+        end("upstream-check", error)
+
+
+if __name__ == "__main__":
+    main()
