@@ -49,10 +49,15 @@ class Server(NamedTuple):
     cpu_engine: bool = False
 
     @property
+    def verify_field(self) -> str:
+        """The flag that names the attention backend of target verification."""
+        side = "decode" if self.cfg.speculative_attention_mode == "decode" else "prefill"
+        return f"{side}_attention_backend" if getattr(self.cfg, f"{side}_attention_backend") else "attention_backend"
+
+    @property
     def verify_backend(self) -> str:
         """The attention backend of target verification, by SGLang's name."""
-        side = "decode" if self.cfg.speculative_attention_mode == "decode" else "prefill"
-        return str(getattr(self.cfg, f"{side}_attention_backend") or self.cfg.attention_backend)
+        return str(getattr(self.cfg, self.verify_field))
 
     @property
     def captures(self) -> bool:
@@ -461,7 +466,7 @@ def _padding(server: Server) -> str | None:
 def _trtllm_xqa(server: Server) -> str | None:
     if server.verify_backend != "trtllm_mha" or not (server.platform.is_sm90 or server.platform.is_sm120):
         return None
-    return f"--attention-backend trtllm_mha on sm_{'90' if server.platform.is_sm90 else '120'}"
+    return f"{option(server.verify_field)} trtllm_mha on sm_{'90' if server.platform.is_sm90 else '120'}"
 
 
 def _v41_disaggregated(server: Server) -> str | None:
@@ -530,7 +535,7 @@ FEATURES: Final = (
         only_compact=True,
     ),
     Feature(
-        "attention data parallelism, with any expert backend (DeepEP, MegaMoE, Mori)",
+        "attention data parallelism, with MegaMoE and Mori too (SGLang refuses DeepEP)",
         _above_one("attn_dp_size"),
         ("attn_dp_size",),
         f"{HOOKS}.speculative_hook._handle_dspark",
@@ -682,7 +687,7 @@ def obstacles(server: Server) -> tuple[Obstacle, ...]:
     if row is None or row.packed == "wrong" or (row.packed == "eager" and server.captures):
         why = "it is not known to take packed rows" if row is None else row.why
         instead = "" if found else _instead(server)
-        found.append(Obstacle(f"--attention-backend {server.verify_backend}", why + instead, True))
+        found.append(Obstacle(f"{option(server.verify_field)} {server.verify_backend}", why + instead, True))
     return tuple(found)
 
 

@@ -130,9 +130,12 @@ DECIDED: list[tuple[dict[str, Any], str | None]] = [
     ({"attention_backend": "torch_native", "device": "cpu", "cpu_engine": True}, None),
     ({"attention_backend": "of_another_package"}, "--attention-backend of_another_package"),
     # Verification is the prefill backend's, unless it is said to be the decode backend's.
-    ({"prefill_attention_backend": "triton"}, "--attention-backend triton"),
+    ({"prefill_attention_backend": "triton"}, "--prefill-attention-backend triton"),
     ({"decode_attention_backend": "triton"}, None),
-    ({"decode_attention_backend": "triton", "speculative_attention_mode": "decode"}, "--attention-backend triton"),
+    (
+        {"decode_attention_backend": "triton", "speculative_attention_mode": "decode"},
+        "--decode-attention-backend triton",
+    ),
     ({"prefill_attention_backend": "triton", "speculative_attention_mode": "decode"}, None),
     ({"enable_lora": True}, "--enable-lora"),
     ({"lora_paths": ["a"]}, "--lora-paths"),
@@ -216,6 +219,22 @@ CASES: list[tuple[str | None, str, tuple[str, ...], str, str]] = [
     # L03
     (None, "h100", ("--attention-backend", "trtllm_mha"), "static", "trtllm_mha on sm_90"),
     (None, "b200", ("--attention-backend", "trtllm_mha"), "compact", ""),
+    (None, "h100", ("--prefill-attention-backend", "fa3", "--decode-attention-backend", "flashinfer"), "compact", ""),
+    (
+        None,
+        "h100",
+        ("--prefill-attention-backend", "flashinfer", "--decode-attention-backend", "fa3"),
+        "static",
+        "--prefill-attention-backend flashinfer",
+    ),
+    # L01, further features.
+    (None, "h100", ("--tp-size", "2", "--attn-dp-size", "2", "--enable-dp-lm-head"), "static", "--attn-dp-size 2"),
+    (None, "h100", ("--dcp-size", "2", "--tp-size", "2"), "static", "--dcp-size 2"),
+    (None, "h100", ("--disaggregation-mode", "prefill"), "static", "--disaggregation-mode prefill"),
+    (None, "h100", ("--disaggregation-mode", "decode"), "compact", ""),
+    (None, "h100", ("--speculative-use-block-verification",), "static", "--speculative-use-block-verification"),
+    ("v4", "b200", ("--disaggregation-mode", "decode"), "compact", ""),
+    ("v4.1", "b200", ("--disaggregation-mode", "decode"), "static", "--disaggregation-mode decode with DeepSeek-V4.1"),
     # L04
     ("v4.1", "b200", (), "static", "Engram"),
     ("v4", "b200", (), "compact", ""),
