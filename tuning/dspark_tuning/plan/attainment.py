@@ -17,7 +17,7 @@ from dspark_simulator.workloads.arrivals import Poisson, Varying
 from dspark_tuning.compare import t_quantile
 from dspark_tuning.plan.question import Question
 
-REPLICATIONS: Final = 8
+REPLICATIONS: Final = 16
 # So far below what is asked, a few replications are enough to know.
 SCREENED: Final = 3
 HOPELESS: Final = 0.1
