@@ -6,6 +6,7 @@ import contextlib
 import json
 import logging
 import os
+import threading
 import time
 from collections import deque
 from pathlib import Path
@@ -14,7 +15,7 @@ from typing import Final
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from sglang_dspark.serving.live import Row
+from sglang_dspark.serving.live import Prefilled, Row
 from sglang_dspark.serving.rows import table
 
 logger = logging.getLogger(__name__)
@@ -23,6 +24,11 @@ WAITING_STEPS: Final = 4096
 FILE_STEPS: Final = 4096
 FILE_S: Final = 10.0
 
+SLICE_ROUNDS: Final = 1024
+"""Requests of the steps that are converted at once: about a millisecond of the interpreter's time."""
+
+PAUSE_S: Final = 0.002
+
 CLASSES: Final = b"classes"
 """Metadata of a file: the names that its ``slo_class`` points into, as JSON."""
 
@@ -30,11 +36,14 @@ CLASSES: Final = b"classes"
 class Recorder:
     """Takes steps from the scheduler and writes them from another thread.
 
+    The other thread shares the interpreter with the scheduler, so it converts few steps at a time and lets go between;
+    a file is written from what was converted without the interpreter.
+
     A file holds up to ``FILE_STEPS`` steps or ``FILE_S`` seconds, is there whole or not at all, and names the process
     and its place in the order. Where a folder cannot be written, recording ends and serving goes on.
 
     Attributes:
-        waiting: Steps that are to be written.
+        waiting: Steps that are to be converted.
         lost: Steps that were not written.
         written: Steps that were.
     """
@@ -45,6 +54,11 @@ class Recorder:
         self._open = True
         self._files = 0
         self._since_s = time.monotonic()
+        self._slices: list[pa.Table] = []
+        self._rows = 0
+        self._classes: list[str] = []
+        # The last call may come from the thread that ends the process.
+        self._writing = threading.Lock()
         self.lost = 0
         self.written = 0
 
@@ -56,18 +70,33 @@ class Recorder:
         self.waiting.append(row)
 
     def write(self, last: bool = False) -> None:
-        """Writes a file where there is enough for one, or anything at all at the end."""
-        rows = len(self.waiting)
-        old = time.monotonic() - self._since_s >= FILE_S
-        if not self._open or not rows or not (rows >= FILE_STEPS or old or last):
-            return
+        """Converts what waits, and writes a file where there is enough for one, or anything at all at the end."""
+        with self._writing:
+            while self._open and self.waiting:
+                rounds, taken = 0, []
+                while self.waiting and rounds < SLICE_ROUNDS:
+                    taken.append(self.waiting.popleft())
+                    rounds += _requests(taken[-1])
+                self._slices.append(table(taken, self._classes))
+                self._rows += len(taken)
+                if self._rows >= FILE_STEPS:
+                    self._write_file()
+                if not last:
+                    time.sleep(PAUSE_S)
+            old = time.monotonic() - self._since_s >= FILE_S
+            if self._open and self._rows and (old or last):
+                self._write_file()
+
+    def _write_file(self) -> None:
         self._since_s = time.monotonic()
-        taken = [self.waiting.popleft() for _ in range(rows)]
+        rows, slices, classes = self._rows, self._slices, self._classes
+        self._rows, self._slices, self._classes = 0, [], []
+        steps = pa.concat_tables(slices).replace_schema_metadata({CLASSES: json.dumps(classes)})
         target = self._folder / f"steps-{os.getpid()}-{self._files:06d}.parquet"
         partial = target.with_suffix(".part")
         try:
             self._folder.mkdir(parents=True, exist_ok=True)
-            pq.write_table(_table(taken), partial)
+            pq.write_table(steps, partial)
             partial.replace(target)
         except OSError as error:
             self._open = False
@@ -81,7 +110,5 @@ class Recorder:
         self.written += rows
 
 
-def _table(rows: list[Row]) -> pa.Table:
-    classes: list[str] = []
-    steps = table(rows, classes)
-    return steps.replace_schema_metadata({CLASSES: json.dumps(classes)})
+def _requests(row: Row) -> int:
+    return len(row.prefill.rids if isinstance(row, Prefilled) else row[0].rids)

@@ -51,6 +51,10 @@ scaling; null without a draft.
 """
 
 
+# Not Arrow's own, which imports pandas.
+_DTYPES: Final = {pa.int32(): np.int32, pa.int64(): np.int64, pa.float32(): np.float32}
+
+
 def table(rows: Iterable[Row], classes: list[str]) -> pa.Table:
     """Steps as a table of ``SCHEMA``.
 
@@ -58,8 +62,23 @@ def table(rows: Iterable[Row], classes: list[str]) -> pa.Table:
         classes: What ``slo_class`` points into; names that it does not have yet are added.
     """
     found = [_prefilled(row) if isinstance(row, Prefilled) else _decoded(*row, classes) for row in rows]
-    columns = {field.name: pa.array([row.get(field.name) for row in found], field.type) for field in SCHEMA}
-    return pa.table(columns)
+    return pa.table({field.name: _column([row.get(field.name) for row in found], field.type) for field in SCHEMA})
+
+
+def _column(values: list[Any], kind: pa.DataType) -> pa.Array:
+    """A column; lists are joined by NumPy, as Arrow would take their elements one by one."""
+    if not pa.types.is_list(kind):
+        return pa.array(values, kind)
+    offsets = np.zeros(len(values) + 1, np.int32)
+    np.cumsum([0 if value is None else len(value) for value in values], out=offsets[1:])
+    present = [value for value in values if value is not None]
+    if pa.types.is_string(kind.value_type):
+        joined = pa.array([text for value in present for text in value], kind.value_type)
+    else:
+        none = np.zeros(0, _DTYPES[kind.value_type])
+        joined = pa.array(np.concatenate([none, *present]), kind.value_type)
+    missing = pa.array([value is None for value in values])
+    return pa.ListArray.from_arrays(pa.array(offsets), joined, type=kind, mask=missing)
 
 
 def _decoded(step: Step, outcome: Outcome, classes: list[str]) -> dict[str, Any]:

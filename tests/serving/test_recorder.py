@@ -149,6 +149,33 @@ def test_what_is_read_is_what_was_recorded(tmp_path: Path, monkeypatch) -> None:
     assert (recorder.written, recorder.lost) == (75, 0)
 
 
+def test_the_interpreter_is_held_for_few_steps_at_a_time(tmp_path: Path, monkeypatch) -> None:
+    """Between two conversions the scheduler's thread has its turn, and writing a file needs no interpreter."""
+    held, order = [], []
+    convert, write_table, sleep = recording.table, pq.write_table, recording.time.sleep
+
+    def spy(rows: list[Row], classes: list[str]) -> Any:
+        held.append(sum(len(row.prefill.rids if isinstance(row, Prefilled) else row[0].rids) for row in rows))
+        order.append("convert")
+        return convert(rows, classes)
+
+    monkeypatch.setattr(recording, "table", spy)
+    monkeypatch.setattr(recording.time, "sleep", lambda s: (order.append("pause"), sleep(0)))
+    monkeypatch.setattr(recording.pq, "write_table", lambda *a: (order.append("write"), write_table(*a)))
+    draw = np.random.default_rng(5)
+    recorder = Recorder(str(tmp_path))
+    steps = [random_step(draw, i) for i in range(3000)]
+    for step in steps:
+        recorder(step)
+    recorder.write()
+    assert len(held) > 10 and max(held) < recording.SLICE_ROUNDS + 9
+    assert order == ["convert", "pause"] * len(held) and not recorder.waiting
+    recorder.write(last=True)
+    assert order[-1] == "write" and len(list(tmp_path.iterdir())) == 1
+    table = pq.read_table(next(tmp_path.iterdir()))
+    assert table["step"].to_pylist() == list(range(len(steps)))
+
+
 def test_a_file_is_written_when_it_is_old_enough(tmp_path: Path, monkeypatch) -> None:
     now = [0.0]
     monkeypatch.setattr(recording.time, "monotonic", lambda: now[0])

@@ -195,10 +195,11 @@ def decisions(found: Mapping[str, Any]) -> Table:
 
 
 def planner_bench(found: Mapping[str, Mapping[str, float]]) -> Table:
-    """Host time of a live decision by running requests."""
-    table = blank_table(numbers=["requests", "ours, us", "SGLang's, us", "ratio", "recording, us"])
+    """Host time of a live decision by running requests, and what recording costs a step and a token."""
+    columns = ["requests", "ours, us", "SGLang's, us", "ratio", "recording, us", "TPOT p99, ms", "recorded, ms"]
+    table = blank_table(numbers=columns)
     for requests, row in found.items():
-        names = ("ours_us", "upstream_us", "ratio", "recorder_us")
+        names = ("ours_us", "upstream_us", "ratio", "recorder_us", "tpot_p99_ms", "recorded_tpot_p99_ms")
         table.add_row(requests, *(number(row[name]) for name in names))
     return table
 
