@@ -12,7 +12,7 @@ from dspark_kernels.target_rows import TargetRows, scaled_logits
 _K_COIN = tl.constexpr(COIN)
 
 
-@triton.jit(do_not_specialize=["seed"])
+@triton.jit(do_not_specialize=["seed"], do_not_specialize_on_alignment=["drafts"])
 def accept_chain(
     logits,
     starts,

@@ -15,7 +15,7 @@ from triton.backends.compiler import GPUTarget
 from triton.runtime import driver
 from triton.runtime.jit import JITFunction
 
-from dspark_kernels.specimens import specimens
+from dspark_kernels.specimens import Served, of_server, specimens
 from dspark_kernels.targets import TARGETS, Target, using
 
 NVIDIA_TOOLS = Path(triton.__file__).parent / "backends" / "nvidia" / "bin"
@@ -64,20 +64,53 @@ class _Absent:
 
 
 @contextmanager
-def _compiling(target: Target, found: list[Any]) -> Iterator[None]:
+def _compiling(found: list[Any]) -> Iterator[None]:
     """Launches become compilations, collected in ``found``."""
-    run, before = JITFunction.run, driver._active
+    run = JITFunction.run
 
     def compile_only(self: Any, *arguments: Any, grid: Any, warmup: bool, **options: Any) -> Any:
         found.append(run(self, *arguments, grid=grid, warmup=True, **options))
 
-    driver.set_active(_Absent(target))
     JITFunction.run = compile_only
     try:
         yield
     finally:
         JITFunction.run = run
+
+
+@contextmanager
+def _absent(target: Target) -> Iterator[None]:
+    """A GPU that is not there, to compile for."""
+    before = driver._active
+    driver.set_active(_Absent(target))
+    try:
+        with using(target.name):
+            yield
+    finally:
         driver._active = before
+
+
+def compile_served(target: Target, served: Served, stages: frozenset[str]) -> int:
+    """Compiles for the active GPU all that a server will launch, so that no request waits for a compiler.
+
+    Returns:
+        How many kernels there are.
+    """
+    found: list[Any] = []
+    with using(target.name), _compiling(found):
+        for call in of_server(served, stages):
+            call()
+    return len({kernel.hash for kernel in found})
+
+
+@contextmanager
+def counting_kernels(target: Target) -> Iterator[set[str]]:
+    """The kernels that launches in the block would compile for a GPU that is not there, by their hashes."""
+    found: list[Any] = []
+    hashes: set[str] = set()
+    with _absent(target), _compiling(found):
+        yield hashes
+    hashes.update(kernel.hash for kernel in found)
 
 
 def compile_all(target_name: str) -> Iterator[Compiled]:
@@ -95,7 +128,7 @@ def compile_calls(target_name: str, calls: Iterable[Callable[[], object]]) -> li
 
 def _compile(target_name: str, call: Callable[[], object], name: str, seen: set[str]) -> Iterator[Compiled]:
     target, found = TARGETS[target_name], list[Any]()
-    with using(target_name), _compiling(target, found):
+    with _absent(target), _compiling(found):
         call()
     for kernel in found:
         if kernel.hash not in seen:

@@ -20,6 +20,7 @@ from dspark_kernels import acceptance, ahead, confidence, draft, results, selfch
 from dspark_kernels.heads import MarkovHead
 from dspark_kernels.interpreter import interpreted
 from dspark_kernels.residual_scan import Proposal
+from dspark_kernels.specimens import Served
 
 ROWS = (1, 16, 64, 256)
 VOCAB, RANK, GAMMA, HIDDEN = 151_936, 256, 7, 4096
@@ -71,7 +72,7 @@ def main(arguments: list[str] | None = None) -> int:
     device = torch.device("cuda")
     target = targets.of(device)
     print(f"{torch.cuda.get_device_name(device)} ({target.name}), torch {torch.__version__}")
-    differing = selfcheck.differing(device, torch.bfloat16)
+    differing = selfcheck.differing(device, Served())
     for text in differing.values():
         print(f"not what the reference computes: {text}", file=sys.stderr)
     rows = [row for count in ROWS for row in time_all(inputs(count, asked.vocab, device), asked.repeat)]

@@ -63,7 +63,7 @@ def _tanh(x):
     return 2.0 * _sigmoid(2.0 * x) - 1.0
 
 
-@triton.jit(do_not_specialize=["step"])
+@triton.jit(do_not_specialize=["rows", "parts", "step"])
 def markov_finish(
     partials,
     tokens,

@@ -23,7 +23,11 @@ _K_DRAFT = tl.constexpr(DRAFT)
 _K_NONE = tl.constexpr(2**31 - 1)
 
 
-@triton.jit(do_not_specialize=["step", "vocab_start", "seed"])
+# Numbers that change with the batch or the position, and where the tokens of a position lie, compile to the same code.
+@triton.jit(
+    do_not_specialize=["rows", "tokens_stride", "step", "vocab_start", "seed"],
+    do_not_specialize_on_alignment=["tokens"],
+)
 def markov_scan(
     logits,
     latents,

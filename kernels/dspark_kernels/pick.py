@@ -10,7 +10,7 @@ BLOCK_ROWS = 16
 _K_NONE = tl.constexpr(2**31 - 1)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["rows", "parts"])
 def pick_token(partials, out, rows, parts, shards, BLOCK_ROWS: tl.constexpr, BLOCK_PARTS: tl.constexpr):
     row = tl.program_id(0) * BLOCK_ROWS + tl.arange(0, BLOCK_ROWS)
     in_rows = row < rows

@@ -49,7 +49,7 @@ class Proposal(NamedTuple):
     vocab_start: int = 0
 
 
-@triton.jit(do_not_specialize=["seed", "vocab_start"])
+@triton.jit(do_not_specialize=["rows", "seed", "vocab_start"], do_not_specialize_on_alignment=["drafts"])
 def residual_scan(
     target,
     starts,

@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
-from typing import Final, NamedTuple
+from typing import Any, Final, NamedTuple
 
 import torch
 
@@ -68,6 +68,16 @@ class Target(NamedTuple):
         return "tf32x3" if self.backend == "cuda" else "ieee"
 
 
+# Shared memory that a program may have on compute capabilities 8.6 and 8.9 (CUDA programming guide): 99 KiB.
+SMALL_SHARED: Final = 101_376
+
+
+def _small(programs: int) -> tuple[Scan, ...]:
+    """The draft pass where shared memory is small, float32 logits included; 128 rows fit beside tiles of 16 columns."""
+    shapes = (16, 64, 4, 3), (32, 64, 4, 2), (64, 32, 4, 3), (128, 16, 8, 2)
+    return tuple(Scan(*shape, programs) for shape in shapes)
+
+
 # Columns of a tile: what leaves no register in memory (with 64 columns in 8 warps a tile of 64 rows spills on sm_80 and
 # sm_100, with 128 it does not) and fits twice or three times beside the latents. 256 rows fit beside two tiles of 32
 # columns on sm_90 and sm_100, so W2 is read once there up to 256 rows; on sm_80 and gfx942 128 rows fit.
@@ -94,6 +104,30 @@ TARGETS: Final = {
             ),
             residual=(Scan(16, 64, 4, 3, 108), Scan(32, 32, 4, 3, 108), Scan(64, 32, 8, 3, 108)),
             single=(Scan(16, 32, 4, 2, 108),),
+        ),
+        Target(
+            "sm_86",
+            "A10",
+            "cuda",
+            86,
+            32,
+            6e11,  # NVIDIA A10 data sheet.
+            SMALL_SHARED,
+            draft=_small(72),
+            residual=(Scan(16, 64, 4, 3, 72), Scan(32, 32, 4, 3, 72), Scan(64, 32, 8, 2, 72)),
+            single=(Scan(16, 32, 8, 1, 72),),
+        ),
+        Target(
+            "sm_89",
+            "L40S",
+            "cuda",
+            89,
+            32,
+            8.64e11,  # NVIDIA L40S data sheet.
+            SMALL_SHARED,
+            draft=_small(142),
+            residual=(Scan(16, 64, 4, 3, 142), Scan(32, 32, 4, 3, 142), Scan(64, 32, 8, 2, 142)),
+            single=(Scan(16, 32, 8, 1, 142),),
         ),
         Target(
             "sm_90",
@@ -170,8 +204,26 @@ def covering(device: torch.device) -> Target | None:
         return TARGETS["sm_90"]
     if torch.version.hip is not None:
         return TARGETS.get(torch.cuda.get_device_properties(device).gcnArchName.split(":")[0])
-    major, _ = torch.cuda.get_device_capability(device)
-    return TARGETS.get(f"sm_{major}0")
+    major, minor = torch.cuda.get_device_capability(device)
+    properties: Any = torch.cuda.get_device_properties(device)
+    return for_capability(major, minor, properties.shared_memory_per_block_optin)
+
+
+def for_capability(major: int, minor: int, shared_bytes: int) -> Target | None:
+    """The target of an NVIDIA GPU: its own, or the nearest before it of its generation that fits its shared memory.
+
+    Args:
+        shared_bytes: Shared memory that a program of it may have.
+    """
+    fitting = [
+        target
+        for target in TARGETS.values()
+        if isinstance(target.arch, int)
+        and target.arch // 10 == major
+        and target.arch % 10 <= minor
+        and target.shared_bytes <= shared_bytes
+    ]
+    return max(fitting, key=lambda target: int(target.arch), default=None)
 
 
 def of(device: torch.device) -> Target:

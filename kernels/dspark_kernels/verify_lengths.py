@@ -15,9 +15,11 @@ from dspark_kernels import checks
 from dspark_kernels.interpreter import launches
 
 MAX_CLASSES = 256
+# Smaller batches are padded, which costs a program nothing, so that there are few kernels to compile.
+LEAST_BLOCK = 64
 
 
-@triton.jit(do_not_specialize=["cap"])
+@triton.jit(do_not_specialize=["cap", "requests", "least", "last", "plus"])
 def rank_and_admit(
     confidence,
     weights,
@@ -139,7 +141,7 @@ def verify_lengths(
         )
     out = torch.empty(requests, dtype=torch.int32, device=confidence.device)
     on_device = isinstance(cap, torch.Tensor)
-    block, columns = triton.next_power_of_2(requests), triton.next_power_of_2(gamma)
+    block, columns = max(LEAST_BLOCK, triton.next_power_of_2(requests)), triton.next_power_of_2(gamma)
     rank_and_admit[(1,)](
         confidence,
         confidence if weights is None else weights,

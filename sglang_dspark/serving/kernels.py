@@ -10,17 +10,19 @@ from __future__ import annotations
 import functools
 import hashlib
 import logging
+import time
 from collections.abc import Callable
 from typing import Any, Final
 
 import numpy as np
 import torch
 
-from dspark_kernels import acceptance, confidence, draft, results, selfcheck, targets, verify_lengths
+from dspark_kernels import acceptance, ahead, confidence, draft, results, selfcheck, targets, verify_lengths
 from dspark_kernels.heads import MarkovHead
 from dspark_kernels.interpreter import launches
 from dspark_kernels.markov_finish import Outputs
 from dspark_kernels.residual_scan import Proposal
+from dspark_kernels.specimens import Served
 from sglang_dspark.policy.belief import MAX_REQUESTS
 from sglang_dspark.policy.record import SURVIVAL_FLOOR, Load, Rule
 from sglang_dspark.policy.rule import limits
@@ -146,11 +148,43 @@ def _choose(proposer: Any, choice: str) -> tuple[frozenset[str], MarkovHead] | s
         if not stages:
             return f"no bench has shown ours to be faster here; run python -m dspark_kernels.bench ({results.path()})"
     if launches(torch.empty(0, device=device)):
-        differing = selfcheck.differing(device, head.w1.dtype)
+        served = _served(proposer, head)
+        differing = selfcheck.differing(device, served)
         if differing:
             logger.warning("sglang-dspark: kernels: not what the reference computes: %s", "; ".join(differing.values()))
         stages -= differing.keys()
+        if device.type == "cuda":
+            started_s = time.monotonic()
+            count = ahead.compile_served(target, served, stages)
+            logger.info("sglang-dspark: kernels: %d compiled in %.0f s", count, time.monotonic() - started_s)
     return (stages, head) if stages else "none passed the start-up check"
+
+
+def _served(proposer: Any, head: MarkovHead) -> Served:
+    """What this server launches kernels on, as far as it is known before graphs are captured."""
+    from sglang.srt.environ import envs
+
+    runner, markov_head = proposer.draft_model_runner, proposer.draft_model.markov_head
+    args, rated = runner.server_args, proposer.draft_model.confidence_head
+    logits = runner.dtype
+    if type(markov_head).__name__ == "DSparkV4MarkovHead" and envs.SGLANG_DSPARK_FP32_LM_HEAD.get():
+        logits = torch.float32
+    requests = min(args.max_running_requests or MAX_REQUESTS, MAX_REQUESTS)
+    hidden = runner.model_config.hidden_size if head.joint is None else head.split()[2].shape[1]
+    return Served(
+        head.kind,
+        head.w2.shape[0],
+        head.rank,
+        hidden,
+        proposer.gamma,
+        requests,
+        logits,
+        head.w1.dtype,
+        head.w2.dtype,
+        markov_head.step_logits_dtype(logits),
+        bias=rated is not None and rated.proj.bias is not None,
+        markov=rated is not None and rated.with_markov,
+    )
 
 
 def made_head(markov_head: Any) -> MarkovHead | str:

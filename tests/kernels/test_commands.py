@@ -82,7 +82,7 @@ def test_a_spill_is_read_from_the_code_object() -> None:
 def test_an_unknown_target_is_named() -> None:
     found = run("-m", "dspark_tuning.cli", "kernels", "check", "--target", "sm_70")
     assert found.returncode == 2
-    assert "--target: 'sm_70' is not one; use sm_80, sm_90, sm_100, gfx942" in found.stderr
+    assert "--target: 'sm_70' is not one; use sm_80, sm_86, sm_89, sm_90, sm_100, gfx942" in found.stderr
 
 
 def test_configurations_fit_their_rows() -> None:

@@ -12,8 +12,9 @@ from typing import Any
 import pytest
 import torch
 
-from dspark_kernels import bench, results, selfcheck, targets
+from dspark_kernels import ahead, bench, results, selfcheck, targets
 from dspark_kernels.heads import MarkovHead
+from dspark_kernels.specimens import Served, _draft, of_server
 from sglang_dspark.errors import InputError
 from sglang_dspark.serving import kernels, launch, settings
 
@@ -44,9 +45,20 @@ def proposer(monkeypatch: pytest.MonkeyPatch) -> Any:
     monkeypatch.setattr(kernels, "launches", lambda tensor: True)
     monkeypatch.setattr(torch, "empty", lambda *shape, device: None)
     monkeypatch.setattr(targets, "covering", lambda device: targets.TARGETS["sm_90"])
-    monkeypatch.setattr(selfcheck, "differing", lambda device, dtype: {})
+    monkeypatch.setattr(selfcheck, "differing", lambda device, served: {})
+    monkeypatch.setattr(ahead, "compile_served", lambda target, served, stages: len(stages))
+    rated = SimpleNamespace(proj=SimpleNamespace(bias=None), with_markov=True)
+    runner = SimpleNamespace(
+        device="cuda",
+        dtype=torch.bfloat16,
+        server_args=SimpleNamespace(max_running_requests=48),
+        model_config=SimpleNamespace(hidden_size=64),
+    )
+    markov_head = SimpleNamespace(step_logits_dtype=lambda dtype: dtype)
     return SimpleNamespace(
-        draft_model=SimpleNamespace(markov_head=None), draft_model_runner=SimpleNamespace(device="cuda")
+        draft_model=SimpleNamespace(markov_head=markov_head, confidence_head=rated),
+        draft_model_runner=runner,
+        gamma=7,
     )
 
 
@@ -108,27 +120,30 @@ def test_a_result_of_another_gpu_or_triton_or_no_result_at_all_wins_nothing(
 def test_a_stage_that_differs_is_left_to_sglang_with_a_line(
     proposer: Any, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr(selfcheck, "differing", lambda device, dtype: {"draft": "draft: drafts other tokens"})
+    monkeypatch.setattr(selfcheck, "differing", lambda device, served: {"draft": "draft: drafts other tokens"})
     with caplog.at_level(logging.WARNING):
         stages, _ = kernels._choose(proposer, "ours")
     assert stages == STAGES - {"draft"} and "draft: drafts other tokens" in caplog.text
-    monkeypatch.setattr(selfcheck, "differing", lambda device, dtype: dict.fromkeys(STAGES, "broken"))
+    monkeypatch.setattr(selfcheck, "differing", lambda device, served: dict.fromkeys(STAGES, "broken"))
     assert kernels._choose(proposer, "ours") == "none passed the start-up check"
 
 
 def test_a_gpu_or_a_head_that_is_not_covered_is_told(proposer: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: "NVIDIA Old")
     monkeypatch.setattr(targets, "covering", lambda device: None)
-    assert kernels._choose(proposer, "ours") == "NVIDIA Old is no target of ours (sm_80, sm_90, sm_100, gfx942)"
+    assert kernels._choose(proposer, "ours") == f"NVIDIA Old is no target of ours ({', '.join(targets.TARGETS)})"
 
 
 def test_a_head_of_another_kind_is_told() -> None:
     assert kernels.made_head(SimpleNamespace()) == "a head of type SimpleNamespace is not covered"
 
 
+SMALL = Served(rank=32, requests=70)
+
+
 def test_the_check_at_start_finds_a_stage_that_is_broken(monkeypatch: pytest.MonkeyPatch) -> None:
     cpu = torch.device("cpu")
-    assert selfcheck.differing(cpu, torch.float32) == {}
+    assert selfcheck.differing(cpu, SMALL) == {}
     true = selfcheck.draft.draft_block
 
     def other(*arguments: Any, **named: Any) -> Any:
@@ -138,10 +153,128 @@ def test_the_check_at_start_finds_a_stage_that_is_broken(monkeypatch: pytest.Mon
 
     monkeypatch.setattr(selfcheck.draft, "draft_block", other)
     monkeypatch.setattr(selfcheck.confidence, "confidence_block", lambda *given: 1 / 0)
-    assert selfcheck.differing(cpu, torch.float32) == {
-        "draft": "draft: drafts other tokens",
+    assert selfcheck.differing(cpu, SMALL) == {
+        "draft": "draft: drafts other tokens at 1 requests",
         "confidence": "confidence: ZeroDivisionError: division by zero",
     }
+
+
+@pytest.mark.parametrize(
+    ("name", "of", "stage"), [("draft_block", "draft", "draft"), ("accept", "acceptance", "accept")]
+)
+def test_the_check_at_start_runs_the_tiles_of_large_batches(
+    monkeypatch: pytest.MonkeyPatch, name: str, of: str, stage: str
+) -> None:
+    """A fault of one tile size only, as of another matrix instruction: the first batch that takes it is named."""
+    module = getattr(selfcheck, of)
+    true = getattr(module, name)
+
+    def broken(*arguments: Any, **named: Any) -> Any:
+        found = true(*arguments, **named)
+        return found._replace(tokens=found.tokens + 1) if len(found.tokens) > 32 else found
+
+    monkeypatch.setattr(module, name, broken)
+    found = selfcheck.differing(torch.device("cpu"), SMALL)
+    assert found.keys() == {stage} and found[stage].endswith("at 33 requests")
+
+
+@pytest.mark.parametrize("kind", ["gated", "rnn"])
+def test_the_check_at_start_runs_the_servers_own_head(monkeypatch: pytest.MonkeyPatch, kind: Any) -> None:
+    cpu, served = torch.device("cpu"), Served(kind=kind, rank=32, requests=5)
+    assert selfcheck.differing(cpu, served) == {}
+    true = selfcheck.draft.draft_block
+
+    def other(*arguments: Any, **named: Any) -> Any:
+        found = true(*arguments, **named)
+        return found._replace(latents=found.latents * 1.5)
+
+    monkeypatch.setattr(selfcheck.draft, "draft_block", other)
+    assert "latents off" in selfcheck.differing(cpu, served)["draft"]
+
+
+def test_row_counts_of_the_check_are_the_ends_of_every_configuration() -> None:
+    with targets.using("sm_90"):
+        counts = selfcheck.row_counts(GPU, Served(requests=300))
+        assert counts == [1, 5, 16, 17, 32, 33, 64, 65, 128, 129, 256, 257, 300]
+        assert selfcheck.row_counts(GPU, Served(requests=48)) == [1, 5, 16, 17, 32, 33, 48]
+
+
+def test_no_kernel_is_left_to_compile_when_the_server_is_ready(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every batch through the hooks, on tensors without storage, compiles what was compiled at the start."""
+    meta, target, width = torch.device("meta"), targets.TARGETS["sm_90"], 1003
+    served = Served(vocab=width, rank=32, hidden=64, gamma=3, requests=20)
+    head = MarkovHead("vanilla", *(torch.empty((width, 32), dtype=torch.bfloat16, device=meta) for _ in range(2)))
+    markov_head = SimpleNamespace(step_logits_dtype=lambda dtype: dtype)
+    proposer = SimpleNamespace(
+        draft_model=SimpleNamespace(markov_head=markov_head),
+        draft_model_runner=SimpleNamespace(
+            server_args=SimpleNamespace(speculative_use_block_verification=False), device=meta
+        ),
+        noise=SimpleNamespace(key=1 << 40, offset=torch.zeros(1)),
+        gamma=3,
+    )
+    ours = kernels.Installed(proposer, frozenset({"draft", "accept"}), head)
+    monkeypatch.setattr(kernels, "_installed", ours)
+    with ahead.counting_kernels(target) as at_start:
+        for call in of_server(served, ours.stages):
+            call()
+    with ahead.counting_kernels(target) as later:
+        for rows in range(1, served.requests + 1):
+            for graph in (True, False):
+                _round(ours, proposer, markov_head, rows, width, graph)
+    assert len(later) > 5 and later <= at_start
+
+
+def _round(ours: Any, proposer: Any, markov_head: Any, rows: int, width: int, graph: bool) -> None:
+    buffer = torch.empty((rows, 3, width), dtype=torch.bfloat16, device="meta")
+    ones = torch.ones(rows, device="meta")
+    drafts, kept = kernels.draft_markov_block(
+        lambda **given: pytest.fail("SGLang's"),
+        markov_head=markov_head,
+        base_logits=torch.empty_like(buffer),
+        anchor_tokens=torch.zeros(rows, dtype=torch.int64, device="meta"),
+        draft_hidden=None,
+        step_temperatures=ones,
+        noise=proposer.noise,
+        tp_sync=SimpleNamespace(sync=lambda site, tokens: tokens),
+        logits_out=buffer if graph else None,
+    )
+    kernels.accept_draft_tokens(
+        lambda **given: pytest.fail("SGLang's"),
+        candidates=torch.zeros((rows, 4), dtype=torch.int64, device="meta"),
+        target_logits=torch.empty((rows * 4, width), device="meta"),
+        draft_block=SimpleNamespace(
+            greedy_draft=False, corrected_logits=kept, greedy_mask=ones > 1, temperatures=ones, draft_tokens=drafts
+        ),
+        sampling_info=SimpleNamespace(
+            is_all_greedy=False, temperatures=ones, need_top_k_sampling=False, need_top_p_sampling=False
+        ),
+        gamma=3,
+        verify_num_draft_tokens=4,
+    )
+
+
+def test_a_gpu_takes_the_launch_table_that_fits_its_shared_memory() -> None:
+    """On 8.6 and 8.9 a program has 99 KiB, on 8.0 and 8.7 163: the table of 8.0 does not fit the former."""
+
+    def name(major: int, minor: int, shared_kib: int) -> str | None:
+        target = targets.for_capability(major, minor, shared_kib * 1024)
+        return None if target is None else target.name
+
+    assert [name(8, 0, 163), name(8, 6, 99), name(8, 7, 163), name(8, 9, 99)] == ["sm_80", "sm_86", "sm_86", "sm_89"]
+    assert [name(9, 0, 227), name(10, 0, 227), name(10, 3, 227)] == ["sm_90", "sm_100", "sm_100"]
+    assert [name(7, 5, 64), name(8, 0, 99), name(12, 0, 99)] == [None, None, None]
+
+
+@pytest.mark.parametrize("name", ["sm_86", "sm_89"])
+def test_launches_of_every_batch_fit_a_small_shared_memory(name: str) -> None:
+    """As DeepSeek-V4 drafts: float32 logits, of which most must lie in shared memory."""
+    target = targets.TARGETS[name]
+    served = Served(gamma=1, logits=torch.float32, kept=torch.float32)
+    calls = [_draft(served, scan.block_rows, True, True) for scan in target.draft]
+    found = [one for one in ahead.compile_calls(name, calls) if one.kernel == "markov_scan"]
+    assert len(found) == len(target.draft)
+    assert all(one.shared_bytes <= target.shared_bytes and one.spill_bytes == 0 for one in found)
 
 
 def test_the_bench_without_a_gpu_goes_as_far_as_a_launch(
@@ -153,5 +286,5 @@ def test_the_bench_without_a_gpu_goes_as_far_as_a_launch(
     assert (
         "draft: reference runs\nconfidence: reference runs\nlengths: reference runs\naccept: reference runs" in told.out
     )
-    assert "sm_90: 10 kernels compiled for 64 requests, 0 spill" in told.out
+    assert "sm_90: 8 kernels compiled for 64 requests, 0 spill" in told.out
     assert "nothing was launched and nothing timed" in told.err

@@ -16,7 +16,8 @@ app = typer.Typer(help="Compile the GPU kernels and count their bytes, without a
 @app.command()
 def check(
     target: Annotated[
-        list[str] | None, typer.Option("--target", help="sm_80, sm_90, sm_100 or gfx942; all by default. Repeatable.")
+        list[str] | None,
+        typer.Option("--target", help="sm_80, sm_86, sm_89, sm_90, sm_100 or gfx942; all by default. Repeatable."),
     ] = None,
     as_json: Json = False,
 ) -> None:
