@@ -30,8 +30,9 @@ def run() -> dict[str, Any]:
 
     Returns:
         ``rows``: a draft position, sampled, on an H100, by requests; ``greedy``: the same at temperature 0; ``round``:
-        a whole round; ``targets``: position and round on every target, with the time that the bytes take at published
-        bandwidth (derived, not measured); ``counted``: the scaled shapes on which the formulas were met.
+        a whole round, sampled and greedy as a server with CUDA graphs runs it, and ``eager``, sampled without graphs;
+        ``targets``: position and round on every target, with the time that the bytes take at published bandwidth
+        (derived, not measured); ``counted``: the scaled shapes on which the formulas were met.
 
     Raises:
         InputError: Kernels are not interpreted in this process, or a count is not what the formula says.
@@ -95,15 +96,20 @@ def _target(target: Target) -> dict[str, Any]:
                 target,
             )
         rounds[str(rows)] = {
-            "sampled": _round(shape, target, True),
-            "greedy": _round(shape, target, False),
+            "sampled": _round(shape, target, True, True),
+            "greedy": _round(shape, target, False, True),
+            "eager": _round(shape, target, True, False),
         }
     return {"gpu": target.gpu, "sampled": sampled, "greedy": greedy, "round": rounds}
 
 
-def _round(shape: Shape, target: Target, sampled: bool) -> dict[str, Any]:
-    """gamma positions, confidence, schedule and acceptance; greedy acceptance is upstream's in both."""
-    kept = sampled and worth_keeping(shape.rows, shape.gamma, shape.rank)
+def _round(shape: Shape, target: Target, sampled: bool, graph: bool) -> dict[str, Any]:
+    """gamma positions, confidence, schedule and acceptance; greedy acceptance is upstream's in both.
+
+    Args:
+        graph: Drafts are made in a CUDA graph, which has a buffer for corrected logits: they are kept there always.
+    """
+    kept = sampled and (graph or worth_keeping(shape.rows, shape.gamma, shape.rank))
     draft = traffic.position(shape, for_rows(target.draft, shape.rows), sampled, kept).times(shape.gamma)
     ours = draft.plus(traffic.confidence_of_block(shape)).plus(traffic.schedule(shape))
     theirs = upstream.position(shape, sampled).times(shape.gamma).plus(upstream.block(shape, sampled))

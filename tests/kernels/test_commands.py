@@ -40,7 +40,7 @@ def test_goals_on_bytes_and_launches(moved: dict[str, Any]) -> None:
     for target in moved["targets"].values():
         for rows, row in target["sampled"].items():
             assert row["vs_upstream_l2"] <= GOALS[rows] and row["vs_minimum_l2"] <= 1.05
-        for how in ("sampled", "greedy"):
+        for how in ("sampled", "eager", "greedy"):
             assert all(one[how]["vs_upstream"] < 1.0 for one in target["round"].values())
 
 
@@ -51,6 +51,15 @@ def test_bytes_by_hand(moved: dict[str, Any]) -> None:
     small = 108 * 64 * (8 + 4 + 16) + 64 * 16
     assert moved["rows"]["64"]["bytes"] == weights + logits + latents + partials + small
     assert len(moved["counted"]) == 4 and all(len(one["stages"]) == 11 for one in moved["counted"])
+
+
+def test_a_round_in_a_graph_writes_the_corrected_logits(moved: dict[str, Any]) -> None:
+    """By hand, at 256 requests: the buffer is written, and acceptance reads a row of it instead of ``W2``."""
+    in_graph, eager = (moved["round"]["256"][how]["bytes_l2"] for how in ("sampled", "eager"))
+    written, weights = 256 * 7 * 151_936 * 2, 151_936 * 256 * 2
+    latents = 256 * (256 * 2 + 2 * 8)
+    assert in_graph - eager == written - weights - latents
+    assert moved["round"]["1"]["sampled"] == moved["round"]["1"]["eager"]
 
 
 def test_kernels_compile_for_a_target_without_a_spill() -> None:

@@ -43,9 +43,9 @@ def positions(found: Mapping[str, Any]) -> Table:
 def rounds(found: Mapping[str, Any]) -> Table:
     """A whole round on the default target."""
     table = _beside(f"A round, {found['target']}: gamma 7, 3 drafts accepted; draft, confidence, schedule, acceptance")
-    for how in ("sampled", "greedy"):
+    for how, name in (("sampled", "sampled"), ("eager", "sampled, no graph"), ("greedy", "greedy")):
         for requests, row in found["round"].items():
-            table.add_row(how, requests, *_bytes(row[how]), "", *_ratio(row[how]))
+            table.add_row(name, requests, *_bytes(row[how]), "", *_ratio(row[how]))
     return table
 
 
