@@ -311,3 +311,8 @@ def test_flags_that_leave_no_pool_are_not_proposed(cramped: Scenario) -> None:
 def test_a_pin_that_leaves_no_pool_is_refused(cramped: Scenario) -> None:
     with pytest.raises(InputError, match=r"chunked_prefill_size 65536, .* lower one of them"):
         Space(cramped, {"chunked_prefill_size": 65536})
+
+
+def test_whole_blocks_without_their_acceptances_are_only_pinned(scenario: Scenario) -> None:
+    assert Space(scenario, {}).flags()["verify_mode"] == ("compact",)
+    assert Space(scenario, {"verify_mode": "cap-accept"}).flags()["verify_mode"] == ("cap-accept",)

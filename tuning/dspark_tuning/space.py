@@ -32,6 +32,7 @@ CAPTURE = (64, 128, 256, 512)
 CHUNK = (2048, 4096, 8192, 16384)
 # Flags that take memory from the KV pool, in the order in which they give way.
 SIZES = {"chunked_prefill_size": CHUNK, "capture_requests": CAPTURE, "max_running_requests": RUNNING}
+# What a policy admits is verified, or whole blocks, of which acceptances are thrown away: never chosen, only pinned.
 MODES = ("compact", "cap-accept")
 INTERVAL = (0, 1, 2, 4, 8)
 # 1 waits for none; 4 is SGLang's default under DSPARK from 19 running requests up.
@@ -66,7 +67,7 @@ class Space:
             "min_free_slots_delay": CategoricalDistribution(FREE_SLOTS),
         }
         self.families: dict[str, Choices] = {"threshold": self._threshold(), "argmax": self._argmax()}
-        self.pins = {name: self._pin(name, value) for name, value in pins.items()}
+        self.pins = {"verify_mode": MODES[0]} | {name: self._pin(name, value) for name, value in pins.items()}
         if scenario.server.capture_requests == 0 or scenario.server.cuda_graph_bs_decode is not None:
             # A server that captures nothing, or a list of batches, has no limit to search.
             self.pins["capture_requests"] = scenario.server.capture_requests
