@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Annotated, NamedTuple
 
+import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from dspark_simulator import draws
@@ -61,16 +62,19 @@ class Live(BaseModel):
         return self._at(draws.uniform_of(seed, 0, place, draws.TRUTH) for place in range(len(Truth._fields)))
 
     def spread(self, count: int) -> list[Truth]:
-        """``count`` truths that fill the distribution evenly, the same ones always; the first is the middle.
+        """``count`` truths that fill the distribution evenly, the same ones always.
 
-        An additive recurrence by the powers of the generalised golden ratio (the R sequence of M. Roberts, 2018): a
-        mean over few of them is nearer to that of the distribution than one over as many draws.
+        Each quantity takes the middle of every ``count``-th of its range once, in the order of an additive recurrence
+        by the powers of the generalised golden ratio (the R sequence of M. Roberts, 2018), which keeps the quantities
+        apart and the first truths spread over the whole.
         """
         ratio = 2.0
         for _ in range(64):
             ratio = (1.0 + ratio) ** (1.0 / (len(Truth._fields) + 1))
-        steps = [ratio ** -(place + 1) for place in range(len(Truth._fields))]
-        return [self._at((0.5 + number * step) % 1.0 for step in steps) for number in range(count)]
+        steps = ratio ** -np.arange(1.0, len(Truth._fields) + 1)
+        sequence = (0.5 + np.outer(np.arange(count), steps)) % 1.0
+        ranks = sequence.argsort(axis=0).argsort(axis=0)
+        return [self._at(places) for places in ((ranks + 0.5) / count).tolist()]
 
     def _at(self, places: Iterable[float]) -> Truth:
         """The truth at a place of the unit cube."""

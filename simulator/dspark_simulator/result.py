@@ -125,7 +125,8 @@ def grows(backlog: Sequence[int]) -> bool:
     less often than by its level. Overload adds to every part.
 
     Args:
-        backlog: Requests in the system at each measured arrival; too few of them show nothing.
+        backlog: Requests in the system at each arrival of the run, those of the warm-up included; too few of them show
+            nothing. The first requests of a run, which find it empty, are one change, and one alone is not significant.
     """
     if len(backlog) <= PARTS:
         return False
@@ -141,6 +142,7 @@ def summarise(
     metrics: Record,
     requests: Sequence[int],
     backlog: Sequence[int],
+    first: int,
     open_loop: bool,
     simulated_s: float,
     kv_tokens: int,
@@ -151,7 +153,8 @@ def summarise(
         opened, closed: The ends of the measuring window.
         metrics: METRICS [replicas] at the end of the run.
         requests: Measured requests by class.
-        backlog: Requests in the system at each measured arrival.
+        backlog: Requests in the system at each arrival.
+        first: The first measured request.
         open_loop: Arrivals do not wait for the server: only then can the backlog grow without end.
         kv_tokens: KV pool of a replica.
     """
@@ -171,7 +174,7 @@ def summarise(
     accepted = int((lengths * np.arange(len(lengths))).sum())
     return Result(
         saturated=open_loop and grows(backlog),
-        backlog_growth=backlog[-1] - backlog[0],
+        backlog_growth=backlog[-1] - backlog[first],
         attainment=over(int(good.sum()), total),
         ttft_attainment=over(int(metrics["in_ttft"].sum()), total),
         window_s=window_s,

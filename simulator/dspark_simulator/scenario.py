@@ -9,6 +9,7 @@ from typing import Annotated, Any, Literal
 
 import numpy as np
 import yaml
+from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, field_validator, model_validator
 
 from dspark_simulator.acceptance import AcceptanceModel, packaged
@@ -180,16 +181,22 @@ class Scenario(BaseModel):
 
     def largest_batch(self) -> int:
         """Requests that the KV pool of a replica without speculation holds, at most what its arrays do."""
-        requests = next(self.workload.chunks(seed=0))
+        requests = self._that_fit()
         context = float((requests["prompt"] + requests["output"]).mean())
         return int(min(MAX_REQUESTS, max(1, self.memory.kv_tokens_without_draft // context)))
+
+    def _that_fit(self) -> NDArray[np.void]:
+        """Requests of the workload that the KV pool can hold, REQUEST [n]; all where it can hold none."""
+        requests = next(self.workload.chunks(seed=0))
+        fit = requests[requests["prompt"] < self.memory.kv_tokens_without_draft]
+        return fit if len(fit) else requests
 
     def residence_s(self) -> float:
         """Seconds that a request spends in the largest batch that a replica can run, without speculation.
 
         By Little's law: meanwhile the replica prefills as many prompts as the batch has, and decodes one whole output.
         """
-        requests = next(self.workload.chunks(seed=0))
+        requests = self._that_fit()
         prompt, output = float(requests["prompt"].mean()), float(requests["output"].mean())
         new, batch = prompt - float(requests["cached"].mean()), self.largest_batch()
         cost = self.live_steps(self.server.gamma, self.live.centre())

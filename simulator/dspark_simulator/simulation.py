@@ -25,6 +25,8 @@ from sglang_dspark.policy import AnyPolicy, CostBelief, Engine, NoDraft, compile
 from sglang_dspark.policy.belief import MAX_REQUESTS
 
 FIRST_QUEUE = 4096
+# A run is as long as this many requests one after another, or it says nothing of a steady state.
+LIVES = 10
 KINDS = {PREFILL: "prefill", DECODE: "decode", MIXED: "mixed"}
 
 
@@ -168,17 +170,33 @@ class _Simulation:
                 f"{self.scenario.name}: run.max_s: {self.scenario.run.max_s} ends within the warm-up; "
                 "raise it or lower run.warmup_requests"
             )
-        return summarise(
+        result = summarise(
             self.scenario.workload.classes,
             self.opened,
             self.closed or self._snapshot(),
             self.metrics(),
             self.scenario.workload.class_counts(self.seed, self.first, self.last),
             self.backlog,
+            self.first,
             clients is None,
             self.env.now,
             int(self.replicas[0].server[0]["kv_capacity"]),
         )
+        self._check_refusals(result)
+        return result
+
+    def _check_refusals(self, result: Result) -> None:
+        """Clients of a closed loop that are refused send again at once, so that any number of requests may pass while a
+        batch is served: what is served then is none of them."""
+        clients, most = self.scenario.workload.clients, self.arm.server.max_queued_requests
+        output = float(next(self.scenario.workload.chunks(self.seed))["output"].mean())
+        life_s = result.ttft.mean_s + result.tpot.mean_s * output
+        if clients is not None and most is not None and result.aborted and result.window_s < LIVES * life_s:
+            raise InputError(
+                f"{self.scenario.name}: server.max_queued_requests: {most} refuses some of the {clients} clients of a "
+                f"closed loop, who send again at once: the measured requests pass in {result.window_s:.3g} s, and one "
+                f"that is served takes {life_s:.3g} s; use an open loop, or raise run.requests"
+            )
 
     def close(self) -> None:
         """Lets the arrays go. Environment, processes and replicas refer to each other, and many simulations a second
@@ -194,7 +212,7 @@ class _Simulation:
             self.opened = self._snapshot()
         elif self.sent == self.last and self.opened is not None and self.env.now > self.opened.at_s:
             self.closed = self._snapshot()
-        if self.first <= self.sent < self.last:
+        if self.sent < self.last:
             self.backlog.append(sum(self.outstanding))
         self._count()
         prefix = prefix_of(self.scenario.workload.classes, row[4], self.seed, row[0])

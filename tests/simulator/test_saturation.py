@@ -47,7 +47,9 @@ def test_none_below_the_capacity(utilisation: float, burstiness: float) -> None:
     assert sum(run(arrivals, seed=seed).saturated for seed in range(50)) <= 1
 
 
-@pytest.mark.parametrize(("load", "requests", "least"), [(1.1, 4000, 9), (1.3, 1000, 10), (3.0, 200, 10)])
+@pytest.mark.parametrize(
+    ("load", "requests", "least"), [(1.1, 1000, 9), (1.1, 4000, 9), (1.3, 1000, 10), (3.0, 200, 10)]
+)
 def test_overload_is_found(load: float, requests: int, least: int) -> None:
     found = [run(Poisson(rate_per_s=load * CAPACITY_PER_S), requests, seed) for seed in range(10)]
     assert sum(result.saturated for result in found) >= least
@@ -71,3 +73,9 @@ def test_a_burst_that_ends_is_not_growth() -> None:
     assert not grows([*quiet, *range(3, 80), *range(80, 3, -1), *quiet])
     assert not grows([*quiet, *range(3, 100, 7)])
     assert grows(range(300)) and not grows(range(PARTS)) and not grows([5] * 300)
+
+
+def test_the_first_filling_of_a_server_is_not_growth() -> None:
+    """From nothing to a level of 200 within one part of the run, and noise around it from then on."""
+    level = 200 + np.random.default_rng(0).integers(-5, 6, 2000)
+    assert not grows([*range(0, 200, 4), *level])

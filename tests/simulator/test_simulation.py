@@ -22,6 +22,7 @@ from dspark_simulator.server import Server
 from dspark_simulator.simulation import Arm, StepLog, simulate
 from dspark_simulator.state import Record
 from dspark_simulator.workloads import Arrivals, Closed, Gamma, Poisson, RequestClass, Trace, Uniform
+from sglang_dspark.errors import InputError
 from sglang_dspark.policy import AnyPolicy, Argmax, Fixed, Greedy, NoDraft, Static, Threshold
 from tests.simulator.deployment import DOMAIN, Bench, a_class, a_scenario, drafter, step_cost, uneven_drafter
 
@@ -115,12 +116,14 @@ def check_books(bench: Bench, outputs: list[int]) -> None:
 
 def test_a_full_queue_refuses_and_clients_go_on() -> None:
     """A refused client sends its next request when the scheduler has answered, which is between two steps."""
-    scenario = a_scenario(Closed(clients=5), a_class(1, 2), requests=8)
+    scenario = a_scenario(Closed(clients=5), a_class(1, 2), requests=400)
     server = Server(speculative=False, max_running_requests=1, max_queued_requests=2)
     log: list[StepLog] = []
     result = simulate(scenario, Arm("limited", server), log=log)
-    # 0 and 1 find room, 2 to 4 none. After the prefill of 0 there is room for 5, none for 6 and 7.
-    assert (result.aborted, result.unfinished, result.requests) == (5, 0, 8)
+    # 0 and 1 find room, 2 to 4 none. After the prefill of 0 there is room for 5, none for 6 and 7. From then on
+    # five are refused in the two steps of each that is served.
+    assert (result.unfinished, result.requests) == (0, 400)
+    assert result.aborted == pytest.approx(5 * (400 - result.aborted), rel=0.03)
     assert [(step.kind, step.running, step.queued) for step in log[:3]] == [
         ("prefill", 1, 1),
         ("decode", 0, 2),
@@ -578,3 +581,11 @@ def test_a_server_that_captures_nothing_pads_nothing(policy: AnyPolicy) -> None:
     if isinstance(policy, Fixed):
         # Sizes that no multiple of the block has.
         assert any(step.tier % 8 for step in steps)
+
+
+def test_refusals_that_pass_while_one_request_is_served_are_no_measurement() -> None:
+    """Eight requests of a closed loop, five of them refused: what is served then was sent before or comes after."""
+    scenario = a_scenario(Closed(clients=5), a_class(1, 2), requests=8)
+    server = Server(speculative=False, max_running_requests=1, max_queued_requests=2)
+    with pytest.raises(InputError, match="max_queued_requests: 2 refuses some of the 5 clients of a closed loop"):
+        simulate(scenario, Arm("limited", server))

@@ -333,7 +333,9 @@ def advise(versus: pd.DataFrame, winner: str, objective: Objective, short: Mappi
     over_all = plain[plain["load"].isna()].iloc[0]
     # Nothing gained is a ratio of 1 or a difference of 0.
     losing = plain[plain["load"].notna() & (plain["high"] < plain["ratio"].notna().astype(float))]
-    if winner == arms.PLAIN:
+    if not versus[versus["metric"] == objective]["mean"].max() > 0:
+        text = f"No way of serving has any {title} at these loads: look at the lengths, service levels and KV pool."
+    elif winner == arms.PLAIN:
         text = f"Serve without speculation: no way of drafting has the higher {title} at these loads."
     else:
         start = {

@@ -17,14 +17,14 @@ from dspark_simulator.workloads.arrivals import Poisson, Varying
 from dspark_tuning.compare import t_quantile
 from dspark_tuning.plan.question import Question
 
-REPLICATIONS: Final = 16
+REPLICATIONS: Final = 32
 # So far below what is asked, a few replications are enough to know.
 SCREENED: Final = 3
 HOPELESS: Final = 0.1
 # A replica is watched for this long after it has filled, within these numbers of requests; where requests take longer,
 # for as long as they do.
-WATCHED_S, FILLED_S = 90.0, 20.0
-MEASURED, WARMED = (400, 1200), (60, 800)
+WATCHED_S, FILLED_S = 60.0, 20.0
+MEASURED, WARMED = (300, 800), (60, 800)
 
 
 Verdict = Literal["met", "not met", "indeterminate"]

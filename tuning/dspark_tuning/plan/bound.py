@@ -50,6 +50,8 @@ def bound(scenario: Scenario, arm: Arm, found: Attained) -> Bound:
     limit = arm.server.captured_requests()
     if arm.server.capture_requests and running > limit:
         return Bound("launch-bound", f"{running:.0f} running requests: beyond {limit}, no step is a captured graph")
+    if not running:
+        return Bound("compute-bound", "no step decodes: requests end with their prefill")
     cost = scenario.profiled_steps(arm.server.gamma)[0]
     requests = min(max(round(running), 1), MAX_REQUESTS)
     drafted = figures["verify_length"] if arm.server.speculative else 0.0

@@ -66,13 +66,11 @@ def size(
         tried[per_s] = attain(per_s)
 
     def crossing(bound: Callable[[Attained], float]) -> tuple[float | None, float | None]:
-        """The rates on either side of where ``bound`` falls below what is asked for."""
-        below = None
-        for per_s in sorted(tried):
-            if tried[per_s].saturated or bound(tried[per_s]) < attainment:
-                return below, per_s
-            below = per_s
-        return below, None
+        """The rates on either side of where ``bound`` falls below what is asked for, whatever it does below them."""
+        held = {per_s for per_s, one in tried.items() if not one.saturated and bound(one) >= attainment}
+        first = min(held, default=math.inf)
+        above = min((per_s for per_s in tried if per_s not in held and (per_s > first or not held)), default=None)
+        return max((per_s for per_s in held if above is None or per_s < above), default=None), above
 
     def between(below: float, above: float, bound: Callable[[Attained], float]) -> float:
         one, other = bound(tried[below]), bound(tried[above])

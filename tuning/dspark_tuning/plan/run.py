@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable
 from concurrent.futures import Executor
@@ -166,6 +167,8 @@ class _Work:
 
     def size(self, scenario: Scenario, arm: Arm, guess_per_s: float) -> Sized | None:
         rate_per_s = scenario.workload.rate_per_s
+        # However high the rate that is asked for, a replica is not tried far beyond what its pool could hold.
+        guess_per_s = min(guess_per_s, (arm.server.gamma + 1) * scenario.largest_batch() / scenario.residence_s())
 
         def attain(per_s: float) -> Attained:
             replicas = min(replicas_for(rate_per_s, per_s), self.question.most_replicas)
@@ -255,6 +258,11 @@ def _check_possible(question: Question, deployed: list[Deployment], work: _Work)
             continue
         for field in ("ttft_s", "tpot_s"):
             asked, least = getattr(klass.slo, field), best[klass.name, field]
+            if math.isinf(least):
+                raise InputError(
+                    f"{question.name}: workload.classes.{klass.name}: none of its requests is served, even "
+                    "alone on a replica of any choice: no KV pool holds one; shorten the prompts, or choose more memory"
+                )
             if least > asked:
                 raise InputError(
                     f"{question.name}: workload.classes.{klass.name}.slo.{field}: {asked:g} cannot be met at any size: "
@@ -264,12 +272,13 @@ def _check_possible(question: Question, deployed: list[Deployment], work: _Work)
 
 
 def _alone(scenario: Scenario, klass: str, arm: Arm, seed: int) -> dict[str, Any]:
-    """A client at a time, of one class."""
+    """A client at a time, of one class, whose shared prefixes are all cached: nothing is faster."""
     classes = tuple(one for one in scenario.workload.classes if one.name == klass)
     if any(one.prompt is None or one.output is None for one in classes):
         run = Run(requests=ALONE_REQUESTS, warmup_requests=1)
         return measure(scenario.model_copy(update={"run": run}), arm, seed, scenario.live.draw(seed))
-    workload = Workload(arrivals=Closed(clients=1), classes=classes)
+    warm = tuple(one.model_copy(update={"prefixes": 0}) for one in classes)
+    workload = Workload(arrivals=Closed(clients=1), classes=warm)
     run = Run(requests=ALONE_REQUESTS, warmup_requests=1, drain=True)
     alone = scenario.model_copy(update={"workload": workload, "run": run})
     return measure(alone, arm, seed, scenario.live.draw(seed))

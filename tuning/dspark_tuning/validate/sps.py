@@ -12,7 +12,10 @@ from statistics import median
 from dspark_tuning.validate.rows import Cells, Key, Row, csv_rows, key_of, sweep_row
 from sglang_dspark.policy.belief import MAX_TOKENS, SpsTable
 
-TABLE_COLUMNS = ("model", "hardware", "batch_tokens", "step_time_ms", "steps_per_s")
+TABLE_COLUMNS = ("model", "hardware", "batch_tokens")
+# One of them is enough; where a table has both, they are rounded.
+TABLE_VALUES = ("steps_per_s", "step_time_ms")
+ROUNDED = 0.05
 # Standard deviation of the paper's accepted lengths over its data sets, relative to their mean: the live steps were of
 # another text than the rows to predict.
 OTHER_TEXT = 0.165
@@ -27,7 +30,7 @@ def read_tables(paths: Iterable[Path]) -> dict[Key, SpsTable]:
     """
     points: defaultdict[Key, defaultdict[int, list[float]]] = defaultdict(lambda: defaultdict(list))
     for path in paths:
-        for line in csv_rows(path, TABLE_COLUMNS):
+        for line in csv_rows(path, *((*TABLE_COLUMNS, value) for value in TABLE_VALUES)):
             tokens = line.whole("batch_tokens", 1, MAX_TOKENS)
             if tokens is None:
                 raise line.wrong("batch_tokens", "give the tokens of the step")
@@ -73,9 +76,11 @@ def _live_step(line: Cells) -> Row:
 
 
 def _steps_per_s(line: Cells) -> float:
-    rate, step_ms = line.real("steps_per_s"), line.real("step_time_ms")
-    if rate is not None:
-        return rate
+    rate, step_ms = (line.real(column) for column in TABLE_VALUES)
     if step_ms is None:
-        raise line.wrong("steps_per_s", "give it, or step_time_ms")
-    return 1000 / step_ms
+        if rate is None:
+            raise line.wrong("steps_per_s", "give it, or step_time_ms")
+        return rate
+    if rate is not None and abs(rate * step_ms / 1000 - 1) > ROUNDED:
+        raise line.wrong("step_time_ms", f"give {1000 / rate:.4g}, as steps_per_s has it, or leave one of the two out")
+    return 1000 / step_ms if rate is None else rate
