@@ -5,7 +5,7 @@ Each stage runs in the server's dtypes and rank, on a small vocabulary, at the n
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Sequence
 from typing import Final, NamedTuple
 
 import torch
@@ -25,16 +25,18 @@ COARSE: Final = 3e-2
 ROWS_A_TIE: Final = 64
 
 
-def differing(device: torch.device, served: Served) -> dict[str, str]:
+def differing(device: torch.device, served: Served, every: bool = False) -> dict[str, str]:
     """The stages that differ, and how.
 
     Args:
         served: What the server will launch them on; the vocabulary is that of this module.
+        every: Check every number of requests, not only those where tiles change.
     """
+    counts = list(range(1, served.requests + 1)) if every else row_counts(device, served)
     found = {}
     for stage, check in STAGES.items():
         try:
-            difference = check(device, served)
+            difference = check(device, served, counts)
         except Exception as error:  # A compiler or a driver may fail in any way; the stage is then not used.
             difference = f"{type(error).__name__}: {str(error).strip().splitlines()[0] if str(error) else 'no message'}"
         if difference is not None:
@@ -88,19 +90,14 @@ def inputs(served: Served, rows: int) -> Inputs:
     )
 
 
-def _cases(device: torch.device, served: Served) -> Iterator[Inputs]:
-    for rows in row_counts(device, served):
-        yield inputs(served, rows)
-
-
 def _on(head: MarkovHead, device: torch.device) -> MarkovHead:
     joint, bias = (None if one is None else one.to(device) for one in (head.joint, head.bias))
     return MarkovHead(head.kind, head.w1.to(device), head.w2.to(device), joint, bias)
 
 
-def _draft(device: torch.device, served: Served) -> str | None:
-    for given in _cases(device, served):
-        rows = len(given.anchors)
+def _draft(device: torch.device, served: Served, counts: Sequence[int]) -> str | None:
+    for rows in counts:
+        given = inputs(served, rows)
         for kept in (None, torch.empty((rows, GAMMA, VOCAB), dtype=served.kept, device=device)):
             found = draft.draft_block(
                 _on(given.head, device),
@@ -159,7 +156,7 @@ def _follows(given: Inputs, found: Outputs, kept: torch.Tensor | None) -> str | 
     return None
 
 
-def _confidence(device: torch.device, served: Served) -> str | None:
+def _confidence(device: torch.device, served: Served, counts: Sequence[int]) -> str | None:
     rows = 5
     block = inputs(served, rows)
     random = torch.Generator().manual_seed(6)
@@ -173,10 +170,9 @@ def _confidence(device: torch.device, served: Served) -> str | None:
     return None if off <= TOLERANCE else f"off by {off:.1e}"
 
 
-def _lengths(device: torch.device, served: Served) -> str | None:
+def _lengths(device: torch.device, served: Served, counts: Sequence[int]) -> str | None:
     random = torch.Generator().manual_seed(8)
-    counts = [1 << i for i in range(6, 11) if 1 << i <= served.requests]
-    for rows in (1, *counts, *(count + 1 for count in counts if count < served.requests)):
+    for rows in counts:
         given = torch.randint(1, 9, (rows, served.gamma), generator=random) / 8
         for cap in (0, 1, 2 * rows, served.gamma * rows):
             found = verify_lengths.verify_lengths(given.to(device), cap, floor=1e-6)
@@ -186,9 +182,9 @@ def _lengths(device: torch.device, served: Served) -> str | None:
     return None
 
 
-def _accept(device: torch.device, served: Served) -> str | None:
-    for given in _cases(device, served):
-        rows, random = len(given.anchors), torch.Generator().manual_seed(9)
+def _accept(device: torch.device, served: Served, counts: Sequence[int]) -> str | None:
+    for rows in counts:
+        given, random = inputs(served, rows), torch.Generator().manual_seed(9)
         head, logits, names = given.head, given.logits, given.names
         from_hidden = None if head.kind == "vanilla" else head.from_hidden(given.hidden)
         kept = torch.empty((rows, GAMMA, VOCAB), dtype=served.kept)
@@ -255,7 +251,7 @@ def _accept(device: torch.device, served: Served) -> str | None:
     return None
 
 
-STAGES: Final[dict[str, Callable[[torch.device, Served], str | None]]] = {
+STAGES: Final[dict[str, Callable[[torch.device, Served, Sequence[int]], str | None]]] = {
     "draft": _draft,
     "confidence": _confidence,
     "lengths": _lengths,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import logging
 import os
@@ -190,6 +191,55 @@ def test_the_check_at_start_runs_the_servers_own_head(monkeypatch: pytest.Monkey
 
     monkeypatch.setattr(selfcheck.draft, "draft_block", other)
     assert "latents off" in selfcheck.differing(cpu, served)["draft"]
+
+
+def test_the_bench_compares_every_number_of_requests(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A fault at 20 requests, where no tile changes."""
+    true = selfcheck.acceptance.accept
+
+    def broken(*arguments: Any, **named: Any) -> Any:
+        found = true(*arguments, **named)
+        return found._replace(tokens=found.tokens + 1) if len(found.tokens) == 20 else found
+
+    monkeypatch.setattr(selfcheck.acceptance, "accept", broken)
+    cpu, served = torch.device("cpu"), Served(rank=32, requests=24)
+    assert selfcheck.differing(cpu, served) == {}
+    found = selfcheck.differing(cpu, served, every=True)
+    assert found == {"accept": "accept: ends rounds with other tokens at 20 requests"}
+
+
+class FakeGpu:
+    """``torch.cuda`` as far as the bench uses it: notes the order of what it is asked for."""
+
+    def __init__(self) -> None:
+        self.log: list[str] = []
+
+    def install(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        gpu, null = self, contextlib.nullcontext
+        event = SimpleNamespace(record=lambda: gpu.log.append("event"), synchronize=lambda: None)
+        event.elapsed_time = lambda last: 0.5
+        stream = SimpleNamespace(wait_stream=lambda other: None)
+        graph = SimpleNamespace(replay=lambda: gpu.log.append("replay"))
+        cold = SimpleNamespace(zero_=lambda: gpu.log.append("cold"))
+        monkeypatch.setattr(torch.cuda, "Event", lambda enable_timing: event)
+        monkeypatch.setattr(torch.cuda, "Stream", lambda: stream)
+        monkeypatch.setattr(torch.cuda, "current_stream", lambda: stream)
+        monkeypatch.setattr(torch.cuda, "stream", lambda side: null())
+        monkeypatch.setattr(torch.cuda, "CUDAGraph", lambda: graph)
+        monkeypatch.setattr(torch.cuda, "graph", lambda graph: null())
+        monkeypatch.setattr(torch.cuda, "get_device_properties", lambda device: SimpleNamespace(L2_cache_size=1 << 20))
+        monkeypatch.setattr(torch, "empty", lambda size, dtype, device: cold)
+
+
+def test_the_bench_times_replays_of_graphs_with_cold_caches(monkeypatch: pytest.MonkeyPatch) -> None:
+    gpu = FakeGpu()
+    with monkeypatch.context() as patch:
+        gpu.install(patch)
+        replayed = bench.replay(lambda: gpu.log.append("call"))
+        assert gpu.log == ["call"] * 4
+        gpu.log.clear()
+        assert bench.time_call(replayed, 2) == 500.0
+    assert gpu.log == ["replay"] + ["cold", "event", "replay", "event"] * 2
 
 
 def test_row_counts_of_the_check_are_the_ends_of_every_configuration() -> None:
