@@ -27,7 +27,8 @@ FILE_S: Final = 10.0
 SLICE_ROUNDS: Final = 1024
 """Requests of the steps that are converted at once: about a millisecond of the interpreter's time."""
 
-PAUSE_S: Final = 0.002
+PAUSE_S: Final = 0.005
+"""Between two slices; 160,000 rounds a second are kept up with."""
 
 CLASSES: Final = b"classes"
 """Metadata of a file: the names that its ``slo_class`` points into, as JSON."""
