@@ -264,3 +264,14 @@ def test_seed_sets_never_meet() -> None:
     sets = [set(seeds(purpose, seed, 500)) for purpose in ("search", "select", "report") for seed in (0, 1, 2)]
     assert all(len(chosen) == 500 for chosen in sets)
     assert len(set.union(*sets)) == 9 * 500
+
+
+@pytest.mark.parametrize("count", [3, 8, 32])
+def test_truths_fill_each_range_evenly(count: int) -> None:
+    """One of each quantity in every part of its range, and no two quantities in step."""
+    live = load("b300-v4flash").live
+    truths = np.array(live.spread(count))
+    for column, (_, (low, high)) in zip(truths.T, live, strict=True):
+        assert sorted((column - low) / (high - low) * count) == pytest.approx(np.arange(count) + 0.5)
+    if count > 3:
+        assert np.abs(np.corrcoef(truths.T) - np.eye(len(truths.T))).max() < 0.4

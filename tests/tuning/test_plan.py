@@ -40,7 +40,7 @@ from dspark_tuning.plan.frontier import CLIENTS, frontier
 from dspark_tuning.plan.launch import launch
 from dspark_tuning.plan.machine import as_json
 from dspark_tuning.plan.proof import VERIFY_ALL, verify_all
-from dspark_tuning.plan.run import ONE_TOKEN, Plan, _Work
+from dspark_tuning.plan.run import ONE_TOKEN, Plan, _check_possible, _Work
 from dspark_tuning.plan.tables import answer, reason
 from dspark_tuning.plan.tables import capacity as capacity_of
 from dspark_tuning.tables import number
@@ -159,6 +159,17 @@ class TestSize:
         # What is attained counts with its bound, not with its mean, and not where the backlog grows.
         assert an_attained(1.0, 0.90, 0.93, 0.949).verdict(0.95) == "not met"
         assert an_attained(1.0, 0.96, 0.97, 0.98)._replace(saturated=True).verdict(0.95) == "not met"
+
+    def test_a_dip_at_a_low_rate_is_not_the_capacity(self) -> None:
+        """Caches that are still cold, or a rare class: of what holds from 4.5 to 6 a second, 6 is the end."""
+
+        def attain(per_s: float) -> Attained:
+            share = 0.9 if per_s < 4.5 else 0.99 if per_s < 6 else 0.5
+            return an_attained(per_s, share - 0.01, share, share + 0.01)
+
+        for rate in (8.0, 9.0, 11.0):
+            found = size(rate, 0.95, attain, 5.0, 1024)
+            assert found is not None and 5.0 <= found.capacity.low <= 6.3
 
     def test_a_replica_whose_backlog_grows_carries_less(self) -> None:
         """Lax service levels hide an overload in a run that is short."""
@@ -363,8 +374,44 @@ class TestWork:
         monkeypatch.setattr(work, "size", lambda *arguments: near)
         assert work.tuned(scenario, base)[1] is near and len(searched) == 1
 
+    def test_a_rate_beyond_all_hardware_is_answered(self, question: Question, deployed: Deployment) -> None:
+        """1e9 requests a second: what a replica carries is found at rates that a replica can meet."""
+        scenario = deployed.scenario.with_workload(deployed.scenario.workload.with_rate(1e9))
+        found = _Work(question.at_rate(1e9), 16, 0, None).size(scenario, arms.plain(scenario), 1e9)
+        assert found is not None and found.found is None and 4 < found.capacity.low < 10
+
+    def test_requests_that_end_with_their_prefill_are_bound_by_it(self, deployed: Deployment) -> None:
+        classes = [
+            k.model_dump() | {"output": {"kind": "fixed", "tokens": 1}} for k in deployed.scenario.workload.classes
+        ]
+        traffic = deployed.scenario.workload.model_dump() | {"classes": classes}
+        scenario = deployed.scenario.with_workload(Workload.model_validate(traffic))
+        asked = Question.model_validate(QUESTION)
+        found = attain(asked, scenario, verify_all(scenario), 1, range(3), None)
+        assert bound(scenario, verify_all(scenario), found).word == "compute-bound"
+
+    def test_prefixes_are_cached_for_a_request_that_is_alone(self) -> None:
+        """Prompts of 14,000 tokens with 20 prefixes: within 0.35 s where the prefix is cached, as it mostly is."""
+        klass = QUESTION["workload"]["classes"][0] | {
+            "prompt": {"kind": "fixed", "tokens": 14000},
+            "output": {"kind": "fixed", "tokens": 50},
+            "slo": {"ttft_s": 0.35, "tpot_s": 0.05},
+            "cached_prefix": 0.95,
+            "prefixes": 20,
+        }
+        traffic = {"arrivals": {"kind": "poisson", "rate_per_s": 3.0}, "classes": [klass]}
+        asked = Question.model_validate(QUESTION | {"workload": traffic})
+        _check_possible(asked, [deployment(asked, asked.choices[0])], _Work(asked, 16, 0, None))
+
+    def test_a_class_that_nobody_can_serve_is_named(self) -> None:
+        endless = QUESTION["workload"]["classes"][0] | {"name": "endless", "prompt": {"kind": "fixed", "tokens": 10**7}}
+        traffic = QUESTION["workload"] | {"classes": [*QUESTION["workload"]["classes"], endless]}
+        asked = Question.model_validate(QUESTION | {"workload": traffic})
+        with pytest.raises(InputError, match=r"classes\.endless: none of its requests is served, even alone"):
+            _check_possible(asked, [deployment(asked, asked.choices[0])], _Work(asked, 16, 0, None))
+
     def test_seeds_agree(self, question: Question, deployed: Deployment) -> None:
-        """The replicas move by one at most, of ten without speculation, and the capacity by less than 10 %."""
+        """The replicas move by one at most, of 15 without speculation, and the capacity by less than 10 %."""
         asked = question.at_rate(100.0)
         scenario = parse("rate=100").apply(deployed.scenario)
         found = [_Work(asked, 16, seed, None).size(scenario, arms.plain(scenario), 10.0) for seed in range(3)]

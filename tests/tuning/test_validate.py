@@ -196,6 +196,7 @@ def test_arms_are_told_by_their_words(tmp_path: Path, text: str, arm: str) -> No
         (f"{BOX},compact,0,,1,80.0,,", SWEEP, "--predict", "concurrency: '' is not valid; give the number of clients"),
         ("M,Box,,20.0,", TABLE, "--table", "batch_tokens: '' is not valid; give the tokens of the step"),
         ("M,Box,6,,", TABLE, "--table", "steps_per_s: '' is not valid; give it, or step_time_ms"),
+        ("M,Box,6,20,55", TABLE, "--table", "step_time_ms: '55' is not valid; give 50, as steps_per_s has it"),
         (f"{BOX},compact,1,,", STEPS, "--steps", "step_time_ms: '' is not valid; give the mean time of a step"),
         (f"{BOX},compact,1,50,4-3", STEPS, "--steps", "accept_length_range: '4-3' is not valid; give a length of 1"),
     ],
@@ -230,6 +231,21 @@ def test_live_steps_correct_the_table(tmp_path: Path) -> None:
     ).json()
     for quick, late in zip(found["rows"], slower["rows"], strict=True):
         assert late["predicted_tok_s"] < 0.85 * quick["predicted_tok_s"]
+
+
+def test_a_table_has_rates_or_times(tmp_path: Path) -> None:
+    """Either column is enough, and both may be rounded."""
+    found = [
+        sps.read_tables([file(tmp_path, *lines, header=f"model,hardware,batch_tokens,{columns}", name=f"{n}.csv")])
+        for n, (columns, lines) in enumerate(
+            [
+                ("steps_per_s", ["M,Box,1,40", "M,Box,8,25"]),
+                ("step_time_ms", ["M,Box,1,25", "M,Box,8,40"]),
+                ("steps_per_s,step_time_ms", ["M,Box,1,40,25.2", "M,Box,8,25,40"]),
+            ]
+        )
+    ]
+    assert found[0] == found[1] == found[2]
 
 
 def test_gb10_is_predicted_from_its_table_and_live_steps(pool: Executor) -> None:
