@@ -17,6 +17,7 @@ from sglang_dspark.policy.belief import sps_json
 from sglang_dspark.serving import engine, offline
 from sglang_dspark.serving import live as live_module
 from sglang_dspark.serving.live import Mode, tempered
+from sglang_dspark.serving.stream import Stream
 from sglang_dspark.serving.watch import Watcher
 from tests.serving.harness import Driver, random_confidence, upstream
 
@@ -295,11 +296,14 @@ def test_work_between_two_steps_is_not_the_second_steps_time(hooked, monkeypatch
         live = offline.attach(planner, artifact(Fixed(length=1)))
         elapsed: list[float] = []
         live.observers.append(lambda step, outcome: elapsed.append(outcome.elapsed_s))
+        stream = Stream(live)
+        stream.ask(1)
         lens = torch.ones(6, dtype=torch.int32)
         driver = Driver(planner, True)
         for held_up in (False, False, True, False):
             if held_up:
-                live.hold_up()
+                # A reader takes the recorded steps.
+                assert stream.state() is not None
             live.observe(driver.step(*easy()).step, lens, lens)
         assert [math.isnan(s) for s in elapsed] == [True, False, True, False]
 

@@ -12,6 +12,8 @@ import pyarrow as pa
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from numpy.typing import NDArray
+from scipy import optimize, special
 from scipy.optimize import nnls
 
 from dspark_simulator import profile as profiles
@@ -227,6 +229,32 @@ def test_a_rare_class_borrows_ten_drafts_a_position() -> None:
     fit = acceptance.fit(made, np.ones(1), "target", "drafter", "test")
     assert fit.measured[:, 0].tolist() == [0.8, 0.2]
     assert fit.modelled[1, 0] == pytest.approx((0.2 + kept.mean()) / 2, abs=0.005)
+
+
+def test_a_position_with_few_rounds_borrows_a_quarter_of_that_for_its_head() -> None:
+    """Against the minimum of the penalised likelihood, found without its derivatives: 2.5 rounds of the pooled head."""
+    rng = np.random.default_rng(3)
+    count, few = 3000, 12
+    logits = rng.normal(0.5, 1.5, (count, 2))
+    logits[few:, 1] = np.nan
+    survived = np.stack([rng.random(count) < special.expit(0.8 * logits[:, 0] + 0.2), np.arange(count) % 4 > 0], 1)
+    accepted = np.where(survived[:, 0], np.where(survived[:, 1], 2, 1), 0)
+    made = Rounds(CLASSES[:1], np.zeros(count, np.int64), np.arange(count), np.full(count, 2), accepted, logits)
+    slope, bias = acceptance._head(made)
+
+    def loss(found: NDArray[np.float64], x: NDArray[np.float64], happened: NDArray[np.bool_]) -> float:
+        z = found[0] + found[1] * x
+        return float(np.logaddexp(0, np.where(happened, -z, z)).sum())
+
+    seen = made.reached & np.isfinite(logits)
+    pooled = optimize.minimize(loss, [0.0, 1.0], (logits[seen], survived[seen]), "Nelder-Mead").x
+    at = seen[:, 1]
+
+    def drawn(found: NDArray[np.float64]) -> float:
+        return loss(found, logits[at, 1], survived[at, 1]) + 1.25 * float(((found - pooled) ** 2).sum())
+
+    found = optimize.minimize(drawn, pooled, method="Nelder-Mead").x
+    assert (-bias[1] / slope[1], 1 / slope[1]) == pytest.approx(tuple(found), abs=0.01)
 
 
 def test_rounds_that_were_cut_short_are_censored(tmp_path: Path) -> None:

@@ -36,7 +36,7 @@ from dspark_tuning.report.policy import step_time_s, survival_needed
 from dspark_tuning.report.provenance import command, without_secrets
 from dspark_tuning.space import Space
 from dspark_tuning.timeline import Timeline
-from dspark_tuning.tune import Options, Outcome, compare
+from dspark_tuning.tune import Options, Outcome, advise, compare
 from dspark_tuning.watch import LATENCIES, QUANTILES, Watched, shown
 from sglang_dspark.errors import InputError
 from sglang_dspark.policy import Argmax, Engine, Fixed, SpsAdditiveTable, SpsTable, Threshold, compile_rule
@@ -513,3 +513,10 @@ def test_a_speed_that_waiting_requests_pay_for_is_named(read: Callable[[Outcome]
     assert sentence in " ".join(read(made._replace(rows=rows)).text.split())
     # Throughput gains nothing by letting requests wait.
     assert summary.remarks(rows, "throughput") == []
+
+
+def test_where_nothing_is_served_no_way_of_serving_is_advised() -> None:
+    found = rows()
+    found["goodput_per_s"] = 0.0
+    told = advise(compare(found, arms.PLAIN, "goodput"), arms.PLAIN, "goodput", {})
+    assert told == "No way of serving has any goodput at these loads: look at the lengths, service levels and KV pool."
