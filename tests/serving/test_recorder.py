@@ -151,6 +151,7 @@ def test_what_is_read_is_what_was_recorded(tmp_path: Path, monkeypatch) -> None:
 
 def test_the_interpreter_is_held_for_few_steps_at_a_time(tmp_path: Path, monkeypatch) -> None:
     """Between two conversions the scheduler's thread has its turn, and writing a file needs no interpreter."""
+    monkeypatch.setattr(recording, "FILE_S", 1e9)
     held, order = [], []
     convert, write_table, sleep = recording.table, pq.write_table, recording.time.sleep
 
