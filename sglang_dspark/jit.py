@@ -38,7 +38,8 @@ def njit(**options: Any) -> Callable[[Function], Function]:
             reason = error
         folder = _temporary_folder()
         if folder is not None:
-            config.CACHE_DIR = str(folder)  # type: ignore[attr-defined]
+            numba_config: Any = config
+            numba_config.CACHE_DIR = str(folder)
             try:
                 made = _tolerant(numba.njit(**options)(function))
             except RuntimeError as error:
