@@ -1,4 +1,4 @@
-"""The target by itself: what transformers makes of the same checkpoint in float32."""
+"""The target by itself: what transformers makes of the same checkpoint."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from sglang_dspark.demo import TARGET
 
 
 @cache
-def model() -> Any:
-    return AutoModelForCausalLM.from_pretrained(TARGET, dtype=torch.float32).eval()
+def model(dtype: torch.dtype = torch.float32) -> Any:
+    return AutoModelForCausalLM.from_pretrained(TARGET, dtype=dtype).eval()
 
 
 @cache

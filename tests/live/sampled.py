@@ -48,8 +48,12 @@ def draw(server: Server, text: str) -> Counter[Cell]:
 
 
 @torch.no_grad()
-def exact(text: str) -> dict[Cell, float]:
-    """Joint probabilities of the first tokens, of all cells that are expected often enough to be counted alone."""
+def exact(text: str, dtype: torch.dtype = torch.float32) -> dict[Cell, float]:
+    """Joint probabilities of the first tokens, of all cells that are expected often enough to be counted alone.
+
+    Args:
+        dtype: Of the target's weights and activations.
+    """
     prompt = reference.tokenizer()(text)["input_ids"]
     cells: dict[Cell, float] = {(): 1.0}
     for _ in range(TOKENS):
@@ -57,7 +61,7 @@ def exact(text: str) -> dict[Cell, float]:
         prefixes = list(cells)
         for start in range(0, len(prefixes), 64):
             part = prefixes[start : start + 64]
-            logits = reference.model()(torch.tensor([prompt + list(cell) for cell in part])).logits[:, -1]
+            logits = reference.model(dtype)(torch.tensor([prompt + list(cell) for cell in part])).logits[:, -1]
             for cell, row in zip(part, torch.softmax(logits.double(), -1).numpy(), strict=True):
                 joint = cells[cell] * row
                 for token in np.flatnonzero(joint * SAMPLES >= LEAST_EXPECTED):

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+import torch
 
 from sglang_dspark.drafter.text import held_out
 from tests.live import sampled, servers
@@ -22,6 +23,17 @@ def prompt() -> str:
 def test_first_tokens_are_distributed_as_the_target_says(steered: servers.Steered) -> None:
     steered.use(artifact("static"))
     found = sampled.fit(sampled.draw(steered.server, prompt()), sampled.exact(prompt()))
+    print(f"chi-square {found.statistic:.0f} on {found.degrees} degrees, p = {found.p_value:.3f}")
+    assert found.degrees > 50
+    assert found.p_value > ALPHA
+
+
+@pytest.mark.xdist_group("sync")
+def test_first_tokens_in_two_bytes_are_distributed_as_the_target_says(tmp_path: Path) -> None:
+    """In bfloat16, as GPUs serve it: of the target in bfloat16."""
+    with servers.steered(tmp_path, "compact", True, **{"--dtype": "bfloat16"}) as steered:
+        steered.use(artifact("static"))
+        found = sampled.fit(sampled.draw(steered.server, prompt()), sampled.exact(prompt(), torch.bfloat16))
     print(f"chi-square {found.statistic:.0f} on {found.degrees} degrees, p = {found.p_value:.3f}")
     assert found.degrees > 50
     assert found.p_value > ALPHA
