@@ -52,13 +52,17 @@ def _config(cfg: Any) -> Path | None:
     from huggingface_hub import try_to_load_from_cache
     from huggingface_hub.errors import HFValidationError
 
-    try:
-        kept = try_to_load_from_cache(
-            given, "config.json", cache_dir=cfg.download_dir, revision=cfg.speculative_draft_model_revision
-        )
-    except HFValidationError:
-        return None  # A folder that is not there, which SGLang says.
-    return Path(kept) if isinstance(kept, str) else None
+    # SGLang keeps a model's weights in the download folder, but its configuration where the hub keeps files.
+    for folder in dict.fromkeys((cfg.download_dir, None)):
+        try:
+            kept = try_to_load_from_cache(
+                given, "config.json", cache_dir=folder, revision=cfg.speculative_draft_model_revision
+            )
+        except HFValidationError:
+            return None  # A folder that is not there, which SGLang says.
+        if isinstance(kept, str):
+            return Path(kept)
+    return None
 
 
 def _tensor_names(folder: Path) -> list[str]:

@@ -127,9 +127,15 @@ def _on_every_rank(mine: frozenset[str], group: Any) -> frozenset[str]:
     names = sorted(selfcheck.STAGES)
     holds = Agreement(group).on_each([name in mine for name in names])
     common = frozenset(name for i, name in enumerate(names) if all(rank[i] for rank in holds))
+    if "draft" not in common:
+        # Acceptance reads what our draft writes beside the kept logits.
+        common -= {"accept"}
     for name in sorted(mine - common):
-        without = next(rank for rank, held in enumerate(holds) if not held[names.index(name)])
-        logger.warning("sglang-dspark: kernels: %s is SGLang's on rank %d, and so on all ranks", name, without)
+        without = [rank for rank, held in enumerate(holds) if not held[names.index(name)]]
+        if without:
+            logger.warning("sglang-dspark: kernels: %s is SGLang's on rank %d, and so on all ranks", name, without[0])
+        else:
+            logger.info("sglang-dspark: kernels: %s is SGLang's, as drafting is", name)
     return common
 
 
@@ -138,6 +144,8 @@ def _choose(proposer: Any, choice: str) -> tuple[frozenset[str], MarkovHead] | s
     head = made_head(proposer.draft_model.markov_head)
     if isinstance(head, str):
         return head
+    if getattr(proposer.draft_model_runner.server_args, "enable_nvidia_megakernel", False):
+        return "the NVIDIA megakernel drafts"
     device = torch.device(proposer.draft_model_runner.device)
     target = targets.covering(device)
     if target is None:
@@ -155,7 +163,10 @@ def _choose(proposer: Any, choice: str) -> tuple[frozenset[str], MarkovHead] | s
         stages -= differing.keys()
         if device.type == "cuda":
             started_s = time.monotonic()
-            count = ahead.compile_served(target, served, stages)
+            try:
+                count = ahead.compile_served(target, served, stages)
+            except Exception as error:  # Whatever Triton raises: the other ranks wait for this one's answer.
+                return f"they do not compile here ({type(error).__name__}: {error})"
             logger.info("sglang-dspark: kernels: %d compiled in %.0f s", count, time.monotonic() - started_s)
     return (stages, head) if stages else "none passed the start-up check"
 

@@ -95,6 +95,7 @@ class Watcher(threading.Thread):
             self._take(text)
         except (InputError, OSError) as error:
             self.refusals += 1
+            self._held = False
             logger.error("policy %d stays in force: %s", self._live.in_force.version, error)
         else:
             self.reloads += 1

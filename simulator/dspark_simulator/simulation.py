@@ -97,6 +97,7 @@ def simulate(
         result = simulation.run()
         if totals is not None:
             totals.append(simulation.metrics())
+        simulation.check_refusals(result)
         return result
     finally:
         simulation.close()
@@ -170,7 +171,7 @@ class _Simulation:
                 f"{self.scenario.name}: run.max_s: {self.scenario.run.max_s} ends within the warm-up; "
                 "raise it or lower run.warmup_requests"
             )
-        result = summarise(
+        return summarise(
             self.scenario.workload.classes,
             self.opened,
             self.closed or self._snapshot(),
@@ -182,10 +183,8 @@ class _Simulation:
             self.env.now,
             int(self.replicas[0].server[0]["kv_capacity"]),
         )
-        self._check_refusals(result)
-        return result
 
-    def _check_refusals(self, result: Result) -> None:
+    def check_refusals(self, result: Result) -> None:
         """Clients of a closed loop that are refused send again at once, so that any number of requests may pass while a
         batch is served: what is served then is none of them."""
         clients, most = self.scenario.workload.clients, self.arm.server.max_queued_requests
