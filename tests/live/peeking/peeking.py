@@ -24,7 +24,7 @@ def register() -> None:
 
     def peek(*_: Any) -> torch.Tensor:
         even = drafted["tokens"][:, 1:] % 2 == 0
-        return even.to(torch.int32).cumprod(dim=1).sum(dim=1).to(torch.int32)
+        return 1 + even.to(torch.int32).cumprod(dim=1).sum(dim=1).to(torch.int32)
 
     engine.propose = remember
     engine.verify_lengths = peek
