@@ -15,8 +15,8 @@ from typing import Final
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from sglang_dspark.serving.live import Prefilled, Row
-from sglang_dspark.serving.rows import table
+from sglang_dspark.serving.live import Row
+from sglang_dspark.serving.rows import requests_of, table
 
 logger = logging.getLogger(__name__)
 
@@ -77,7 +77,7 @@ class Recorder:
                 rounds, taken = 0, []
                 while self.waiting and rounds < SLICE_ROUNDS:
                     taken.append(self.waiting.popleft())
-                    rounds += _requests(taken[-1])
+                    rounds += requests_of(taken[-1])
                 self._slices.append(table(taken, self._classes))
                 self._rows += len(taken)
                 if self._rows >= FILE_STEPS:
@@ -109,7 +109,3 @@ class Recorder:
             return
         self._files += 1
         self.written += rows
-
-
-def _requests(row: Row) -> int:
-    return len(row.prefill.rids if isinstance(row, Prefilled) else row[0].rids)

@@ -65,6 +65,11 @@ def table(rows: Iterable[Row], classes: list[str]) -> pa.Table:
     return pa.table({field.name: _column([row.get(field.name) for row in found], field.type) for field in SCHEMA})
 
 
+def requests_of(row: Row) -> int:
+    """How many requests a recorded step or prefill has."""
+    return len(row.prefill.rids if isinstance(row, Prefilled) else row[0].rids)
+
+
 def _column(values: list[Any], kind: pa.DataType) -> pa.Array:
     """A column; lists are joined by NumPy, as Arrow would take their elements one by one."""
     if not pa.types.is_list(kind):

@@ -15,7 +15,7 @@ from typing import Any, Final
 import pyarrow as pa
 
 from sglang_dspark.serving.live import LivePolicy, Prefilled, Row
-from sglang_dspark.serving.rows import table
+from sglang_dspark.serving.rows import requests_of, table
 
 logger = logging.getLogger(__name__)
 
@@ -60,7 +60,7 @@ class Stream:
             self._close()
             return
         self._rows.append(row)
-        self._rounds += _requests(row)
+        self._rounds += requests_of(row)
         while self._rounds > MOST_ROUNDS:
             self._drop()
 
@@ -86,7 +86,7 @@ class Stream:
         }
 
     def _drop(self) -> None:
-        self._rounds -= _requests(self._rows.popleft())
+        self._rounds -= requests_of(self._rows.popleft())
 
     def _close(self) -> None:
         if self._opened is not None:
@@ -99,7 +99,3 @@ class Stream:
 
 def _number(row: Row) -> int:
     return row.number if isinstance(row, Prefilled) else row[1].number
-
-
-def _requests(row: Row) -> int:
-    return len(row.prefill.rids if isinstance(row, Prefilled) else row[0].rids)
