@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+from collections.abc import Callable
 from typing import Any
 
 from sglang_dspark.errors import end
@@ -19,7 +20,7 @@ def register() -> None:
     """
     _offer_flags()
     if settings.VARIABLE in os.environ and hooks.SCHEDULER in sys.modules:
-        _install(hooks.scheduler_hooks())
+        _install(hooks.scheduler_hooks)
     from sglang_dspark.serving import cpu
 
     cpu.register()
@@ -27,22 +28,20 @@ def register() -> None:
 
 def start_scheduler(*arguments: Any, **keywords: Any) -> None:
     """Before ``configure_scheduler_process``, in a scheduler's process only: what follows a policy, and the kernels."""
-    wanted: tuple[hooks.Hook, ...] = ()
-    try:
-        if settings.current() is not None:
-            wanted += hooks.policy_hooks()
-        if settings.kernels() != "upstream":
-            wanted += hooks.kernel_hooks()
-    except Exception as error:
-        end("sglang-dspark", error)
     # At once: two hooks of one target must be there when it is patched.
-    _install(wanted)
+    _install(_asked_for)
 
 
-def _install(wanted: tuple[hooks.Hook, ...]) -> None:
-    """SGLang logs what a plugin raises and serves all the same, so a process that cannot follow ends itself."""
+def _asked_for() -> tuple[hooks.Hook, ...]:
+    """The hooks of the policy and of the kernels, where the operator asked for them."""
+    wanted = hooks.policy_hooks() if settings.current() is not None else ()
+    return wanted + hooks.kernel_hooks() if settings.kernels() != "upstream" else wanted
+
+
+def _install(wanted: Callable[[], tuple[hooks.Hook, ...]]) -> None:
+    """Installs hooks or ends the process: SGLang would log what a plugin raises and serve without the policy."""
     try:
-        hooks.install(wanted)
+        hooks.install(wanted())
     except Exception as error:
         end("sglang-dspark", error)
 
