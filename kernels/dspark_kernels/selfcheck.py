@@ -21,7 +21,7 @@ GAMMA, VOCAB, HIDDEN = 2, 1003, 64
 TOLERANCE: Final = 2e-3
 # Of latents in two bytes, and of kept logits of a hundred in two bytes, which round differently now and then.
 COARSE: Final = 3e-2
-# Where two keys are equal but for the last digits a device may choose otherwise: one row of so many.
+# A device may order two keys otherwise that differ in their last digits: in one of this many rows at most.
 ROWS_A_TIE: Final = 64
 
 
@@ -85,9 +85,14 @@ def inputs(served: Served, rows: int) -> Inputs:
         integers(-4, 5, rows, GAMMA, VOCAB).to(served.logits),
         integers(0, VOCAB, rows),
         integers(-2, 3, rows, GAMMA, HIDDEN).to(served.w1),
-        torch.tensor([0.0, 1.0, 2.0, 0.0, 4.0]).repeat(-(-rows // 5))[:rows].contiguous(),
+        _cycled(torch.tensor([0.0, 1.0, 2.0, 0.0, 4.0]), rows),
         integers(0, 1 << 40, rows),
     )
+
+
+def _cycled(values: torch.Tensor, rows: int) -> torch.Tensor:
+    """The values one after the other and again, [rows]."""
+    return values[torch.arange(rows) % len(values)]
 
 
 def _on(head: MarkovHead, device: torch.device) -> MarkovHead:
@@ -190,9 +195,9 @@ def _accept(device: torch.device, served: Served, counts: Sequence[int]) -> str 
         kept = torch.empty((rows, GAMMA, VOCAB), dtype=served.kept)
         lengths = torch.randint(0, GAMMA + 1, (rows,), generator=random).int()
         target = torch.randint(-6, 7, (rows * (GAMMA + 1), VOCAB), generator=random).to(served.target)
-        at = torch.tensor([1.0, 1.0, 0.0, 2.0, 4.0]).repeat(-(-rows // 5))[:rows].contiguous()
-        top_ks = torch.tensor([VOCAB, 50, 1, VOCAB, 20], dtype=torch.int32).repeat(-(-rows // 5))[:rows].contiguous()
-        top_ps = torch.tensor([1.0, 0.9, 1.0, 0.5, 0.8]).repeat(-(-rows // 5))[:rows].contiguous()
+        at = _cycled(torch.tensor([1.0, 1.0, 0.0, 2.0, 4.0]), rows)
+        top_ks = _cycled(torch.tensor([VOCAB, 50, 1, VOCAB, 20], dtype=torch.int32), rows)
+        top_ps = _cycled(torch.tensor([1.0, 0.9, 1.0, 0.5, 0.8]), rows)
         starts = torch.arange(rows) * (GAMMA + 1)
         for again in (True, False):
             drafted = draft.reference_draft_block(

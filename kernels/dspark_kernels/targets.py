@@ -72,10 +72,24 @@ class Target(NamedTuple):
 SMALL_SHARED: Final = 101_376
 
 
-def _small(programs: int) -> tuple[Scan, ...]:
-    """The draft pass where shared memory is small, float32 logits included; 128 rows fit beside tiles of 16 columns."""
-    shapes = (16, 64, 4, 3), (32, 64, 4, 2), (64, 32, 4, 3), (128, 16, 8, 2)
-    return tuple(Scan(*shape, programs) for shape in shapes)
+def _small(name: str, gpu: str, arch: int, bandwidth: float, programs: int) -> Target:
+    """A GPU of little shared memory: float32 logits fit too, and 128 rows beside tiles of 16 columns."""
+
+    def scans(*shapes: tuple[int, int, int, int]) -> tuple[Scan, ...]:
+        return tuple(Scan(*shape, programs) for shape in shapes)
+
+    return Target(
+        name,
+        gpu,
+        "cuda",
+        arch,
+        32,
+        bandwidth,
+        SMALL_SHARED,
+        draft=scans((16, 64, 4, 3), (32, 64, 4, 2), (64, 32, 4, 3), (128, 16, 8, 2)),
+        residual=scans((16, 64, 4, 3), (32, 32, 4, 3), (64, 32, 8, 2)),
+        single=scans((16, 32, 8, 1)),
+    )
 
 
 # Columns of a tile: what leaves no register in memory (with 64 columns in 8 warps a tile of 64 rows spills on sm_80 and
@@ -105,30 +119,8 @@ TARGETS: Final = {
             residual=(Scan(16, 64, 4, 3, 108), Scan(32, 32, 4, 3, 108), Scan(64, 32, 8, 3, 108)),
             single=(Scan(16, 32, 4, 2, 108),),
         ),
-        Target(
-            "sm_86",
-            "A10",
-            "cuda",
-            86,
-            32,
-            6e11,  # NVIDIA A10 data sheet.
-            SMALL_SHARED,
-            draft=_small(72),
-            residual=(Scan(16, 64, 4, 3, 72), Scan(32, 32, 4, 3, 72), Scan(64, 32, 8, 2, 72)),
-            single=(Scan(16, 32, 8, 1, 72),),
-        ),
-        Target(
-            "sm_89",
-            "L40S",
-            "cuda",
-            89,
-            32,
-            8.64e11,  # NVIDIA L40S data sheet.
-            SMALL_SHARED,
-            draft=_small(142),
-            residual=(Scan(16, 64, 4, 3, 142), Scan(32, 32, 4, 3, 142), Scan(64, 32, 8, 2, 142)),
-            single=(Scan(16, 32, 8, 1, 142),),
-        ),
+        _small("sm_86", "A10", 86, 6e11, 72),  # NVIDIA A10 data sheet.
+        _small("sm_89", "L40S", 89, 8.64e11, 142),  # NVIDIA L40S data sheet.
         Target(
             "sm_90",
             "H100",

@@ -124,18 +124,15 @@ def _on_every_rank(mine: frozenset[str], group: Any) -> frozenset[str]:
 
     Ours broadcasts a block of drafts once, SGLang's once a position: ranks that differ would wait for each other.
     """
+    if "draft" not in mine:
+        # Acceptance reads what our draft writes beside the kept logits.
+        mine -= {"accept"}
     names = sorted(selfcheck.STAGES)
     holds = Agreement(group).on_each([name in mine for name in names])
     common = frozenset(name for i, name in enumerate(names) if all(rank[i] for rank in holds))
-    if "draft" not in common:
-        # Acceptance reads what our draft writes beside the kept logits.
-        common -= {"accept"}
     for name in sorted(mine - common):
-        without = [rank for rank, held in enumerate(holds) if not held[names.index(name)]]
-        if without:
-            logger.warning("sglang-dspark: kernels: %s is SGLang's on rank %d, and so on all ranks", name, without[0])
-        else:
-            logger.info("sglang-dspark: kernels: %s is SGLang's, as drafting is", name)
+        without = next(rank for rank, held in enumerate(holds) if not held[names.index(name)])
+        logger.warning("sglang-dspark: kernels: %s is SGLang's on rank %d, and so on all ranks", name, without)
     return common
 
 

@@ -2,8 +2,8 @@
 
 The relay (``overlap_utils.ConfidenceRelay``) copies its buffer of all slots at every step that drafts, and notes the
 generations of all slots at that time. So a slot's row counts as its present request's from the moment the slot is given
-out, whoever wrote it: the request before, as long as the present one has not drafted (its prompt takes several chunks,
-or the drafter rests), or nobody, where it still holds what the memory held. Who wrote each row is noted here.
+out. Until that request has drafted (its prompt takes several chunks, or the drafter rests) the row is an earlier
+request's, or uninitialised memory. The generation that wrote each row is noted here.
 """
 
 from __future__ import annotations
