@@ -188,9 +188,11 @@ class _Simulation:
         """Clients of a closed loop that are refused send again at once, so that any number of requests may pass while a
         batch is served: what is served then is none of them."""
         clients, most = self.scenario.workload.clients, self.arm.server.max_queued_requests
+        if clients is None or most is None or not result.aborted:
+            return
         output = float(next(self.scenario.workload.chunks(self.seed))["output"].mean())
         life_s = result.ttft.mean_s + result.tpot.mean_s * output
-        if clients is not None and most is not None and result.aborted and result.window_s < LIVES * life_s:
+        if result.window_s < LIVES * life_s:
             raise InputError(
                 f"{self.scenario.name}: server.max_queued_requests: {most} refuses some of the {clients} clients of a "
                 f"closed loop, who send again at once: the measured requests pass in {result.window_s:.3g} s, and one "

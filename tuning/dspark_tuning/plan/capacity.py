@@ -68,8 +68,7 @@ def size(
     def crossing(bound: Callable[[Attained], float]) -> tuple[float | None, float | None]:
         """The rates on either side of where ``bound`` falls below what is asked for, whatever it does below them."""
         held = {per_s for per_s, one in tried.items() if not one.saturated and bound(one) >= attainment}
-        first = min(held, default=math.inf)
-        above = min((per_s for per_s in tried if per_s not in held and (per_s > first or not held)), default=None)
+        above = min((per_s for per_s in tried if per_s not in held and per_s > min(held, default=0.0)), default=None)
         return max((per_s for per_s in held if above is None or per_s < above), default=None), above
 
     def between(below: float, above: float, bound: Callable[[Attained], float]) -> float:

@@ -256,14 +256,14 @@ def _check_possible(question: Question, deployed: list[Deployment], work: _Work)
     for klass in question.workload.classes:
         if (klass.name, "met") in best:
             continue
+        if math.isinf(best[klass.name, "ttft_s"]):
+            raise InputError(
+                f"{question.name}: workload.classes.{klass.name}: none of its requests is served, even "
+                "alone on a replica of any choice: no KV pool holds one; shorten the prompts, or choose more memory"
+            )
         for field in ("ttft_s", "tpot_s"):
             asked, least = getattr(klass.slo, field), best[klass.name, field]
-            if math.isinf(least):
-                raise InputError(
-                    f"{question.name}: workload.classes.{klass.name}: none of its requests is served, even "
-                    "alone on a replica of any choice: no KV pool holds one; shorten the prompts, or choose more memory"
-                )
-            if least > asked:
+            if asked < least < math.inf:
                 raise InputError(
                     f"{question.name}: workload.classes.{klass.name}.slo.{field}: {asked:g} cannot be met at any size: "
                     f"alone on the fastest choice 99 % of requests take {least:.3g} s, {least / asked:.1f} times as "
