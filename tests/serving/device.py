@@ -46,7 +46,7 @@ class Stream:
         self.work.append((event.ready(),))
 
     def run(self, pieces: int) -> None:
-        """Runs up to so many pieces of work, as far as events let it."""
+        """Runs at most ``pieces`` pieces of work, and stops before an event that is not ready."""
         for _ in range(pieces):
             if not self.work:
                 return

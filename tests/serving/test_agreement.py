@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 import json
-import multiprocessing
 import os
-import time
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
-from tests.serving import harness
+from tests.serving import harness, two_ranks
 
 GAMMA, SLOTS, STEPS, DEADLINE_S = 4, 20, 40, 240.0
 SCENARIOS = ("relay late on rank 1", "reload on rank 0", "fall-back on rank 0", "each alone")
@@ -106,21 +104,8 @@ def _refusal(number: int) -> str:
 
 @pytest.fixture(scope="module")
 def ranks(tmp_path_factory) -> list[dict[str, Any]]:
-    folder = tmp_path_factory.mktemp("ranks")
-    context = multiprocessing.get_context("spawn")
     os.environ["SGLANG_USE_CPU_ENGINE"] = "1"
-    processes = [context.Process(target=start, args=(number, str(folder)), daemon=True) for number in range(2)]
-    for process in processes:
-        process.start()
-    deadline = time.monotonic() + DEADLINE_S
-    for process in processes:
-        process.join(max(deadline - time.monotonic(), 0))
-    hung = [process for process in processes if process.is_alive()]
-    for process in hung:
-        process.kill()
-    assert not hung, "a rank waits for the other"
-    assert [process.exitcode for process in processes] == [0, 0]
-    return [json.loads((folder / f"rank-{number}.json").read_text()) for number in range(2)]
+    return two_ranks.run(start, tmp_path_factory.mktemp("ranks"), DEADLINE_S)
 
 
 def start(number: int, folder: str) -> None:

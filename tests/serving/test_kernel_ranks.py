@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import json
 import logging
-import multiprocessing
 import os
-import time
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 from unittest import mock
 
 import pytest
+
+from tests.serving import two_ranks
 
 GAMMA, VOCAB, RANK, ROWS, DEADLINE_S = 3, 40, 8, 5, 180.0
 SCENARIOS = (
@@ -110,20 +110,7 @@ def _run(name: str, number: int) -> dict[str, Any]:
 
 @pytest.fixture(scope="module")
 def ranks(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
-    folder = tmp_path_factory.mktemp("ranks")
-    context = multiprocessing.get_context("spawn")
-    processes = [context.Process(target=start, args=(number, str(folder)), daemon=True) for number in range(2)]
-    for process in processes:
-        process.start()
-    deadline = time.monotonic() + DEADLINE_S
-    for process in processes:
-        process.join(max(deadline - time.monotonic(), 0))
-    hung = [process for process in processes if process.is_alive()]
-    for process in hung:
-        process.kill()
-    assert not hung, "a rank waits for the other"
-    assert [process.exitcode for process in processes] == [0, 0]
-    return [json.loads((folder / f"rank-{number}.json").read_text()) for number in range(2)]
+    return two_ranks.run(start, tmp_path_factory.mktemp("ranks"), DEADLINE_S)
 
 
 @pytest.mark.parametrize("scenario", SCENARIOS)

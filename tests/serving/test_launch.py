@@ -21,14 +21,7 @@ from sglang_dspark.serving.settings import FLAGS, Settings
 from sglang_dspark.serving.support import Choice
 from tests.serving import flags
 
-
-@pytest.fixture(autouse=True)
-def environment(monkeypatch) -> None:
-    """Puts back whatever a test leaves in the environment, which is what children inherit."""
-    monkeypatch.setattr(os, "environ", os.environ.copy())
-    monkeypatch.setattr(launch, "_ours", {})
-    for name in (settings.VARIABLE, launch.VERIFY_MODE, launch.SIMULATE):
-        os.environ.pop(name, None)
+pytestmark = pytest.mark.usefixtures("environment")
 
 
 @pytest.fixture

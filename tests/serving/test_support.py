@@ -15,7 +15,7 @@ import pytest
 from sglang_dspark.demo import DRAFT, TARGET
 from sglang_dspark.errors import InputError
 from sglang_dspark.policy.artifact import save
-from sglang_dspark.serving import launch, offline, serve_check, settings, support
+from sglang_dspark.serving import launch, offline, serve_check, support
 from sglang_dspark.serving.support import BACKENDS, CPU_BACKEND, FEATURES, MODEL_CLASSES, Choice
 from tests.serving import answers, flags, upstream_source
 from tests.serving.answers import Question
@@ -25,13 +25,7 @@ FLAG = "supports_ragged_verify_graph"
 DOCS = Path(__file__).parents[2] / "docs"
 
 
-@pytest.fixture(autouse=True)
-def environment(monkeypatch) -> None:
-    """Puts back whatever a test leaves in the environment, which is what children inherit."""
-    monkeypatch.setattr(os, "environ", os.environ.copy())
-    monkeypatch.setattr(launch, "_ours", {})
-    for name in (settings.VARIABLE, support.VARIABLE, launch.SIMULATE):
-        os.environ.pop(name, None)
+pytestmark = pytest.mark.usefixtures("environment")
 
 
 SHOWN = [row.shown for row in (*BACKENDS, CPU_BACKEND, *MODEL_CLASSES, *FEATURES)]
