@@ -10,9 +10,9 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from dspark_simulator import draws
 from dspark_simulator.costs.base import DRAFT_FIXED, DRAFT_FIXED_CENTRE
-from dspark_simulator.costs.kv_pool import FlagCosts, PoolFlags
 from dspark_simulator.server import Server
 from sglang_dspark.errors import InputError
+from sglang_dspark.shapes.kv_pool import FlagCosts, PoolFlags
 
 Seconds = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 Factor = Annotated[float, Field(gt=0, allow_inf_nan=False)]

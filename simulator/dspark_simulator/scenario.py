@@ -15,9 +15,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationIn
 from dspark_simulator.acceptance import AcceptanceModel, packaged
 from dspark_simulator.acceptance import load as load_acceptance
 from dspark_simulator.costs import Cost, CostModel, CostRecord, live, numeric
-from dspark_simulator.costs.kv_pool import flag_costs
 from dspark_simulator.deployment import Live, Memory, Truth
-from dspark_simulator.models import known
 from dspark_simulator.profile import load as load_profile
 from dspark_simulator.router import RouterName
 from dspark_simulator.server import Server
@@ -25,6 +23,8 @@ from dspark_simulator.workloads import Trace, Workload
 from sglang_dspark.errors import InputError, from_validation
 from sglang_dspark.policy import CostBelief
 from sglang_dspark.policy.belief import MAX_REQUESTS
+from sglang_dspark.shapes.known import known
+from sglang_dspark.shapes.kv_pool import flag_costs
 
 PACKAGED = resources.files("dspark_simulator") / "scenarios"
 DEFAULT = "b300-v4flash"

@@ -8,13 +8,13 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from dspark_simulator.costs.kv_pool import PoolFlags
 from dspark_simulator.engines import EngineName
 from dspark_simulator.state import CAP_ACCEPT, COMPACT, SERVER, STATIC, Record
 from dspark_simulator.workloads import RequestClass
 from sglang_dspark.errors import InputError
 from sglang_dspark.policy import sglang_tiers, vllm_tiers
 from sglang_dspark.policy.belief import MAX_GAMMA, MAX_REQUESTS
+from sglang_dspark.shapes.kv_pool import PoolFlags
 
 # ``SGLANG_INIT_NEW_TOKEN_RATIO``, ``SGLANG_MIN_NEW_TOKEN_RATIO_FACTOR``, ``SGLANG_NEW_TOKEN_RATIO_DECAY_STEPS``.
 INIT_NEW_TOKEN_RATIO = 0.7

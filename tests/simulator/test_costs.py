@@ -15,10 +15,10 @@ from pydantic import TypeAdapter, ValidationError
 
 from dspark_simulator.costs import COST, Cost, CostModel, CostRecord, CurveCost, RooflineCost, live, sps_additive
 from dspark_simulator.costs.numeric import draft_s, eager_s, host_s, inject_s, prefill_s, verify_s
-from dspark_simulator.costs.shape import DraftShape, ModelShape
-from dspark_simulator.hardware import GPUS
 from sglang_dspark.errors import from_validation
 from sglang_dspark.policy.belief import MAX_REQUESTS, MAX_TOKENS
+from sglang_dspark.shapes.gpus import GPUS
+from sglang_dspark.shapes.model import DraftShape, ModelShape
 from tests.shared_data import published
 
 PARSER: TypeAdapter[CostModel] = TypeAdapter(Cost)

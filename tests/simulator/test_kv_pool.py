@@ -8,15 +8,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dspark_simulator.costs.kv_pool import MIB, FlagCosts, PoolFlags, flag_costs, kv_capacity_tokens
 from dspark_simulator.deployment import Memory
-from dspark_simulator.hardware import GPUS
-from dspark_simulator.models import known
 from dspark_simulator.scenario import Scenario, load, names
 from dspark_simulator.server import Server
 from dspark_simulator.simulation import Arm, simulate
 from dspark_simulator.workloads import Closed
 from sglang_dspark.errors import InputError
+from sglang_dspark.shapes.gpus import GPUS
+from sglang_dspark.shapes.known import known
+from sglang_dspark.shapes.kv_pool import MIB, FlagCosts, PoolFlags, flag_costs, kv_capacity_tokens
 from tests.simulator.deployment import a_class, a_scenario
 
 COSTS = FlagCosts(token_bytes=100_000, plain_token_bytes=80_000, slot_bytes=1e6, slot_position_bytes=2e5)

@@ -12,11 +12,11 @@ import yaml
 from dspark_simulator.acceptance import packaged
 from dspark_simulator.costs.numeric import prefill_s
 from dspark_simulator.costs.roofline import RooflineCost
-from dspark_simulator.models import known
 from dspark_simulator.scenario import Run, Scenario, load
 from dspark_simulator.server import Server
 from dspark_simulator.simulation import Arm, simulate
 from dspark_simulator.workloads import Workload
+from sglang_dspark.shapes.known import known
 from tests.shared_data import published
 
 # As the published runs were made, as far as that is said: 512 tokens out, prompts of about 200.

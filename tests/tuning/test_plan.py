@@ -47,8 +47,8 @@ from dspark_tuning.tables import number
 from sglang_dspark.errors import InputError
 from sglang_dspark.policy import Argmax
 from sglang_dspark.policy import artifact as artifacts
+from tests.shapes.test_config import QWEN3_8B
 from tests.shared_data import published
-from tests.simulator.test_hf_config import QWEN3_8B
 from tests.tuning.command import dspark
 from tests.tuning.report_page import Page, check_nothing_is_loaded, check_readable
 

@@ -14,7 +14,6 @@ from typing import Literal
 import optuna
 import pytest
 
-from dspark_simulator.costs.kv_pool import FlagCosts
 from dspark_simulator.deployment import Live, Memory
 from dspark_simulator.scenario import Scenario, load, seeds
 from dspark_simulator.server import Server
@@ -26,6 +25,7 @@ from dspark_tuning.tune import Options, Outcome, tune
 from sglang_dspark.errors import InputError
 from sglang_dspark.policy import Argmax, SpsAdditiveTable, Threshold
 from sglang_dspark.policy.artifact import dumps
+from sglang_dspark.shapes.kv_pool import FlagCosts
 from tests.tuning.interrupted_lock import interrupt_lock
 
 LOADS = (2.0, 24.0)

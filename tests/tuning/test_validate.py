@@ -13,8 +13,6 @@ import numpy as np
 import pytest
 from scipy.stats import spearmanr
 
-from dspark_simulator.hardware import GPUS
-from dspark_simulator.models import known
 from dspark_tuning.validate import curves, deployment, parameters, rows, sps, validate
 from dspark_tuning.validate.baseline import interpolated
 from dspark_tuning.validate.deployment import Prediction
@@ -24,6 +22,8 @@ from dspark_tuning.validate.score import Score, score
 from dspark_tuning.validate.steps import Roofline
 from dspark_tuning.validate.validation import Predicted
 from sglang_dspark.errors import InputError
+from sglang_dspark.shapes.gpus import GPUS
+from sglang_dspark.shapes.known import known
 from tests.shared_data import published
 from tests.tuning.command import dspark
 

@@ -12,9 +12,9 @@ from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from dspark_simulator.costs.belief import sps_additive
-from dspark_simulator.costs.kv_pool import FlagCosts
 from dspark_simulator.costs.numeric import COST, GRID_POINTS, CostRecord
 from sglang_dspark.policy.belief import MAX_GAMMA, MAX_REQUESTS, MAX_TOKENS, CostBelief
+from sglang_dspark.shapes.kv_pool import FlagCosts
 
 Seconds = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 Share = Annotated[float, Field(gt=0, le=1, allow_inf_nan=False)]
@@ -23,7 +23,7 @@ Floats = NDArray[np.float64]
 Counts = NDArray[np.int64]
 
 # Prior of the share of one request's draft time that does not grow with the positions drafted: what the rooflines of
-# ``data/models.yaml`` give on one H200 and on four and eight B300, blocks of 1 to 7.
+# ``sglang_dspark/shapes/data/models.yaml`` give on one H200 and on four and eight B300, blocks of 1 to 7.
 DRAFT_FIXED: Final = (0.4, 0.75)
 DRAFT_FIXED_CENTRE: Final = sum(DRAFT_FIXED) / 2
 

@@ -11,12 +11,12 @@ import numpy as np
 from dspark_simulator.acceptance import AcceptanceModel, propose
 from dspark_simulator.costs import RooflineCost
 from dspark_simulator.draws import stream
-from dspark_simulator.hardware import GPUS
 from dspark_simulator.scenario import Scenario
 from dspark_simulator.workloads import Trace
 from dspark_simulator.workloads.lengths import Empirical, Fixed, LengthDistribution, Lognormal, Uniform
 from dspark_tuning.plan.deployments import memory
 from sglang_dspark.errors import InputError
+from sglang_dspark.shapes.gpus import GPUS
 
 BLOCKS: Final = 4000
 FURTHEST_LOGITS: Final = 12.0

@@ -6,14 +6,8 @@ from typing import Any, Final, NamedTuple
 
 from pydantic import ValidationError
 
-from dspark_simulator import hf_config
 from dspark_simulator.costs import CurveCost, RooflineCost
-from dspark_simulator.costs.kv_pool import PoolFlags, kv_capacity_tokens
-from dspark_simulator.costs.shape import DraftShape, ModelShape
 from dspark_simulator.deployment import Memory
-from dspark_simulator.hardware import GPUS
-from dspark_simulator.models import known
-from dspark_simulator.models import names as known_models
 from dspark_simulator.profile import load as load_profile
 from dspark_simulator.scenario import Scenario
 from dspark_simulator.scenario import load as load_scenario
@@ -21,6 +15,12 @@ from dspark_simulator.server import Server
 from dspark_simulator.workloads import Workload
 from dspark_tuning.plan.question import Choice, Question
 from sglang_dspark.errors import InputError, from_validation
+from sglang_dspark.shapes import config as hf_config
+from sglang_dspark.shapes.gpus import GPUS
+from sglang_dspark.shapes.known import known
+from sglang_dspark.shapes.known import names as known_models
+from sglang_dspark.shapes.kv_pool import PoolFlags, kv_capacity_tokens
+from sglang_dspark.shapes.model import DraftShape, ModelShape
 
 # DeepSpec's drafts of Qwen3 (deepseek-ai/DeepSpec, config): what stands in where nobody gives the shape.
 USUAL_DRAFT: Final = DraftShape(layers=5, block=7, hidden_states=5, markov_rank=256)

@@ -9,11 +9,11 @@ from typing import Annotated, Any, Self
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from dspark_simulator.costs.shape import DraftShape
-from dspark_simulator.hardware import GpuName
 from dspark_simulator.router import RouterName
 from dspark_simulator.workloads import Workload
 from sglang_dspark.errors import InputError, from_validation
+from sglang_dspark.shapes.gpus import GpuName
+from sglang_dspark.shapes.model import DraftShape
 
 PACKAGED = resources.files("dspark_tuning") / "plan" / "plans"
 DEFAULT = "v4flash-chat"

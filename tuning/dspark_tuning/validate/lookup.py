@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from dspark_simulator.acceptance import packaged
-from dspark_simulator.costs.shape import Experts
-from dspark_simulator.hardware import GPUS, Gpu
-from dspark_simulator.models import Known, known, names
 from dspark_tuning.validate.rows import Row
 from sglang_dspark.errors import InputError
+from sglang_dspark.shapes.gpus import GPUS, Gpu
+from sglang_dspark.shapes.known import Known, known, names
+from sglang_dspark.shapes.model import Experts
 
 
 def shapes(row: Row) -> Known:

@@ -13,9 +13,9 @@ import math
 from collections.abc import Collection, Mapping
 from typing import Final, NamedTuple
 
-from dspark_simulator.costs import efficiencies
-from dspark_simulator.costs.shape import Experts, ModelShape
-from dspark_simulator.hardware import Gpu
+from sglang_dspark.shapes import efficiencies
+from sglang_dspark.shapes.gpus import Gpu
+from sglang_dspark.shapes.model import Experts, ModelShape
 
 
 class Parameter(NamedTuple):
@@ -67,7 +67,7 @@ SCALE: Final[dict[str, Parameter]] = {
 
 
 def roofline(model: ModelShape, gpu: Gpu) -> dict[str, Parameter]:
-    """The quantities of a roofline, around what such models reach on such a GPU (``costs.efficiencies``)."""
+    """The quantities of a roofline, around what such models reach on such a GPU (``shapes.efficiencies``)."""
     usual = efficiencies.of(model, gpu)
     return {
         "layer_s": Parameter(usual.layer_s, 0.7, 0.0, "latency of a captured layer besides its work, seconds"),

@@ -12,13 +12,13 @@ from dspark_simulator.costs.base import GridCurve
 from dspark_simulator.costs.curve import CurveCost, Measurements
 from dspark_simulator.costs.roofline import RooflineCost
 from dspark_simulator.costs.table import TableCost
-from dspark_simulator.models import known
 from dspark_tuning.validate import parameters
 from dspark_tuning.validate.lookup import gpu, shapes
 from dspark_tuning.validate.parameters import Space
 from dspark_tuning.validate.rows import Row
 from sglang_dspark.policy import CostBelief
 from sglang_dspark.policy.belief import MAX_REQUESTS, MAX_TOKENS, SpsTable
+from sglang_dspark.shapes.known import known
 
 Measured: TypeAlias = Measurements | SpsTable | None
 Values: TypeAlias = Mapping[str, float]

@@ -8,8 +8,8 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from dspark_simulator.costs.shape import ModelShape
 from sglang_dspark.errors import InputError, from_validation
+from sglang_dspark.shapes.model import ModelShape
 
 FP8_METHODS = ("fp8", "compressed-tensors", "modelopt")
 FP8 = {"format": "fp8", "bytes_per_weight": 1.0}

@@ -6,8 +6,8 @@ from typing import Annotated
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from dspark_simulator.costs.shape import DraftShape, ModelShape
-from dspark_simulator.hardware import Gpu
+from sglang_dspark.shapes.gpus import Gpu
+from sglang_dspark.shapes.model import DraftShape, ModelShape
 
 MIB = 2.0**20
 # Activations are reserved for this many tokens at least (``handle_gpu_memory_settings``).

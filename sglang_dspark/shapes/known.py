@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 import yaml
 
-from dspark_simulator.costs.shape import DraftShape, ModelShape
+from sglang_dspark.shapes.model import DraftShape, ModelShape
 
 
 class Known(NamedTuple):
@@ -31,7 +31,7 @@ def names() -> tuple[str, ...]:
 
 @cache
 def _all() -> dict[str, Known]:
-    text = (resources.files("dspark_simulator") / "data" / "models.yaml").read_text(encoding="utf-8")
+    text = (resources.files("sglang_dspark.shapes") / "data" / "models.yaml").read_text(encoding="utf-8")
     return {
         name: Known(ModelShape.model_validate(shapes["model"]), DraftShape.model_validate(shapes["draft"]))
         for name, shapes in yaml.safe_load(text).items()

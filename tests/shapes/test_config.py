@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
-from dspark_simulator.hf_config import read
 from sglang_dspark.errors import InputError
+from sglang_dspark.shapes.config import read
 
 QWEN3_8B = {
     "architectures": ["Qwen3ForCausalLM"],

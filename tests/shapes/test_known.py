@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from dspark_simulator.costs.shape import Experts
-from dspark_simulator.models import known, names
+from sglang_dspark.shapes.known import known, names
+from sglang_dspark.shapes.model import Experts
 
 
 @pytest.mark.parametrize(

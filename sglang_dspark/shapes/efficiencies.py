@@ -10,8 +10,8 @@ from __future__ import annotations
 
 from typing import Final, NamedTuple
 
-from dspark_simulator.costs.shape import CompressedLatent, Experts, ModelShape
-from dspark_simulator.hardware import Gpu
+from sglang_dspark.shapes.gpus import Gpu
+from sglang_dspark.shapes.model import CompressedLatent, Experts, ModelShape
 
 
 class Efficiencies(NamedTuple):

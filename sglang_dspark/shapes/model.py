@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field
 
-from dspark_simulator.hardware import Format
+from sglang_dspark.shapes.gpus import Format
 
 Count = Annotated[int, Field(ge=1)]
 Bytes = Annotated[float, Field(gt=0, allow_inf_nan=False)]
