@@ -152,6 +152,13 @@ def _choose(proposer: Any, choice: str) -> tuple[frozenset[str], MarkovHead] | s
         stages = results.wins(device)
         if not stages:
             return f"no bench has shown ours to be faster here; run python -m dspark_kernels.bench ({results.path()})"
+    if proposer.draft_model.markov_head.vocab_shard is not None and (sharded := sorted(stages & {"draft", "accept"})):
+        logger.warning(
+            "sglang-dspark: kernels: %s left to SGLang: each rank's draft head has a shard of the vocabulary, which "
+            "SGLANG_DSPARK_OPT_MARKOV_W2_TP_SHARD=0 undoes",
+            " and ".join(sharded),
+        )
+        stages -= set(sharded)
     if launches(torch.empty(0, device=device)):
         served = _served(proposer, head)
         differing = selfcheck.differing(device, served)
@@ -201,8 +208,6 @@ def made_head(markov_head: Any) -> MarkovHead | str:
     kind = HEADS.get(f"{made_of.__module__}.{made_of.__qualname__}")
     if kind is None:
         return f"a head of type {made_of.__name__} is not covered"
-    if markov_head.vocab_shard is not None:
-        return "a head with a shard of the vocabulary is not covered"
     projection = {"gated": "gate_proj", "rnn": "joint_proj"}.get(kind)
     joint = None if projection is None else getattr(markov_head, projection)
     head = MarkovHead(

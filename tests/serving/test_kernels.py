@@ -55,7 +55,7 @@ def proposer(monkeypatch: pytest.MonkeyPatch) -> Any:
         server_args=SimpleNamespace(max_running_requests=48),
         model_config=SimpleNamespace(hidden_size=64),
     )
-    markov_head = SimpleNamespace(step_logits_dtype=lambda dtype: dtype)
+    markov_head = SimpleNamespace(step_logits_dtype=lambda dtype: dtype, vocab_shard=None)
     return SimpleNamespace(
         draft_model=SimpleNamespace(markov_head=markov_head, confidence_head=rated),
         draft_model_runner=runner,
@@ -133,6 +133,18 @@ def test_a_gpu_or_a_head_that_is_not_covered_is_told(proposer: Any, monkeypatch:
     monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: "NVIDIA Old")
     monkeypatch.setattr(targets, "covering", lambda device: None)
     assert kernels._choose(proposer, "ours") == f"NVIDIA Old is no target of ours ({', '.join(targets.TARGETS)})"
+
+
+def test_a_shard_of_the_vocabulary_leaves_confidence_and_lengths_ours(
+    proposer: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    """They do not read ``W2``; one warning names the other stages and the variable."""
+    proposer.draft_model.markov_head.vocab_shard = SimpleNamespace(start=32)
+    with caplog.at_level(logging.WARNING):
+        stages, _ = kernels._choose(proposer, "ours")
+    assert stages == {"confidence", "lengths"}
+    (warning,) = caplog.messages
+    assert "accept and draft left to SGLang" in warning and "SGLANG_DSPARK_OPT_MARKOV_W2_TP_SHARD=0" in warning
 
 
 def test_a_head_of_another_kind_is_told() -> None:
