@@ -16,7 +16,7 @@ sim2real: $(VENV)/serve
 
 test: $(VENV)/dev
 	$(BIN)/pytest -n 2 --dist loadgroup
-	TRITON_INTERPRET=1 $(BIN)/pytest -n 2 --dist loadgroup tests/kernels
+	TRITON_INTERPRET=1 $(BIN)/pytest -n 2 --dist loadgroup tests/kernels tests/gpu_check
 
 slow: $(VENV)/dev
 	$(BIN)/pytest -m slow

@@ -293,6 +293,17 @@ CPU_BACKEND: Final = Backend(
     "on the CPU engine of this package, where nothing is captured",
 )
 
+# Entered into SGLang by the GPU check (``gpu_check``), for a GPU without compiled attention packages.
+CHECK_BACKEND: Final = Backend(
+    ("dspark_triton",),
+    "MHA",
+    "sglang_dspark.gpu_check.triton_ragged.RaggedTritonBackend",
+    True,
+    "graph",
+    "sglang_dspark.gpu_check.triton_ragged.RaggedTritonBackend.init_forward_metadata",
+    "of this package's GPU check; it takes each request's own number of rows",
+)
+
 
 class ModelClass(NamedTuple):
     """Models whose layers bring something of their own beside the attention backend.
@@ -673,7 +684,7 @@ def backend(server: Server) -> Backend | None:
     name, kind = server.verify_backend, "MLA" if server.mla else "MHA"
     if server.cpu_engine and name in CPU_BACKEND.names:
         return CPU_BACKEND
-    return next((row for row in BACKENDS if name in row.names and row.model in ("any", kind)), None)
+    return next((row for row in (*BACKENDS, CHECK_BACKEND) if name in row.names and row.model in ("any", kind)), None)
 
 
 def obstacles(server: Server) -> tuple[Obstacle, ...]:
@@ -734,7 +745,7 @@ def markdown() -> str:
     """The tables for people; ``docs/serving.md`` has them."""
     verdicts = {"graph": "yes", "eager": "without graphs only", "wrong": "no"}
     lines = ["| attention backend of the target | follows lengths | because | SGLang |", "| --- | --- | --- | --- |"]
-    for row in (*BACKENDS, CPU_BACKEND):
+    for row in (*BACKENDS, CPU_BACKEND, CHECK_BACKEND):
         names = ", ".join(f"`{name}`" for name in row.names) + ("" if row.model == "any" else f" ({row.model})")
         lines.append(f"| {names} | {verdicts[row.packed]} | {row.why} | {_short(row.shown)} |")
     lines += ["", "| layers of the target | follows lengths | because | SGLang |", "| --- | --- | --- | --- |"]

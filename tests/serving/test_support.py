@@ -16,7 +16,7 @@ from sglang_dspark.demo import DRAFT, TARGET
 from sglang_dspark.errors import InputError
 from sglang_dspark.policy.artifact import save
 from sglang_dspark.serving import launch, offline, serve_check, support
-from sglang_dspark.serving.support import BACKENDS, CPU_BACKEND, FEATURES, MODEL_CLASSES, Choice
+from sglang_dspark.serving.support import BACKENDS, CHECK_BACKEND, CPU_BACKEND, FEATURES, MODEL_CLASSES, Choice
 from tests.serving import answers, flags, upstream_source
 from tests.serving.answers import Question
 from tests.serving.configs import CONFIGS
@@ -28,8 +28,8 @@ DOCS = Path(__file__).parents[2] / "docs"
 pytestmark = pytest.mark.usefixtures("environment")
 
 
-SHOWN = [row.shown for row in (*BACKENDS, CPU_BACKEND, *MODEL_CLASSES, *FEATURES)]
-SYMBOLS = {*SHOWN, *(row.symbol for row in (*BACKENDS, CPU_BACKEND, *MODEL_CLASSES))}
+SHOWN = [row.shown for row in (*BACKENDS, CPU_BACKEND, CHECK_BACKEND, *MODEL_CLASSES, *FEATURES)]
+SYMBOLS = {*SHOWN, *(row.symbol for row in (*BACKENDS, CPU_BACKEND, CHECK_BACKEND, *MODEL_CLASSES))}
 
 
 @pytest.mark.parametrize("symbol", sorted(SYMBOLS))
@@ -37,7 +37,9 @@ def test_symbols_are_in_the_installed_sglang(symbol: str) -> None:
     assert upstream_source.place(symbol) is not None
 
 
-@pytest.mark.parametrize("row", [*BACKENDS, *MODEL_CLASSES], ids=lambda row: row.symbol.rpartition(".")[2])
+@pytest.mark.parametrize(
+    "row", [*BACKENDS, CHECK_BACKEND, *MODEL_CLASSES], ids=lambda row: row.symbol.rpartition(".")[2]
+)
 def test_flags_are_those_of_the_classes(row: Any) -> None:
     found = upstream_source.place(row.symbol)
     if not isinstance(found.node, ast.ClassDef):
@@ -122,6 +124,7 @@ DECIDED: list[tuple[dict[str, Any], str | None]] = [
     ({"attention_backend": "aiter"}, "--attention-backend aiter"),
     ({"attention_backend": "torch_native", "device": "cpu"}, "--attention-backend torch_native"),
     ({"attention_backend": "torch_native", "device": "cpu", "cpu_engine": True}, None),
+    ({"attention_backend": "dspark_triton"}, None),
     ({"attention_backend": "of_another_package"}, "--attention-backend of_another_package"),
     # Verification is the prefill backend's, unless it is said to be the decode backend's.
     ({"prefill_attention_backend": "triton"}, "--prefill-attention-backend triton"),

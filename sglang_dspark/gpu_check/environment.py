@@ -1,0 +1,54 @@
+"""What a server of the GPU check finds on its path: the stand-in for ``sgl_kernel``, and plugins as entry points.
+
+A machine that only has this tree on its path has no installed distribution that would name the plugins.
+"""
+
+from __future__ import annotations
+
+import importlib.metadata
+import os
+import sys
+from pathlib import Path
+from typing import Final
+
+STAND_IN: Final = str(Path(__file__).parent / "stand_in")
+PLUGINS: Final = {
+    "sglang.srt.platforms": {"dspark": "sglang_dspark.serving.platform:activate"},
+    "sglang.srt.plugins": {"dspark": "sglang_dspark.serving.plugin:register"},
+}
+BACKEND: Final = "sglang_dspark.gpu_check.triton_ragged:register"
+
+
+def environment(folder: Path, cache: Path) -> dict[str, str]:
+    """Variables of a server on a GPU without a ``sgl_kernel`` of its own.
+
+    Args:
+        folder: Gets the entry points.
+        cache: Compiled kernels; later servers start sooner with the same one.
+    """
+    paths = [STAND_IN, str(_entry_points(folder)), *(path for path in sys.path if path)]
+    return {
+        "PYTHONPATH": os.pathsep.join(dict.fromkeys(paths)),
+        # The stand-in is no distribution whose version SGLang could check.
+        "SGLANG_SKIP_SGL_KERNEL_VERSION_CHECK": "1",
+        "TRITON_CACHE_DIR": str(cache / "triton"),
+        "SGLANG_JIT_CACHE_DIR": str(cache / "jit"),
+        "TORCHINDUCTOR_CACHE_DIR": str(cache / "inductor"),
+        "SGLANG_USE_CPU_ENGINE": "0",
+    }
+
+
+def _entry_points(folder: Path) -> Path:
+    """A folder whose distribution names the attention backend, and the plugin where no installed one does."""
+    installed = {entry.value for group in PLUGINS for entry in importlib.metadata.entry_points(group=group)}
+    info = folder / "plugins" / "dspark_gpu_check-0.dist-info"
+    info.mkdir(parents=True, exist_ok=True)
+    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: dspark-gpu-check\nVersion: 0\n")
+    lines = []
+    for group, entries in PLUGINS.items():
+        wanted = {name: value for name, value in entries.items() if value not in installed}
+        if group == "sglang.srt.plugins":
+            wanted["dspark_gpu_check"] = BACKEND
+        lines += [f"[{group}]", *(f"{name} = {value}" for name, value in wanted.items())]
+    (info / "entry_points.txt").write_text("\n".join(lines) + "\n")
+    return info.parent

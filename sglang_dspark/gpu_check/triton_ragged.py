@@ -1,0 +1,64 @@
+"""SGLang's Triton attention with verification of packed rows, under a name of its own: ``--attention-backend NAME``.
+
+SGLang 0.5.23 cuts the rows of a verification into equal blocks in its Triton backend, and every backend that does not
+needs compiled packages. The kernel itself reads each request's rows from ``qo_indptr``, so it is enough to write the
+lengths there: padded to the captured slots and tokens, in buffers that a captured graph goes on reading.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Final
+
+from sglang.srt.layers.attention.triton_backend import TritonAttnBackend
+from sglang.srt.speculative.ragged_verify import resolve_ragged_verify_layout
+
+NAME: Final = "dspark_triton"
+
+
+class RaggedTritonBackend(TritonAttnBackend):  # type: ignore[misc]
+    """Verifies each request's own number of rows, with and without captured graphs.
+
+    ``max_extend_len`` stays the whole block: a request verifies at most that, and the kernel's tile holds more rows.
+    What it leaves out are rows of padding, which belong to no request and are not read.
+    """
+
+    supports_ragged_verify_graph: bool = True
+
+    def init_forward_metadata(self, forward_batch: Any) -> None:
+        """Without a graph."""
+        super().init_forward_metadata(forward_batch)
+        if (offsets := _offsets(forward_batch)) is not None:
+            self.forward_metadata.qo_indptr = offsets
+
+    def init_forward_metadata_out_graph(self, forward_batch: Any, in_capture: bool = False) -> None:
+        """When a graph is captured, and before each of its replays."""
+        if in_capture and forward_batch.forward_mode.is_target_verify():
+            # SGLang brings a mask for classes that it does not know by name; the rows of a chain are causal without.
+            forward_batch.spec_info.custom_mask = None
+        super().init_forward_metadata_out_graph(forward_batch, in_capture)
+        if (offsets := _offsets(forward_batch)) is not None:
+            self.qo_indptr[: len(offsets)].copy_(offsets)
+
+
+def _offsets(forward_batch: Any) -> Any:
+    """int32 [requests + 1], the first row of each request of a packed verification; None in any other step."""
+    if not forward_batch.forward_mode.is_target_verify():
+        return None
+    layout = resolve_ragged_verify_layout(forward_batch)
+    if layout is None:
+        return None
+    return layout.padded_to_bucket(padded_bs=len(forward_batch.req_pool_indices)).qo_indptr_device
+
+
+def register() -> None:
+    """Entry point of SGLang's plugins: enters the backend, once a process."""
+    from sglang.srt.arg_groups import choices
+    from sglang.srt.layers.attention.attention_registry import ATTENTION_BACKENDS, register_attention_backend
+
+    if NAME in ATTENTION_BACKENDS:
+        return
+    choices.add_attention_backend_choices([NAME])
+
+    @register_attention_backend(NAME)
+    def make(runner: Any) -> Any:
+        return RaggedTritonBackend(runner)
