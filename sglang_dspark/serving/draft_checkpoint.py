@@ -1,4 +1,4 @@
-"""Whether a draft has a confidence head, by its files and before its weights load.
+"""What a draft's files say before its weights load: whether it is one of DSpark's, and has a confidence head.
 
 SGLang builds the head unless the checkpoint says otherwise, and stops after loading where its weights are missing.
 """
@@ -10,7 +10,27 @@ from pathlib import Path
 from typing import Any
 
 from sglang_dspark.errors import InputError
+from sglang_dspark.serving.server import option
 from sglang_dspark.serving.support import Obstacle
+
+
+def check_path(cfg: Any, field: str = "speculative_draft_model_path") -> None:
+    """Refuses a checkpoint that can be neither in a folder nor on a hub: SGLang says so without the flag's name.
+
+    Args:
+        cfg: SGLang's flags, resolved or not.
+        field: The flag with its path.
+    """
+    from huggingface_hub import try_to_load_from_cache
+    from huggingface_hub.errors import HFValidationError
+
+    given = getattr(cfg, field)
+    if given is None or ":" in given or ".gguf" in given or Path(given).exists():
+        return
+    try:
+        try_to_load_from_cache(given, "config.json")
+    except HFValidationError as error:
+        raise InputError(f"{option(field)}: {given} is not here; give a folder or a name on the hub") from error
 
 
 def headless(cfg: Any) -> tuple[Obstacle, ...]:
@@ -20,7 +40,7 @@ def headless(cfg: Any) -> tuple[Obstacle, ...]:
         cfg: SGLang's flags once the draft's path is resolved, which is the target's where that holds both.
 
     Raises:
-        InputError: Its configuration is here and cannot be read.
+        InputError: Its configuration is here and cannot be read, or is not that of a DSpark draft.
     """
     path = _config(cfg)
     if path is None:
@@ -31,6 +51,7 @@ def headless(cfg: Any) -> tuple[Obstacle, ...]:
         raise InputError(f"{path}: cannot be read ({error}); give a DSpark checkpoint") from error
     if not isinstance(config, dict):
         raise InputError(f"{path}: holds no fields; give a DSpark checkpoint")
+    _check_markov(path, config)
     parts = [config, *(config.get(key) for key in ("dspark_config", "dflash_config"))]
     fields = [part.get("enable_confidence_head") for part in parts if isinstance(part, dict)]
     if False in fields and not any(fields):
@@ -39,6 +60,21 @@ def headless(cfg: Any) -> tuple[Obstacle, ...]:
     if names and not any("confidence_head." in name for name in names):
         return (Obstacle(str(path.parent), "holds no weights of a confidence head", False),)
     return ()
+
+
+def _check_markov(path: Path, config: dict[str, Any]) -> None:
+    """Refuses the configuration of another model than a DSpark draft, as SGLang does once it has loaded both."""
+    from sglang.srt.speculative.dspark_components.dspark_config import parse_dspark_draft_config
+
+    if config.get("architectures") == ["DSparkMiniMaxDraftModel"]:
+        return  # SGLang rewrites this one before it reads it.
+    try:
+        draft = parse_dspark_draft_config(draft_hf_config=config)
+    except (ValueError, TypeError) as error:
+        raise InputError(f"{path}: {error}; give a DSpark checkpoint") from error
+    if not draft.require_markov() or draft.mask_token_id is None:
+        field = "mask_token_id" if draft.require_markov() else "markov_rank"
+        raise InputError(f"{path}: {field}: missing, so it is no DSpark draft; give a DSpark checkpoint")
 
 
 def _config(cfg: Any) -> Path | None:
@@ -59,7 +95,7 @@ def _config(cfg: Any) -> Path | None:
                 given, "config.json", cache_dir=folder, revision=cfg.speculative_draft_model_revision
             )
         except HFValidationError:
-            return None  # A folder that is not there, which SGLang says.
+            return None
         if isinstance(kept, str):
             return Path(kept)
     return None

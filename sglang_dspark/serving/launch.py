@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import logging
+import math
 import os
 import re
 from collections.abc import Callable, Mapping
@@ -14,12 +15,12 @@ from sglang_dspark.errors import InputError, end
 from sglang_dspark.policy.artifact import Artifact, load
 from sglang_dspark.policy.belief import MAX_REQUESTS
 from sglang_dspark.serving import draft_checkpoint, hooks, settings, support
+from sglang_dspark.serving.server import Server, option
 from sglang_dspark.serving.settings import FLAGS, Settings
-from sglang_dspark.serving.support import Choice, Server, option
+from sglang_dspark.serving.support import Choice
 
 logger = logging.getLogger(__name__)
 
-VERIFY_MODE: Final = support.VARIABLE
 SIMULATE: Final = "SGLANG_SIMULATE_ACC_LEN"
 # What a policy file may set: it must not be able to load code into the server (LD_PRELOAD, PYTHONPATH).
 VARIABLES: Final = re.compile("SGLANG_[A-Z0-9_]+")
@@ -88,9 +89,11 @@ def resolve(server_args: Any, previous: Callable[[Any], None]) -> None:
         hooks.check(hooks.policy_hooks())
         artifact = load(asked.policy)
         _set_environment(artifact)
+        check_variables()
         server = support.describe(server_args)
         check_algorithm(server.cfg)
-        mode = os.environ.get(VERIFY_MODE)
+        draft_checkpoint.check_path(server.cfg)
+        mode = os.environ.get(support.VARIABLE)
         _put_in_force(support.choose(server, mode))
         # Resolves the path of the draft, and gamma.
         previous(server_args)
@@ -153,16 +156,36 @@ def _set_environment(artifact: Artifact) -> None:
         if name in os.environ:
             if os.environ[name] != value:
                 logger.warning("%s: tuned with %s=%s, started with %s", POLICY, name, value, os.environ[name])
-        elif name != VERIFY_MODE:
+        elif name != support.VARIABLE:
             _set(name, value)
+
+
+def check_variables() -> None:
+    """Refuses variables of SGLang with a value that it does not understand: it would warn and take its default."""
+    from sglang.srt.environ import EnvField, envs
+
+    for name, value in os.environ.items():
+        field = getattr(envs, name, None) if VARIABLES.fullmatch(name) else None
+        if not isinstance(field, EnvField) or value in ("", str(None)):  # As a variable without a value is written.
+            continue
+        try:
+            field.parse(value)
+        except (ValueError, OSError) as error:
+            raise InputError(f"{_of_whom(name)}: {value!r} is not valid ({error}); correct or unset it") from error
+    support.check_mode(os.environ.get(support.VARIABLE))
+
+
+def _of_whom(name: str) -> str:
+    """A variable as its setter knows it: the operator's, or the policy's."""
+    return f"{POLICY}: environment: {name}" if name in _ours else name
 
 
 def _put_in_force(choice: Choice) -> None:
     """Makes the server verify as chosen; the variable of an operator says so already, and static is the default."""
     if choice.mode == "compact":
-        _set(VERIFY_MODE, "compact")
-    elif VERIFY_MODE in _ours:
-        del _ours[VERIFY_MODE], os.environ[VERIFY_MODE]
+        _set(support.VARIABLE, "compact")
+    elif support.VARIABLE in _ours:
+        del _ours[support.VARIABLE], os.environ[support.VARIABLE]
 
 
 def said(choice: Choice) -> str:
@@ -171,7 +194,7 @@ def said(choice: Choice) -> str:
         return "verify lengths are steered (compact)"
     if choice.mode == "cap-accept":
         return (
-            f"{VERIFY_MODE}=cap-accept verifies whole blocks and throws acceptances away; "
+            f"{support.VARIABLE}=cap-accept verifies whole blocks and throws acceptances away; "
             "unset it to verify what the policy admits"
         )
     return (
@@ -182,7 +205,7 @@ def said(choice: Choice) -> str:
 
 def _reasons(choice: Choice) -> str:
     if not choice.obstacles:
-        return f"{VERIFY_MODE}=static"
+        return f"{support.VARIABLE}=static"
     return "; ".join(f"{one.what}: {one.why}" for one in choice.obstacles)
 
 
@@ -210,7 +233,7 @@ def check(asked: Settings, artifact: Artifact, server: Server, mode: str | None)
     choice = support.choose(server, mode, draft_checkpoint.headless(cfg))
     _check_limits(cfg)
     if choice.mode != "static":
-        _check_simulated(artifact)
+        _check_simulated()
     elif asked.record is not None:
         raise InputError(
             f"--speculative-dspark-record: records what a policy steers, and whole blocks are verified "
@@ -230,17 +253,13 @@ def check(asked: Settings, artifact: Artifact, server: Server, mode: str | None)
     return choice
 
 
-def _check_simulated(artifact: Artifact) -> None:
+def _check_simulated() -> None:
     """Simulated acceptance takes the same number of drafts of every request, verified or not."""
     text = os.environ.get(SIMULATE, "")
-    try:
-        value = float(text or -1)
-    except ValueError:
-        return  # SGLang says so.
-    if value > 0 and value != 1.0:
-        name = f"{POLICY}: environment: {SIMULATE}" if SIMULATE in _ours else SIMULATE
+    value = float(text or -1)
+    if math.isnan(value) or (value > 0 and value != 1.0):
         raise InputError(
-            f"{name}: {text} accepts drafts that {POLICY} may not have verified; "
+            f"{_of_whom(SIMULATE)}: {text} accepts drafts that {POLICY} may not have verified; "
             "unset it, use 1, or start without the policy"
         )
 

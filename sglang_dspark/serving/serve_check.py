@@ -12,6 +12,7 @@ from typing import Any, Final, NamedTuple
 from sglang_dspark.errors import InputError
 from sglang_dspark.serving import draft_checkpoint, launch, settings, support
 from sglang_dspark.serving.cpu import early, torchvision_stand_in
+from sglang_dspark.serving.server import Server, option
 from sglang_dspark.serving.support import Choice
 
 # By compute capability and by name.
@@ -90,6 +91,9 @@ def _resolved(arguments: list[str], mode: str | None) -> Answer:
     logging.getLogger("sglang_dspark").setLevel(logging.WARNING)
     server_args._dspark_raises = True
     try:
+        launch.check_variables()
+        draft_checkpoint.check_path(server_args, "model_path")
+        draft_checkpoint.check_path(server_args)
         server_args.resolve_once()
         server = support.describe(server_args)
         launch.check_algorithm(server.cfg)
@@ -98,11 +102,19 @@ def _resolved(arguments: list[str], mode: str | None) -> Answer:
     except InputError:
         raise
     except Exception as error:  # SGLang refuses by errors of any kind.
-        raise InputError(f"sglang: {str(error) or type(error).__name__}") from error
+        raise InputError(f"{_of_what(error, server_args)}: {str(error) or type(error).__name__}") from error
     return Answer(choice, launch.said(choice), server.verify_backend, _captured(server))
 
 
-def _captured(server: support.Server) -> tuple[int, ...]:
+def _of_what(error: Exception, server_args: Any) -> str:
+    """The flag whose checkpoint SGLang's error names; SGLang itself where it names none."""
+    for field in ("model_path", "speculative_draft_model_path"):
+        if (path := getattr(server_args, field)) and path in str(error):
+            return option(field)
+    return "sglang"
+
+
+def _captured(server: Server) -> tuple[int, ...]:
     if not server.captures:
         return ()
     width = int(server.cfg.speculative_num_draft_tokens)

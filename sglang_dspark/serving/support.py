@@ -9,60 +9,26 @@ leaves a policy its block size, its flags and its advice to serve without specul
 
 from __future__ import annotations
 
-import os
-import pkgutil
 from collections.abc import Callable, Sequence
 from typing import Any, Final, Literal, NamedTuple
 
 from sglang_dspark.errors import InputError
+from sglang_dspark.serving import refusals
+from sglang_dspark.serving.refusals import short
+from sglang_dspark.serving.server import ATTENTION, HOOKS, Server, by, is_a, option
 
 VARIABLE: Final = "SGLANG_RAGGED_VERIFY_MODE"
 
 VerifyMode = Literal["compact", "static", "cap-accept"]
 MODES: Final[tuple[VerifyMode, ...]] = ("compact", "static", "cap-accept")
 
-# What an attention backend makes of packed rows: right with and without captured graphs, without them only, or wrong.
-Packed = Literal["graph", "eager", "wrong"]
+# What an attention backend makes of packed rows: right with and without captured graphs, without them only, or wrong;
+# or it verifies nothing, so that SGLang cannot serve with it (``refusals``).
+Packed = Literal["graph", "eager", "wrong", "refused"]
 
-ATTENTION: Final = "sglang.srt.layers.attention"
 ARCH: Final = "sglang.srt.configs.hybrid_arch"
-HOOKS: Final = "sglang.srt.arg_groups"
 RUNNER: Final = "sglang.srt.model_executor.runner.decode_cuda_graph_runner.DecodeCudaGraphRunner"
 WORKER: Final = "sglang.srt.speculative.dspark_components.dspark_worker_v2.DSparkWorkerV2"
-
-
-class Server(NamedTuple):
-    """A server whose flags are resolved and whose weights are not loaded.
-
-    Attributes:
-        cfg: SGLang's resolved flags.
-        model: Its ``ModelConfig``; None if unknown.
-        mla: The target has multi-head latent attention.
-        platform: SGLang's facts about the GPU.
-        cpu_engine: It runs on this package's CPU engine.
-    """
-
-    cfg: Any
-    model: Any
-    mla: bool
-    platform: Any
-    cpu_engine: bool = False
-
-    @property
-    def verify_field(self) -> str:
-        """The flag that names the attention backend of target verification."""
-        side = "decode" if self.cfg.speculative_attention_mode == "decode" else "prefill"
-        return f"{side}_attention_backend" if getattr(self.cfg, f"{side}_attention_backend") else "attention_backend"
-
-    @property
-    def verify_backend(self) -> str:
-        """The attention backend of target verification, by SGLang's name."""
-        return str(getattr(self.cfg, self.verify_field))
-
-    @property
-    def captures(self) -> bool:
-        """Whether decode steps are captured in graphs."""
-        return str(self.cfg.device) != "cpu" and self.cfg.cuda_graph_config.decode.backend != "disabled"
 
 
 class Backend(NamedTuple):
@@ -249,16 +215,16 @@ BACKENDS: Final = (
         "any",
         f"{ATTENTION}.minicpm.backend.MiniCPMSparseBackend",
         False,
-        "wrong",
+        "refused",
         f"{ATTENTION}.minicpm.backend.MiniCPMSparseBackend.init_forward_metadata",
-        "it does not look at the lengths",
+        "it has no form for verification",
     ),
     Backend(
         ("flex_attention",),
         "any",
         f"{ATTENTION}.torch_flex_backend.TorchFlexAttnBackend",
         False,
-        "wrong",
+        "refused",
         f"{ATTENTION}.torch_flex_backend.TorchFlexAttnBackend.init_forward_metadata",
         "it has no form for verification",
     ),
@@ -267,7 +233,7 @@ BACKENDS: Final = (
         "any",
         f"{ATTENTION}.torch_native_backend.TorchNativeAttnBackend",
         False,
-        "wrong",
+        "refused",
         f"{ATTENTION}.torch_native_backend.TorchNativeAttnBackend.init_forward_metadata",
         "it has no form for verification",
     ),
@@ -276,7 +242,7 @@ BACKENDS: Final = (
         "MHA",
         f"{ATTENTION}.hpc_ops_backend.HPCOpsAttnBackend",
         False,
-        "wrong",
+        "refused",
         f"{ATTENTION}.attention_registry.create_hpc_ops_backend",
         "SGLang refuses speculative decoding with it",
     ),
@@ -327,26 +293,10 @@ class ModelClass(NamedTuple):
     why: str
 
 
-def _by(symbol: str, attribute: str | None = None) -> Callable[[Any], bool]:
-    """Asks a function of SGLang about the model configuration, or about an attribute of it."""
-
-    def detect(model: Any) -> bool:
-        return bool(pkgutil.resolve_name(symbol)(getattr(model, attribute) if attribute else model))
-
-    return detect
-
-
-def _is_a(symbol: str, attribute: str) -> Callable[[Any], bool]:
-    def detect(model: Any) -> bool:
-        return isinstance(getattr(model, attribute), pkgutil.resolve_name(symbol))
-
-    return detect
-
-
 MODEL_CLASSES: Final = (
     ModelClass(
         "gated delta layers (Qwen3-Next, Qwen3.5)",
-        _by(f"{ARCH}.hybrid_gdn_config"),
+        by(f"{ARCH}.hybrid_gdn_config"),
         f"{ATTENTION}.linear.gdn_backend.GDNAttnBackend",
         False,
         False,
@@ -355,7 +305,7 @@ MODEL_CLASSES: Final = (
     ),
     ModelClass(
         "short convolutions of Inkling",
-        _is_a("sglang.srt.configs.inkling.InklingModelConfig", "hf_text_config"),
+        is_a("sglang.srt.configs.inkling.InklingModelConfig", "hf_text_config"),
         f"{ATTENTION}.linear.inkling_sconv_backend.InklingShortConvHybridAttnBackend",
         None,  # The attention backend's, and not true of the convolutions.
         False,
@@ -364,7 +314,7 @@ MODEL_CLASSES: Final = (
     ),
     ModelClass(
         "Mamba and short convolution layers (Nemotron-H, Falcon-H1, Granite 4, LFM2, ZAYA)",
-        _by(f"{ARCH}.mamba2_config"),
+        by(f"{ARCH}.mamba2_config"),
         f"{ATTENTION}.hybrid_linear_attn_backend.Mamba2AttnBackend",
         False,
         False,
@@ -373,7 +323,7 @@ MODEL_CLASSES: Final = (
     ),
     ModelClass(
         "lightning attention (Ling, Ring, MiniCPM hybrids)",
-        _by(f"{ARCH}.hybrid_lightning_config"),
+        by(f"{ARCH}.hybrid_lightning_config"),
         f"{ATTENTION}.linear.lightning_backend.LightningAttentionBackend",
         False,
         False,
@@ -382,7 +332,7 @@ MODEL_CLASSES: Final = (
     ),
     ModelClass(
         "Kimi delta attention (Kimi-Linear, Kimi-K3, GLM-5 Next)",
-        _by(f"{ARCH}.hybrid_kda_config"),
+        by(f"{ARCH}.hybrid_kda_config"),
         f"{ATTENTION}.linear.kda_backend.KDAAttnBackend",
         True,
         True,
@@ -391,7 +341,7 @@ MODEL_CLASSES: Final = (
     ),
     ModelClass(
         "linear attention that another package registered",
-        _by(f"{ARCH}.linear_attn_model_spec"),
+        by(f"{ARCH}.linear_attn_model_spec"),
         "sglang.srt.configs.linear_attn_model_registry.get_linear_attn_config",
         None,
         False,
@@ -400,7 +350,7 @@ MODEL_CLASSES: Final = (
     ),
     ModelClass(
         "sparse attention of MiniMax-M3",
-        _by("sglang.srt.configs.model_config.is_minimax_sparse", "hf_config"),
+        by("sglang.srt.configs.model_config.is_minimax_sparse", "hf_config"),
         f"{ATTENTION}.minimax_sparse_backend.MiniMaxHybridAttnBackend",
         False,
         False,
@@ -409,7 +359,7 @@ MODEL_CLASSES: Final = (
     ),
     ModelClass(
         "hybrid attention of dots 3",
-        _is_a("sglang.srt.configs.dots3.Dots3Config", "hf_text_config"),
+        is_a("sglang.srt.configs.dots3.Dots3Config", "hf_text_config"),
         f"{ATTENTION}.dots_hybrid_backend.DotsHybridAttnBackend",
         False,
         False,
@@ -448,11 +398,6 @@ class Feature(NamedTuple):
     only_compact: bool = False
 
 
-def option(field: str) -> str:
-    """A field of SGLang's flags as the command line spells it."""
-    return "--" + field.replace("_", "-")
-
-
 def _flag(*fields: str) -> Callable[[Server], str | None]:
     """The first of several flags that is set."""
 
@@ -474,10 +419,15 @@ def _padding(server: Server) -> str | None:
     return "--disable-cuda-graph-padding" if server.cfg.disable_cuda_graph_padding and server.captures else None
 
 
+def _xqa(server: Server) -> bool:
+    """Whether ``trtllm_mha`` decodes by kernels that take equal blocks."""
+    return server.major in (9, 12)
+
+
 def _trtllm_xqa(server: Server) -> str | None:
-    if server.verify_backend != "trtllm_mha" or not (server.platform.is_sm90 or server.platform.is_sm120):
+    if server.verify_backend != "trtllm_mha" or not _xqa(server):
         return None
-    return f"{option(server.verify_field)} trtllm_mha on sm_{'90' if server.platform.is_sm90 else '120'}"
+    return f"{option(server.verify_field)} trtllm_mha on sm_{server.major}0"
 
 
 def _v41_disaggregated(server: Server) -> str | None:
@@ -508,9 +458,10 @@ def _npu(server: Server) -> str | None:
 
 
 def _online_compress(server: Server) -> str | None:
-    names = ("SGLANG_OPT_USE_ONLINE_COMPRESS", "SGLANG_EXPERIMENTAL_ONLINE_C128_MTP")
-    both = all(os.environ.get(name, "").lower() in ("1", "true", "yes", "y") for name in names)
-    return names[1] if both and server.verify_backend == "dsv4" else None
+    from sglang.srt.environ import envs
+
+    both = envs.SGLANG_OPT_USE_ONLINE_COMPRESS.get() and envs.SGLANG_EXPERIMENTAL_ONLINE_C128_MTP.get()
+    return envs.SGLANG_EXPERIMENTAL_ONLINE_C128_MTP.name if both and server.verify_backend == "dsv4" else None
 
 
 FEATURES: Final = (
@@ -675,16 +626,26 @@ def describe(server_args: Any) -> Server:
 
     from sglang_dspark.serving.cpu import early
 
-    model, mla = model_config_of(server_args), use_mla_backend(server_args)
-    return Server(resolving_view(server_args), model, mla, get_platform(), early.in_use())
+    cfg, model, mla = resolving_view(server_args), model_config_of(server_args), use_mla_backend(server_args)
+    return Server(cfg, model, mla, get_platform(), early.in_use() and str(cfg.device) == "cpu")
 
 
-def backend(server: Server) -> Backend | None:
-    """The table's row for the server's target verification; None for a backend that is not SGLang's own."""
-    name, kind = server.verify_backend, "MLA" if server.mla else "MHA"
+def backend(server: Server, name: str | None = None) -> Backend | None:
+    """The table's row for an attention backend, that of the server's target verification by default.
+
+    Returns:
+        None for a backend that is not SGLang's own.
+    """
+    name, kind = name or server.verify_backend, "MLA" if server.mla else "MHA"
     if server.cpu_engine and name in CPU_BACKEND.names:
         return CPU_BACKEND
     return next((row for row in (*BACKENDS, CHECK_BACKEND) if name in row.names and row.model in ("any", kind)), None)
+
+
+def _packs(server: Server, name: str) -> bool:
+    """Whether an attention backend takes packed rows on this server."""
+    row = backend(server, name)
+    return row is not None and (row.packed == "graph" or (row.packed == "eager" and not server.captures))
 
 
 def obstacles(server: Server) -> tuple[Obstacle, ...]:
@@ -694,8 +655,8 @@ def obstacles(server: Server) -> tuple[Obstacle, ...]:
         found += [
             Obstacle(row.name, row.why, True) for row in MODEL_CLASSES if row.detect(server.model) and not row.packed
         ]
-    row = backend(server)
-    if row is None or row.packed == "wrong" or (row.packed == "eager" and server.captures):
+    if not _packs(server, server.verify_backend):
+        row = backend(server)
         why = "it is not known to take packed rows" if row is None else row.why
         instead = "" if found else _instead(server)
         found.append(Obstacle(f"{option(server.verify_field)} {server.verify_backend}", why + instead, True))
@@ -703,16 +664,18 @@ def obstacles(server: Server) -> tuple[Obstacle, ...]:
 
 
 def _instead(server: Server) -> str:
-    """The backend of the server's GPU that takes packed rows, as SGLang would let it be chosen."""
-    platform = server.platform
-    capability = platform.device_capability if platform.is_cuda else None
-    if not capability or not capability[0] or server.verify_backend in ("dsa", "nsa", "qsa", "dsv4"):
-        return ""
-    if server.mla:
-        names = ["flashinfer"]
-    else:
-        names = [name for name, majors in (("fa3", (8, 9)), ("trtllm_mha", (10,))) if capability[0] in majors]
-    return f"; use {names[0]} to steer" if names else ""
+    """The backend that takes packed rows on this server, as SGLang would let it be chosen."""
+    if server.verify_backend in ("dsa", "nsa"):
+        return ""  # The model was trained with it.
+    names = refusals.possible(server, refusals.built(server)[0])
+    name = next((one for one in names if _packs(server, one) and not (one == "trtllm_mha" and _xqa(server))), None)
+    return f"; use {name} to steer" if name else ""
+
+
+def check_mode(asked: str | None) -> None:
+    """Refuses a verify mode that is none."""
+    if asked is not None and asked not in MODES:
+        raise InputError(f"{VARIABLE}: {asked!r} is not valid; use {', '.join(MODES)}, or unset it")
 
 
 def choose(server: Server, asked: str | None, more: Sequence[Obstacle] = ()) -> Choice:
@@ -723,10 +686,10 @@ def choose(server: Server, asked: str | None, more: Sequence[Obstacle] = ()) -> 
         more: Obstacles that are not in the flags.
 
     Raises:
-        InputError: The operator's choice is not possible here.
+        InputError: SGLang could not serve with these flags, or the operator's choice is not possible here.
     """
-    if asked is not None and asked not in MODES:
-        raise InputError(f"{VARIABLE}: {asked!r} is not valid; use {', '.join(MODES)}, or unset it")
+    check_mode(asked)
+    refusals.refuse(server)
     if asked == "static":
         return Choice("static")
     found = (*obstacles(server), *more)
@@ -743,21 +706,14 @@ def choose(server: Server, asked: str | None, more: Sequence[Obstacle] = ()) -> 
 
 def markdown() -> str:
     """The tables for people; ``docs/serving.md`` has them."""
-    verdicts = {"graph": "yes", "eager": "without graphs only", "wrong": "no"}
+    verdicts = {"graph": "yes", "eager": "without graphs only", "wrong": "no", "refused": "SGLang refuses it"}
     lines = ["| attention backend of the target | follows lengths | because | SGLang |", "| --- | --- | --- | --- |"]
     for row in (*BACKENDS, CPU_BACKEND, CHECK_BACKEND):
         names = ", ".join(f"`{name}`" for name in row.names) + ("" if row.model == "any" else f" ({row.model})")
-        lines.append(f"| {names} | {verdicts[row.packed]} | {row.why} | {_short(row.shown)} |")
+        lines.append(f"| {names} | {verdicts[row.packed]} | {row.why} | `{short(row.shown)}` |")
     lines += ["", "| layers of the target | follows lengths | because | SGLang |", "| --- | --- | --- | --- |"]
     for model in MODEL_CLASSES:
-        lines.append(f"| {model.name} | {'yes' if model.packed else 'no'} | {model.why} | {_short(model.shown)} |")
+        lines.append(f"| {model.name} | {'yes' if model.packed else 'no'} | {model.why} | `{short(model.shown)}` |")
     lines += ["", "| whole blocks only with | because | shown by |", "| --- | --- | --- |"]
-    lines += [f"| {row.name} | {row.why} | {_short(row.shown)} |" for row in FEATURES]
-    return "\n".join(lines)
-
-
-def _short(symbol: str) -> str:
-    """A symbol from the last module on."""
-    parts = symbol.split(".")
-    first = next((i for i, part in enumerate(parts) if part.strip("_")[:1].isupper()), len(parts) - 1)
-    return f"`{'.'.join(parts[max(first - 1, 0) :])}`"
+    lines += [f"| {row.name} | {row.why} | `{short(row.shown)}` |" for row in FEATURES]
+    return "\n".join([*lines, "", refusals.markdown()])

@@ -5,11 +5,18 @@ from __future__ import annotations
 from types import SimpleNamespace
 from typing import Any
 
-from sglang_dspark.serving.support import Server
+from sglang_dspark.serving import serve_check
+from sglang_dspark.serving.server import Server
 
 GAMMA = 7
 
-H100 = SimpleNamespace(is_cuda=True, is_sm90=True, is_sm120=False, device_capability=(9, 0))
+
+def gpu(name: str) -> SimpleNamespace:
+    """SGLang's facts about a GPU of ``serve_check.GPUS``."""
+    return SimpleNamespace(**serve_check._facts(serve_check.GPUS[name]))
+
+
+H100 = gpu("h100")
 
 CFG: dict[str, Any] = {
     "attention_backend": "fa3",
@@ -27,14 +34,17 @@ CFG: dict[str, Any] = {
     "enable_lora": None,
     "enable_nvidia_megakernel": False,
     "enable_two_batch_overlap": False,
+    "kv_cache_dtype": "auto",
     "linear_attn_verify_backend": None,
     "lora_paths": None,
     "max_running_requests": 48,
+    "model_path": "/target",
     "pp_size": 1,
     "prefill_attention_backend": None,
     "quantization": None,
     "speculative_algorithm": "DSPARK",
     "speculative_attention_mode": "prefill",
+    "speculative_draft_attention_backend": None,
     "speculative_draft_model_path": None,
     "speculative_draft_model_revision": None,
     "speculative_dspark_align_verify_tokens_to_graph_tier": False,
@@ -42,6 +52,7 @@ CFG: dict[str, Any] = {
     "speculative_dspark_sps_table_path": None,
     "speculative_num_draft_tokens": GAMMA + 1,
     "speculative_use_block_verification": False,
+    "tp_size": 1,
     "use_ray": False,
 }
 

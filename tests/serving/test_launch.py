@@ -15,7 +15,7 @@ import pytest
 from sglang_dspark.errors import InputError
 from sglang_dspark.policy import NoDraft
 from sglang_dspark.policy.artifact import dumps
-from sglang_dspark.serving import hooks, launch, offline, settings, support
+from sglang_dspark.serving import draft_checkpoint, hooks, launch, offline, settings, support
 from sglang_dspark.serving.hooks import Hook
 from sglang_dspark.serving.settings import FLAGS, Settings
 from sglang_dspark.serving.support import Choice
@@ -24,9 +24,15 @@ from tests.serving import flags
 pytestmark = pytest.mark.usefixtures("environment")
 
 
+def write(folder: Path, content: str = '{"dspark_config": {"enable_confidence_head": true}}') -> None:
+    """A DSpark draft's configuration with these fields beside those that each has."""
+    own = {"markov_rank": 32, "markov_head_type": "vanilla", "mask_token_id": 1}
+    (folder / "config.json").write_text(json.dumps(own | json.loads(content)))
+
+
 @pytest.fixture
 def draft(tmp_path: Path) -> Path:
-    (tmp_path / "config.json").write_text(json.dumps({"dspark_config": {"enable_confidence_head": True}}))
+    write(tmp_path)
     return tmp_path
 
 
@@ -75,7 +81,7 @@ def test_refusals_by_environment(draft: Path) -> None:
         check(draft)
 
 
-@pytest.mark.parametrize("value", ["3.5", "2", "0.5"])
+@pytest.mark.parametrize("value", ["3.5", "2", "0.5", "inf", "nan"])
 def test_simulated_acceptance_is_refused_where_a_policy_steers(draft: Path, value: str) -> None:
     os.environ[launch.SIMULATE] = value
     for mode in (None, "compact", "cap-accept"):
@@ -90,6 +96,36 @@ def test_simulated_acceptance_of_the_policy_is_named_as_its_own(draft: Path) -> 
     launch._set_environment(artifact)
     with pytest.raises(InputError, match=f"^{launch.POLICY}: environment: {launch.SIMULATE}: 3"):
         check(draft, artifact)
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("SGLANG_SIMULATE_ACC_LEN", "abc"),
+        ("SGLANG_DSPARK_CONFIDENCE_RELAY_LAG_STEPS", "2.5"),
+        ("SGLANG_OPT_USE_ONLINE_COMPRESS", "maybe"),
+        ("SGLANG_RAGGED_VERIFY_MODE", "often"),
+        ("SGLANG_RAGGED_VERIFY_MODE", "COMPACT"),
+    ],
+)
+def test_a_variable_that_sglang_would_not_understand_is_refused(name: str, value: str) -> None:
+    os.environ[name] = value
+    with pytest.raises(InputError, match=f"^{name}: '{value}' is not valid"):
+        launch.check_variables()
+    del os.environ[name]
+    launch._set_environment(offline.artifact(environment={name: value}))
+    if name == support.VARIABLE:
+        launch.check_variables()  # A policy does not say how a server verifies.
+    else:
+        with pytest.raises(InputError, match=f"^{launch.POLICY}: environment: {name}: '{value}' is not valid"):
+            launch.check_variables()
+
+
+def test_variables_without_a_value_and_those_of_others_are_left(caplog) -> None:
+    os.environ["SGLANG_SIMULATE_ACC_LEN"] = ""
+    os.environ["SGLANG_OF_ANOTHER_PACKAGE"] = "abc"
+    os.environ["SGLANG_DSPARK_STS_COLLECT_PATH"] = "None"
+    launch.check_variables()
 
 
 @pytest.mark.parametrize("value", ["1", "1.0", "-1", "0", ""])
@@ -109,7 +145,7 @@ def test_simulated_acceptance_within_every_budget_is_allowed(draft: Path, value:
     ],
 )
 def test_a_draft_that_does_not_speak_of_its_confidence_head_has_one(draft: Path, content: str) -> None:
-    (draft / "config.json").write_text(content)
+    write(draft, content)
     assert check(draft) == Choice("compact")
 
 
@@ -125,7 +161,7 @@ def index(folder: Path, *names: str) -> None:
 
 @pytest.mark.parametrize("made", [weights, index])
 def test_a_draft_whose_weights_lack_the_head_has_none(draft: Path, made: Any) -> None:
-    (draft / "config.json").write_text("{}")
+    write(draft, "{}")
     made(draft, "mtp.0.norm.weight", "mtp.2.confidence_head.proj.weight")
     assert check(draft) == Choice("compact")
     made(draft, "mtp.0.norm.weight")
@@ -137,7 +173,7 @@ def test_a_draft_whose_weights_lack_the_head_has_none(draft: Path, made: Any) ->
     "content", ['{"enable_confidence_head": false}', '{"dspark_config": {"enable_confidence_head": false}}']
 )
 def test_a_draft_without_confidences_leaves_whole_blocks(draft: Path, content: str) -> None:
-    (draft / "config.json").write_text(content)
+    write(draft, content)
     choice = check(draft)
     assert choice.mode == "static"
     assert f"{draft / 'config.json'}: enable_confidence_head" in launch.said(choice)
@@ -155,18 +191,67 @@ def test_a_draft_that_cannot_be_read_is_refused(draft: Path, content: str) -> No
 
 
 @pytest.mark.parametrize("path", ["someone/on-a-hub", "/not/here/at/all", None])
-def test_a_draft_that_is_not_here_is_left_to_upstream(path: str | None) -> None:
+def test_a_draft_whose_configuration_is_not_here_is_left_to_upstream(path: str | None) -> None:
     assert check(None, speculative_draft_model_path=path) == Choice("compact")
 
 
-def test_a_draft_in_the_hubs_cache_is_read_like_a_folder(tmp_path: Path) -> None:
-    repository = tmp_path / "models--someone--draft"
+def keep(folder: Path, content: str) -> None:
+    """A draft's configuration as a hub's files are kept."""
+    repository = folder / "models--someone--draft"
     (repository / "refs").mkdir(parents=True)
     (repository / "refs" / "main").write_text("abc")
     (repository / "snapshots" / "abc").mkdir(parents=True)
-    (repository / "snapshots" / "abc" / "config.json").write_text('{"enable_confidence_head": false}')
-    hub = {"speculative_draft_model_path": "someone/draft", "speculative_draft_model_revision": "main"}
-    assert check(None, download_dir=str(tmp_path), **hub).mode == "static"
+    write(repository / "snapshots" / "abc", content)
+
+
+HUB = {"speculative_draft_model_path": "someone/draft", "speculative_draft_model_revision": "main"}
+WITHOUT, WITH = '{"enable_confidence_head": false}', '{"enable_confidence_head": true}'
+
+
+@pytest.mark.parametrize(
+    ("download", "hub", "mode"),
+    [(WITHOUT, None, "static"), (None, WITHOUT, "static"), (WITHOUT, WITH, "static"), (WITH, WITHOUT, "compact")],
+)
+def test_a_draft_in_the_hubs_cache_is_read_like_a_folder(
+    tmp_path: Path, monkeypatch, download: str | None, hub: str | None, mode: str
+) -> None:
+    """The download folder first, then where the hub keeps files."""
+    for name, content in (("download", download), ("hub", hub)):
+        if content is not None:
+            keep(tmp_path / name, content)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "hub"))
+    assert check(None, download_dir=str(tmp_path / "download"), **HUB).mode == mode
+    if download is None:
+        assert check(None, **HUB).mode == mode
+
+
+@pytest.mark.parametrize(
+    ("content", "named"),
+    [
+        ('{"markov_rank": 0}', "markov_rank"),
+        ('{"markov_rank": null}', "markov_rank"),
+        ('{"mask_token_id": null}', "mask_token_id"),
+        ('{"markov_head_type": "other"}', "markov_head_type"),
+        ('{"markov_rank": "many"}', "many"),
+    ],
+)
+def test_a_draft_that_is_none_of_dsparks_is_refused(draft: Path, content: str, named: str) -> None:
+    write(draft, content)
+    with pytest.raises(InputError, match=f"^{draft / 'config.json'}: .*{named}.*; give a DSpark checkpoint$"):
+        check(draft)
+
+
+@pytest.mark.parametrize("path", ["/no/such/folder", "./draft", "a/b/c", "dspark_qwen3_8b_block7/"])
+def test_a_checkpoint_that_is_nowhere_is_named_with_its_flag(path: str) -> None:
+    for field in ("model_path", "speculative_draft_model_path"):
+        with pytest.raises(InputError, match=f"^--{field.replace('_', '-')}: {path} is not here; give a folder"):
+            draft_checkpoint.check_path(SimpleNamespace(**{field: path}), field)
+
+
+@pytest.mark.parametrize("path", [None, "someone/on-a-hub", "gpt2", "s3://bucket/draft", "some/one/draft.gguf"])
+def test_a_checkpoint_that_may_be_on_a_hub_is_left_to_sglang(path: str | None, tmp_path: Path) -> None:
+    for given in (path, str(tmp_path)):
+        draft_checkpoint.check_path(SimpleNamespace(speculative_draft_model_path=given))
 
 
 def test_a_missing_key_file_is_refused_before_weights_load(draft: Path) -> None:
@@ -203,11 +288,11 @@ def test_advice_to_serve_plainly_is_passed_on(draft: Path, caplog) -> None:
 
 def test_environment_of_the_policy_yields_to_the_operators(caplog) -> None:
     os.environ["SGLANG_A"] = "mine"
-    told = {"SGLANG_A": "theirs", "SGLANG_B": "2", launch.VERIFY_MODE: "cap-accept"}
+    told = {"SGLANG_A": "theirs", "SGLANG_B": "2", support.VARIABLE: "cap-accept"}
     launch._set_environment(offline.artifact(environment=told))
     assert (os.environ["SGLANG_A"], os.environ["SGLANG_B"]) == ("mine", "2")
     # How the server verifies is what the table says, whatever the policy was tuned on.
-    assert launch.VERIFY_MODE not in os.environ
+    assert support.VARIABLE not in os.environ
     assert len(caplog.records) == 1 and "SGLANG_A=theirs" in caplog.text and "mine" in caplog.text
 
 
@@ -356,7 +441,7 @@ def test_a_refusal_ends_a_command_line_in_one_line_and_raises_in_an_engine(
         assert error.count("\n") == 1 and f"{path}: gamma: 0" in error
     path.write_text(dumps(offline.artifact()))
     launch.resolve(args, called.append)
-    assert called == [args] and os.environ[launch.VERIFY_MODE] == "compact"
+    assert called == [args] and os.environ[support.VARIABLE] == "compact"
 
 
 def test_what_is_set_for_one_engine_is_not_the_next_ones(tmp_path: Path, monkeypatch) -> None:
@@ -368,7 +453,7 @@ def test_what_is_set_for_one_engine_is_not_the_next_ones(tmp_path: Path, monkeyp
     seen = []
 
     def previous(args: Any) -> None:
-        seen.append((os.environ.get(launch.VERIFY_MODE), os.environ.get("SGLANG_OF_THE_POLICY")))
+        seen.append((os.environ.get(support.VARIABLE), os.environ.get("SGLANG_OF_THE_POLICY")))
 
     settings.put("policy", str(path))
     launch.resolve(args, previous)
@@ -378,7 +463,7 @@ def test_what_is_set_for_one_engine_is_not_the_next_ones(tmp_path: Path, monkeyp
 
 
 def test_a_draft_that_turns_out_to_have_no_head_is_not_served_compact(tmp_path: Path, monkeypatch) -> None:
-    (tmp_path / "config.json").write_text('{"enable_confidence_head": false}')
+    write(tmp_path, WITHOUT)
     described = flags.server()
     monkeypatch.setattr(support, "describe", lambda args: described)
     path = tmp_path / "policy.json"
@@ -390,7 +475,7 @@ def test_a_draft_that_turns_out_to_have_no_head_is_not_served_compact(tmp_path: 
         described.cfg.speculative_draft_model_path = str(tmp_path)
 
     launch.resolve(SimpleNamespace(speculative_algorithm="DSPARK", _dspark_raises=True), previous)
-    assert launch.VERIFY_MODE not in os.environ
+    assert support.VARIABLE not in os.environ
 
 
 def test_an_unsupported_version_is_named_with_the_supported(monkeypatch) -> None:

@@ -101,8 +101,8 @@ def test_the_documentation_has_the_table() -> None:
     assert support.markdown() in (DOCS / "serving.md").read_text()
 
 
-B200 = SimpleNamespace(is_cuda=True, is_sm90=False, is_sm120=False, device_capability=(10, 0))
-RTX = SimpleNamespace(is_cuda=True, is_sm90=False, is_sm120=True, device_capability=(12, 0))
+B200, RTX = flags.gpu("b200"), flags.gpu("rtx-pro-6000")
+MI300X = SimpleNamespace(**vars(B200) | {"is_cuda": False, "is_hip": True, "device_capability": (9, 4)})
 NO_GRAPHS = SimpleNamespace(decode=SimpleNamespace(backend="disabled", bs=None))
 
 # By what a server has, what follows where its operator has not chosen: packed rows, or whole blocks and why.
@@ -121,8 +121,7 @@ DECIDED: list[tuple[dict[str, Any], str | None]] = [
     ({"attention_backend": "triton"}, "--attention-backend triton"),
     ({"attention_backend": "triton", "cuda_graph_config": NO_GRAPHS}, "--attention-backend triton"),
     ({"attention_backend": "dsa", "mla": True}, "--attention-backend dsa"),
-    ({"attention_backend": "aiter"}, "--attention-backend aiter"),
-    ({"attention_backend": "torch_native", "device": "cpu"}, "--attention-backend torch_native"),
+    ({"attention_backend": "aiter", "platform": MI300X}, "--attention-backend aiter"),
     ({"attention_backend": "torch_native", "device": "cpu", "cpu_engine": True}, None),
     ({"attention_backend": "dspark_triton"}, None),
     ({"attention_backend": "of_another_package"}, "--attention-backend of_another_package"),
@@ -213,6 +212,9 @@ CASES: list[tuple[str | None, str, tuple[str, ...], str, str]] = [
     (None, "a100", ("--attention-backend", "fa3"), "compact", ""),
     (None, "a100", ("--disable-cuda-graph",), "compact", ""),
     (None, "h100", ("--attention-backend", "triton"), "static", "--attention-backend triton"),
+    (None, "a100", ("--kv-cache-dtype", "fp8_e5m2"), "static", "captures graphs)"),
+    (None, "h100", ("--kv-cache-dtype", "fp8_e5m2"), "static", "equal length)"),
+    ("mistral", "h100", (), "compact", ""),
     # L03
     (None, "h100", ("--attention-backend", "trtllm_mha"), "static", "trtllm_mha on sm_90"),
     (None, "b200", ("--attention-backend", "trtllm_mha"), "compact", ""),
@@ -254,7 +256,14 @@ REFUSED: list[tuple[tuple[str, ...], dict[str, str], str]] = [
     (("--speculative-dspark-record", "x"), {}, ".*--speculative-dspark-policy"),
     (("--attention-backend", "triton"), FORCED, f"{support.VARIABLE}: compact .*--attention-backend triton"),
     (LORA, FORCED, f"{support.VARIABLE}: compact .*--enable-lora"),
-    (LORA, {support.VARIABLE: "often"}, f"sglang: .*{support.VARIABLE}='often'"),
+    (LORA, {support.VARIABLE: "often"}, f"{support.VARIABLE}: 'often'"),
+    ((), {"SGLANG_SIMULATE_ACC_LEN": "abc"}, "SGLANG_SIMULATE_ACC_LEN: 'abc' is not valid"),
+    (("--speculative-draft-model-path", "/no/draft"), {}, "--speculative-draft-model-path: /no/draft is not here"),
+    (("--model-path", "/no/target"), {}, "--model-path: /no/target is not here"),
+    (("--attention-backend", "hpc_ops"), {}, "--attention-backend: hpc_ops cannot serve"),
+    (("--attention-backend", "fa4", "--kv-cache-dtype", "fp8_e4m3"), {}, "--attention-backend: fa4 cannot serve"),
+    (("--decode-attention-backend", "dsv4"), {}, "--decode-attention-backend: dsv4 cannot serve"),
+    (("--speculative-draft-attention-backend", "ascend"), {}, "--speculative-draft-attention-backend: ascend cannot"),
 ]
 
 

@@ -176,6 +176,19 @@ class TestBackAndForth:
             watcher.look()
             assert live.in_force.text == version
 
+    @pytest.mark.parametrize("missing", [False, True])
+    def test_a_wrong_file_in_place_of_a_held_version_is_refused_once(self, path, live, clock, missing: bool) -> None:
+        watcher = self.run(path, live, clock, 20.0, 0.5)
+        returning = b"theirs" if live.in_force.text == b"ours" else b"ours"
+        path.write_bytes(returning)
+        watcher.look()
+        assert live.in_force.text != returning
+        path.unlink() if missing else path.write_bytes(b"bad")
+        for _ in range(5):
+            watcher.look()
+            clock.now += watch.POLL_S
+        assert watcher.refusals == 1
+
     def test_a_version_that_returns_later_is_new(self, path, live, clock) -> None:
         self.run(path, live, clock, 20.0, 0.5)
         clock.now += watch.RETURN_S

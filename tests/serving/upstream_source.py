@@ -25,11 +25,17 @@ def place(symbol: str) -> Place | None:
             continue
         node: Any = tree
         for name in parts[cut:]:
-            node = next((one for one in node.body if getattr(one, "name", None) == name), None)
+            node = next((one for one in node.body if name in _names(one)), None)
             if node is None:
                 return None
         return Place(module, node)
     return None
+
+
+def _names(node: Any) -> set[str]:
+    """What a statement defines."""
+    targets = [*getattr(node, "targets", ()), getattr(node, "target", None)]
+    return {getattr(node, "name", ""), *(getattr(target, "id", "") for target in targets)}
 
 
 def attribute(symbol: str, name: str) -> ast.stmt | None:
@@ -59,11 +65,16 @@ def _origin(module: str, name: str) -> str | None:
     return None
 
 
-@functools.cache
-def _tree(module: str) -> ast.Module | None:
+def file(module: str) -> Path:
+    """Where a module's source is, or would be."""
     top, *rest = module.split(".")
     spec = importlib.util.find_spec(top)
     assert spec is not None and spec.submodule_search_locations
     path = Path(spec.submodule_search_locations[0]).joinpath(*rest)
-    file = path.with_suffix(".py") if rest else path / "__init__.py"
-    return ast.parse(file.read_text(encoding="utf-8")) if file.is_file() else None
+    return path.with_suffix(".py") if rest else path / "__init__.py"
+
+
+@functools.cache
+def _tree(module: str) -> ast.Module | None:
+    path = file(module)
+    return ast.parse(path.read_text(encoding="utf-8")) if path.is_file() else None
