@@ -110,7 +110,7 @@ def reference_accept_chain(
     p: torch.Tensor, q: torch.Tensor, lengths: torch.Tensor, requests: torch.Tensor, positions: torch.Tensor, seed: int
 ) -> torch.Tensor:
     """Reference: ``p`` and ``q`` float32 [R, gamma] are the drafts' probabilities."""
-    index = torch.arange(p.shape[1])
+    index = torch.arange(p.shape[1], device=p.device)
     u = reference_coins(seed, requests[:, None], positions[:, None], index)
     taken = (u * q < p) & (index < lengths[:, None])
     return taken.int().cumprod(dim=1).sum(dim=1).to(torch.int32)

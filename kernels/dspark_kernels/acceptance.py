@@ -159,7 +159,7 @@ def reference_accept(
     """Reference of :func:`accept`, over whole distributions."""
     count, gamma = drafts.shape
     # Rows that were not verified stand for nothing; any row will do.
-    index = torch.minimum(torch.arange(gamma + 1), lengths[:, None])
+    index = torch.minimum(torch.arange(gamma + 1, device=lengths.device), lengths[:, None])
     rows = (starts[:, None] + index).flatten()
     per_row = [None if one is None else one.repeat_interleave(gamma + 1) for one in (temperatures, top_ks, top_ps)]
     assert per_row[0] is not None
@@ -177,7 +177,7 @@ def reference_accept(
         drawn = torch.where(proposal.log_probs.isnan(), torch.nan, proposal.log_probs.clamp(max=0.0).exp())
         taken[1] = torch.where((proposal.temperatures > 0)[:, None], drawn, taken[1])
     accepted = reference_accept_chain(taken[0], taken[1], lengths, requests, positions, seed)
-    each = torch.arange(count)
+    each = torch.arange(count, device=drafts.device)
     rejected = (accepted < lengths)[:, None]
     last = torch.where(rejected, q[each, accepted.clamp(max=gamma - 1).long()], 0.0)
     keys = reference_residual(p[each, accepted.long()], last, requests, positions, accepted, seed)

@@ -1,274 +1,281 @@
 """``python -m dspark_kernels.bench``: times our kernels on this machine's GPU, beside the references and SGLang's own.
 
-Compares outputs with the references at every number of requests that is served, then times each of them: replays of
-CUDA graphs, as a server makes them, with caches that hold something else. Prints a table to send back and writes the
-result file that lets ``--speculative-dspark-kernels auto`` use what was faster at every number of requests. Without a
-GPU it goes as far as a launch: argument checks, references, and the compilation of what it would time.
+Compares outputs with the references at every number of requests that is served, in three dtypes; then times each
+operation of a draft round and a whole round at every number: replays of CUDA graphs, as a server makes them, with
+caches that hold something else, beside the time that memory alone would take. Where a goal is missed it times launch
+configurations nearby and names the one to try next. Prints a table to send back and writes the result file that lets
+``--speculative-dspark-kernels auto`` use what was faster at every number of requests. Without a GPU it goes as far as a
+launch: argument checks, references, and the compilation of what it would time.
 """
 
 from __future__ import annotations
 
 import argparse
+import datetime
 import importlib
-import statistics
+import json
+import os
 import sys
-from collections.abc import Callable, Iterator
-from typing import Any, NamedTuple
+import time
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context
+from pathlib import Path
+from typing import Any, Final, NamedTuple
 
 import torch
+import triton
 
-from dspark_kernels import acceptance, ahead, confidence, draft, results, selfcheck, targets, verify_lengths
-from dspark_kernels.heads import MarkovHead
+from dspark_kernels import ahead, contestants, heads, results, retune, selfcheck, targets, timing
+from dspark_kernels.contestants import OPERATIONS, ROUND
 from dspark_kernels.interpreter import interpreted
-from dspark_kernels.residual_scan import Proposal
 from dspark_kernels.specimens import Served
+from dspark_kernels.timing import Timing
 
-# Numbers of requests in the table; references, which are slow, are timed there only.
-ROWS = (1, 16, 64, 256)
-REQUESTS = 256
-VOCAB, RANK, GAMMA, HIDDEN = 151_936, 256, 7, 4096
+# Numbers of requests in the table, timed first; references, which are slow, are timed there only.
+ROWS: Final = (1, 16, 64, 256)
+REQUESTS: Final = 256
+# Of the check, which runs every number of requests up to it.
+CHECKED: Final = 1024
+# Of the memory-bound time, at this many requests and more: the goal of an operation that reads the vocabulary.
+GOAL: Final = 1.15
+GOAL_ROWS: Final = 64
+GOAL_OPERATIONS: Final = ("draft sampled", "draft greedy", "accept", ROUND)
+DTYPES: Final = ("bfloat16", "float16", "float32")
 # Where SGLang's own kernels are called; it imports SGLang, which nothing here may.
-UPSTREAM = "sglang_dspark.serving.upstream_calls"
-
-
-class Inputs(NamedTuple):
-    """Of one case, on one device."""
-
-    head: MarkovHead
-    logits: torch.Tensor
-    hidden: torch.Tensor
-    anchors: torch.Tensor
-    drafts: torch.Tensor
-    temperatures: torch.Tensor
-    names: torch.Tensor
-    target: torch.Tensor
-    lengths: torch.Tensor
-    weight: torch.Tensor
-    confidences: torch.Tensor
-    log_sums: torch.Tensor
+UPSTREAM: Final = "sglang_dspark.serving.upstream_calls"
 
 
 class Row(NamedTuple):
-    """Medians in microseconds; None where a contestant is missing."""
+    """An operation at a number of requests; times in microseconds, None where a contestant is missing.
 
-    stage: str
-    rows: int
-    ours_us: float
-    reference_us: float | None
-    upstream_us: float | None
+    Attributes:
+        ours, upstream, reference: What was timed.
+        bound_us: The bytes that ours must move over this GPU's measured copy bandwidth.
+    """
+
+    operation: str
+    requests: int
+    ours: Timing
+    upstream: Timing | None
+    reference: Timing | None
+    bound_us: float | None
+
+    @property
+    def of_bound(self) -> float | None:
+        """Ours over the memory-bound time; its inverse is the share of bandwidth."""
+        return None if self.bound_us is None else self.ours.median_us / self.bound_us
+
+    @property
+    def of_upstream(self) -> float | None:
+        return None if self.upstream is None else self.ours.median_us / self.upstream.median_us
+
+    @property
+    def missed(self) -> bool:
+        """Whether a goal is missed: faster than SGLang's everywhere, near the memory-bound time in large batches."""
+        slower = self.of_upstream is not None and self.of_upstream >= 1.0
+        bound = self.operation in GOAL_OPERATIONS and self.requests >= GOAL_ROWS and self.of_bound is not None
+        return slower or (bound and (self.of_bound or 0.0) > GOAL)
+
+    def as_json(self) -> dict[str, Any]:
+        timings = {
+            name: None if timing is None else timing._asdict()
+            for name, timing in (("ours", self.ours), ("upstream", self.upstream), ("reference", self.reference))
+        }
+        share = None if self.of_bound is None else 1.0 / self.of_bound
+        return {
+            "operation": self.operation,
+            "requests": self.requests,
+            **timings,
+            "bound_us": self.bound_us,
+            "share_of_bandwidth": share,
+            "of_bound": self.of_bound,
+            "of_upstream": self.of_upstream,
+            "goal_missed": self.missed,
+        }
 
 
 def main(arguments: list[str] | None = None) -> int:
     """Returns the exit code: 0; 1 where kernels are not what their references compute, 2 where nothing can be timed."""
-    parser = argparse.ArgumentParser(prog="python -m dspark_kernels.bench", description=__doc__)
-    parser.add_argument("--repeat", type=int, default=50, help="timed calls of each (default 50)")
-    parser.add_argument(
-        "--requests", type=int, default=REQUESTS, help=f"most requests that are served at once (default {REQUESTS})"
-    )
-    parser.add_argument("--vocab", type=int, default=VOCAB, help=f"vocabulary (default {VOCAB})")
-    asked = parser.parse_args(arguments)
-    if not asked.repeat >= 1 or not 64 <= asked.vocab <= 262_144 or not 1 <= asked.requests <= 1024:
-        parser.error("--repeat is 1 or more, --vocab 64 to 262,144, --requests 1 to 1,024")
+    served, asked = _parse(arguments)
     if interpreted():
         print("bench: TRITON_INTERPRET is set: an interpreter is not worth timing; unset it", file=sys.stderr)
         return 2
     if not torch.cuda.is_available():
-        rehearse(asked.vocab)
+        rehearse(served)
         return 2
-    device = torch.device("cuda")
+    deadline_s = time.monotonic() + asked.budget_s
+    device = timing.DEVICE
     target = targets.of(device)
-    print(f"{torch.cuda.get_device_name(device)} ({target.name}), torch {torch.__version__}")
-    differing = selfcheck.differing(device, Served(requests=asked.requests), every=True)
-    for text in differing.values():
-        print(f"not what the reference computes: {text}", file=sys.stderr)
-    counts = range(1, asked.requests + 1)
-    rows = [row for count in counts for row in time_all(inputs(count, asked.vocab, device), asked.repeat)]
-    show([row for row in rows if row.reference_us is not None])
-    print(f"1 to {asked.requests} requests were compared and timed; all of them are in the file")
-    won = {
-        stage: stage not in differing and _won([row for row in rows if row.stage == stage])
-        for stage in selfcheck.STAGES
+    header = {
+        "device": torch.cuda.get_device_name(device),
+        "target": target.name,
+        "torch": torch.__version__,
+        "triton": triton.__version__,
+        "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+        "served": served.flags(),
+        "copy_bytes_per_s": timing.copy_bytes_per_s(),
+        "published_bytes_per_s": target.bytes_per_s,
+        "published_of": target.gpu,
     }
-    print("written:", results.write(device, won, [row._asdict() for row in rows]))
+    print(", ".join(f"{name} {value}" for name, value in header.items()))
+    with ProcessPoolExecutor(max_workers=os.cpu_count(), mp_context=get_context("spawn")) as pool:
+        differing = check_all(served, pool)
+        for text in differing.values():
+            print(f"not what the reference computes: {text}", file=sys.stderr)
+        list(
+            pool.map(compile_at, *zip(*((target.name, served, count) for count in _ends(device, served)), strict=True))
+        )
+        rows: list[Row] = []
+        for row in time_all(served, target, header["copy_bytes_per_s"], asked.repeat):
+            rows.append(row)
+            if time.monotonic() > deadline_s:
+                break
+        timed = {row.requests for row in rows if row.operation == ROUND}
+        print(f"timed at {len(timed)} of {served.requests} numbers of requests")
+        show([row for row in rows if row.requests in ROWS])
+        missed = [row for row in rows if row.missed and row.requests in ROWS]
+        cases = [
+            retune.Case(row.operation, row.requests, row.ours.median_us)
+            for row in missed
+            if row.operation in retune.CONFIGURED
+        ]
+        advice = retune.advise(served, cases, target, pool, asked.repeat, deadline_s)
+    for one in advice:
+        how = "nothing near it was faster" if one.best == one.now else f"try {one.best}, {one.best_us:.1f} us"
+        print(f"{one.operation} at {one.requests}: {one.now} took {one.now_us:.1f} us; {how}")
+    won = {stage: stage not in differing and _won(stage, rows, served.requests) for stage in selfcheck.STAGES}
+    report = {**header, "differing": differing, "wins": won, "rows": [row.as_json() for row in rows]}
+    report["next"] = [one._asdict() for one in advice]
+    print("written:", results.write(device, served, won, [row.as_json() for row in rows]))
+    if asked.out is not None:
+        asked.out.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
+        print("written:", asked.out)
     return 1 if differing else 0
 
 
-def _won(rows: list[Row]) -> bool:
-    return bool(rows) and all(row.upstream_us is not None and row.ours_us < row.upstream_us for row in rows)
+def _parse(arguments: list[str] | None) -> tuple[Served, argparse.Namespace]:
+    parser = argparse.ArgumentParser(prog="python -m dspark_kernels.bench", description=__doc__)
+    parser.add_argument("--repeat", type=int, default=50, help="timed calls of each (default 50)")
+    parser.add_argument(
+        "--budget-s", type=float, default=float("inf"), help="seconds after which no other case is timed (default none)"
+    )
+    parser.add_argument("--out", type=Path, help="file for all figures, as JSON")
+    parser.add_argument(
+        "--requests", type=int, default=REQUESTS, help=f"most requests that are served at once (default {REQUESTS})"
+    )
+    parser.add_argument("--kind", choices=tuple(heads.CHUNKS), default="vanilla", help="of the draft's Markov head")
+    default = Served()
+    for name, least, most in (("vocab", 64, 262_144), ("rank", 1, 256), ("hidden", 1, 65_536), ("gamma", 1, 16)):
+        number = getattr(default, name)
+        parser.add_argument(f"--{name}", type=int, default=number, help=f"{least} to {most:,} (default {number:,})")
+    for name in ("logits", "w1", "w2", "kept", "target"):
+        dtype = str(getattr(default, name)).removeprefix("torch.")
+        parser.add_argument(f"--{name}", choices=DTYPES, default=dtype, help=f"dtype (default {dtype})")
+    asked = parser.parse_args(arguments)
+    ranges = {"repeat": (1, 10_000), "requests": (1, 1024), "vocab": (64, 262_144), "rank": (1, 256)}
+    for name, (least, most) in (ranges | {"hidden": (1, 65_536), "gamma": (1, 16)}).items():
+        if not least <= getattr(asked, name) <= most:
+            parser.error(f"--{name}: {getattr(asked, name):,}, expected {least:,} to {most:,}")
+    fields = {name: getattr(asked, name) for name in ("kind", "vocab", "rank", "hidden", "gamma", "requests")}
+    dtypes = {name: getattr(torch, getattr(asked, name)) for name in ("logits", "w1", "w2", "kept", "target")}
+    return Served(**fields, **dtypes), asked
 
 
-def rehearse(vocab: int) -> None:
+def check_all(served: Served, pool: ProcessPoolExecutor) -> dict[str, str]:
+    """Compare every stage at every number of requests up to 1,024, as served and in one dtype throughout.
+
+    A process each: most of the time goes to compilers.
+    """
+    same = {"kind": served.kind, "rank": served.rank, "requests": CHECKED}
+    cases = [served._replace(requests=CHECKED), *(Served.of(getattr(torch, dtype), **same) for dtype in DTYPES)]
+    asked = [(case, stage) for case in cases for stage in selfcheck.STAGES]
+    found: dict[str, str] = {}
+    for of_stage in pool.map(differs, *zip(*asked, strict=True)):
+        found |= of_stage
+    return found
+
+
+def differs(served: Served, stage: str) -> dict[str, str]:
+    """As :func:`selfcheck.differing` of one stage, in a process of its own."""
+    return selfcheck.differing(timing.DEVICE, served, every=True, stages=[stage])
+
+
+def compile_at(target: str, served: Served, requests: int) -> int:
+    """Compile what is timed at a number of requests, in a process of its own; Triton keeps it on disk."""
+    given = contestants.inputs(served._replace(requests=requests), torch.device("meta"))
+    return len(ahead.compile_calls(target, contestants.ours(given).values()))
+
+
+def _ends(device: torch.device, served: Served) -> Sequence[int]:
+    return selfcheck.row_counts(device, served)
+
+
+def _won(stage: str, rows: list[Row], requests: int) -> bool:
+    """Whether a stage was faster than SGLang's in all its operations at every number of requests."""
+    of_stage = [row for row in rows if OPERATIONS.get(row.operation) == stage]
+    operations = sum(one == stage for one in OPERATIONS.values())
+    faster = all(row.of_upstream is not None and row.of_upstream < 1.0 for row in of_stage)
+    return faster and len(of_stage) == operations * requests
+
+
+def rehearse(served: Served) -> None:
     """Everything up to a launch: arguments, references on a small case, and the code for every target."""
-    small = inputs(2, min(vocab, 1000), torch.device("cpu"), torch.float32)
-    for stage, call in references(small).items():
+    small = served._replace(requests=2, vocab=min(served.vocab, 1000), hidden=64, logits=torch.float32)
+    small = small._replace(w1=torch.float32, w2=torch.float32, kept=torch.float32)
+    for operation, call in contestants.references(contestants.inputs(small, torch.device("cpu"))).items():
         call()
-        print(f"{stage}: reference runs")
+        print(f"{operation}: reference runs")
+    given = contestants.inputs(served._replace(requests=64), torch.device("meta"))
     for name in targets.TARGETS:
-        made = ahead.compile_calls(name, calls(inputs(64, vocab, torch.device("meta"))).values())
+        made = ahead.compile_calls(name, contestants.ours(given).values())
         print(f"{name}: {len(made)} kernels compiled for 64 requests, {sum(one.spill_bytes > 0 for one in made)} spill")
     print("bench: no GPU here, so nothing was launched and nothing timed; run this where there is one", file=sys.stderr)
 
 
-def inputs(rows: int, vocab: int, device: torch.device, dtype: torch.dtype = torch.bfloat16) -> Inputs:
-    """A decode step of ``rows`` requests."""
-    hidden = HIDDEN if device.type != "cpu" else 64
-
-    def normal(*shape: int, to: torch.dtype = dtype) -> torch.Tensor:
-        return torch.randn(shape, device=device, dtype=torch.float32 if device.type == "cpu" else to).to(to)
-
-    def integers(most: int, *shape: int) -> torch.Tensor:
-        return torch.randint(0, most, shape, device=device)
-
-    return Inputs(
-        MarkovHead("vanilla", normal(vocab, RANK), normal(vocab, RANK)),
-        normal(rows, GAMMA, vocab),
-        normal(rows, GAMMA, hidden),
-        integers(vocab, rows),
-        integers(vocab, rows, GAMMA),
-        torch.ones(rows, device=device),
-        integers(1 << 40, rows),
-        normal(rows * (GAMMA + 1), vocab, to=torch.float32),
-        torch.full((rows,), GAMMA, dtype=torch.int32, device=device),
-        normal(hidden + RANK, to=torch.float32),
-        torch.rand((rows, GAMMA), device=device),
-        torch.full((rows, GAMMA), 20.0, device=device),
-    )
+def time_all(served: Served, target: targets.Target, bytes_per_s: float, repeat: int) -> Iterator[Row]:
+    """Every operation at every number of requests; those of the table first."""
+    of_all = contestants.inputs(served, timing.DEVICE)
+    in_table = [count for count in ROWS if count <= served.requests]
+    others = [count for count in range(1, served.requests + 1) if count not in in_table]
+    for count in in_table + others:
+        given = of_all.first(count)
+        ours, theirs = contestants.ours(given), upstream(given, served)
+        slow = contestants.references(given) if count in in_table else {}
+        moved = contestants.moved_bytes(served, count, target)
+        for operation, call in ours.items():
+            yield Row(
+                operation,
+                count,
+                timing.time_call(timing.replay(call), repeat),
+                timing.time_call(timing.replay(theirs[operation]), repeat) if operation in theirs else None,
+                # They wait for the host, so no graph holds them.
+                timing.time_call(slow[operation], 3) if operation in slow else None,
+                1e6 * moved[operation] / bytes_per_s if operation in moved else None,
+            )
 
 
-def _proposal(given: Inputs) -> Proposal:
-    certain = given.log_sums * 0.0
-    return Proposal(given.logits, given.log_sums, certain, given.temperatures, given.head, None, given.anchors)
-
-
-def calls(given: Inputs) -> dict[str, Callable[[], object]]:
-    """Ours, by stage."""
-    rows = len(given.anchors)
-    starts = torch.arange(rows, device=given.anchors.device) * (GAMMA + 1)
-    named: dict[str, Any] = {"requests": given.names, "positions": given.names, "seed": 1}
-    return {
-        "draft": lambda: draft.draft_block(
-            given.head, given.logits, given.anchors, temperatures=given.temperatures, **named
-        ),
-        "confidence": lambda: confidence.confidence_block(
-            given.hidden,
-            given.anchors,
-            given.drafts,
-            given.weight,
-            None,
-            torch.ones(GAMMA, device=given.anchors.device),
-            given.head.w1,
-        ),
-        "lengths": lambda: verify_lengths.verify_lengths(given.confidences, rows * 3, floor=1e-6, with_anchor=True),
-        "accept": lambda: acceptance.accept(
-            given.target,
-            starts,
-            given.lengths,
-            given.drafts,
-            _proposal(given),
-            temperatures=given.temperatures,
-            **named,
-        ),
-    }
-
-
-def references(given: Inputs) -> dict[str, Callable[[], object]]:
-    """The PyTorch references, by stage; on tensors of any device."""
-    rows = len(given.anchors)
-    starts = torch.arange(rows, device=given.anchors.device) * (GAMMA + 1)
-    return {
-        "draft": lambda: draft.reference_draft_block(
-            given.head, given.logits, given.anchors, None, given.temperatures, given.names, given.names, 1
-        ),
-        "confidence": lambda: confidence.reference_confidence(
-            given.hidden,
-            given.anchors,
-            given.drafts,
-            given.weight,
-            None,
-            torch.ones(GAMMA, device=given.anchors.device),
-            given.head.w1,
-        ),
-        "lengths": lambda: verify_lengths.reference_lengths(
-            given.confidences, rows * 3, 1e-6, 0, GAMMA, None, None, None, None, True
-        ),
-        "accept": lambda: acceptance.reference_accept(
-            given.target,
-            starts,
-            given.lengths,
-            given.drafts,
-            _proposal(given),
-            given.temperatures,
-            None,
-            None,
-            given.names,
-            given.names,
-            1,
-        ),
-    }
-
-
-def upstream(given: Inputs) -> dict[str, Callable[[], object]]:
-    """SGLang's own, by stage; none where it is not installed."""
+def upstream(given: contestants.Inputs, served: Served) -> contestants.Calls:
+    """SGLang's own, by operation; none where it is not installed."""
     try:
-        return dict(importlib.import_module(UPSTREAM).calls(given))
+        return dict(importlib.import_module(UPSTREAM).calls(given, served))
     except ImportError as error:
         print(f"SGLang's own: not here ({error})", file=sys.stderr)
         return {}
 
 
-def time_all(given: Inputs, repeat: int) -> Iterator[Row]:
-    """Every stage of one case."""
-    rows = len(given.anchors)
-    ours, slow, theirs = calls(given), references(given), upstream(given)
-    for stage, call in ours.items():
-        beside = time_call(replay(theirs[stage]), repeat) if stage in theirs else None
-        # Whole distributions of many rows are slow; a few calls say it. They wait for the host, so no graph holds them.
-        reference = time_call(slow[stage], min(repeat, 3)) if rows in ROWS else None
-        yield Row(stage, rows, time_call(replay(call), repeat), reference, beside)
-
-
-def replay(call: Callable[[], object]) -> Callable[[], object]:
-    """What replays a call from a CUDA graph, after calls that compile it and fill its buffers."""
-    side = torch.cuda.Stream()
-    side.wait_stream(torch.cuda.current_stream())
-    with torch.cuda.stream(side):
-        for _ in range(3):
-            call()
-    torch.cuda.current_stream().wait_stream(side)
-    graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph):
-        call()
-    return graph.replay
-
-
-def time_call(call: Callable[[], object], repeat: int) -> float:
-    """Median of ``repeat`` calls in microseconds, each by events around it, after one that is not counted.
-
-    The L2 cache is overwritten before each, since a model's weights have passed through it between two drafts.
-    """
-    cold = torch.empty(4 * torch.cuda.get_device_properties(0).L2_cache_size, dtype=torch.int8, device="cuda")
-    call()
-    found: list[float] = []
-    for _ in range(repeat):
-        first, last = (torch.cuda.Event(enable_timing=True) for _ in range(2))
-        cold.zero_()
-        first.record()
-        call()
-        last.record()
-        last.synchronize()
-        found.append(1000.0 * first.elapsed_time(last))
-    return statistics.median(found)
-
-
 def show(rows: list[Row]) -> None:
     """A table in Markdown."""
-    print("| stage | R | ours, us | reference, us | SGLang's, us | ours / SGLang's |")
-    print("|---|---:|---:|---:|---:|---:|")
+    print(
+        "| operation | R | ours, us (10 % to 90 %) | memory alone, us | SGLang's, us | PyTorch, us | ours / SGLang's |"
+    )
+    print("|---|---:|---:|---:|---:|---:|---:|")
     for row in rows:
-        theirs = "" if row.upstream_us is None else f"{row.upstream_us:.1f}"
-        ratio = "" if row.upstream_us is None else f"{row.ours_us / row.upstream_us:.2f}"
-        reference = "" if row.reference_us is None else f"{row.reference_us:.1f}"
-        print(f"| {row.stage} | {row.rows} | {row.ours_us:.1f} | {reference} | {theirs} | {ratio} |")
+        spread = f"{row.ours.median_us:.1f} ({row.ours.low_us:.1f} to {row.ours.high_us:.1f})"
+        times = [row.bound_us, *(None if one is None else one.median_us for one in (row.upstream, row.reference))]
+        cells = ["" if one is None else f"{one:.1f}" for one in times]
+        ratio = "" if row.of_upstream is None else f"{row.of_upstream:.2f}"
+        print(f"| {row.operation} | {row.requests} | {spread} | {' | '.join(cells)} | {ratio} |")
 
 
 if __name__ == "__main__":

@@ -123,4 +123,4 @@ def reference_exponentials(
 
 def reference_coins(seed: int, requests: torch.Tensor, positions: torch.Tensor, steps: torch.Tensor) -> torch.Tensor:
     """Reference of :func:`coin` in the domain of coins: float32 of the arguments' common shape."""
-    return uniforms(words(seed, torch.zeros((), dtype=torch.int64), requests, positions, steps, COIN)[0])
+    return uniforms(words(seed, torch.zeros_like(requests), requests, positions, steps, COIN)[0])

@@ -1,4 +1,4 @@
-"""The file in which a bench says on which GPU which stage is faster than SGLang's own."""
+"""The file in which a bench says on which GPU, and for which draft, which stage is faster than SGLang's own."""
 
 from __future__ import annotations
 
@@ -10,8 +10,10 @@ from typing import Any, Final
 import torch
 import triton
 
+from dspark_kernels.specimens import Served
+
 VARIABLE: Final = "DSPARK_KERNELS_RESULT"
-FORMAT: Final = 1
+FORMAT: Final = 2
 
 
 def path() -> Path:
@@ -22,36 +24,38 @@ def path() -> Path:
     return Path(os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")) / "sglang-dspark" / "kernels.json"  # noqa: PTH111
 
 
-def key(device: torch.device) -> str:
-    """What a result is good for: a GPU under a version of Triton, which compiles the kernels."""
-    return f"{torch.cuda.get_device_name(device)}, triton {triton.__version__}"
+def key(device: torch.device, served: Served) -> str:
+    """What a result holds for: a GPU, the version of Triton that compiles the kernels, and the shapes they run on."""
+    return f"{torch.cuda.get_device_name(device)}, triton {triton.__version__}, {served.flags()}"
 
 
-def wins(device: torch.device) -> frozenset[str]:
-    """The stages that were faster than SGLang's in every row of the bench on this GPU; none where it was not run."""
+def wins(device: torch.device, served: Served) -> frozenset[str]:
+    """The stages that a bench found faster than SGLang's at every number of requests; none without a bench."""
     if device.type != "cuda":
         return frozenset()
     try:
-        found = json.loads(path().read_text(encoding="utf-8"))
+        file = json.loads(path().read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return frozenset()
-    if not isinstance(found, dict) or found.get("format") != FORMAT:
+    if not isinstance(file, dict) or file.get("format") != FORMAT:
         return frozenset()
-    entry = found.get("results", {}).get(key(device), {})
-    return frozenset(stage for stage, won in entry.get("wins", {}).items() if won is True)
+    result = file.get("results", {}).get(key(device, served), {})
+    if result.get("requests", 0) < served.requests:
+        return frozenset()
+    return frozenset(stage for stage, won in result.get("wins", {}).items() if won is True)
 
 
-def write(device: torch.device, stages: dict[str, bool], rows: list[dict[str, Any]]) -> Path:
-    """Adds or replaces this GPU's result. Written in one piece."""
+def write(device: torch.device, served: Served, stages: dict[str, bool], rows: list[dict[str, Any]]) -> Path:
+    """Add or replace a result. Written in one piece."""
     place = path()
     try:
-        found = json.loads(place.read_text(encoding="utf-8"))
-        assert found["format"] == FORMAT
+        file = json.loads(place.read_text(encoding="utf-8"))
+        assert file["format"] == FORMAT
     except (OSError, ValueError, KeyError, TypeError, AssertionError):
-        found = {"format": FORMAT, "results": {}}
-    found["results"][key(device)] = {"wins": stages, "rows": rows}
+        file = {"format": FORMAT, "results": {}}
+    file["results"][key(device, served)] = {"requests": served.requests, "wins": stages, "rows": rows}
     place.parent.mkdir(parents=True, exist_ok=True)
     partial = place.with_suffix(".partial")
-    partial.write_text(json.dumps(found, indent=1, sort_keys=True) + "\n", encoding="utf-8")
+    partial.write_text(json.dumps(file, indent=1, sort_keys=True) + "\n", encoding="utf-8")
     partial.replace(place)
     return place

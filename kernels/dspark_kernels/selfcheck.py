@@ -1,11 +1,13 @@
-"""Whether the kernels compute on a device what their references compute on the CPU: run when a server starts.
+"""Compare kernels with their PyTorch references on a device: run when a server starts, and by the bench.
 
 Each stage runs in the server's dtypes and rank, on a small vocabulary, at the numbers of requests where tiles change.
+References run on the same device by PyTorch's own operators. A row's outcome does not depend on the other rows of its
+batch, so every number of requests takes the first rows of the same inputs.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from typing import Final, NamedTuple
 
 import torch
@@ -25,18 +27,21 @@ COARSE: Final = 3e-2
 ROWS_A_TIE: Final = 64
 
 
-def differing(device: torch.device, served: Served, every: bool = False) -> dict[str, str]:
+def differing(
+    device: torch.device, served: Served, every: bool = False, stages: Collection[str] | None = None
+) -> dict[str, str]:
     """The stages that differ, and how.
 
     Args:
         served: What the server will launch them on; the vocabulary is that of this module.
         every: Check every number of requests, not only those where tiles change.
+        stages: Of :data:`STAGES`; None for all.
     """
     counts = list(range(1, served.requests + 1)) if every else row_counts(device, served)
     found = {}
-    for stage, check in STAGES.items():
+    for stage in STAGES if stages is None else stages:
         try:
-            difference = check(device, served, counts)
+            difference = STAGES[stage](device, served, counts)
         except Exception as error:  # A compiler or a driver may fail in any way; the stage is then not used.
             difference = f"{type(error).__name__}: {str(error).strip().splitlines()[0] if str(error) else 'no message'}"
         if difference is not None:
@@ -54,7 +59,7 @@ def row_counts(device: torch.device, served: Served) -> list[int]:
 
 
 class Inputs(NamedTuple):
-    """A block of one dtype each, the same every time, on the CPU.
+    """A draft block, the same every time.
 
     Weights and logits are small integers, so that a vanilla head's products are exact whatever their order.
     """
@@ -66,56 +71,61 @@ class Inputs(NamedTuple):
     temperatures: torch.Tensor
     names: torch.Tensor
 
+    def first(self, rows: int) -> Inputs:
+        return Inputs(self.head, *(one[:rows] for one in self[1:]))
 
-def inputs(served: Served, rows: int) -> Inputs:
+
+def inputs(served: Served, device: torch.device) -> Inputs:
+    """For ``served.requests`` rows, drawn on the CPU."""
     random = torch.Generator().manual_seed(5)
 
-    def integers(least: int, most: int, *shape: int) -> torch.Tensor:
-        return torch.randint(least, most, shape, generator=random)
+    def integers(least: int, most: int, *shape: int, scale: int = 1, to: torch.dtype = torch.int64) -> torch.Tensor:
+        drawn = torch.randint(least, most, shape, generator=random)
+        return (drawn / scale if scale > 1 else drawn).to(device, to)
 
-    rank, chunks = served.rank, heads.CHUNKS[served.kind]
+    rows, rank, chunks = served.requests, served.rank, heads.CHUNKS[served.kind]
     head = MarkovHead(
-        served.kind, integers(-2, 3, VOCAB, rank).to(served.w1), integers(-1, 2, VOCAB, rank).to(served.w2)
+        served.kind, integers(-2, 3, VOCAB, rank, to=served.w1), integers(-1, 2, VOCAB, rank, to=served.w2)
     )
     if chunks:
-        joint = integers(-2, 3, chunks * rank, HIDDEN + rank * (2 if served.kind == "rnn" else 1)) / 64
-        head = head._replace(joint=joint.to(served.w1), bias=integers(-2, 3, chunks * rank).to(served.w1))
+        width = HIDDEN + rank * (2 if served.kind == "rnn" else 1)
+        joint = integers(-2, 3, chunks * rank, width, scale=64, to=served.w1)
+        head = head._replace(joint=joint, bias=integers(-2, 3, chunks * rank, to=served.w1))
     return Inputs(
         head,
-        integers(-4, 5, rows, GAMMA, VOCAB).to(served.logits),
+        integers(-4, 5, rows, GAMMA, VOCAB, to=served.logits),
         integers(0, VOCAB, rows),
-        integers(-2, 3, rows, GAMMA, HIDDEN).to(served.w1),
-        _cycled(torch.tensor([0.0, 1.0, 2.0, 0.0, 4.0]), rows),
+        integers(-2, 3, rows, GAMMA, HIDDEN, to=served.w1),
+        _cycled(torch.tensor([0.0, 1.0, 2.0, 0.0, 4.0]), rows).to(device),
         integers(0, 1 << 40, rows),
     )
 
 
 def _cycled(values: torch.Tensor, rows: int) -> torch.Tensor:
-    """The values one after the other and again, [rows]."""
+    """The values repeated in their order, [rows]."""
     return values[torch.arange(rows) % len(values)]
 
 
-def _on(head: MarkovHead, device: torch.device) -> MarkovHead:
-    joint, bias = (None if one is None else one.to(device) for one in (head.joint, head.bias))
-    return MarkovHead(head.kind, head.w1.to(device), head.w2.to(device), joint, bias)
-
-
 def _draft(device: torch.device, served: Served, counts: Sequence[int]) -> str | None:
+    of_all = inputs(served, device)
+    kept_by_all = torch.empty((served.requests, GAMMA, VOCAB), dtype=served.kept, device=device)
     for rows in counts:
-        given = inputs(served, rows)
-        for kept in (None, torch.empty((rows, GAMMA, VOCAB), dtype=served.kept, device=device)):
+        given = of_all.first(rows)
+        greedy = given._replace(temperatures=torch.zeros_like(given.temperatures))
+        for block, sample, kept in ((given, True, None), (given, True, kept_by_all[:rows]), (greedy, False, None)):
             found = draft.draft_block(
-                _on(given.head, device),
-                given.logits.to(device),
-                given.anchors.to(device),
-                hidden=given.hidden.to(device),
-                temperatures=given.temperatures.to(device),
-                requests=given.names.to(device),
-                positions=given.names.to(device),
+                block.head,
+                block.logits,
+                block.anchors,
+                hidden=block.hidden,
+                temperatures=block.temperatures,
+                requests=block.names,
+                positions=block.names,
                 seed=7,
+                sample=sample,
                 kept=kept,
             )
-            if (difference := _follows(given, found, kept)) is not None:
+            if (difference := _follows(block, found, kept)) is not None:
                 return f"{difference} at {rows} requests"
     return None
 
@@ -123,8 +133,7 @@ def _draft(device: torch.device, served: Served, counts: Sequence[int]) -> str |
 def _follows(given: Inputs, found: Outputs, kept: torch.Tensor | None) -> str | None:
     """How a block differs from the reference, each position given the tokens and latents before it."""
     head, names = given.head, given.names
-    tokens, log_probs, log_sums = found.tokens.cpu(), found.log_probs.cpu(), found.log_sums.cpu()
-    latents = None if found.latents is None else found.latents.cpu()
+    tokens, log_probs, log_sums, latents = found.tokens, found.log_probs, found.log_sums, found.latents
     hidden = None if head.kind == "vanilla" else head.from_hidden(given.hidden)
     before, state = given.anchors, None
     for step in range(GAMMA):
@@ -133,7 +142,7 @@ def _follows(given: Inputs, found: Outputs, kept: torch.Tensor | None) -> str | 
             if (off := float((latents[:, step].float() - latent).abs().max())) > COARSE:
                 return f"latents off by {off:.1e}"
             latent = latents[:, step].float()
-        buffer = None if kept is None else torch.empty((len(before), VOCAB), dtype=kept.dtype)
+        buffer = None if kept is None else torch.empty_like(kept[:, step], memory_format=torch.contiguous_format)
         scaled, keys = reference_scan(
             head,
             given.logits[:, step],
@@ -155,7 +164,7 @@ def _follows(given: Inputs, found: Outputs, kept: torch.Tensor | None) -> str | 
         if not off <= (TOLERANCE if latents is None else COARSE):
             return f"log-sum-exp off by {off:.1e}"
         if kept is not None and buffer is not None:
-            off = float((kept[:, step].cpu().float() - buffer.float()).abs().max())
+            off = float((kept[:, step].float() - buffer.float()).abs().max())
             if not off <= (0.0 if latents is None else 1.0):
                 return f"kept logits off by {off:.1e}"
     return None
@@ -163,95 +172,84 @@ def _follows(given: Inputs, found: Outputs, kept: torch.Tensor | None) -> str | 
 
 def _confidence(device: torch.device, served: Served, counts: Sequence[int]) -> str | None:
     rows = 5
-    block = inputs(served, rows)
+    block = inputs(served._replace(requests=rows), device)
     random = torch.Generator().manual_seed(6)
-    hidden = torch.randn(rows, GAMMA, HIDDEN, generator=random).to(served.w1)
-    drafts = torch.randint(0, VOCAB, (rows, GAMMA), generator=random)
-    weight, bias = torch.randn(HIDDEN + served.rank, generator=random) / 16, torch.ones(1)
-    given = (hidden, block.anchors, drafts, weight, bias, torch.tensor([0.8, 1.5]), block.head.w1)
-    found = confidence.confidence_block(*(one.to(device) for one in given))
-    wanted = confidence.reference_confidence(*given)
-    off = max(float((a.cpu() - b).abs().max()) for a, b in zip(found[1:], wanted[1:], strict=True))
+    hidden = torch.randn(rows, GAMMA, HIDDEN, generator=random).to(device, served.w1)
+    drafts = torch.randint(0, VOCAB, (rows, GAMMA), generator=random).to(device)
+    weight = (torch.randn(HIDDEN + served.rank, generator=random) / 16).to(device)
+    bias, temperatures = torch.ones(1, device=device), torch.tensor([0.8, 1.5], device=device)
+    given = (hidden, block.anchors, drafts, weight, bias, temperatures, block.head.w1)
+    found, wanted = confidence.confidence_block(*given), confidence.reference_confidence(*given)
+    off = max(float((a - b).abs().max()) for a, b in zip(found[1:], wanted[1:], strict=True))
     return None if off <= TOLERANCE else f"off by {off:.1e}"
 
 
 def _lengths(device: torch.device, served: Served, counts: Sequence[int]) -> str | None:
     random = torch.Generator().manual_seed(8)
+    of_all = (torch.randint(1, 9, (served.requests, served.gamma), generator=random) / 8).to(device)
     for rows in counts:
-        given = torch.randint(1, 9, (rows, served.gamma), generator=random) / 8
+        given = of_all[:rows]
         for cap in (0, 1, 2 * rows, served.gamma * rows):
-            found = verify_lengths.verify_lengths(given.to(device), cap, floor=1e-6)
+            found = verify_lengths.verify_lengths(given, cap, floor=1e-6)
             wanted = verify_lengths.reference_lengths(given, cap, 1e-6, 0, served.gamma, None, None, None, None, False)
-            if not torch.equal(found.cpu(), wanted):
+            if not torch.equal(found, wanted):
                 return f"other lengths under a cap of {cap} at {rows} requests"
     return None
 
 
 def _accept(device: torch.device, served: Served, counts: Sequence[int]) -> str | None:
-    for rows in counts:
-        given, random = inputs(served, rows), torch.Generator().manual_seed(9)
-        head, logits, names = given.head, given.logits, given.names
-        from_hidden = None if head.kind == "vanilla" else head.from_hidden(given.hidden)
-        kept = torch.empty((rows, GAMMA, VOCAB), dtype=served.kept)
-        lengths = torch.randint(0, GAMMA + 1, (rows,), generator=random).int()
-        target = torch.randint(-6, 7, (rows * (GAMMA + 1), VOCAB), generator=random).to(served.target)
-        at = _cycled(torch.tensor([1.0, 1.0, 0.0, 2.0, 4.0]), rows)
-        top_ks = _cycled(torch.tensor([VOCAB, 50, 1, VOCAB, 20], dtype=torch.int32), rows)
-        top_ps = _cycled(torch.tensor([1.0, 0.9, 1.0, 0.5, 0.8]), rows)
-        starts = torch.arange(rows) * (GAMMA + 1)
-        for again in (True, False):
-            drafted = draft.reference_draft_block(
-                head,
-                logits,
-                given.anchors,
-                from_hidden,
-                given.temperatures,
-                names,
-                names,
-                7,
-                kept=None if again else kept,
-            )
+    requests, random = served.requests, torch.Generator().manual_seed(9)
+    given = inputs(served, device)
+    head, logits, names = given.head, given.logits, given.names
+    from_hidden = None if head.kind == "vanilla" else head.from_hidden(given.hidden)
+    kept = torch.empty((requests, GAMMA, VOCAB), dtype=served.kept, device=device)
+    lengths = torch.randint(0, GAMMA + 1, (requests,), generator=random).to(device, torch.int32)
+    target = torch.randint(-6, 7, (requests * (GAMMA + 1), VOCAB), generator=random).to(device, served.target)
+    at = _cycled(torch.tensor([1.0, 1.0, 0.0, 2.0, 4.0]), requests).to(device)
+    top_ks = _cycled(torch.tensor([VOCAB, 50, 1, VOCAB, 20], dtype=torch.int32), requests).to(device)
+    top_ps = _cycled(torch.tensor([1.0, 0.9, 1.0, 0.5, 0.8]), requests).to(device)
+    starts = torch.arange(requests, device=device) * (GAMMA + 1)
+    for again in (True, False):
+        drafted = draft.reference_draft_block(
+            head,
+            logits,
+            given.anchors,
+            from_hidden,
+            given.temperatures,
+            names,
+            names,
+            7,
+            kept=None if again else kept,
+        )
+        # The target knows the first drafts, so that some are accepted.
+        target[starts, drafted.tokens[:, 0]] = 12.0
+        for rows in counts:
             proposal = Proposal(
-                logits if again else kept,
-                drafted.log_sums,
-                drafted.log_probs,
-                given.temperatures,
+                (logits if again else kept)[:rows],
+                drafted.log_sums[:rows],
+                drafted.log_probs[:rows],
+                given.temperatures[:rows],
                 head if again else None,
-                drafted.latents if again else None,
-                given.anchors,
+                drafted.latents[:rows] if again and drafted.latents is not None else None,
+                given.anchors[:rows],
             )
-            # The target knows the first drafts, so that some are accepted.
-            target[starts, drafted.tokens[:, 0]] = 12.0
-            wanted = acceptance.reference_accept(
-                target, starts, lengths, drafted.tokens, proposal, at, top_ks, top_ps, names, names, 11
-            )
-            there = Proposal(
-                proposal.logits.to(device),
-                drafted.log_sums.to(device),
-                drafted.log_probs.to(device),
-                given.temperatures.to(device),
-                _on(head, device) if again else None,
-                None if proposal.latents is None else proposal.latents.to(device),
-                given.anchors.to(device),
-            )
+            verified = target[: rows * (GAMMA + 1)], starts[:rows], lengths[:rows], drafted.tokens[:rows], proposal
+            rules = at[:rows], top_ks[:rows], top_ps[:rows]
+            wanted = acceptance.reference_accept(*verified, *rules, names[:rows], names[:rows], 11)
             found = acceptance.accept(
-                target.to(device),
-                starts.to(device),
-                lengths.to(device),
-                drafted.tokens.to(device),
-                there,
-                temperatures=at.to(device),
-                top_ks=top_ks.to(device),
-                top_ps=top_ps.to(device),
-                requests=names.to(device),
-                positions=names.to(device),
+                *verified,
+                temperatures=rules[0],
+                top_ks=rules[1],
+                top_ps=rules[2],
+                requests=names[:rows],
+                positions=names[:rows],
                 seed=11,
             )
             for one, other, what in (
                 (found.lengths, wanted.lengths, "accepts another number of drafts"),
                 (found.tokens, wanted.tokens, "ends rounds with other tokens"),
             ):
-                if int((one.cpu() != other).sum()) > rows // ROWS_A_TIE:
+                if int((one != other).sum()) > rows // ROWS_A_TIE:
                     return f"{what} at {rows} requests"
     return None
 

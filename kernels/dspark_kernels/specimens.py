@@ -48,6 +48,16 @@ class Served(NamedTuple):
         """Of one dtype throughout, target included."""
         return cls(logits=dtype, w1=dtype, w2=dtype, kept=dtype, target=dtype, **fields)
 
+    def flags(self) -> str:
+        """The shapes and dtypes as options of ``python -m dspark_kernels.bench``; requests and the confidence head
+        aside."""
+        named = {
+            name: str(value).removeprefix("torch.")
+            for name, value in self._asdict().items()
+            if name not in ("requests", "bias", "markov")
+        }
+        return " ".join(f"--{name} {value}" for name, value in named.items())
+
 
 def specimens(target: targets.Target) -> Iterator[Specimen]:
     """Everything that a server may launch on ``target``."""

@@ -147,11 +147,14 @@ def _choose(proposer: Any, choice: str) -> tuple[frozenset[str], MarkovHead] | s
     target = targets.covering(device)
     if target is None:
         return f"{torch.cuda.get_device_name(device)} is no target of ours ({', '.join(targets.TARGETS)})"
-    stages = frozenset(selfcheck.STAGES)
+    served, stages = _served(proposer, head), frozenset(selfcheck.STAGES)
     if choice == "auto":
-        stages = results.wins(device)
+        stages = results.wins(device, served)
         if not stages:
-            return f"no bench has shown ours to be faster here; run python -m dspark_kernels.bench ({results.path()})"
+            return (
+                f"no bench has shown ours to be faster here for this draft ({results.path()}); run "
+                f"python -m dspark_kernels.bench --requests {served.requests} {served.flags()}"
+            )
     if proposer.draft_model.markov_head.vocab_shard is not None and (sharded := sorted(stages & {"draft", "accept"})):
         logger.warning(
             "sglang-dspark: kernels: %s left to SGLang: each rank's draft head has a shard of the vocabulary, which "
@@ -160,7 +163,6 @@ def _choose(proposer: Any, choice: str) -> tuple[frozenset[str], MarkovHead] | s
         )
         stages -= set(sharded)
     if launches(torch.empty(0, device=device)):
-        served = _served(proposer, head)
         differing = selfcheck.differing(device, served)
         if differing:
             logger.warning("sglang-dspark: kernels: not what the reference computes: %s", "; ".join(differing.values()))

@@ -2,42 +2,42 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from types import SimpleNamespace
 from typing import Any
 
 import torch
 
+from dspark_kernels.contestants import Calls, Inputs, with_round
+from dspark_kernels.specimens import Served
 
-def calls(given: Any) -> dict[str, Callable[[], object]]:
-    """By stage of the bench; ``given`` is its ``Inputs``."""
+
+def calls(given: Inputs, served: Served) -> Calls:
+    """By operation of the bench, and the whole round."""
     from sglang.kernels.ops.speculative.dspark.dspark_accept import AcceptSampling, SoftmaxTemp
     from sglang.kernels.ops.speculative.dspark.dspark_schedule import ScheduleVerifyLensTopk
-    from sglang.kernels.ops.speculative.dspark.markov_sample import MarkovSampleStep
+    from sglang.srt.speculative.dspark_components.dspark_draft import DraftNoise, draft_markov_block
 
     rows, gamma, _ = given.logits.shape
-    offset = torch.zeros(1, dtype=torch.int64, device=given.anchors.device)
-    kept = torch.empty_like(given.logits)
+    head, sync = _head(given, served), SimpleNamespace(sync=lambda site, tokens: tokens)
+    noise = DraftNoise(key=1, offset=torch.zeros(1, dtype=torch.int64, device=given.anchors.device))
     rules = SimpleNamespace(resolved_max_verify_len=lambda: gamma + 1, survival_eps=1e-6, min_verify_len=1)
     candidates = torch.cat([given.anchors[:, None], given.drafts], dim=1)
     sampling = SimpleNamespace(
         temperatures=given.temperatures[:, None], need_top_k_sampling=False, need_top_p_sampling=False
     )
 
-    def draft() -> torch.Tensor:
-        tokens: torch.Tensor = given.anchors
-        for step in range(gamma):
-            tokens = MarkovSampleStep.execute(
-                base_logits=given.logits[:, step],
-                bias=torch.nn.functional.linear(given.head.w1[tokens], given.head.w2),
-                temperatures=given.temperatures,
-                key=1,
-                offset=offset,
-                step=step,
-                step_dtype=given.logits.dtype,
-                logits_out=kept[:, step],
-            )
-        return tokens
+    def draft(sample: bool) -> object:
+        return draft_markov_block(
+            markov_head=head,
+            base_logits=given.logits,
+            anchor_tokens=given.anchors,
+            draft_hidden=given.hidden,
+            step_temperatures=given.temperatures,
+            noise=noise,
+            tp_sync=sync,
+            logits_out=given.kept if sample else None,
+            greedy_draft=not sample,
+        )
 
     def confidence() -> torch.Tensor:
         before = candidates[:, :-1]
@@ -46,11 +46,11 @@ def calls(given: Any) -> dict[str, Callable[[], object]]:
 
     def accept() -> object:
         q = SoftmaxTemp.execute(
-            logits=kept.view(rows * gamma, -1), temperatures=given.temperatures, rows_per_request=gamma
+            logits=given.kept.view(rows * gamma, -1), temperatures=given.temperatures, rows_per_request=gamma
         )
         return AcceptSampling.execute(
             candidates=candidates,
-            target_logits=given.target,
+            target_logits=given.target.flatten(0, 1),
             draft_probs=q.view(rows, gamma, -1),
             sampling_info=sampling,
             draft_input=None,
@@ -58,9 +58,42 @@ def calls(given: Any) -> dict[str, Callable[[], object]]:
             verify_num_draft_tokens=gamma + 1,
         )
 
-    return {
-        "draft": draft,
-        "confidence": confidence,
-        "lengths": lambda: ScheduleVerifyLensTopk.execute(confidence=given.confidences, budget=rows * 3, cfg=rules),
-        "accept": accept,
-    }
+    return with_round(
+        {
+            "draft sampled": lambda: draft(True),
+            "draft greedy": lambda: draft(False),
+            "confidence": confidence,
+            "lengths": lambda: ScheduleVerifyLensTopk.execute(confidence=given.confidences, budget=rows * 3, cfg=rules),
+            "accept": accept,
+        }
+    )
+
+
+def _head(given: Inputs, served: Served) -> Any:
+    """SGLang's head of that kind with the bench's weights."""
+    from sglang.srt.models.dspark import GatedMarkovHead, RNNHead, VanillaMarkov
+
+    class WithOwnW2(VanillaMarkov):  # type: ignore[misc]
+        """DeepSeek-V4's: ``W2`` and the kept logits have dtypes of their own, and one greedy row no fused kernel."""
+
+        def project_bias(self, latent_states: torch.Tensor) -> torch.Tensor:
+            return torch.nn.functional.linear(latent_states.to(served.w2), self.markov_w2.weight)
+
+        def step_logits_dtype(self, base_dtype: torch.dtype) -> torch.dtype:
+            return served.kept
+
+    shape: dict[str, int] = {"vocab_size": served.vocab, "markov_rank": served.rank}
+    own_w2 = served.w2 != served.w1 or served.kept != torch.promote_types(served.logits, served.w1)
+    with torch.device("meta"):
+        if served.kind == "gated":
+            head = GatedMarkovHead(**shape, hidden_size=served.hidden)
+        elif served.kind == "rnn":
+            head = RNNHead(**shape, hidden_size=served.hidden)
+        else:
+            head = WithOwnW2(**shape) if own_w2 else VanillaMarkov(**shape)
+    weights = {"markov_w1.weight": given.head.w1, "markov_w2.weight": given.head.w2}
+    if given.head.joint is not None and given.head.bias is not None:
+        projection = {"gated": "gate_proj", "rnn": "joint_proj"}[served.kind]
+        weights |= {f"{projection}.weight": given.head.joint, f"{projection}.bias": given.head.bias}
+    head.load_state_dict(weights, assign=True)
+    return head.requires_grad_(False)

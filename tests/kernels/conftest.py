@@ -1,6 +1,7 @@
-"""Kernels under Triton's interpreter, which a process has from the start or not at all: TRITON_INTERPRET=1, by itself.
+"""Kernels under Triton's interpreter (TRITON_INTERPRET=1, by itself), or on a GPU where there is one.
 
-Memory that nobody has written reads as NaN or as the largest integer, so an output that a kernel leaves out shows.
+A process interprets from the start or not at all. On a GPU the references and all comparisons stay on the CPU. Memory
+that nobody has written reads as NaN or as the largest integer, so an output that a kernel leaves out shows.
 """
 
 from __future__ import annotations
@@ -9,22 +10,33 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 
+# Deterministic matrix products on a GPU; read when its libraries start.
+os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+
 import pytest
 import torch
 
+from tests.kernels.on_device import LAUNCHERS, on_device
+
 HERE = Path(__file__).parent
+INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
+ON_GPU = not INTERPRETED and torch.cuda.is_available()
+NO_DEVICE = "needs a GPU, or TRITON_INTERPRET=1 pytest tests/kernels, as make test does"
+# Processes of their own, which compile and interpret.
+COMMANDS = "compiles and interprets, which needs no GPU: TRITON_INTERPRET=1 pytest tests/kernels"
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    if os.environ.get("TRITON_INTERPRET") == "1":
-        for item in items:
+    for item in items:
+        if HERE not in item.path.parents:
+            continue
+        if INTERPRETED:
             # Infinities are at home in these kernels; NumPy warns of each.
             item.add_marker(pytest.mark.filterwarnings("ignore::RuntimeWarning"))
-        return
-    skip = pytest.mark.skip(reason="TRITON_INTERPRET=1 pytest tests/kernels, as make test does")
-    for item in items:
-        if HERE in item.path.parents:
-            item.add_marker(skip)
+        elif not ON_GPU:
+            item.add_marker(pytest.mark.skip(reason=NO_DEVICE))
+        elif item.path.name == "test_commands.py":
+            item.add_marker(pytest.mark.skip(reason=COMMANDS))
 
 
 @pytest.fixture(autouse=True)
@@ -34,3 +46,11 @@ def poisoned() -> Iterator[None]:
     assert torch.empty(1).isnan().all()
     yield
     torch.use_deterministic_algorithms(before)
+
+
+@pytest.fixture(autouse=ON_GPU)
+def launched_on_gpu(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Launchers of the test's module run on the GPU what it makes on the CPU."""
+    for name in LAUNCHERS:
+        if (launcher := getattr(request.module, name, None)) is not None:
+            monkeypatch.setattr(request.module, name, on_device(launcher, torch.device("cuda")))

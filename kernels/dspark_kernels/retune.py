@@ -1,0 +1,101 @@
+"""Launch configurations near the present one, timed where a goal was missed, to say which to try next."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from typing import Final, NamedTuple
+
+import torch
+from triton.runtime.errors import OutOfResources
+
+from dspark_kernels import ahead, contestants, targets, timing
+from dspark_kernels.specimens import Served
+
+# The operations whose pass over the vocabulary has a configuration.
+CONFIGURED: Final = ("draft sampled", "draft greedy", "accept")
+
+
+class Case(NamedTuple):
+    """An operation at a number of requests, and the median of its present configuration in microseconds."""
+
+    operation: str
+    requests: int
+    now_us: float
+
+
+class Advice(NamedTuple):
+    """The fastest configuration near the present one; the present one where none was faster."""
+
+    operation: str
+    requests: int
+    now: targets.Scan
+    now_us: float
+    best: targets.Scan
+    best_us: float
+
+
+def neighbours(scan: targets.Scan, multiprocessors: int) -> Iterator[targets.Scan]:
+    """Configurations that differ from one in a single respect."""
+    for columns in (scan.block_vocab // 2, 2 * scan.block_vocab):
+        if columns >= 16:
+            yield scan._replace(block_vocab=columns)
+    for warps in (scan.warps // 2, 2 * scan.warps):
+        if 2 <= warps <= 16:
+            yield scan._replace(warps=warps)
+    for stages in (scan.stages - 1, scan.stages + 1):
+        if stages >= 1:
+            yield scan._replace(stages=stages)
+    for programs in (multiprocessors, 2 * multiprocessors, 4 * multiprocessors):
+        if programs != scan.programs:
+            yield scan._replace(programs=programs)
+
+
+def advise(
+    served: Served,
+    cases: Sequence[Case],
+    target: targets.Target,
+    pool: ProcessPoolExecutor,
+    repeat: int,
+    until_s: float,
+) -> list[Advice]:
+    """Time the neighbours of the configuration of each case.
+
+    Args:
+        pool: Compiles ahead of the timing.
+        until_s: On :func:`time.monotonic`'s clock; no other configuration is timed after it.
+    """
+    multiprocessors = torch.cuda.get_device_properties(timing.DEVICE).multi_processor_count
+    near = {case: list(neighbours(_present(served, case, target), multiprocessors)) for case in cases}
+    asked = [(target.name, served, case, scan) for case, scans in near.items() for scan in scans]
+    for made in [pool.submit(_compile, *one) for one in asked]:
+        made.exception()  # What does not compile does not launch either, and is left out there.
+    return [_best(served, case, _present(served, case, target), near[case], repeat, until_s) for case in cases]
+
+
+def _best(
+    served: Served, case: Case, present: targets.Scan, near: list[targets.Scan], repeat: int, until_s: float
+) -> Advice:
+    given = contestants.inputs(served._replace(requests=case.requests), timing.DEVICE)
+    best, best_us = present, case.now_us
+    for scan in near:
+        if time.monotonic() > until_s:
+            break
+        try:
+            median_us = timing.time_call(timing.replay(contestants.ours(given, scan)[case.operation]), repeat).median_us
+        except (OutOfResources, RuntimeError):
+            continue
+        if median_us < best_us:
+            best, best_us = scan, median_us
+    return Advice(case.operation, case.requests, present, case.now_us, best, best_us)
+
+
+def _present(served: Served, case: Case, target: targets.Target) -> targets.Scan:
+    table = target.residual if case.operation == "accept" else target.draft
+    return targets.for_rows(table if served.w2.itemsize == 2 else target.single, case.requests)
+
+
+def _compile(target: str, served: Served, case: Case, scan: targets.Scan) -> None:
+    given = contestants.inputs(served._replace(requests=case.requests), torch.device("meta"))
+    ahead.compile_calls(target, [contestants.ours(given, scan)[case.operation]])
