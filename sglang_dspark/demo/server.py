@@ -12,7 +12,7 @@ import sys
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Final
@@ -61,21 +61,26 @@ class Server:
     def __init__(
         self,
         log: Path,
-        flags: Mapping[str, str] | None = None,
+        flags: Mapping[str, str | Sequence[str]] | None = None,
         environment: Mapping[str, str] | None = None,
         launcher: tuple[str, ...] = ("-m", "sglang.launch_server"),
+        start_s: float = START_S,
     ) -> None:
         """
         Args:
             flags: Added to ``FLAGS`` or replacing them; a flag without a value has "".
             environment: Added to this process's and ``ENVIRONMENT``.
             launcher: Arguments of Python that start a server.
+            start_s: How long it may take to start.
         """
         self.log = log
         port = free_port()
         self.url = f"http://127.0.0.1:{port}"
         merged = {**FLAGS, **(flags or {}), "--host": "127.0.0.1", "--port": str(port)}
-        words = [word for flag, value in merged.items() for word in ((flag, value) if value else (flag,))]
+        words: list[str] = []
+        for flag, value in merged.items():
+            words += [flag, *([value] if isinstance(value, str) and value else value)]
+        self._start_s = start_s
         self.command = [sys.executable, *launcher, *words]
         self._environment = {**os.environ, **ENVIRONMENT, **(environment or {})}
         self._process: subprocess.Popen[bytes] | None = None
@@ -89,9 +94,15 @@ class Server:
             )
         return self._process
 
+    @property
+    def ended(self) -> bool:
+        """Whether it does not run any more, or not yet."""
+        process = self._process
+        return process is None or process.poll() is not None
+
     def __enter__(self) -> Server:
         process = self.start()
-        deadline = time.monotonic() + START_S
+        deadline = time.monotonic() + self._start_s
         while time.monotonic() < deadline:
             if process.poll() is not None:
                 break

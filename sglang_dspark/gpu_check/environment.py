@@ -11,24 +11,40 @@ import sys
 from pathlib import Path
 from typing import Final
 
+from sglang_dspark.gpu_check.plugin import BACKEND
+
 STAND_IN: Final = str(Path(__file__).parent / "stand_in")
 PLUGINS: Final = {
     "sglang.srt.platforms": {"dspark": "sglang_dspark.serving.platform:activate"},
     "sglang.srt.plugins": {"dspark": "sglang_dspark.serving.plugin:register"},
 }
-BACKEND: Final = "sglang_dspark.gpu_check.triton_ragged:register"
+# On a GPU; SGLang's graphs of prefills would be one more thing to capture, and nothing here measures them.
+FLAGS: Final = {
+    "--device": "cuda",
+    "--attention-backend": BACKEND,
+    "--sampling-backend": "pytorch",
+    "--grammar-backend": "none",
+    "--disable-prefill-cuda-graph": "",
+    "--dtype": "bfloat16",
+}
+DRAFT_BACKEND: Final = {"--speculative-draft-attention-backend": "triton"}
+CHECK: Final = "sglang_dspark.gpu_check.plugin:register"
 
 
-def environment(folder: Path, cache: Path) -> dict[str, str]:
+def plugins(folder: Path) -> dict[str, str]:
+    """Variables of a server that finds the plugins; ``folder`` gets their entry points."""
+    return {"PYTHONPATH": _path(_entry_points(folder))}
+
+
+def gpu(folder: Path, cache: Path) -> dict[str, str]:
     """Variables of a server on a GPU without a ``sgl_kernel`` of its own.
 
     Args:
-        folder: Gets the entry points.
+        folder: Gets the entry points of the plugins.
         cache: Compiled kernels; later servers start sooner with the same one.
     """
-    paths = [STAND_IN, str(_entry_points(folder)), *(path for path in sys.path if path)]
     return {
-        "PYTHONPATH": os.pathsep.join(dict.fromkeys(paths)),
+        "PYTHONPATH": _path(STAND_IN, _entry_points(folder)),
         # The stand-in is no distribution whose version SGLang could check.
         "SGLANG_SKIP_SGL_KERNEL_VERSION_CHECK": "1",
         "TRITON_CACHE_DIR": str(cache / "triton"),
@@ -38,7 +54,11 @@ def environment(folder: Path, cache: Path) -> dict[str, str]:
     }
 
 
-def _entry_points(folder: Path) -> Path:
+def _path(*first: str) -> str:
+    return os.pathsep.join(dict.fromkeys([*first, *(path for path in sys.path if path)]))
+
+
+def _entry_points(folder: Path) -> str:
     """A folder whose distribution names the attention backend, and the plugin where no installed one does."""
     installed = {entry.value for group in PLUGINS for entry in importlib.metadata.entry_points(group=group)}
     info = folder / "plugins" / "dspark_gpu_check-0.dist-info"
@@ -48,7 +68,7 @@ def _entry_points(folder: Path) -> Path:
     for group, entries in PLUGINS.items():
         wanted = {name: value for name, value in entries.items() if value not in installed}
         if group == "sglang.srt.plugins":
-            wanted["dspark_gpu_check"] = BACKEND
+            wanted["dspark_gpu_check"] = CHECK
         lines += [f"[{group}]", *(f"{name} = {value}" for name, value in wanted.items())]
     (info / "entry_points.txt").write_text("\n".join(lines) + "\n")
-    return info.parent
+    return str(info.parent.resolve())

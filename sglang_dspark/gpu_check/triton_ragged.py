@@ -1,4 +1,4 @@
-"""SGLang's Triton attention with verification of packed rows, under a name of its own: ``--attention-backend NAME``.
+"""SGLang's Triton attention with verification of packed rows: ``--attention-backend dspark_triton``.
 
 SGLang 0.5.23 cuts the rows of a verification into equal blocks in its Triton backend, and every backend that does not
 needs compiled packages. The kernel itself reads each request's rows from ``qo_indptr``, so it is enough to write the
@@ -7,12 +7,10 @@ lengths there: padded to the captured slots and tokens, in buffers that a captur
 
 from __future__ import annotations
 
-from typing import Any, Final
+from typing import Any
 
 from sglang.srt.layers.attention.triton_backend import TritonAttnBackend
 from sglang.srt.speculative.ragged_verify import resolve_ragged_verify_layout
-
-NAME: Final = "dspark_triton"
 
 
 class RaggedTritonBackend(TritonAttnBackend):  # type: ignore[misc]
@@ -48,17 +46,3 @@ def _offsets(forward_batch: Any) -> Any:
     if layout is None:
         return None
     return layout.padded_to_bucket(padded_bs=len(forward_batch.req_pool_indices)).qo_indptr_device
-
-
-def register() -> None:
-    """Entry point of SGLang's plugins: enters the backend, once a process."""
-    from sglang.srt.arg_groups import choices
-    from sglang.srt.layers.attention.attention_registry import ATTENTION_BACKENDS, register_attention_backend
-
-    if NAME in ATTENTION_BACKENDS:
-        return
-    choices.add_attention_backend_choices([NAME])
-
-    @register_attention_backend(NAME)
-    def make(runner: Any) -> Any:
-        return RaggedTritonBackend(runner)

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+from sglang_dspark.demo import reference
 from sglang_dspark.demo.load import Loaded
-from tests.live import reference
 
 MARGIN = 1e-4
 

@@ -12,11 +12,11 @@ from typing import NamedTuple
 import pytest
 
 from sglang_dspark.demo.load import Loaded, closed_loop
+from sglang_dspark.demo.mixed_prompts import mixed
+from sglang_dspark.demo.policies import artifact
 from sglang_dspark.demo.serve import POLICY, put_in_force
 from sglang_dspark.demo.server import DSPARK, Server
 from sglang_dspark.policy.artifact import Artifact, save
-from tests.live.policies import artifact
-from tests.live.prompts import mixed
 
 CLIENTS = 16
 

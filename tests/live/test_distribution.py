@@ -7,9 +7,10 @@ from pathlib import Path
 import pytest
 import torch
 
+from sglang_dspark.demo import first_tokens
+from sglang_dspark.demo.policies import artifact
 from sglang_dspark.drafter.text import held_out
-from tests.live import sampled, servers
-from tests.live.policies import artifact
+from tests.live import servers
 
 ALPHA = 1e-4
 PEEKING = Path(__file__).parent / "peeking"
@@ -22,7 +23,7 @@ def prompt() -> str:
 @pytest.mark.parametrize("steered", [servers.COMPACT], indirect=True)
 def test_first_tokens_are_distributed_as_the_target_says(steered: servers.Steered) -> None:
     steered.use(artifact("static"))
-    found = sampled.fit(sampled.draw(steered.server, prompt()), sampled.exact(prompt()))
+    found = first_tokens.fit(first_tokens.draw(steered.server, prompt()), first_tokens.exact(prompt()))
     print(f"chi-square {found.statistic:.0f} on {found.degrees} degrees, p = {found.p_value:.3f}")
     assert found.degrees > 50
     assert found.p_value > ALPHA
@@ -33,7 +34,9 @@ def test_first_tokens_in_two_bytes_are_distributed_as_the_target_says(tmp_path: 
     """In bfloat16, as GPUs serve it: of the target in bfloat16."""
     with servers.steered(tmp_path, "compact", True, **{"--dtype": "bfloat16"}) as steered:
         steered.use(artifact("static"))
-        found = sampled.fit(sampled.draw(steered.server, prompt()), sampled.exact(prompt(), torch.bfloat16))
+        found = first_tokens.fit(
+            first_tokens.draw(steered.server, prompt()), first_tokens.exact(prompt(), torch.bfloat16)
+        )
     print(f"chi-square {found.statistic:.0f} on {found.degrees} degrees, p = {found.p_value:.3f}")
     assert found.degrees > 50
     assert found.p_value > ALPHA
@@ -43,7 +46,7 @@ def test_first_tokens_in_two_bytes_are_distributed_as_the_target_says(tmp_path: 
 def test_a_scheduler_that_peeks_is_found_out(tmp_path: Path) -> None:
     with servers.steered(tmp_path, "compact", True, {"PYTHONPATH": str(PEEKING)}) as steered:
         steered.use(artifact("static"))
-        found = sampled.fit(sampled.draw(steered.server, prompt()), sampled.exact(prompt()))
+        found = first_tokens.fit(first_tokens.draw(steered.server, prompt()), first_tokens.exact(prompt()))
     print(f"chi-square {found.statistic:.0f} on {found.degrees} degrees, power {found.power(ALPHA):.4f}")
     assert found.p_value < ALPHA
     assert found.power(ALPHA) >= 0.99

@@ -7,12 +7,12 @@ from typing import Any
 
 import pytest
 
+from sglang_dspark.demo.mixed_prompts import mixed
+from sglang_dspark.demo.policies import artifact
 from sglang_dspark.demo.serve import POLICY
 from sglang_dspark.demo.server import DSPARK, Server
 from sglang_dspark.policy.artifact import save
 from tests.live import servers
-from tests.live.policies import artifact
-from tests.live.prompts import mixed
 
 PROMPTS, TOKENS = 20, 8
 KERNELS = "--speculative-dspark-kernels"

@@ -11,9 +11,9 @@ from pathlib import Path
 import pytest
 
 from sglang_dspark.demo import DRAFT, TARGET
+from sglang_dspark.demo.policies import artifact
 from sglang_dspark.demo.server import DSPARK, ENVIRONMENT, FLAGS, Server
 from sglang_dspark.policy.artifact import save
-from tests.live.policies import artifact
 
 pytestmark = pytest.mark.xdist_group("overlap")
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
+from sglang_dspark.demo.policies import FAMILIES, artifact
 from tests.live import lossless, servers
-from tests.live.policies import FAMILIES, artifact
 
 CONFIGURATIONS = (servers.COMPACT, servers.CAP_ACCEPT, servers.COMPACT_SYNC, servers.CAP_ACCEPT_SYNC)
 

@@ -11,9 +11,9 @@ from safetensors.torch import load_file, save_file
 
 from sglang_dspark.demo import DRAFT
 from sglang_dspark.demo.load import closed_loop
+from sglang_dspark.demo.mixed_prompts import mixed
+from sglang_dspark.demo.policies import artifact
 from tests.live import servers
-from tests.live.policies import artifact
-from tests.live.prompts import mixed
 
 pytestmark = pytest.mark.xdist_group("sync")
 

@@ -12,10 +12,10 @@ from typing import Any
 import pytest
 
 from sglang_dspark.demo.load import Prompt, ask, closed_loop
+from sglang_dspark.demo.mixed_prompts import mixed
+from sglang_dspark.demo.policies import artifact
 from sglang_dspark.demo.server import Server
 from tests.live import servers
-from tests.live.policies import artifact
-from tests.live.prompts import mixed
 
 pytestmark = pytest.mark.parametrize("steered", [servers.COMPACT, servers.COMPACT_SYNC], indirect=True)
 

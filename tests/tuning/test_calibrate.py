@@ -492,3 +492,47 @@ def test_a_recording_without_times_is_refused(tmp_path: Path, recording: Path) -
     write(path, table, about(classes=CLASSES))
     ran = dspark("calibrate", path, "--out", tmp_path / "profile.json")
     assert ran.code == 2 and "no decode step has a time" in ran.err
+
+
+# --- beside a scenario
+
+
+def test_a_scenario_takes_the_recorded_step_times_and_nothing_else(recording: Path, tmp_path: Path) -> None:
+    made = tmp_path / "h200-qwen3-8b-measured.yaml"
+    dspark(
+        *("calibrate", recording, "--out", tmp_path / "profile.json", "--hardware", "H200"),
+        *("--base", "h200-qwen3-8b", "--scenario", made, "--json"),
+    ).json()
+    base, measured = load("h200-qwen3-8b"), load(str(made))
+    assert measured.name == "h200-qwen3-8b-measured"
+    assert measured.cost == profiles.load(tmp_path / "profile.json").cost
+    kept = ("model", "workload", "memory", "acceptance", "drafter_quality", "server", "loads", "run")
+    assert all(getattr(measured, name) == getattr(base, name) for name in kept)
+    record = measured.cost.tabulate()
+    told = host_s(record, 24, True) + draft_s(record, 24) + verify_s(record, 24 * 8, True, 2400, 24)
+    assert told == pytest.approx(linear(24, 192, True, 2400), rel=0.03)
+    short = measured.model_copy(update={"run": Run(requests=20, warmup_requests=4)})
+    assert simulate(short, Arm("whole", short.server, Fixed(length=7))).throughput_tok_s > 0
+
+
+def test_a_models_own_step_times_have_no_error_beside_themselves(
+    found: Calibrated, recording: Path, tmp_path: Path
+) -> None:
+    """The recording, beside a scenario that has its times, and beside one with steps twice as long."""
+    from dspark_tuning.calibrate.beside import beside, measured, quantiles
+
+    made = tmp_path / "measured.yaml"
+    made.write_text(measured(load("h200-qwen3-8b"), found.profile, "measured"))
+    same = beside(found.decoded, load(str(made)), GAMMA)
+    assert len(same) >= 8 and {cell.drafted for cell in same} == {True, False}
+    assert quantiles(same)[0] < 0.03
+    decoded = found.decoded.assign(step_s=found.decoded["step_s"] / 2)
+    assert quantiles(beside(decoded, load(str(made)), GAMMA))[0] == pytest.approx(1.0, abs=0.05)
+    said = dspark("calibrate", recording, "--out", tmp_path / "p.json", "--base", made)
+    assert said.code == 0 and "measured: median error" in " ".join(said.out.split())
+
+
+def test_a_scenario_to_write_needs_one_to_begin_with(recording: Path, tmp_path: Path) -> None:
+    said = dspark("calibrate", recording, "--out", tmp_path / "p.json", "--scenario", tmp_path / "s.yaml")
+    assert said.code == 2 and "add --base" in said.err
+    assert not (tmp_path / "p.json").exists()

@@ -16,7 +16,8 @@ from sglang_dspark.errors import InputError
 def steps(requests: Sequence[Request], clients: int) -> pd.DataFrame:
     """A closed loop's decode steps: such a server answers every running request with one token a step.
 
-    Gaps between a request's tokens are steps, or prefills that came between; the median is a step.
+    Gaps between a request's tokens are steps, or prefills that came between; the median is a step. Tokens that come
+    together (``--stream-interval``) share their gap.
 
     Returns:
         One row: requests, context, step_s.
@@ -24,7 +25,11 @@ def steps(requests: Sequence[Request], clients: int) -> pd.DataFrame:
     Raises:
         InputError: No request has two tokens.
     """
-    gaps = [np.diff(request.chunk_s) for request in requests if not request.error and len(request.chunk_s) > 1]
+    gaps = [
+        np.diff(request.chunk_s) / request.chunk_tokens[1:]
+        for request in requests
+        if not request.error and len(request.chunk_s) > 1
+    ]
     if not gaps:
         raise InputError("--plain: no request has two tokens; load the server with longer outputs")
     context = np.mean([r.prompt_tokens + r.output_tokens / 2 for r in requests if not r.error])

@@ -7,6 +7,7 @@ from collections.abc import Iterable, Sequence
 from rich.table import Table
 
 from dspark_tuning.calibrate.acceptance import AcceptanceFit
+from dspark_tuning.calibrate.beside import Beside, quantiles
 from dspark_tuning.calibrate.confidence import Calibration
 from dspark_tuning.calibrate.cost import Error
 from dspark_tuning.calibrate.coverage import Run
@@ -18,6 +19,18 @@ def errors(found: Iterable[Error]) -> Table:
     table = blank_table("step times, held out", numbers=["steps", "median error", "nine of ten below"])
     for error in found:
         table.add_row(error.part, str(error.steps), percent(error.median), percent(error.p90))
+    return table
+
+
+def beside(found: Sequence[Beside], name: str) -> Table:
+    """Measured and modelled step times of every cell."""
+    middle, most = (percent(error) for error in quantiles(list(found)))
+    columns = ["tokens", "draft", "context", "steps", "measured ms", f"{name} ms", "error"]
+    table = blank_table("requests", numbers=columns, title=f"{name}: median error {middle}, nine of ten below {most}")
+    for cell in found:
+        times = f"{1000 * cell.measured_s:.2f}", f"{1000 * cell.modelled_s:.2f}", f"{cell.error:+.0%}"
+        drafted = "yes" if cell.drafted else "no"
+        table.add_row(str(cell.requests), str(cell.tokens), drafted, f"{cell.context:,}", str(cell.steps), *times)
     return table
 
 

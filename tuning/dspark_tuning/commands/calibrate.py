@@ -40,18 +40,31 @@ def calibrate(
     sts: Annotated[
         Path | None, typer.Option("--sts", metavar="FILE", help="Write the temperatures that a stock SGLang reads.")
     ] = None,
+    base: Annotated[
+        str | None,
+        typer.Option("--base", metavar="SCENARIO", help="A scenario whose own step times are compared with these."),
+    ] = None,
+    scenario: Annotated[
+        Path | None, typer.Option("--scenario", metavar="FILE", help="Write --base with the recorded step times.")
+    ] = None,
     plan: Annotated[bool, typer.Option("--plan", help="Print which loads to record for what is missing.")] = False,
     as_json: Json = False,
 ) -> None:
     """Fit cost, acceptance and confidence to what a live server recorded; write a profile for simulate and tune."""
     from dspark_simulator.profile import dumps
-    from dspark_tuning.calibrate import exports
+    from dspark_simulator.scenario import load as read_scenario
+    from dspark_tuning.calibrate import beside as compared
+    from dspark_tuning.calibrate import exports, tables
     from dspark_tuning.calibrate import report as page
     from dspark_tuning.calibrate.calibration import calibrate as run
     from dspark_tuning.calibrate.plain import read as read_plain
+    from sglang_dspark.errors import InputError
     from sglang_dspark.files import write_atomically
 
     asked = _loads(loads)
+    if scenario is not None and base is None:
+        raise InputError("--scenario: needs the scenario that it is made of; add --base NAME")
+    traffic = None if base is None else read_scenario(base)
     found = run(recordings, read_plain(plain) if plain else None, hardware, gpus, asked)
     # All is made before anything is written.
     files: dict[Path, str] = {out: dumps(found.profile)}
@@ -61,11 +74,17 @@ def calibrate(
         files[sts] = exports.sts(found)
     if report is not None:
         files[report] = page.render(found, _commands(out))
+    if traffic is not None and scenario is not None:
+        files[scenario] = compared.measured(traffic, found.profile, scenario.stem)
     for path, content in files.items():
         write_atomically(path, content)
+    against = [] if traffic is None else compared.beside(found.decoded, traffic, found.profile.server.gamma)
     if as_json:
-        print_json(_json(found, files, plan))
+        cells = {} if traffic is None else {"base": [row._asdict() | {"error": row.error} for row in against]}
+        print_json(_json(found, files, plan) | cells)
     else:
+        if traffic is not None:
+            console().print(tables.beside(against, traffic.name))
         _print(found, files, plan)
 
 

@@ -1,4 +1,4 @@
-"""First tokens at temperature 1, against the probabilities that the target itself gives them."""
+"""First tokens at temperature 1, against the target's own probabilities or another server's tokens."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ import numpy as np
 import torch
 from scipy import stats
 
+from sglang_dspark.demo import reference
 from sglang_dspark.demo.server import Server
-from tests.live import reference
 
 TOKENS = 3
 SAMPLES = 20_480
@@ -35,8 +35,8 @@ class Fit(NamedTuple):
         return float(stats.ncx2.sf(stats.chi2.isf(alpha, self.degrees), self.degrees, max(low, 1e-9)))
 
 
-def draw(server: Server, text: str) -> Counter[Cell]:
-    """Counts of the first ``TOKENS`` tokens after ``text`` over ``SAMPLES`` samples."""
+def draw(server: Server, text: str, samples: int = SAMPLES) -> Counter[Cell]:
+    """Counts of the first ``TOKENS`` tokens after ``text``."""
     sampling = {"temperature": 1.0, "max_new_tokens": TOKENS, "n": AT_ONCE, "ignore_eos": True}
 
     def ask(_: int) -> list[Cell]:
@@ -44,7 +44,7 @@ def draw(server: Server, text: str) -> Counter[Cell]:
         return [tuple(answer["output_ids"]) for answer in answers]
 
     with ThreadPoolExecutor(2) as pool:
-        return Counter(cell for cells in pool.map(ask, range(SAMPLES // AT_ONCE)) for cell in cells)
+        return Counter(cell for cells in pool.map(ask, range(samples // AT_ONCE)) for cell in cells)
 
 
 @torch.no_grad()
@@ -79,3 +79,17 @@ def fit(counts: Counter[Cell], cells: dict[Cell, float]) -> Fit:
     expected.append(total - sum(expected))
     found = stats.chisquare(observed, expected)
     return Fit(float(found.statistic), len(observed) - 1, float(found.pvalue))
+
+
+def compare(one: Counter[Cell], other: Counter[Cell]) -> Fit:
+    """Tests whether two servers draw from the same distribution; cells that are rare in both together are one cell."""
+    together = one + other
+    share = min(one.total(), other.total()) / together.total()
+    common = [cell for cell, count in together.items() if count * share >= LEAST_EXPECTED]
+    rows = [
+        [*(counts[cell] for cell in common), sum(counts[c] for c in counts.keys() - set(common))]
+        for counts in (one, other)
+    ]
+    table = np.array(rows)[:, np.array(rows).sum(axis=0) > 0]
+    found = stats.chi2_contingency(table, correction=False)
+    return Fit(float(found.statistic), int(found.dof), float(found.pvalue))

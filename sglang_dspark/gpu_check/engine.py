@@ -1,0 +1,341 @@
+"""Stage *engine*: SGLang serves the demo pair on a GPU with graphs, and answers as it does without speculation.
+
+``python -m sglang_dspark.gpu_check.engine --out DIR [--budget-s 480] [--rehearse]`` writes ``DIR/engine.json`` after
+every cell, beside it the servers' logs and recordings. Servers, in this order:
+
+1. *plain*: no speculation. Its answers to 200 prompts at temperature 0 and first tokens at temperature 1 are what the
+   others are held to.
+2. *ours*: compact verification in captured graphs, overlap, a policy, the recorder, our kernels. Every policy family
+   against *plain*, the distribution at temperature 1, rests, reloads under load, the kill switch, step times.
+3. *upstream's kernels*: the same with SGLang's, for the step times of both.
+4. *no overlap* and 5. *no graphs*: the other ways through the engine, if time is left.
+
+Where *ours* does not start, it is tried without graphs, so that the log says which part is at fault.
+
+Time plan, by reading and not by a measurement on a GPU: a start takes 40 to 60 s (20 s of imports as on a CPU, a model
+of 4 million parameters, seven captured sizes of target and draft), the first one up to a minute more for kernels that
+are compiled once; a pass over the prompts is 3,200 tokens at 16 at once, a few seconds. Three starts and the cells of
+the first two servers are planned at 330 s of the 480.
+"""
+
+from __future__ import annotations
+
+import argparse
+import itertools
+import os
+import threading
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from functools import partial
+from pathlib import Path
+from typing import Any, Final, NamedTuple
+
+from sglang_dspark.demo import first_tokens, reference
+from sglang_dspark.demo.load import Loaded, Prompt, closed_loop
+from sglang_dspark.demo.mixed_prompts import mixed
+from sglang_dspark.demo.policies import FAMILIES, artifact
+from sglang_dspark.demo.serve import put_in_force
+from sglang_dspark.demo.server import DSPARK, Server
+from sglang_dspark.drafter.text import held_out
+from sglang_dspark.gpu_check import environment
+from sglang_dspark.gpu_check.stage import Flags, Stage, steps
+from sglang_dspark.policy import Fixed
+from sglang_dspark.policy.artifact import Artifact, save
+from sglang_dspark.serving.launch import POLICY
+from sglang_dspark.serving.live import Mode
+
+BUDGET_S: Final = 480.0
+CLIENTS: Final = 16
+KERNELS: Final = "--speculative-dspark-kernels"
+RECORD: Final = "--speculative-dspark-record"
+COMPACT: Final = {"SGLANG_RAGGED_VERIFY_MODE": "compact"}
+# Small chunks, so that prompts are prefilled in several; the guard compares with a CPU's step times.
+FLAGS: Final = {"--chunked-prefill-size": "64", "--max-running-requests": "32", "--enable-metrics": ""}
+NO_FALLBACK: Final = {"--speculative-dspark-fallback-margin": "0"}
+CAPTURED: Final = {"--cuda-graph-bs-decode": ("1", "2", "4", "8", "16", "24", "32")}
+NO_GRAPHS: Final = {"--disable-cuda-graph": ""}
+OTHERS: Final[dict[str, Flags]] = {
+    "upstreams kernels": {KERNELS: "upstream"},
+    "no overlap": {KERNELS: "ours", "--disable-overlap-schedule": ""},
+    "no graphs": {KERNELS: "ours", **NO_GRAPHS},
+}
+ALPHA: Final = 1e-4
+
+
+class Size(NamedTuple):
+    """How much is asked.
+
+    Attributes:
+        prompts: Of the 200.
+        families: Policies that are held to the plain server.
+        samples: First tokens at temperature 1.
+        loads: Requests at once whose step times are told.
+        reloads: Policy files under load.
+    """
+
+    prompts: int
+    families: tuple[str, ...]
+    samples: int
+    loads: tuple[int, ...]
+    reloads: int
+
+
+FULL: Final = Size(200, tuple(FAMILIES), first_tokens.SAMPLES, (1, 4, 16, 32), 40)
+REHEARSED: Final = Size(16, ("static", "none"), 640, (2,), 4)
+
+
+class Steered(NamedTuple):
+    """A server that follows a policy file.
+
+    Attributes:
+        record: Its recorder's folder.
+    """
+
+    server: Server
+    path: Path
+    record: Path
+
+    def follow(self, made: Artifact) -> None:
+        """Brings an artifact into force, which takes steps to come."""
+        with _busy(self.server):
+            put_in_force(self.server, unlike_before(made), self.path)
+
+
+_turns = itertools.count(1)
+
+
+def unlike_before(made: Artifact) -> Artifact:
+    """The artifact with a text of its own: a file that returns is taken later and later."""
+    return made.model_copy(update={"advice": f"Turn {next(_turns)}."})
+
+
+@contextmanager
+def _busy(server: Server) -> Iterator[None]:
+    stop = threading.Event()
+
+    def run() -> None:
+        while not stop.is_set() and not server.ended:
+            closed_loop(server, mixed()[:2], 2)
+
+    thread = threading.Thread(target=run)
+    thread.start()
+    try:
+        yield
+    finally:
+        stop.set()
+        thread.join()
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="python -m sglang_dspark.gpu_check.engine", description=__doc__)
+    parser.add_argument("--out", type=Path, required=True, help="folder for results, recordings and logs")
+    parser.add_argument("--budget-s", type=float, default=BUDGET_S, help="no cell starts after so many seconds")
+    parser.add_argument("--rehearse", action="store_true", help="on this machine's CPU, small")
+    options = parser.parse_args()
+    run(Stage("engine", options.out, options.budget_s, options.rehearse))
+
+
+def run(stage: Stage) -> None:
+    """All servers and cells, as far as the stage's time goes."""
+    size = REHEARSED if stage.rehearses else FULL
+    base: Flags = FLAGS if stage.rehearses else {**FLAGS, **environment.FLAGS, **CAPTURED}
+    with stage.server("plain", base) as plain:
+        expected = _plain(stage, plain, size) if plain is not None else None
+    with _ours(stage, "ours", base, {KERNELS: "ours"}) as steered:
+        if steered is not None:
+            _everything(stage, steered, expected, size)
+    _told_by_recorder(stage, "ours", size)
+    if not stage.rehearses and steered is None:
+        with _ours(stage, "ours without graphs", base, {KERNELS: "ours", **NO_GRAPHS}) as steered:
+            if steered is not None:
+                _everything(stage, steered, expected, size)
+        _told_by_recorder(stage, "ours without graphs", size)
+    for name, flags in OTHERS.items():
+        with _ours(stage, name, base, flags) as steered:
+            if steered is not None:
+                _lossless(stage, name, steered, "static", expected, size)
+                _loads(stage, name, steered, size)
+        _told_by_recorder(stage, name, size)
+
+
+@contextmanager
+def _ours(stage: Stage, name: str, base: Flags, flags: Flags) -> Iterator[Steered | None]:
+    """A server that follows a policy, in compact mode, recorded."""
+    path, record = stage.out / "policy.json", stage.out / name.replace(" ", "-")
+    save(artifact("static"), path)
+    asked = {**base, **DSPARK, **NO_FALLBACK, POLICY: str(path), RECORD: str(record), **flags}
+    if not stage.rehearses:
+        asked |= environment.DRAFT_BACKEND
+    with stage.server(name, asked, COMPACT) as server:
+        yield None if server is None else Steered(server, path, record)
+
+
+def _plain(stage: Stage, server: Server, size: Size) -> dict[str, Any]:
+    """What the server without speculation answers."""
+    answers = stage.run("plain: prompts", lambda: [list(a.output_ids) for a in _ask(server, size).answers], server)
+    counts = stage.run("plain: first tokens", lambda: _counted(server, size), server)
+    for clients in size.loads:
+        stage.run(f"plain: {clients} at once", partial(_rate, server, clients), server)
+    return {"answers": answers, "counts": counts}
+
+
+def _everything(stage: Stage, steered: Steered, expected: Mapping[str, Any] | None, size: Size) -> None:
+    server = steered.server
+    for family in size.families:
+        _lossless(stage, "ours", steered, family, expected, size)
+
+    def distribution() -> dict[str, Any]:
+        steered.follow(artifact("static"))
+        if expected is None or expected["counts"] is None:
+            raise RuntimeError("the plain server gave no first tokens to compare with")
+        fit = first_tokens.compare(_unpacked(expected["counts"]), _unpacked(_counted(server, size)))
+        return fit._asdict() | {"passes": fit.p_value > ALPHA, "alpha": ALPHA}
+
+    stage.run("ours: temperature 1 against plain", distribution, server)
+    _loads(stage, "ours", steered, size)
+    stage.run("ours: kill switch", lambda: _kill_switch(steered), server)
+    stage.run("ours: rest and resume", lambda: _rest(steered), server)
+    stage.run("ours: reloads under load", lambda: _reloads(steered, size), server)
+
+
+def _lossless(
+    stage: Stage, name: str, steered: Steered, family: str, expected: Mapping[str, Any] | None, size: Size
+) -> None:
+    def check() -> dict[str, Any]:
+        if expected is None or expected["answers"] is None:
+            raise RuntimeError("the plain server gave no answers to compare with")
+        steered.follow(artifact(family))
+        return judged(expected["answers"], _ask(steered.server, size))
+
+    stage.run(f"{name}: greedy, {family}", check, steered.server)
+
+
+def judged(expected: list[list[int]], loaded: Loaded) -> dict[str, Any]:
+    """How answers compare with those of the plain server; the first token that differs is a tie or a fault."""
+    ties: list[dict[str, Any]] = []
+    faults: list[dict[str, Any]] = []
+    for wanted, answer in zip(expected, loaded.answers, strict=True):
+        got = list(answer.output_ids)
+        if got == wanted:
+            continue
+        pairs = zip(got, wanted, strict=False)
+        at = next((i for i, (a, b) in enumerate(pairs) if a != b), None)
+        if at is None:
+            faults.append({"prompt": answer.prompt.text[-40:], "lengths": [len(got), len(wanted)]})
+            continue
+        ids = reference.tokenizer()(answer.prompt.text)["input_ids"] + wanted[:at]
+        apart, moved = reference.tie(ids, got[at], wanted[at])
+        row = {"prompt": answer.prompt.text[-40:], "at": at, "logits_apart": apart, "bf16_moves": moved}
+        (ties if apart <= moved else faults).append(row)
+    return {
+        "prompts": len(expected),
+        "equal": len(expected) - len(ties) - len(faults),
+        "ties": ties,
+        "faults": faults,
+        "passes": not faults,
+        "accepted_length": loaded.accepted_length,
+        "verify_length": loaded.verify_length,
+        "seconds": loaded.elapsed_s,
+    }
+
+
+def _ask(server: Server, size: Size) -> Loaded:
+    return _whole(closed_loop(server, mixed()[: size.prompts], CLIENTS, ignore_eos=True))
+
+
+def _whole(loaded: Loaded) -> Loaded:
+    """The answers, all of them."""
+    if loaded.failed:
+        first = next(answer.error for answer in loaded.answers if answer.error)
+        raise RuntimeError(f"{loaded.failed} of {len(loaded.answers)} requests failed, the first with {first}")
+    return loaded
+
+
+def _counted(server: Server, size: Size) -> list[tuple[list[int], int]]:
+    counts = first_tokens.draw(server, held_out("code", 1, 24, seed=3)[0], size.samples)
+    return [(list(cell), count) for cell, count in counts.items()]
+
+
+def _unpacked(rows: list[tuple[list[int], int]]) -> Any:
+    return Counter({tuple(cell): count for cell, count in rows})
+
+
+def _rate(server: Server, clients: int) -> dict[str, float]:
+    """Tokens per second of ``clients`` requests that start together."""
+    prompts = [Prompt(prompt.text, 96, prompt.slo_class) for prompt in mixed()[4 : 4 + clients]]
+    loaded = _whole(closed_loop(server, prompts, clients, ignore_eos=True))
+    return {"tokens_per_s": loaded.tokens_per_s, "accepted_length": loaded.accepted_length}
+
+
+def _loads(stage: Stage, name: str, steered: Steered, size: Size) -> None:
+    """Whole blocks at every load; the recorder has the step times."""
+    stage.run(f"{name}: whole blocks in force", lambda: steered.follow(_fixed(7)), steered.server)
+    for clients in size.loads:
+        stage.run(f"{name}: {clients} at once", partial(_rate, steered.server, clients), steered.server)
+
+
+def _fixed(length: int) -> Artifact:
+    return artifact("fixed").model_copy(update={"policy": Fixed(length=length)})
+
+
+def _kill_switch(steered: Steered) -> dict[str, Any]:
+    """Verify lengths while the policy decides (3), is switched off (7) and is switched on again (3)."""
+    server = steered.server
+    lengths: dict[str, float] = {}
+    steered.follow(artifact("fixed"))
+    for mode in (Mode.ON, Mode.OFF, Mode.SHADOW, Mode.ON):
+        if not server.tell(dspark_policy_mode=int(mode)):
+            raise RuntimeError(f"the server did not take mode {mode.name}")
+        closed_loop(server, mixed()[:2], 1)
+        lengths[f"{len(lengths)} {mode.name.lower()}"] = _whole(closed_loop(server, mixed()[:4], 2)).verify_length
+    return {"verify_lengths": lengths, "passes": list(lengths.values()) == [3, 7, 7, 3]}
+
+
+def _rest(steered: Steered) -> dict[str, Any]:
+    """A policy that never drafts, then one that does."""
+    steered.follow(artifact("none"))
+    rested = _whole(closed_loop(steered.server, mixed()[:8], 4)).accepted_length
+    steered.follow(artifact("fixed"))
+    resumed = _whole(closed_loop(steered.server, mixed()[:8], 4))
+    return {
+        "accepted_length": rested,
+        "verify_length_after": resumed.verify_length,
+        "passes": rested == 1 and resumed.verify_length == 3,
+    }
+
+
+def _reloads(steered: Steered, size: Size) -> dict[str, Any]:
+    """Replaces the policy again and again while requests run."""
+    before = steered.server.state()["dspark_policy"]["version"]
+    loads: list[Loaded] = []
+    stop = threading.Event()
+
+    def run() -> None:
+        while not stop.is_set() and not steered.server.ended:
+            loads.append(closed_loop(steered.server, mixed()[:32], 8))
+
+    thread = threading.Thread(target=run)
+    thread.start()
+    try:
+        for i in range(size.reloads):
+            made = artifact(("threshold", "fixed", "argmax", "none")[i % 4], advice=f"Reload {i}.")
+            put_in_force(steered.server, made, steered.path)
+    finally:
+        stop.set()
+        thread.join()
+    taken = steered.server.state()["dspark_policy"]["version"] - before
+    failed, sent = sum(load.failed for load in loads), sum(len(load.answers) for load in loads)
+    return {"reloads": taken, "requests": sent, "failed": failed, "passes": taken == size.reloads and not failed}
+
+
+def _told_by_recorder(stage: Stage, name: str, size: Size) -> None:
+    """Medians of the recorded steps, once the server has ended and written them."""
+    folder = stage.out / name.replace(" ", "-")
+    if folder.is_dir():
+        stage.note(**{f"steps of {name}": steps(folder, size.loads)})
+
+
+if __name__ == "__main__":
+    os.environ.setdefault("HF_HUB_OFFLINE", "1")
+    main()

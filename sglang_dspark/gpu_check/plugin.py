@@ -1,0 +1,44 @@
+"""What a server of the GPU check has beyond SGLang and the policy plugin; entered as a plugin of SGLang.
+
+The attention backend, and ``{"dspark_check_prefill_interval": N}`` to ``/set_internal_state``, which a stage changes
+without starting a server again.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Final
+
+BACKEND: Final = "dspark_triton"
+INTERVAL: Final = "dspark_check_prefill_interval"
+CONTROLLER: Final = "sglang.srt.managers.scheduler_components.internal_state.SchedulerInternalStateController"
+
+
+def register() -> None:
+    """Once a process."""
+    from sglang.srt.arg_groups import choices
+    from sglang.srt.layers.attention.attention_registry import register_attention_backend
+    from sglang.srt.plugins.hook_registry import HookRegistry, HookType
+
+    choices.add_attention_backend_choices([BACKEND])
+
+    @register_attention_backend(BACKEND)
+    def make(runner: Any) -> Any:
+        from sglang_dspark.gpu_check.triton_ragged import RaggedTritonBackend
+
+        return RaggedTritonBackend(runner)
+
+    HookRegistry.register(f"{CONTROLLER}._update_handlers", update_handlers, HookType.AFTER)
+
+
+def update_handlers(handlers: dict[str, Any], controller: Any) -> dict[str, Any]:
+    """After ``_update_handlers``: decode steps between prefills, which the scheduler reads when a prefill arms it."""
+    from sglang.srt.managers.scheduler_components.internal_state import UpdateRejected, _UpdateHandler
+
+    def check(key: str, value: Any) -> None:
+        if not (value >= 0 and value == int(value)):
+            raise UpdateRejected(f"{key} must be a number of steps, got {value}.")
+
+    def interval(key: str, value: Any) -> None:
+        controller.scheduler.prefill_decode_interval = int(value)
+
+    return handlers | {INTERVAL: _UpdateHandler(check, interval)}

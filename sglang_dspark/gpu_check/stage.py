@@ -1,0 +1,206 @@
+"""A stage of the GPU check: cells one after another, written after each; one that fails or hangs stops no other."""
+
+from __future__ import annotations
+
+import json
+import platform
+import subprocess
+import sys
+import threading
+import time
+import traceback
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from statistics import median
+from typing import Any, Final
+
+import pyarrow.parquet as pq
+
+from sglang_dspark.demo.server import Server
+from sglang_dspark.files import write_atomically
+from sglang_dspark.gpu_check import environment
+
+PACKAGES: Final = ("torch", "triton", "transformers", "sglang", "numba", "numpy")
+KEPT_BYTES: Final = 400_000
+START_S: Final = 200.0
+LEAST_STEPS: Final = 8
+REHEARSAL: Final = "cpu rehearsal"
+
+Flags = Mapping[str, str | Sequence[str]]
+
+
+class Stage:
+    """What a stage has found so far.
+
+    Attributes:
+        out: Its folder: ``NAME.json``, recordings and logs.
+        rehearses: It runs on SGLang's CPU engine; its times say nothing of a GPU.
+    """
+
+    def __init__(self, name: str, out: Path, budget_s: float, rehearses: bool) -> None:
+        self.out, self.rehearses = out, rehearses
+        self._name = name
+        self._end_s = time.monotonic() + budget_s
+        out.mkdir(parents=True, exist_ok=True)
+        self._cells: dict[str, Any] = {}
+        self._servers: dict[str, Any] = {}
+        self._content: dict[str, Any] = {
+            "stage": name,
+            "device": REHEARSAL if rehearses else _gpu(),
+            "budget_s": budget_s,
+            "python": platform.python_version(),
+            "packages": {package: _version(package) for package in PACKAGES},
+            "servers": self._servers,
+            "cells": self._cells,
+        }
+
+    @property
+    def left_s(self) -> float:
+        """Seconds of the budget that are left."""
+        return self._end_s - time.monotonic()
+
+    def note(self, **fields: Any) -> None:
+        """Adds fields to the stage's file."""
+        self._content.update(fields)
+        self._write()
+
+    def run(self, name: str, call: Callable[[], Any], server: Server | None = None, limit_s: float = 90.0) -> Any:
+        """Runs a cell and keeps what it returns, or why there is nothing.
+
+        Args:
+            server: Ended if the cell takes longer than ``limit_s``, so that nothing waits for it any more.
+
+        Returns:
+            What ``call`` returned; None where it failed or was not started for want of time.
+        """
+        if self.left_s <= 0 or (server is not None and server.ended):
+            self._cells[name] = {"skipped": "no time left" if self.left_s <= 0 else "its server has ended"}
+            self._write()
+            return None
+        print(f"{self._name}: {name} ({self.left_s:.0f} s left)", flush=True)
+        hung = threading.Event()
+
+        def end() -> None:
+            hung.set()
+            if server is not None:
+                server.stop()
+
+        watchdog = threading.Timer(limit_s, end)
+        watchdog.daemon = True
+        started_s = time.monotonic()
+        watchdog.start()
+        found = None
+        try:
+            found = call()
+            cell: dict[str, Any] = {"result": found}
+        except Exception as error:
+            cell = {"failed": f"{type(error).__name__}: {error}"[:2000], "where": traceback.format_exc()[-3000:]}
+            print(f"{self._name}: {name} failed: {cell['failed'][:300]}", file=sys.stderr, flush=True)
+        finally:
+            watchdog.cancel()
+        if hung.is_set():
+            cell["hung"] = f"its server was ended after {limit_s:g} s"
+        self._cells[name] = cell | {"took_s": round(time.monotonic() - started_s, 2)}
+        self._write()
+        return found
+
+    @contextmanager
+    def server(self, name: str, flags: Flags, variables: Mapping[str, str] | None = None) -> Iterator[Server | None]:
+        """A server for the block; None where there is no time for one or it does not start.
+
+        Its log is kept, its middle left out where it is long.
+        """
+        if self.left_s <= 0:
+            self._servers[name] = {"skipped": "no time left"}
+            self._write()
+            yield None
+            return
+        log = self.out / f"{name.replace(' ', '-')}.log"
+        if self.rehearses:
+            added = environment.plugins(self.out)
+        else:
+            added = environment.gpu(self.out, self.out.parent / "cache")
+        server = Server(log, flags, {**added, **(variables or {})}, start_s=min(START_S, max(self.left_s, 60.0)))
+        print(f"{self._name}: server {name} ({self.left_s:.0f} s left)", flush=True)
+        started_s = time.monotonic()
+        about: dict[str, Any] = {"command": server.command[1:], "variables": dict(variables or {})}
+        self._servers[name] = about
+        try:
+            with server:
+                about["start_s"] = round(time.monotonic() - started_s, 1)
+                self._write()
+                yield server
+        except RuntimeError as error:
+            if "start_s" in about:
+                raise
+            about["failed"] = str(error)[-4000:]
+            print(f"{self._name}: server {name} did not start; see {log}", file=sys.stderr, flush=True)
+            yield None
+        finally:
+            about["log"] = _facts(log)
+            _shorten(log)
+            self._write()
+
+    def _write(self) -> None:
+        write_atomically(self.out / f"{self._name}.json", json.dumps(self._content, indent=1, default=str) + "\n")
+
+
+def steps(recorded: Path, loads: Sequence[int] = ()) -> dict[str, Any]:
+    """What a recording says of a server's decode steps: how they ran, and their times where there are several.
+
+    Args:
+        recorded: A file of ``dspark record``, or the recorder's folder.
+        loads: Requests whose times are told; all by default.
+    """
+    found = pq.read_table(recorded).to_pandas()
+    decoded = found[found["kind"] == "decode"]
+    packed = [len(set(lengths)) > 1 for lengths in decoded["verify_length"]]
+    timed = decoded[decoded["step_s"].notna()].assign(
+        drafted=decoded["drafted_tokens"] > 0, length=decoded["verify_tokens"] / decoded["requests"] - 1
+    )
+    rows = []
+    for (requests, drafted, length), part in timed.groupby(["requests", "drafted", "length"]):
+        if len(part) >= LEAST_STEPS and (not loads or requests in loads):
+            row = {"requests": int(requests), "drafted": bool(drafted), "verify_length": float(length)}
+            ms = sorted(1000 * part["step_s"])
+            spread = {"p10_ms": ms[len(ms) // 10], "median_ms": median(ms), "p90_ms": ms[9 * len(ms) // 10]}
+            rows.append(row | spread | {"steps": len(ms), "graphs": float(part["tier"].notna().mean())})
+    return {
+        "decode_steps": len(decoded),
+        "in_graphs": float(decoded["tier"].notna().mean()),
+        "of_unequal_lengths": sum(packed),
+        "without_a_draft": int((decoded["drafted_tokens"] == 0).sum()),
+        "step_times": rows,
+    }
+
+
+def _facts(log: Path) -> list[str]:
+    """Lines of a server's log that say what was captured and chosen."""
+    words = ("apture", "raph", "kernels", "speculative-dspark", "Initialized DSpark", "backend", "Error", "JIT")
+    lines = log.read_text(errors="replace").splitlines() if log.exists() else []
+    return [line[:300] for line in lines if any(word in line for word in words) and "server_args" not in line][:80]
+
+
+def _shorten(log: Path) -> None:
+    if not log.exists() or log.stat().st_size <= 2 * KEPT_BYTES:
+        return
+    text = log.read_bytes()
+    log.write_bytes(text[:KEPT_BYTES] + b"\n[...]\n" + text[-KEPT_BYTES:])
+
+
+def _gpu() -> str:
+    query = ["nvidia-smi", "--query-gpu=name,driver_version,memory.total", "--format=csv,noheader"]
+    try:
+        said = subprocess.run(query, capture_output=True, text=True, timeout=30, check=True)
+    except (OSError, subprocess.SubprocessError) as error:
+        return f"unknown ({error})"
+    return said.stdout.strip()
+
+
+def _version(package: str) -> str | None:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return None
