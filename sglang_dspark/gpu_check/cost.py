@@ -172,11 +172,12 @@ def run(stage: Stage) -> None:
         "--max-running-requests": str(size.running),
         **({} if stage.rehearses else {**environment.FLAGS, **GPU}),
     }
-    stage.note(shape=TINY if stage.rehearses else QWEN3_8B, next=_next(stage.out, size))
+    stage.note(shape=TINY if stage.rehearses else QWEN3_8B)
     _speculating(stage, base, draft, 7, size.loads, size)
     with stage.server("plain", base) as server:
         if server is not None:
             _plain(stage, server, size)
+    stage.note(next=_next(stage.out))
     _speculating(stage, base, draft, 3, size.other_loads, size)
 
 
@@ -376,11 +377,9 @@ def _load(
     return dict(json.loads(said.stdout))
 
 
-def _next(folder: Path, size: Size) -> Sequence[str]:
+def _next(folder: Path) -> Sequence[str]:
     """What makes a scenario of the results."""
-    plain = [
-        word for context, clients in size.plain for word in ("--plain", f"{folder}/plain-{context}-{clients}.parquet")
-    ]
+    plain = [word for file in sorted(folder.glob("plain-*.parquet")) for word in ("--plain", str(file))]
     made = ("--out", "profile.json", "--scenario", f"{SCENARIO}-measured.yaml", "--base", SCENARIO)
     return ["dspark", "calibrate", f"{folder}/gamma7.parquet", *plain, "--hardware", "H200", *made]
 

@@ -47,6 +47,8 @@ def gpu(folder: Path, cache: Path) -> dict[str, str]:
         "PYTHONPATH": _path(STAND_IN, _entry_points(folder)),
         # The stand-in is no distribution whose version SGLang could check.
         "SGLANG_SKIP_SGL_KERNEL_VERSION_CHECK": "1",
+        # SGLang's other one, in Rust, is linked against its own version of PyTorch.
+        "SGLANG_UNIFIED_RADIX_TREE_CORE_BACKEND": "python",
         "TRITON_CACHE_DIR": str(cache / "triton"),
         "SGLANG_JIT_CACHE_DIR": str(cache / "jit"),
         "TORCHINDUCTOR_CACHE_DIR": str(cache / "inductor"),

@@ -1,15 +1,17 @@
 """What a server of the GPU check has beyond SGLang and the policy plugin; entered as a plugin of SGLang.
 
-The attention backend, and ``{"dspark_check_prefill_interval": N}`` to ``/set_internal_state``, which a stage changes
-without starting a server again.
+The attention backend; plain forms of what SGLang takes from packages that are not installed; and
+``{"dspark_check_prefill_interval": N}`` to ``/set_internal_state``, which a stage changes without a new server.
 """
 
 from __future__ import annotations
 
+import importlib.util
 from typing import Any, Final
 
 BACKEND: Final = "dspark_triton"
 INTERVAL: Final = "dspark_check_prefill_interval"
+DUAL_GEMM: Final = "sglang.srt.layers.dual_gemm.DualGemm._select_mode"
 CONTROLLER: Final = "sglang.srt.managers.scheduler_components.internal_state.SchedulerInternalStateController"
 
 
@@ -28,6 +30,12 @@ def register() -> None:
         return RaggedTritonBackend(runner)
 
     HookRegistry.register(f"{CONTROLLER}._update_handlers", update_handlers, HookType.AFTER)
+    if importlib.util.find_spec("cutlass") is None:
+        HookRegistry.register(DUAL_GEMM, no_dual_gemm, HookType.REPLACE)
+
+
+def no_dual_gemm(layer: Any, gate_up_proj: Any, hidden_size: int) -> None:
+    """In place of ``_select_mode``, which imports CUTLASS: None leaves the projections and the activation apart."""
 
 
 def update_handlers(handlers: dict[str, Any], controller: Any) -> dict[str, Any]:
