@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from dspark_simulator.scenario import load
+from dspark_tuning.sim2real.saturated import pairs
 from sglang_dspark.gpu_check import cost, engine
 from sglang_dspark.gpu_check.stage import Stage
 
@@ -60,3 +61,6 @@ def test_the_cost_stage_is_rehearsed_and_makes_a_scenario(tmp_path: Path, monkey
     assert made.name == "h200-qwen3-8b-measured"
     assert made.cost.kind == "curve"
     assert made.workload == load("h200-qwen3-8b").workload
+    saturated = list(pairs(out, made))
+    assert [(pair.limit, pair.interval) for pair in saturated] == [(2, 0), (4, 0), (4, 4)]
+    assert all(pair.measured_tok_s > 0 and pair.simulated_tok_s > 0 for pair in saturated)
