@@ -3,7 +3,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/pip install --quiet --disable-pip-version-check
 
-.PHONY: demo serve-demo sim2real smollm2 test slow lint bench pins upstream-check clean
+.PHONY: demo serve-demo sim2real smollm2 test slow lint bench pins upstream-check gpu-kit gpu-check clean
 
 demo: $(VENV)/base
 	$(BIN)/dspark tune --trials 64 --replications 8 --out out
@@ -60,6 +60,15 @@ upstream-check: $(VENV)/serve
 	rm -rf out/upstream
 	$(BIN)/pip download --quiet --disable-pip-version-check --no-deps 'sglang==$(VERSION)' --dest out/upstream
 	$(BIN)/python -m sglang_dspark.serving.upstream_check out/upstream/sglang-*.whl $(if $(DIFF),--diff)
+
+# A folder that checks this project on a machine with a GPU and no network; PYTHON312 with the packages of
+# requirements/gpu_machine.txt also tries its imports: make gpu-kit PYTHON312=/path/to/python
+gpu-kit: $(VENV)/serve
+	$(BIN)/python -m sglang_dspark.gpu_check.kit --out out/gpu-kit $(if $(PYTHON312),--check-with $(PYTHON312))
+
+# The same, here and now, under a python3 with PyTorch for CUDA; results in out/gpu-kit/results.
+gpu-check: gpu-kit
+	out/gpu-kit/run.sh $(or $(STAGE),all)
 
 clean:
 	rm -rf $(VENV) out

@@ -1,0 +1,111 @@
+"""Stage *kernels*: the kernels' tests on this GPU, then their bench beside PyTorch and SGLang's own.
+
+``python -m sglang_dspark.gpu_check.kernels --out DIR [--budget-s 300] [--rehearse]`` writes ``DIR/kernels.json`` (what
+passed, failed and was skipped, and why), ``DIR/bench.json`` (``python -m dspark_kernels.bench --out``), the bench's
+result file and both logs. A rehearsal runs the tests that launch nothing, and the bench as far as a launch.
+
+Time plan, by reading and not by a measurement on a GPU: the tests compile some hundred kernels, 1 to 3 s each, in as
+many processes as there are cores; on 16 that is a minute, and they may take 40 % of the budget. The bench checks and
+compiles in as many processes (a minute), times four numbers of requests for its table (some seconds), and then the
+others until its budget ends: at 256 requests a round moves about 2 GB, half a millisecond, fifty times for each side.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+import xml.etree.ElementTree as ET
+from collections import Counter
+from pathlib import Path
+from typing import Any, Final
+
+from sglang_dspark.gpu_check import environment
+from sglang_dspark.gpu_check.stage import Stage
+
+BUDGET_S: Final = 300.0
+TESTS_SHARE: Final = 0.4
+TREE: Final = Path(__file__).parents[2]
+TESTS: Final = ("tests/kernels",)
+# Those that interpret no kernel: under NumPy 2.5 the interpreter of Triton 3.6 does not run.
+REHEARSED: Final = ("tests/kernels/test_philox.py", "tests/kernels/test_on_device.py")
+# Seconds between the bench's last case and its end: launch configurations are compiled and the files written.
+TO_END_S: Final = 30.0
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="python -m sglang_dspark.gpu_check.kernels", description=__doc__)
+    parser.add_argument("--out", type=Path, required=True, help="folder for results and logs")
+    parser.add_argument("--budget-s", type=float, default=BUDGET_S, help="seconds for all of it")
+    parser.add_argument("--rehearse", action="store_true", help="on this machine's CPU, small")
+    options = parser.parse_args()
+    run(Stage("kernels", options.out.resolve(), options.budget_s, options.rehearse))
+
+
+def run(stage: Stage) -> None:
+    """Tests, then the bench."""
+    stage.run("tests", lambda: _tests(stage), limit_s=stage.left_s)
+    stage.run("bench", lambda: _bench(stage), limit_s=stage.left_s)
+
+
+def _tests(stage: Stage) -> dict[str, Any]:
+    found = stage.out / "tests.xml"
+    asked = REHEARSED if stage.rehearses else TESTS
+    many = [] if stage.rehearses else ["-n", "auto"]
+    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", *many, f"--junitxml={found}", *asked]
+    variables = {"TRITON_INTERPRET": "1"} if stage.rehearses else {}
+    code = _run(stage, "tests", command, variables, TESTS_SHARE * stage.left_s)
+    return {"exit_code": code, **(_outcomes(found) if found.exists() else {})}
+
+
+def _bench(stage: Stage) -> dict[str, Any]:
+    out = stage.out / "bench.json"
+    budget_s = max(stage.left_s - TO_END_S, 1.0)
+    command = [sys.executable, "-m", "dspark_kernels.bench", "--out", str(out), "--budget-s", f"{budget_s:.0f}"]
+    if stage.rehearses:
+        command += ["--vocab", "5000"]
+    variables = {"DSPARK_KERNELS_RESULT": str(stage.out / "result.json")}
+    if not stage.rehearses:
+        # SGLang's own kernels are imported beside ours, from where a server finds them.
+        variables |= environment.gpu(stage.out, stage.out.parent / "cache")
+    code = _run(stage, "bench", command, variables, max(stage.left_s, 1.0))
+    report = json.loads(out.read_text(encoding="utf-8")) if out.exists() else {}
+    missed = [
+        {key: row[key] for key in ("operation", "requests", "of_bound", "of_upstream")}
+        for row in report.get("rows", [])
+        if row["goal_missed"]
+    ]
+    return {"exit_code": code, "wins": report.get("wins"), "goals_missed": missed, "next": report.get("next")}
+
+
+def _run(stage: Stage, name: str, command: list[str], variables: dict[str, str], limit_s: float) -> int:
+    """The exit code of a command whose output goes to a log; 124 where it was ended after ``limit_s``."""
+    path = os.pathsep.join([str(TREE), *(one for one in sys.path if one)])
+    given = {**os.environ, "PYTHONPATH": path, **variables}
+    with (stage.out / f"{name}.log").open("w", encoding="utf-8") as log:
+        try:
+            return subprocess.run(
+                command, cwd=TREE, env=given, stdout=log, stderr=log, timeout=limit_s, check=False
+            ).returncode
+        except subprocess.TimeoutExpired:
+            return 124
+
+
+def _outcomes(report: Path) -> dict[str, Any]:
+    """Counts of a JUnit report, the tests that failed, and why others were skipped."""
+    passed, failed, skipped = 0, list[str](), Counter[str]()
+    for case in ET.parse(report).iter("testcase"):
+        name = f"{case.get('classname')}.{case.get('name')}"
+        if case.find("failure") is not None or case.find("error") is not None:
+            failed.append(name)
+        elif (why := case.find("skipped")) is not None:
+            skipped[why.get("message", "")] += 1
+        else:
+            passed += 1
+    return {"passed": passed, "failed": failed, "skipped": dict(skipped)}
+
+
+if __name__ == "__main__":
+    main()
