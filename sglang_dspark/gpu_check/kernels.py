@@ -35,19 +35,19 @@ REHEARSED: Final = ("tests/kernels/test_philox.py", "tests/kernels/test_on_devic
 TO_END_S: Final = 30.0
 
 
-def main() -> None:
+def main(arguments: list[str] | None = None) -> int:
+    """Returns the exit code: 1 where a test failed or the bench found a kernel that is not its reference."""
     parser = argparse.ArgumentParser(prog="python -m sglang_dspark.gpu_check.kernels", description=__doc__)
     parser.add_argument("--out", type=Path, required=True, help="folder for results and logs")
     parser.add_argument("--budget-s", type=float, default=BUDGET_S, help="seconds for all of it")
     parser.add_argument("--rehearse", action="store_true", help="on this machine's CPU, small")
-    options = parser.parse_args()
-    run(Stage("kernels", options.out.resolve(), options.budget_s, options.rehearse))
-
-
-def run(stage: Stage) -> None:
-    """Tests, then the bench."""
-    stage.run("tests", lambda: _tests(stage), limit_s=stage.left_s)
-    stage.run("bench", lambda: _bench(stage), limit_s=stage.left_s)
+    options = parser.parse_args(arguments)
+    stage = Stage("kernels", options.out.resolve(), options.budget_s, options.rehearse)
+    tests = stage.run("tests", lambda: _tests(stage), limit_s=stage.left_s)
+    bench = stage.run("bench", lambda: _bench(stage), limit_s=stage.left_s)
+    codes = [None if result is None else result["exit_code"] for result in (tests, bench)]
+    # Without a GPU the bench ends with 2, after everything but a launch.
+    return int(codes != [0, 2 if stage.rehearses else 0])
 
 
 def _tests(stage: Stage) -> dict[str, Any]:
@@ -108,4 +108,4 @@ def _outcomes(report: Path) -> dict[str, Any]:
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

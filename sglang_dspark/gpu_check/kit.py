@@ -13,6 +13,7 @@ import subprocess
 import sys
 import tempfile
 import zipfile
+from fnmatch import fnmatch
 from pathlib import Path
 from typing import Final
 
@@ -29,7 +30,7 @@ TREE: Final = (
     "tests/kernels",
     "pyproject.toml",
 )
-LEFT_OUT: Final = ("sglang/srt/rust_extensions/", "sglang/multimodal_gen/", "sglang/test/")
+LEFT_OUT: Final = ("sglang/srt/rust_extensions/*.so", "sglang/multimodal_gen/*", "sglang/test/*")
 PYTHON: Final = "3.12"
 # As wheels of x86-64 for Python 3.12 are tagged.
 PLATFORMS: Final = (
@@ -155,11 +156,11 @@ def check(out: Path, python: str) -> None:
 
 
 def trim(wheel: Path, left_out: tuple[str, ...]) -> None:
-    """Rewrites a wheel without the members under some folders."""
+    """Rewrites a wheel without the members that match a pattern."""
     smaller = wheel.with_suffix(".smaller")
     with zipfile.ZipFile(wheel) as packed, zipfile.ZipFile(smaller, "w", zipfile.ZIP_DEFLATED, compresslevel=9) as to:
         for member in packed.infolist():
-            if not member.filename.startswith(left_out):
+            if not any(fnmatch(member.filename, pattern) for pattern in left_out):
                 to.writestr(member, packed.read(member), compress_type=zipfile.ZIP_DEFLATED)
     smaller.replace(wheel)
 

@@ -33,7 +33,9 @@ def small(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
     def download(to: Path) -> None:
         with zipfile.ZipFile(to / "sglang-0.5.23-py3-none-any.whl", "w") as wheel:
             wheel.writestr("sglang/srt/server.py", "pass")
+            wheel.writestr("sglang/srt/rust_extensions/torch_build.py", "pass")
             wheel.writestr("sglang/srt/rust_extensions/_server.so", os.urandom(100_000))
+            wheel.writestr("sglang/multimodal_gen/runtime/deep/file.py", "pass")
 
     monkeypatch.setattr(kit, "_download", download)
     return tmp_path / "deep" / "kit"
@@ -54,7 +56,7 @@ def test_every_package_of_a_server_is_on_the_machine_or_brought() -> None:
 def test_it_holds_what_runs_and_not_what_does_not(small: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert kit.main(["--out", str(small)]) == 0
     with zipfile.ZipFile(next((small / "wheels").iterdir())) as wheel:
-        assert wheel.namelist() == ["sglang/srt/server.py"]
+        assert wheel.namelist() == ["sglang/srt/server.py", "sglang/srt/rust_extensions/torch_build.py"]
     for name in (
         "kernels/dspark_kernels/bench.py",
         "tests/kernels/conftest.py",
