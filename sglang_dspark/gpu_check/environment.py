@@ -28,12 +28,14 @@ FLAGS: Final = {
     "--dtype": "bfloat16",
 }
 DRAFT_BACKEND: Final = {"--speculative-draft-attention-backend": "triton"}
+# SGLang's other prefix cache, in Rust, is linked against its own version of PyTorch.
+CACHE: Final = {"SGLANG_UNIFIED_RADIX_TREE_CORE_BACKEND": "python"}
 CHECK: Final = "sglang_dspark.gpu_check.plugin:register"
 
 
 def plugins(folder: Path) -> dict[str, str]:
     """Variables of a server that finds the plugins; ``folder`` gets their entry points."""
-    return {"PYTHONPATH": _path(_entry_points(folder))}
+    return {"PYTHONPATH": _path(_entry_points(folder)), **CACHE}
 
 
 def gpu(folder: Path, cache: Path) -> dict[str, str]:
@@ -47,12 +49,11 @@ def gpu(folder: Path, cache: Path) -> dict[str, str]:
         "PYTHONPATH": _path(STAND_IN, _entry_points(folder)),
         # The stand-in is no distribution whose version SGLang could check.
         "SGLANG_SKIP_SGL_KERNEL_VERSION_CHECK": "1",
-        # SGLang's other one, in Rust, is linked against its own version of PyTorch.
-        "SGLANG_UNIFIED_RADIX_TREE_CORE_BACKEND": "python",
         "TRITON_CACHE_DIR": str(cache / "triton"),
         "SGLANG_JIT_CACHE_DIR": str(cache / "jit"),
         "TORCHINDUCTOR_CACHE_DIR": str(cache / "inductor"),
         "SGLANG_USE_CPU_ENGINE": "0",
+        **CACHE,
     }
 
 
