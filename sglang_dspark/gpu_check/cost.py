@@ -165,6 +165,7 @@ def main() -> None:
 def run(stage: Stage) -> None:
     """All servers and cells, as far as the stage's time goes."""
     size = REHEARSED if stage.rehearses else FULL
+    stage.warm(QWEN3_8B["head_dim"], QWEN3_8B["num_key_value_heads"])
     target, draft = write_models(stage.out, small=stage.rehearses)
     base = {
         "--model-path": str(target),

@@ -61,6 +61,8 @@ OTHERS: Final[dict[str, Flags]] = {
     "no graphs": {KERNELS: "ours", **NO_GRAPHS},
 }
 ALPHA: Final = 1e-4
+# The demo pair's, target and draft.
+HEAD_DIM, KV_HEADS = 64, 2
 
 
 class Size(NamedTuple):
@@ -140,6 +142,7 @@ def run(stage: Stage) -> None:
     """All servers and cells, as far as the stage's time goes."""
     size = REHEARSED if stage.rehearses else FULL
     base: Flags = FLAGS if stage.rehearses else {**FLAGS, **environment.FLAGS, **CAPTURED}
+    stage.warm(HEAD_DIM, KV_HEADS)
     with stage.server("plain", base) as plain:
         expected = _plain(stage, plain, size) if plain is not None else None
     with _ours(stage, "ours", base, {KERNELS: "ours"}) as steered:

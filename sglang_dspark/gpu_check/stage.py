@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import platform
 import subprocess
 import sys
@@ -106,6 +107,19 @@ class Stage:
         self._write()
         return found
 
+    def warm(self, head_dim: int, kv_heads: int) -> None:
+        """Begins to compile what the first server needs; nothing on a CPU."""
+        if self.rehearses:
+            return
+        command = [sys.executable, "-m", "sglang_dspark.gpu_check.warm", str(head_dim), str(kv_heads)]
+        with (self.out / "warm.log").open("wb") as log:
+            subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT, env={**os.environ, **self._environment()})
+
+    def _environment(self) -> dict[str, str]:
+        if self.rehearses:
+            return environment.plugins(self.out)
+        return environment.gpu(self.out, self.out.parent / "cache")
+
     @contextmanager
     def server(self, name: str, flags: Flags, variables: Mapping[str, str] | None = None) -> Iterator[Server | None]:
         """A server for the block; None where there is no time for one or it does not start.
@@ -118,11 +132,9 @@ class Stage:
             yield None
             return
         log = self.out / f"{name.replace(' ', '-')}.log"
-        if self.rehearses:
-            added = environment.plugins(self.out)
-        else:
-            added = environment.gpu(self.out, self.out.parent / "cache")
-        server = Server(log, flags, {**added, **(variables or {})}, start_s=min(START_S, max(self.left_s, 60.0)))
+        server = Server(
+            log, flags, {**self._environment(), **(variables or {})}, start_s=min(START_S, max(self.left_s, 60.0))
+        )
         print(f"{self._name}: server {name} ({self.left_s:.0f} s left)", flush=True)
         started_s = time.monotonic()
         about: dict[str, Any] = {"command": server.command[1:], "variables": dict(variables or {})}
