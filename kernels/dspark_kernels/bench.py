@@ -13,11 +13,12 @@ from __future__ import annotations
 import argparse
 import datetime
 import importlib
+import importlib.metadata
 import json
 import os
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from multiprocessing import get_context
 from pathlib import Path
@@ -112,6 +113,8 @@ def main(arguments: list[str] | None = None) -> int:
         "target": target.name,
         "torch": torch.__version__,
         "triton": triton.__version__,
+        # SGLang's acceptance takes its softmax where it is installed, and else a Triton form of its own.
+        "flashinfer": _version("flashinfer-python"),
         "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         "served": served.flags(),
         "copy_bytes_per_s": timing.copy_bytes_per_s(),
@@ -211,6 +214,13 @@ def _ends(device: torch.device, served: Served) -> Sequence[int]:
     return selfcheck.row_counts(device, served)
 
 
+def _version(package: str) -> str | None:
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return None
+
+
 def _won(stage: str, rows: list[Row], requests: int) -> bool:
     """Whether a stage was faster than SGLang's in all its operations at every number of requests."""
     of_stage = [row for row in rows if OPERATIONS.get(row.operation) == stage]
@@ -248,11 +258,22 @@ def time_all(served: Served, target: targets.Target, bytes_per_s: float, repeat:
                 operation,
                 count,
                 timing.time_call(timing.replay(call), repeat),
-                timing.time_call(timing.replay(theirs[operation]), repeat) if operation in theirs else None,
-                # They wait for the host, so no graph holds them.
-                timing.time_call(slow[operation], 3) if operation in slow else None,
+                _beside(theirs.get(operation), f"SGLang's {operation} at {count}", repeat, graph=True),
+                # The references wait for the host, so no graph holds them.
+                _beside(slow.get(operation), f"PyTorch's {operation} at {count}", 3, graph=False),
                 1e6 * moved[operation] / bytes_per_s if operation in moved else None,
             )
+
+
+def _beside(call: Callable[[], object] | None, name: str, repeat: int, graph: bool) -> Timing | None:
+    """The time of another contestant; None where there is none or it fails, in a large batch for want of memory."""
+    if call is None:
+        return None
+    try:
+        return timing.time_call(timing.replay(call) if graph else call, repeat)
+    except RuntimeError as error:
+        print(f"{name}: {type(error).__name__}: {str(error).splitlines()[0]}", file=sys.stderr)
+        return None
 
 
 def upstream(given: contestants.Inputs, served: Served) -> contestants.Calls:
