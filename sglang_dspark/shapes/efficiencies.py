@@ -11,7 +11,7 @@ from __future__ import annotations
 from typing import Final, NamedTuple
 
 from sglang_dspark.shapes.gpus import Gpu
-from sglang_dspark.shapes.model import CompressedLatent, Experts, ModelShape
+from sglang_dspark.shapes.model import ModelShape
 
 
 class Efficiencies(NamedTuple):
@@ -51,11 +51,11 @@ _ROCM: Final = 1.5
 
 def of(model: ModelShape, gpu: Gpu) -> Efficiencies:
     """What steps of such a model reach on such a GPU."""
-    compressed = isinstance(model.attention, CompressedLatent)
+    compressed = any(one.slow_launch for one in model.attention)
     layer_s = _COMPRESSED_LAYER_S if compressed else _LAYER_S
     return Efficiencies(
         bandwidth_efficiency=_BANDWIDTH,
-        flops_efficiency=_FLOPS_EXPERTS if isinstance(model.feed_forward, Experts) else _FLOPS_DENSE,
+        flops_efficiency=_FLOPS_EXPERTS if model.is_mixture else _FLOPS_DENSE,
         layer_s=layer_s * _ROCM if gpu.rocm else layer_s,
         eager_layer_s=_COMPRESSED_EAGER_LAYER_S if compressed else _EAGER_LAYER_S,
     )

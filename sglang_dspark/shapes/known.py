@@ -9,6 +9,7 @@ from typing import NamedTuple
 
 import yaml
 
+from sglang_dspark.shapes.config import KvDtype, shape
 from sglang_dspark.shapes.model import DraftShape, ModelShape
 
 
@@ -19,20 +20,20 @@ class Known(NamedTuple):
     draft: DraftShape
 
 
-def known(name: str) -> Known | None:
+def known(name: str, kv_dtype: KvDtype = "auto") -> Known | None:
     """The shapes of a model by its name, with or without owner and release date; None for others."""
-    return _all().get(re.sub(r"-\d{4}$", "", name.rsplit("/", 1)[-1]))
+    return _all(kv_dtype).get(re.sub(r"-\d{4}$", "", name.rsplit("/", 1)[-1]))
 
 
 def names() -> tuple[str, ...]:
     """The models that :func:`known` knows."""
-    return tuple(_all())
+    return tuple(_all("auto"))
 
 
 @cache
-def _all() -> dict[str, Known]:
+def _all(kv_dtype: KvDtype) -> dict[str, Known]:
     text = (resources.files("sglang_dspark.shapes") / "data" / "models.yaml").read_text(encoding="utf-8")
     return {
-        name: Known(ModelShape.model_validate(shapes["model"]), DraftShape.model_validate(shapes["draft"]))
-        for name, shapes in yaml.safe_load(text).items()
+        name: Known(shape(entry["config"], name, kv_dtype), DraftShape.model_validate(entry["draft"]))
+        for name, entry in yaml.safe_load(text).items()
     }

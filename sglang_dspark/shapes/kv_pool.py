@@ -14,6 +14,7 @@ MIB = 2.0**20
 LEAST_CHUNK = 2048
 # Not part of a shape: a row of the request table has an int32 for each token of the longest context.
 LONGEST_CONTEXT = 131_072
+_STATE_RATIO = 0.9
 
 Bytes = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 Count = Annotated[int, Field(ge=1)]
@@ -90,18 +91,36 @@ class FlagCosts(BaseModel):
 
 def flag_costs(model: ModelShape, draft: DraftShape | None, tp: int) -> FlagCosts:
     """The costs that follow from a model's shape, on one of ``tp`` GPUs."""
-    attention, layers = model.attention, model.layers
     row_bytes = 4.0 * LONGEST_CONTEXT
-    plain_token_bytes = model.kv_bytes_per_token(tp) / tp
+    plain_token_bytes = model.pool_bytes_per_token(tp) / tp
     drafted_bytes = draft.kv_bytes_per_token(model, tp) / tp if draft is not None else 0.0
+
+    def slot_bytes(speculative: bool) -> float:
+        return sum(one.slot_bytes(model.layers, tp, speculative=speculative) for one in model.attention)
+
     return FlagCosts(
         token_bytes=plain_token_bytes + drafted_bytes,
         plain_token_bytes=plain_token_bytes,
-        slot_bytes=row_bytes + attention.slot_bytes(layers, speculative=True),
-        slot_position_bytes=attention.slot_position_bytes(layers),
-        plain_slot_bytes=row_bytes + attention.slot_bytes(layers, speculative=False),
+        slot_bytes=row_bytes + slot_bytes(speculative=True),
+        slot_position_bytes=sum(one.slot_position_bytes(model.layers, tp) for one in model.attention),
+        plain_slot_bytes=row_bytes + slot_bytes(speculative=False),
         base_bytes=(512 + 128 * tp) * MIB,
     )
+
+
+def most_running(
+    gpu: Gpu, tp: int, memory_fraction: float, model: ModelShape, draft: DraftShape, gamma: int
+) -> int | None:
+    """Requests for whose recurrent states SGLang makes room at most; None for models without such states.
+
+    By default states take 0.9 of what KV takes (``mamba_full_memory_ratio``), and the running limit is lowered to them.
+    """
+    if not any(one.recurrent for one in model.attention):
+        return None
+    costs = flag_costs(model, draft, tp)
+    slot_bytes = costs.slot_bytes + costs.slot_position_bytes * (gamma + 1)
+    free_bytes = gpu.memory_bytes * memory_fraction - (model.weight_bytes() + draft.weight_bytes(model)) / tp
+    return max(0, int(free_bytes * _STATE_RATIO / (1 + _STATE_RATIO) / slot_bytes) - 1)
 
 
 def kv_capacity_tokens(

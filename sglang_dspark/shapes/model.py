@@ -6,320 +6,163 @@ well under 1 % of any model here.
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
-from typing import Annotated, Literal
+from collections.abc import Mapping
+from typing import Annotated, Any
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field, model_validator
 
-from sglang_dspark.shapes.gpus import Format
+from sglang_dspark.shapes.attention import AnyAttention
+from sglang_dspark.shapes.base import Bytes, Count, Shape, Stored
+from sglang_dspark.shapes.feed_forward import Dense, Experts
 
-Count = Annotated[int, Field(ge=1)]
-Bytes = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 Floats = NDArray[np.float64]
 
-# SGLang's pools of compressed attention: tokens of a page, fp32 state, decode steps between evictions of a window
-# (``SGLANG_SWA_EVICTION_INTERVAL``).
-_PAGE = 256
-_STATE_BYTES = 4.0
-_EVICTION_STEPS = 128
 
-
-class Shape(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-
-class Attention(Shape, ABC):
-    """Attention of all of a model's layers.
-
-    Attributes:
-        heads: Query heads.
-    """
-
-    heads: Count
-
-    @abstractmethod
-    def parameters(self, hidden: int) -> float:
-        """Projection weights of one layer."""
-
-    @abstractmethod
-    def kv_bytes_per_token(self, layers: int, tp: int) -> float:
-        """Bytes that one more context token stores per GPU, of ``layers`` layers."""
-
-    def read_bytes_per_context_token(self, layers: int, tp: int) -> float:
-        """Bytes that decoding reads per GPU for every context token of a request."""
-        return self.kv_bytes_per_token(layers, tp)
-
-    @abstractmethod
-    def flops_per_pair(self, layers: int) -> float:
-        """Operations of one query token over one context token, in prefill."""
-
-    def fixed_read_bytes(self, layers: int) -> float:
-        """Bytes that every query token reads per GPU whatever its context."""
-        return 0.0
-
-    @abstractmethod
-    def draft_kv_bytes_per_token(self, layers: int, tp: int) -> float:
-        """Bytes that one more context token stores per GPU in a draft model of ``layers`` such layers."""
-
-    def slot_bytes(self, layers: int, *, speculative: bool) -> float:
-        """Bytes that a request slot reserves per GPU whatever its context, the drafter's window included."""
-        return 0.0
-
-    def slot_position_bytes(self, layers: int) -> float:
-        """The same for each token that a round may write ahead."""
-        return 0.0
-
-
-class GroupedQuery(Attention):
-    """Grouped-query attention. KV heads are split over GPUs, and copied where there are fewer of them than GPUs.
-
-    Attributes:
-        kv_bytes: Bytes of one stored KV element.
-    """
-
-    kind: Literal["gqa"]
-    kv_heads: Count
-    head_dim: Count
-    kv_bytes: Bytes = 2.0
-
-    def parameters(self, hidden: int) -> float:
-        return hidden * self.head_dim * (2 * self.heads + 2 * self.kv_heads)
-
-    def kv_bytes_per_token(self, layers: int, tp: int) -> float:
-        return layers * 2 * -(-self.kv_heads // tp) * self.head_dim * self.kv_bytes
-
-    def flops_per_pair(self, layers: int) -> float:
-        return layers * 4 * self.heads * self.head_dim
-
-    def draft_kv_bytes_per_token(self, layers: int, tp: int) -> float:
-        return self.kv_bytes_per_token(layers, tp)
-
-
-class Latent(Attention):
-    """Multi-head latent attention (DeepSeek-V2/V3): one latent for all heads, which every GPU stores whole.
-
-    Attributes:
-        kv_bytes: Bytes of one stored latent element.
-    """
-
-    kind: Literal["mla"]
-    q_lora_rank: Count
-    kv_lora_rank: Count
-    nope_dim: Count
-    rope_dim: Count
-    value_dim: Count
-    kv_bytes: Bytes = 2.0
-
-    def parameters(self, hidden: int) -> float:
-        query = self.q_lora_rank * (hidden + self.heads * (self.nope_dim + self.rope_dim))
-        down = hidden * (self.kv_lora_rank + self.rope_dim)
-        up = self.kv_lora_rank * self.heads * (self.nope_dim + self.value_dim)
-        return query + down + up + self.heads * self.value_dim * hidden
-
-    def kv_bytes_per_token(self, layers: int, tp: int) -> float:
-        return layers * (self.kv_lora_rank + self.rope_dim) * self.kv_bytes
-
-    def flops_per_pair(self, layers: int) -> float:
-        return layers * 2 * self.heads * (self.nope_dim + self.rope_dim + self.value_dim)
-
-    def draft_kv_bytes_per_token(self, layers: int, tp: int) -> float:
-        return self.kv_bytes_per_token(layers, tp)
-
-
-class CompressedLatent(Attention):
-    """Compressed attention of DeepSeek-V4: a short window of plain latents, and compressed rows beyond it.
-
-    ``sparse_layers`` keep one row for every ``sparse_ratio`` tokens, and an index row by which each query picks
-    ``top_k`` of them; ``pooled_layers`` keep one row for every ``pooled_ratio`` tokens and read all; the remaining
-    layers see the window only. Defaults are the row layouts of SGLang's ``DeepSeekV4TokenToKVPool``: 448 FP8 + 64 bf16
-    values + scales, and FP8 index rows. Every GPU of a tensor-parallel group stores the rows whole.
-
-    Attributes:
-        head_dim: Width of a head and of the latent.
-        o_groups: Groups of the low-rank output projection, each to ``o_lora_rank`` values.
-        index_heads: Heads of the index, ``index_dim`` wide.
-        row_bytes: One latent row.
-        index_row_bytes: One index row.
-    """
-
-    kind: Literal["csa"]
-    head_dim: Count
-    q_lora_rank: Count
-    o_lora_rank: Count
-    o_groups: Count
-    window: Count
-    sparse_layers: int = Field(ge=0)
-    sparse_ratio: Count
-    top_k: Count
-    index_heads: Count
-    index_dim: Count
-    pooled_layers: int = Field(ge=0)
-    pooled_ratio: Count
-    row_bytes: Bytes = 584.0
-    index_row_bytes: Bytes = 132.0
-
-    def parameters(self, hidden: int) -> float:
-        wide = self.heads * self.head_dim
-        query = self.q_lora_rank * (hidden + wide)
-        output = self.o_lora_rank * (wide + self.o_groups * hidden)
-        return query + hidden * self.head_dim + output
-
-    def kv_bytes_per_token(self, layers: int, tp: int) -> float:
-        sparse = self.sparse_layers * (self.row_bytes + self.index_row_bytes) / self.sparse_ratio
-        return sparse + self.pooled_layers * self.row_bytes / self.pooled_ratio
-
-    def read_bytes_per_context_token(self, layers: int, tp: int) -> float:
-        index = self.sparse_layers * self.index_row_bytes / self.sparse_ratio
-        return index + self.pooled_layers * self.row_bytes / self.pooled_ratio
-
-    def flops_per_pair(self, layers: int) -> float:
-        index = self.sparse_layers * 2 * self.index_heads * self.index_dim / self.sparse_ratio
-        return index + self.pooled_layers * 4 * self.heads * self.head_dim / self.pooled_ratio
-
-    def fixed_read_bytes(self, layers: int) -> float:
-        return (layers * self.window + self.sparse_layers * self.top_k) * self.row_bytes
-
-    def draft_kv_bytes_per_token(self, layers: int, tp: int) -> float:
-        # Draft layers keep the window only (``DSparkAttention``: compress ratio 0).
-        return 0.0
-
-    def slot_bytes(self, layers: int, *, speculative: bool) -> float:
-        # The live window and four cached tails, each with a page to align them (``compute_swa_request_cap``,
-        # ``_resolve_swa_prefix_tails``); the state that pools a ratio's tokens (``_get_c128_state_fixed_bytes``).
-        window = 5 * (self.window + _PAGE) * self._window_token_bytes(layers, speculative)
-        ring = self.pooled_ratio * (2 if speculative else 1)
-        return window + self.pooled_layers * ring * 2 * self.head_dim * _STATE_BYTES
-
-    def slot_position_bytes(self, layers: int) -> float:
-        # Windows are evicted every _EVICTION_STEPS steps; overlap scheduling keeps two rounds allocated.
-        return (_EVICTION_STEPS + 2) * self._window_token_bytes(layers, speculative=True)
-
-    def _window_token_bytes(self, layers: int, speculative: bool) -> float:
-        """One token of all windows with its part of the sparse layers' state (``_get_bytes_per_swa_token``); SGLang
-        counts the drafter as one more layer."""
-        ring = self.sparse_ratio * (4 if speculative else 2)
-        state = ring / _PAGE * 4 * (self.head_dim + self.index_dim) * _STATE_BYTES
-        target = layers * self.row_bytes + self.sparse_layers * state
-        return target * (layers + 1) / layers if speculative else target
-
-
-class FeedForward(Shape, ABC):
-    """The feed-forward part of all layers. ``routed`` weights are read as far as tokens touch them, the rest always."""
-
-    intermediate: Count
-
-    @abstractmethod
-    def always_read(self, hidden: int) -> float:
-        """Weights of one layer that every step reads and every token multiplies."""
-
-    @abstractmethod
-    def routed(self, hidden: int) -> float:
-        """Weights of one layer's routed experts together."""
-
-    @abstractmethod
-    def active_share(self) -> float:
-        """Share of the routed weights that one token multiplies."""
-
-    def touched_share(self, tokens: Floats) -> Floats:
-        """Expected share of the routed weights that ``tokens`` touch together, each choosing independently."""
-        share: Floats = 1.0 - (1.0 - self.active_share()) ** tokens
-        return share
-
-
-class Dense(FeedForward):
-    """A gated feed-forward layer: three matrices."""
-
-    kind: Literal["dense"]
-
-    def always_read(self, hidden: int) -> float:
-        return 3 * hidden * self.intermediate
-
-    def routed(self, hidden: int) -> float:
-        return 0.0
-
-    def active_share(self) -> float:
-        return 1.0
-
-
-class Experts(FeedForward):
-    """A mixture of gated experts of width ``intermediate``.
-
-    Attributes:
-        experts: Routed experts, ``active`` of which each token uses.
-        shared: Experts that every token uses.
-        format: Stored and multiplied as.
-        bytes_per_weight: Including block scales: 0.53125 for MXFP4.
-    """
-
-    kind: Literal["moe"]
-    experts: Count
-    active: Count
-    shared: int = Field(default=0, ge=0)
-    format: Format
-    bytes_per_weight: Bytes
-
-    def always_read(self, hidden: int) -> float:
-        return self.shared * 3 * hidden * self.intermediate + hidden * self.experts
-
-    def routed(self, hidden: int) -> float:
-        return self.experts * 3 * hidden * self.intermediate
-
-    def active_share(self) -> float:
-        return min(self.active / self.experts, 1.0)
-
-
-class ModelShape(Shape):
+class ModelShape(Stored):
     """A target model.
 
+    ``attention`` and ``feed_forward`` list the parts of its layers in groups of alike ones; their order, and which
+    stands with which, makes no difference. A single mapping stands for all layers; what it does not say of how it is
+    stored is the model's.
+
     Attributes:
-        format: Of the dense weights and their multiplications.
-        bytes_per_weight: Of the dense weights.
+        layers: Decoder layers.
         head_bytes_per_weight: Of the embedding and the LM head.
         tied: Embedding and LM head are one matrix.
         streams: Residual streams (4 with DeepSeek-V4's hyper-connections).
+        tower_parameters: Of vision and audio towers, in bf16, which text does not use.
+        lookup_parameters: Of tables of which a token reads one row, besides the embedding.
+        notes: What its reader has to know of how it was read.
     """
 
     layers: Count
     hidden: Count
     vocab: Count
-    attention: Annotated[GroupedQuery | Latent | CompressedLatent, Field(discriminator="kind")]
-    feed_forward: Annotated[Dense | Experts, Field(discriminator="kind")]
-    format: Format = "bf16"
-    bytes_per_weight: Bytes = 2.0
+    attention: tuple[AnyAttention, ...] = Field(min_length=1)
+    feed_forward: tuple[Annotated[Dense | Experts, Field(discriminator="kind")], ...] = Field(min_length=1)
     head_bytes_per_weight: Bytes = 2.0
     tied: bool = False
     streams: Count = 1
+    tower_parameters: float = Field(default=0.0, ge=0, allow_inf_nan=False)
+    lookup_parameters: float = Field(default=0.0, ge=0, allow_inf_nan=False)
+    notes: tuple[str, ...] = ()
 
-    def dense_weights(self, layers: int) -> float:
-        """Weights of ``layers`` layers that every step reads: attention, feed-forward or shared experts, router."""
-        return layers * (self.attention.parameters(self.hidden) + self.feed_forward.always_read(self.hidden))
+    @model_validator(mode="before")
+    @classmethod
+    def _spread(cls, content: Any) -> Any:
+        """Gives groups what they do not say themselves: all layers, stored as the model."""
+        if not isinstance(content, Mapping):
+            return content
+        usual = {name: content[name] for name in ("layers", *Stored.model_fields) if name in content}
+        spread = dict(content)
+        for part in ("attention", "feed_forward"):
+            groups = content.get(part)
+            groups = [groups] if isinstance(groups, Mapping) else groups
+            if isinstance(groups, (list, tuple)):
+                spread[part] = [usual | dict(one) if isinstance(one, Mapping) else one for one in groups]
+        return spread
 
-    def routed_weights(self, layers: int) -> float:
-        """Weights of the routed experts of ``layers`` layers."""
-        return layers * self.feed_forward.routed(self.hidden)
+    @property
+    def is_mixture(self) -> bool:
+        """Whether it has routed experts."""
+        return any(part.routed(self.hidden) for part in self.feed_forward)
 
-    def layer_bytes(self, layers: int) -> float:
-        """Stored bytes of ``layers`` layers."""
-        routed = self.routed_weights(layers) * self.routed_bytes_per_weight()
-        return self.dense_weights(layers) * self.bytes_per_weight + routed
+    @property
+    def depth(self) -> float:
+        """Pairs of a token mixer and a feed-forward part, one after the other; ``layers`` of most models."""
+        return (sum(a.layers for a in self.attention) + sum(f.layers for f in self.feed_forward)) / 2
 
-    def routed_bytes_per_weight(self) -> float:
-        feed_forward = self.feed_forward
-        return feed_forward.bytes_per_weight if isinstance(feed_forward, Experts) else self.bytes_per_weight
+    def dense_weights(self) -> Mapping[Stored, float]:
+        """Weights of the layers that every step reads, by how they are stored."""
+        weights: dict[Stored, float] = {}
+        for one in self.attention:
+            _add(weights, one, one.layers * one.parameters(self.hidden))
+        for part in self.feed_forward:
+            _add(weights, part, part.layers * part.always_read(self.hidden))
+        return weights
 
-    def routed_format(self) -> Format:
-        return self.feed_forward.format if isinstance(self.feed_forward, Experts) else self.format
+    def routed_weights(self) -> Mapping[Stored, float]:
+        """Weights of the routed experts, by how they are stored."""
+        weights: dict[Stored, float] = {}
+        for part in self.feed_forward:
+            if routed := part.routed(self.hidden):
+                _add(weights, part.experts_stored, part.layers * routed)
+        return weights
+
+    def active_share(self) -> float:
+        """Share of the routed weights that one token multiplies."""
+        return float(self._of_routed([part.active_share() for part in self.feed_forward]))
+
+    def touched_share(self, tokens: Floats) -> Floats:
+        """Expected share of the routed bytes that ``tokens`` touch together."""
+        share: Floats = self._of_routed([part.touched_share(tokens) for part in self.feed_forward])
+        return share
+
+    def _of_routed(self, shares: list[Any]) -> Any:
+        """The mean of what holds for each feed-forward part, by the bytes of its experts."""
+        sizes = [p.layers * p.routed(self.hidden) * p.experts_stored.bytes_per_weight for p in self.feed_forward]
+        whole = sum(sizes)
+        return sum(size / whole * share for size, share in zip(sizes, shares, strict=True)) if whole else shares[0]
+
+    def _head_parameters(self) -> float:
+        return self.hidden * self.vocab
+
+    def parameters(self) -> float:
+        """All weights."""
+        tables = (1 if self.tied else 2) * self._head_parameters() + self.tower_parameters + self.lookup_parameters
+        return sum(self.dense_weights().values()) + sum(self.routed_weights().values()) + tables
+
+    def active_parameters(self) -> float:
+        """Weights that one text token multiplies, the embedding counted as most makers do."""
+        idle = self.tower_parameters + self.lookup_parameters
+        return self.parameters() - idle - sum(self.routed_weights().values()) * (1.0 - self.active_share())
 
     def weight_bytes(self) -> float:
         """Stored bytes of the whole model."""
-        tables = 1 if self.tied else 2
-        return self.layer_bytes(self.layers) + tables * self.hidden * self.vocab * self.head_bytes_per_weight
+        tables = (1 if self.tied else 2) * self._head_parameters() * self.head_bytes_per_weight
+        tables += 2.0 * self.tower_parameters + self.head_bytes_per_weight * self.lookup_parameters
+        return total_bytes(self.dense_weights()) + total_bytes(self.routed_weights()) + tables
 
-    def kv_bytes_per_token(self, tp: int) -> float:
-        """Bytes that one context token stores on all ``tp`` GPUs together, copies included."""
-        return tp * self.attention.kv_bytes_per_token(self.layers, tp)
+    def kv_bytes_per_token(self, tp: int = 1) -> float:
+        """Bytes that one context token stores on all ``tp`` GPUs together, copies included, beyond any window."""
+        return tp * sum(one.kv_bytes_per_token(tp) for one in self.attention)
+
+    def pool_bytes_per_token(self, tp: int = 1) -> float:
+        """Bytes that one token of SGLang's KV pool takes on all ``tp`` GPUs together."""
+        return tp * sum(one.pool_bytes_per_token(tp) for one in self.attention)
+
+    def window_bytes(self, tp: int = 1) -> float:
+        """Bytes of one request's sliding windows on all ``tp`` GPUs together."""
+        return tp * sum(one.window_bytes(tp) for one in self.attention)
+
+    def state_bytes(self, tp: int = 1) -> float:
+        """Bytes of one request's recurrent state on all ``tp`` GPUs together."""
+        return tp * sum(one.state_bytes(tp) for one in self.attention)
+
+    def figures(self) -> dict[str, float]:
+        """What shows whether a shape was read rightly: sizes of the whole model on one GPU."""
+        return {
+            "parameters": self.parameters(),
+            "active_parameters": self.active_parameters(),
+            "weight_bytes": self.weight_bytes(),
+            "kv_bytes_per_token": self.kv_bytes_per_token(),
+            "state_bytes_per_request": self.state_bytes(),
+            "window_bytes_per_request": self.window_bytes(),
+        }
+
+    def describe(self) -> str:
+        """The figures in a line, and what its reader has to know."""
+        of = self.figures()
+        text = (
+            f"{of['parameters'] / 1e9:,.4g}B parameters, {of['active_parameters'] / 1e9:,.4g}B active, "
+            f"{of['weight_bytes'] / 1e9:,.4g} GB of weights, {of['kv_bytes_per_token']:,.0f} B of KV a token, "
+            f"{of['state_bytes_per_request'] / 1e6:,.4g} MB of state a request"
+        )
+        if of["window_bytes_per_request"]:
+            text += f", {of['window_bytes_per_request'] / 1e6:,.4g} MB of sliding windows a request"
+        return "; ".join([text, *self.notes])
 
 
 class DraftShape(Shape):
@@ -337,12 +180,36 @@ class DraftShape(Shape):
     hidden_states: Count
     markov_rank: Count
 
+    def backbone(self, target: ModelShape) -> ModelShape:
+        """The draft layers: attention as the target's that keeps most of the context, its commonest feed-forward."""
+        attention = max(target.attention, key=lambda one: one.kv_bytes_per_token(1) / one.layers)
+        part = max(reversed(target.feed_forward), key=lambda one: one.layers)
+        return target.model_copy(
+            update={
+                "layers": self.layers,
+                "attention": (attention.of_draft(self.layers),),
+                "feed_forward": (part.model_copy(update={"layers": self.layers}),),
+            }
+        )
+
     def weight_bytes(self, target: ModelShape) -> float:
         """Stored bytes of the draft model."""
+        backbone = self.backbone(target)
+        layers = total_bytes(backbone.dense_weights()) + total_bytes(backbone.routed_weights())
         projection = self.hidden_states * target.hidden**2 * target.bytes_per_weight
         markov = 2 * self.markov_rank * target.vocab * target.head_bytes_per_weight
-        return target.layer_bytes(self.layers) + projection + markov
+        return layers + projection + markov
 
     def kv_bytes_per_token(self, target: ModelShape, tp: int) -> float:
         """Bytes that one context token stores for the draft on all ``tp`` GPUs together."""
-        return tp * target.attention.draft_kv_bytes_per_token(self.layers, tp)
+        return self.backbone(target).kv_bytes_per_token(tp)
+
+
+def total_bytes(weights: Mapping[Stored, float]) -> float:
+    """Stored bytes of weights by how they are stored."""
+    return sum(stored.bytes_per_weight * count for stored, count in weights.items())
+
+
+def _add(weights: dict[Stored, float], of: Stored, count: float) -> None:
+    stored = Stored(format=of.format, bytes_per_weight=of.bytes_per_weight)
+    weights[stored] = weights.get(stored, 0.0) + count

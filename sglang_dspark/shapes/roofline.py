@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Self, TypeVar
+from collections.abc import Mapping
+from typing import Annotated, Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator
 
 from sglang_dspark.policy.belief import MAX_TOKENS
 from sglang_dspark.shapes import efficiencies
+from sglang_dspark.shapes.base import Stored
 from sglang_dspark.shapes.efficiencies import Efficiencies
 from sglang_dspark.shapes.gpus import GPUS, Format, Gpu, GpuName
-from sglang_dspark.shapes.model import DraftShape, GroupedQuery, ModelShape
+from sglang_dspark.shapes.known import known, names
+from sglang_dspark.shapes.model import DraftShape, ModelShape, total_bytes
 
 Floats = NDArray[np.float64]
 Amount = TypeVar("Amount", float, NDArray[np.float64])
@@ -29,14 +32,15 @@ class Roofline(BaseModel):
 
     The parts: dense weights with activations, routed experts (their bytes grow with the tokens, which touch more of
     them), LM head, all-reduces. Tensor parallelism splits weights and multiplications; latents and activations are
-    whole on every GPU. On top come latencies that no published peak covers, as explicit fields. Left out: the draft's
-    own attention over context.
+    whole on every GPU. Weights in a format that the GPU cannot multiply are read as they are stored and multiplied in
+    bf16. On top come latencies that no published peak covers, as explicit fields. Left out: the draft's own attention
+    over context, and prefill attention within sliding windows and recurrences.
 
     Attributes:
         gpu: Key of :data:`sglang_dspark.shapes.gpus.GPUS`.
         tp: Tensor-parallel GPUs.
-        model: The target.
-        draft: The draft model; None for a server without speculation, which drafts in no time.
+        model: The target, or its name where that is known.
+        draft: Its draft model, or the name of its target; None without speculation, where drafting takes no time.
         bandwidth_efficiency, flops_efficiency, layer_s, eager_layer_s: See :class:`Efficiencies`; None is what models
             of this kind reach.
         activation_passes: Times that a layer reads or writes its hidden state.
@@ -57,13 +61,15 @@ class Roofline(BaseModel):
     allreduce_s: Seconds = 10e-6
     markov_s: Seconds = 50e-6
 
-    @model_validator(mode="after")
-    def _rates_exist(self) -> Self:
-        rates = self.hardware.flops_per_s
-        for wanted in (self.model.format, self.model.routed_format()):
-            if wanted not in rates:
-                raise ValueError(f"{wanted} is not a format of the {self.gpu}; choose one of {', '.join(rates)}")
-        return self
+    @field_validator("model", "draft", mode="before")
+    @classmethod
+    def _by_name(cls, value: Any, info: ValidationInfo) -> Any:
+        if not isinstance(value, str):
+            return value
+        shapes = known(value)
+        if shapes is None:
+            raise ValueError(f"it is not known by name; give its shape, or one of {', '.join(names())}")
+        return shapes.model if info.field_name == "model" else shapes.draft
 
     @property
     def hardware(self) -> Gpu:
@@ -80,11 +86,11 @@ class Roofline(BaseModel):
 
     def context_s_per_token(self) -> float:
         """Seconds of decode attention for one context token of one request."""
-        return self.move_s(self.model.attention.read_bytes_per_context_token(self.model.layers, self.tp))
+        return self.move_s(sum(one.read_bytes_per_context_token(self.tp) for one in self.model.attention))
 
     def prefill_context_s(self) -> float:
         """Seconds of prefill attention of one new token over one context token."""
-        return self._multiply_s(self.model.attention.flops_per_pair(self.model.layers) / self.tp, "bf16")
+        return self._multiply_s(sum(one.flops_per_pair() for one in self.model.attention) / self.tp, "bf16")
 
     @property
     def captured_prefill_tokens(self) -> int:
@@ -95,28 +101,44 @@ class Roofline(BaseModel):
         """
         if self.hardware.rocm:
             return 0
-        return MAX_TOKENS if isinstance(self.model.attention, GroupedQuery) else _MLA_PREFILL_TOKENS
+        return _MLA_PREFILL_TOKENS if any(one.latent for one in self.model.attention) else MAX_TOKENS
 
-    def pass_s(self, tokens: Floats, layers: int, read_bytes_per_token: float) -> Floats:
-        """Seconds of ``layers`` layers over ``tokens``, without head.
+    def verify_s(self, tokens: Floats) -> Floats:
+        """Seconds of the target's layers over ``tokens`` of decoding requests, without head."""
+        attention = self.model.attention
+        read_bytes = sum(one.fixed_read_bytes(self.tp) + one.decode_read_bytes(self.tp) for one in attention)
+        return self._pass_s(self.model, tokens, read_bytes)
+
+    def prefill_s(self, tokens: Floats) -> Floats:
+        """Seconds of the target's layers over ``tokens`` of prompts, without head."""
+        return self._pass_s(self.model, tokens, sum(one.fixed_read_bytes(self.tp) for one in self.model.attention))
+
+    def experts_s(self) -> float:
+        """Seconds of reading all routed experts."""
+        return self.move_s(total_bytes(self.model.routed_weights()) / self.tp)
+
+    def _pass_s(self, model: ModelShape, tokens: Floats, read_bytes_per_token: float) -> Floats:
+        """Seconds of the layers of ``model`` over ``tokens``.
 
         Every token reads ``read_bytes_per_token`` of KV, whatever its context.
         """
-        model = self.model
-        dense, routed = model.dense_weights(layers) / self.tp, model.routed_weights(layers) / self.tp
-        moved = (
-            layers * model.hidden * model.streams * self.activation_passes * _ACTIVATION_BYTES + read_bytes_per_token
-        )
+        dense, routed = model.dense_weights(), model.routed_weights()
+        moved = model.depth * model.hidden * model.streams * self.activation_passes * _ACTIVATION_BYTES
         dense_s = np.maximum(
-            self.move_s(dense * model.bytes_per_weight + tokens * moved),
-            self._multiply_s(2 * tokens * dense, model.format),
+            self.move_s(total_bytes(dense) / self.tp + tokens * (moved + read_bytes_per_token)),
+            self._weights_s(dense, tokens),
         )
-        touched = routed * model.feed_forward.touched_share(tokens)
         routed_s = np.maximum(
-            self.move_s(touched * model.routed_bytes_per_weight()),
-            self._multiply_s(2 * tokens * routed * model.feed_forward.active_share(), model.routed_format()),
+            self.move_s(total_bytes(routed) / self.tp * model.touched_share(tokens)),
+            self._weights_s(routed, tokens * model.active_share()),
         )
-        total: Floats = dense_s + routed_s + layers * (self.reached.layer_s + 2 * self._allreduce_s(tokens))
+        total: Floats = dense_s + routed_s + model.depth * (self.reached.layer_s + 2 * self._allreduce_s(tokens))
+        return total
+
+    def _weights_s(self, weights: Mapping[Stored, float], tokens: Floats) -> Floats:
+        """Seconds of multiplying ``tokens`` by weights."""
+        seconds = [self._multiply_s(2 * tokens * count / self.tp, stored.format) for stored, count in weights.items()]
+        total: Floats = np.sum(seconds, axis=0) if seconds else np.zeros_like(tokens)
         return total
 
     def head_s(self, tokens: Floats) -> Floats:
@@ -145,7 +167,7 @@ class Roofline(BaseModel):
         step_s = np.maximum(
             self.move_s(markov * model.head_bytes_per_weight + logits), self._multiply_s(2 * requests * markov, "bf16")
         )
-        backbone_s = self.pass_s(tokens, draft.layers, 0.0) + self.head_s(tokens)
+        backbone_s = self._pass_s(draft.backbone(model), tokens, 0.0) + self.head_s(tokens)
         total: Floats = backbone_s + positions * (self.markov_s + step_s)
         return total
 
@@ -161,4 +183,6 @@ class Roofline(BaseModel):
         return moved / (self.hardware.bytes_per_s * self.reached.bandwidth_efficiency)
 
     def _multiply_s(self, operations: Amount, form: Format) -> Amount:
-        return operations / (self.hardware.flops_per_s[form] * self.reached.flops_efficiency)
+        """In bf16 where the GPU has no arithmetic of ``form``: engines then unpack the weights."""
+        rates = self.hardware.flops_per_s
+        return operations / (rates.get(form, rates["bf16"]) * self.reached.flops_efficiency)

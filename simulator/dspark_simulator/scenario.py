@@ -25,6 +25,7 @@ from sglang_dspark.policy import CostBelief
 from sglang_dspark.policy.belief import MAX_REQUESTS
 from sglang_dspark.shapes.known import known
 from sglang_dspark.shapes.kv_pool import flag_costs
+from sglang_dspark.shapes.model import ModelShape
 
 PACKAGED = resources.files("dspark_simulator") / "scenarios"
 DEFAULT = "b300-v4flash"
@@ -122,6 +123,11 @@ class Scenario(BaseModel):
         if self.workload.clients is not None and any(load != math.floor(load) for load in self.loads):
             raise ValueError("loads of a closed loop are numbers of clients; give whole numbers")
         return self
+
+    def shape(self) -> ModelShape | None:
+        """The shape of the model: the roofline's, or that of a model known by name."""
+        shapes = known(self.model)
+        return self.cost.target() or (None if shapes is None else shapes.model)
 
     def drafter(self) -> AcceptanceModel:
         """The acceptance model in force."""

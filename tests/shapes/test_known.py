@@ -5,7 +5,6 @@ from __future__ import annotations
 import pytest
 
 from sglang_dspark.shapes.known import known, names
-from sglang_dspark.shapes.model import Experts
 
 
 @pytest.mark.parametrize(
@@ -23,12 +22,11 @@ def test_parameters_are_the_published_ones(name: str, total: float, active: floa
     found = known(name)
     assert found is not None
     model = found.model
-    tables = (1 if model.tied else 2) * model.hidden * model.vocab
-    dense, routed = model.dense_weights(model.layers), model.routed_weights(model.layers)
-    assert dense + routed + tables == pytest.approx(total, rel=0.02)
-    if active is not None:
-        assert isinstance(model.feed_forward, Experts)
-        assert dense + routed * model.feed_forward.active_share() + tables == pytest.approx(active, rel=0.1)
+    assert model.parameters() == pytest.approx(total, rel=0.02)
+    if active is None:
+        assert not model.is_mixture and model.active_parameters() == model.parameters()
+    else:
+        assert model.active_parameters() == pytest.approx(active, rel=0.06)
 
 
 def test_owner_and_date_do_not_matter() -> None:

@@ -15,6 +15,7 @@ from dspark_simulator.costs.belief import sps_additive
 from dspark_simulator.costs.numeric import COST, GRID_POINTS, CostRecord
 from sglang_dspark.policy.belief import MAX_GAMMA, MAX_REQUESTS, MAX_TOKENS, CostBelief
 from sglang_dspark.shapes.kv_pool import FlagCosts
+from sglang_dspark.shapes.model import ModelShape
 
 Seconds = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 Share = Annotated[float, Field(gt=0, le=1, allow_inf_nan=False)]
@@ -77,6 +78,10 @@ class CostModel(BaseModel, ABC):
 
     def flag_costs(self) -> FlagCosts | None:
         """What server flags take from the KV pool, where the model knows the shapes."""
+        return None
+
+    def target(self) -> ModelShape | None:
+        """The shape of the target, where the model knows it."""
         return None
 
     def with_draft_block(self, block: int) -> Self:

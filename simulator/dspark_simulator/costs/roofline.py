@@ -11,6 +11,7 @@ from dspark_simulator.costs.numeric import CostRecord
 from sglang_dspark.policy.belief import MAX_REQUESTS, MAX_TOKENS
 from sglang_dspark.shapes import efficiencies
 from sglang_dspark.shapes.kv_pool import FlagCosts, flag_costs
+from sglang_dspark.shapes.model import ModelShape
 from sglang_dspark.shapes.roofline import Roofline
 
 
@@ -25,17 +26,14 @@ class RooflineCost(Roofline, CostModel):
     def tabulate(self, gamma: int | None = None, draft_fixed: float = DRAFT_FIXED_CENTRE) -> CostRecord:
         cost = self._empty_record()
         tokens = np.arange(MAX_TOKENS + 1, dtype=np.float64)
-        layers = self.model.layers
-        pass_s = self.pass_s(tokens, layers, self.model.attention.fixed_read_bytes(layers))
-        verify_s = pass_s + self.head_s(tokens)
-        experts_s = self.move_s(self.model.routed_weights(layers) / self.tp * self.model.routed_bytes_per_weight())
+        verify_s = self.verify_s(tokens) + self.head_s(tokens)
         # A prefill pass needs the logits of its last tokens only.
-        prefill_s = pass_s + self.head_s(np.ones(1))
-        launch_s = layers * self.reached.eager_layer_s
+        prefill_s = self.prefill_s(tokens) + self.head_s(np.ones(1))
+        launch_s = self.model.depth * self.reached.eager_layer_s
         # The read of the experts that are touched depends on which tokens they are; ``verify_s`` adds it.
-        cost["captured_s"][0] = verify_s - experts_s * self.model.feed_forward.touched_share(tokens)
-        cost["experts_s"] = experts_s
-        cost["expert_share"] = self.model.feed_forward.active_share()
+        cost["captured_s"][0] = verify_s - self.experts_s() * self.model.touched_share(tokens)
+        cost["experts_s"] = self.experts_s()
+        cost["expert_share"] = self.model.active_share()
         fill_grid(cost, "eager", spaced(MAX_TOKENS), np.maximum(verify_s, launch_s))
         # A captured prefill still launches the attention of each layer by hand, which its kernels hide.
         at = np.union1d(spaced(MAX_TOKENS), np.array([self.captured_prefill_tokens, self.captured_prefill_tokens + 1]))
@@ -51,6 +49,9 @@ class RooflineCost(Roofline, CostModel):
         cost["context_s_per_token"] = self.context_s_per_token()
         cost["prefill_context_s"] = self.prefill_context_s()
         return cost
+
+    def target(self) -> ModelShape:
+        return self.model
 
     def flag_costs(self) -> FlagCosts:
         return flag_costs(self.model, self.draft, self.tp)

@@ -87,6 +87,7 @@ def _print(found: Planned, files: list[Path]) -> None:
     question = found.question
     out = console()
     out.print(tables.plans(found))
+    out.print(tables.sizes(found))
     out.print(
         f"The capacity is the requests/s of a replica with {question.attainment:.0%} of each class's within both of "
         f"its service levels: the mean over replications, and its one-sided {question.confidence:.0%} bounds. Replicas "

@@ -19,7 +19,7 @@ from sglang_dspark.shapes import config as hf_config
 from sglang_dspark.shapes.gpus import GPUS
 from sglang_dspark.shapes.known import known
 from sglang_dspark.shapes.known import names as known_models
-from sglang_dspark.shapes.kv_pool import PoolFlags, kv_capacity_tokens
+from sglang_dspark.shapes.kv_pool import PoolFlags, kv_capacity_tokens, most_running
 from sglang_dspark.shapes.model import DraftShape, ModelShape
 
 # DeepSpec's drafts of Qwen3 (deepseek-ai/DeepSpec, config): what stands in where nobody gives the shape.
@@ -27,7 +27,7 @@ USUAL_DRAFT: Final = DraftShape(layers=5, block=7, hidden_states=5, markov_rank=
 # The span of live steps around a roofline at the usual efficiencies.
 ROOFLINE_LIVE: Final = {"overhead_s": (0.0, 0.003), "slope": (0.85, 1.15)}
 # An SGLang server with room: what a choice starts from before anything is tuned.
-ROOMY: Final = {
+ROOMY: Final[dict[str, Any]] = {
     "verify_mode": "static",
     "max_running_requests": 512,
     "capture_requests": 512,
@@ -71,7 +71,8 @@ def deployment(question: Question, choice: Choice) -> Deployment:
         "router": question.router,
     }
     server = Server.model_validate(content.get("server", {}))
-    content["server"] = server.model_copy(update=ROOMY if server.capture_requests else {}).model_dump()
+    room = ROOMY | {"max_running_requests": content.pop("most_running", None) or ROOMY["max_running_requests"]}
+    content["server"] = server.model_copy(update=room if server.capture_requests else {}).model_dump()
     try:
         scenario = Scenario.model_validate(content)
     except ValidationError as error:
@@ -142,7 +143,10 @@ def _profiled(choice: Choice) -> dict[str, Any]:
 def _roofline(choice: Choice) -> dict[str, Any]:
     assert choice.gpu is not None
     name, shape, draft = _shapes(choice)
-    flags = Server.model_validate({"gamma": draft.block, **ROOMY}).pool_flags()
+    gpu, room = GPUS[choice.gpu], ROOMY["max_running_requests"]
+    limit = most_running(gpu, choice.tp, choice.mem_fraction, shape, draft, draft.block)
+    running = room if limit is None else max(1, min(room, limit))
+    flags = Server.model_validate({"gamma": draft.block, **ROOMY, "max_running_requests": running}).pool_flags()
     content: dict[str, Any] = {
         "name": choice.name or _label(choice),
         "model": name,
@@ -150,6 +154,7 @@ def _roofline(choice: Choice) -> dict[str, Any]:
         "gpus": choice.tp,
         "drafter_gamma": draft.block,
         "server": {"gamma": draft.block},
+        "most_running": running,
         "cost": {
             "kind": "roofline",
             "gpu": choice.gpu,
@@ -165,10 +170,10 @@ def _roofline(choice: Choice) -> dict[str, Any]:
 
 def _shapes(choice: Choice) -> tuple[str, ModelShape, DraftShape]:
     if choice.config is not None:
-        shape = hf_config.read(choice.config)
+        shape = hf_config.read(choice.config, choice.kv_cache_dtype)
         return str(choice.config), shape, choice.draft or USUAL_DRAFT
     assert choice.model is not None
-    found = known(choice.model)
+    found = known(choice.model, choice.kv_cache_dtype)
     if found is None:
         raise InputError(
             f"choices: model: {choice.model!r} is not known by name; give its config.json as config, or one of "

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
+from dspark_simulator.scenario import Scenario
 from dspark_tuning.plan.attainment import Attained
-from dspark_tuning.plan.run import Effect, Plan, Planned
+from dspark_tuning.plan.run import Effect, Plan, Planned, choices
 
 FIGURES = (
     "throughput_tok_s",
@@ -21,9 +22,10 @@ FIGURES = (
 def as_json(planned: Planned) -> dict[str, Any]:
     """Plain values; seconds, tokens and shares of one.
 
-    ``plans`` has every choice and way of serving: ``capacity_per_replica`` is null where a replica meets the service
-    levels at no rate, ``replicas`` also where more of them are needed than the limit ``most_replicas``. ``chosen`` is
-    the place of the plan among them, and ``what_if`` has one entry a change.
+    ``choices`` has the sizes of the model on each hardware, where its shape is known. ``plans`` has every choice and
+    way of serving: ``capacity_per_replica`` is null where a replica meets the service levels at no rate, ``replicas``
+    also where more of them are needed than the limit ``most_replicas``. ``chosen`` is the place of the plan among them,
+    and ``what_if`` has one entry a change.
     """
     question = planned.question
     return {
@@ -31,10 +33,22 @@ def as_json(planned: Planned) -> dict[str, Any]:
         "attainment": question.attainment,
         "confidence": question.confidence,
         "most_replicas": question.most_replicas,
+        "choices": [_choice(hardware, scenario) for hardware, scenario, _ in choices(planned)],
         "plans": [_plan(plan, question.attainment) for plan in planned.plans],
         "chosen": next((place for place, plan in enumerate(planned.plans) if plan is planned.chosen), None),
         "what_if": [_effect(effect, question.attainment) for effect in planned.effects],
         "frontier": [point._asdict() for point in planned.points],
+    }
+
+
+def _choice(hardware: str, scenario: Scenario) -> dict[str, Any]:
+    shape, memory = scenario.shape(), scenario.memory
+    return {
+        "hardware": hardware,
+        "model": scenario.model,
+        **({} if shape is None else shape.figures() | {"notes": list(shape.notes)}),
+        "kv_pool_tokens": memory.kv_tokens,
+        "kv_pool_tokens_without_draft": memory.kv_tokens_without_draft,
     }
 
 

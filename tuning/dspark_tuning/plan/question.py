@@ -12,6 +12,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 from dspark_simulator.router import RouterName
 from dspark_simulator.workloads import Workload
 from sglang_dspark.errors import InputError, from_validation
+from sglang_dspark.shapes.config import KvDtype
 from sglang_dspark.shapes.gpus import GpuName
 from sglang_dspark.shapes.model import DraftShape
 
@@ -32,6 +33,7 @@ class Choice(BaseModel):
         profile: A ``profile.json`` of ``dspark calibrate``.
         model: A model whose shape is known by name, as a roofline of ``tp`` of the GPUs ``gpu``.
         config: The ``config.json`` of a model, as a roofline likewise.
+        kv_cache_dtype: Of a roofline's KV cache (SGLang's ``--kv-cache-dtype``); ``auto`` is what the checkpoint says.
         draft: Shape of its DSpark draft; for a known model its own, else DeepSpec's default for Qwen3.
         mem_fraction: Share of the memory for weights and KV (SGLang's ``--mem-fraction-static``), of a roofline.
         price_per_gpu_hour: Yours, in any currency.
@@ -45,6 +47,7 @@ class Choice(BaseModel):
     config: Path | None = None
     gpu: GpuName | None = None
     tp: Annotated[int, Field(ge=1, le=64)] = 1
+    kv_cache_dtype: KvDtype = "auto"
     draft: DraftShape | None = None
     mem_fraction: Annotated[float, Field(gt=0, le=1)] = 0.85
     price_per_gpu_hour: Positive

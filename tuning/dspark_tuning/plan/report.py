@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from itertools import groupby
 
-from dspark_simulator.scenario import Scenario
 from dspark_tuning.plan import tuned
 from dspark_tuning.plan.attainment import Attained
 from dspark_tuning.plan.launch import launch
-from dspark_tuning.plan.run import Effect, Plan, Planned
+from dspark_tuning.plan.run import Effect, Plan, Planned, choices
 from dspark_tuning.plan.tables import answer, needs, one_less, reason
 from dspark_tuning.report import asked, curves, plans, what_if
 from dspark_tuning.report.distributions import distributions
@@ -56,9 +55,19 @@ def _asked(planned: Planned) -> Section:
         ("Confidence", f"{question.confidence:.0%}, one-sided, over replications with their own requests and truths"),
         ("Routing", question.router.replace("_", " ")),
     ]
-    choices = [
-        Row(hardware, [f"{one.gpus} GPUs", f"{price:g}", asked.step_times(one), asked.truths(one.live)])
-        for hardware, one, price in _choices(planned)
+    bought = [
+        Row(
+            hardware,
+            [
+                f"{one.gpus} GPUs",
+                f"{price:g}",
+                asked.size(one),
+                asked.pool(one),
+                asked.step_times(one),
+                asked.truths(one.live),
+            ],
+        )
+        for hardware, one, price in choices(planned)
     ]
     described = [paragraph(question.description)] if question.description else []
     return Section(
@@ -70,17 +79,12 @@ def _asked(planned: Planned) -> Section:
             asked.classes(planned.plans[0].scenario),
             table(
                 "Hardware, and where its step times come from",
-                ["Hardware", "A replica", "Price a GPU hour", "Step times", "Live steps"],
-                choices,
+                ["Hardware", "A replica", "Price a GPU hour", "Model", "KV pool", "Step times", "Live steps"],
+                bought,
                 words=True,
             ),
         ],
     )
-
-
-def _choices(planned: Planned) -> list[tuple[str, Scenario, float]]:
-    made = [(plan.hardware, plan.scenario, plan.price_per_gpu_hour) for plan in planned.plans]
-    return [next(same) for _, same in groupby(made, key=lambda one: one[0])]
 
 
 def _answer(planned: Planned) -> Section:

@@ -6,6 +6,7 @@ import math
 import time
 from collections.abc import Callable
 from concurrent.futures import Executor
+from itertools import groupby
 from typing import Any, Final, NamedTuple
 
 from dspark_simulator.scenario import Run, Scenario, seeds
@@ -105,6 +106,12 @@ class Planned(NamedTuple):
     points: tuple[Point, ...]
     proof: Proof | None
     seconds: float
+
+
+def choices(planned: Planned) -> list[tuple[str, Scenario, float]]:
+    """The hardware of each choice, its scenario as it was asked for, and its price."""
+    made = [(plan.hardware, plan.scenario, plan.price_per_gpu_hour) for plan in planned.plans]
+    return [next(same) for _, same in groupby(made, key=lambda one: one[0])]
 
 
 def plan(

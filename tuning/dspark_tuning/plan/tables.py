@@ -12,7 +12,8 @@ from dspark_tuning.plan.capacity import Capacity, replicas_for
 from dspark_tuning.plan.frontier import Point
 from dspark_tuning.plan.proof import VERIFY_ALL
 from dspark_tuning.plan.question import Question
-from dspark_tuning.plan.run import Effect, Plan, Planned
+from dspark_tuning.plan.run import Effect, Plan, Planned, choices
+from dspark_tuning.report import asked
 from dspark_tuning.tables import blank_table, ms, number, percent, saturation, steady
 
 
@@ -65,6 +66,12 @@ def one_less(plan: Plan, question: Question) -> str:
     """What one replica less reaches; empty where there is none."""
     smaller = None if plan.sized is None else plan.sized.smaller
     return "" if smaller is None else f"{percent(smaller.share)}, {smaller.verdict(question.attainment)}"
+
+
+def sizes(planned: Planned) -> str:
+    """The size of the model and the KV pool of each choice, a line each."""
+    lines = [f"{hardware}: {asked.size(one)}; KV pool {asked.pool(one)}" for hardware, one, _ in choices(planned)]
+    return "\n".join(lines)
 
 
 def effects(found: Iterable[Effect]) -> Table:

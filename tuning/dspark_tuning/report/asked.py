@@ -28,16 +28,23 @@ def facts(scenario: Scenario) -> list[tuple[str, str]]:
     return [
         ("Scenario", scenario.name),
         ("Model", scenario.model),
+        ("Model's size", size(scenario)),
         ("Hardware", _hardware(scenario)),
         ("Engine", f"{server.engine}, block of {scenario.drafter_gamma} drafts"),
         ("Flags by default", _flags(scenario)),
-        ("KV pool", _memory(scenario)),
+        ("KV pool", pool(scenario)),
         ("Arrivals", _fields(scenario.workload.arrivals.model_dump(mode="json"))),
         ("Loads", f"{loads} {load_label(scenario)}"),
         ("Step times", step_times(scenario)),
         ("Live steps", truths(scenario.live)),
         ("Acceptance", _acceptance(scenario)),
     ]
+
+
+def size(scenario: Scenario) -> str:
+    """What the model stores, by which a wrong reading of its config shows."""
+    shape = scenario.shape()
+    return "not known, neither by its name nor by a shape" if shape is None else shape.describe()
 
 
 def _acceptance(scenario: Scenario) -> str:
@@ -107,7 +114,8 @@ def _flags(scenario: Scenario) -> str:
     )
 
 
-def _memory(scenario: Scenario) -> str:
+def pool(scenario: Scenario) -> str:
+    """The KV pool of a replica in tokens."""
     memory = scenario.memory
     return (
         f"{memory.kv_tokens:,} tokens a replica, {memory.kv_tokens_without_draft:,} without the drafter, at these flags"

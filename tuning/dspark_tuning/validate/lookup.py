@@ -7,24 +7,18 @@ from dspark_tuning.validate.rows import Row
 from sglang_dspark.errors import InputError
 from sglang_dspark.shapes.gpus import GPUS, Gpu
 from sglang_dspark.shapes.known import Known, known, names
-from sglang_dspark.shapes.model import Experts
 
 
 def shapes(row: Row) -> Known:
     """The shapes of the row's model.
 
     Raises:
-        InputError: It is not known, or the row's GPU is not or does not multiply in its format.
+        InputError: It or the row's GPU is not known.
     """
     found = known(row.model)
     if found is None:
         raise InputError(f"{row.where}: model: {row.model!r} is not known; known are {', '.join(names())}")
-    for wanted in (found.model.format, found.model.routed_format()):
-        if wanted not in gpu(row).flops_per_s:
-            able = ", ".join(name for name, other in GPUS.items() if wanted in other.flops_per_s)
-            raise InputError(
-                f"{row.where}: hardware: {row.hardware!r} has no {wanted}, which {row.model} is in; give one of {able}"
-            )
+    gpu(row)
     return found
 
 
@@ -63,7 +57,7 @@ def block(row: Row) -> int:
 def is_mixture(row: Row) -> bool:
     """Whether the row's model is known to be a mixture of experts."""
     found = known(row.model)
-    return found is not None and isinstance(found.model.feed_forward, Experts)
+    return found is not None and found.model.is_mixture
 
 
 def is_neighbour(row: Row, other: Row) -> bool:

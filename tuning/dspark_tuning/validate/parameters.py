@@ -15,7 +15,7 @@ from typing import Final, NamedTuple
 
 from sglang_dspark.shapes import efficiencies
 from sglang_dspark.shapes.gpus import Gpu
-from sglang_dspark.shapes.model import Experts, ModelShape
+from sglang_dspark.shapes.model import ModelShape
 
 
 class Parameter(NamedTuple):
@@ -110,7 +110,7 @@ def roofline_space(model: ModelShape, gpu: Gpu, arms: Collection[str]) -> Space:
     Args:
         arms: Of the rows that it is calibrated on; none where there are no rows.
     """
-    relevant = EVERYWHERE | roofline(model, gpu) | (MIXTURE if isinstance(model.feed_forward, Experts) else {})
+    relevant = EVERYWHERE | roofline(model, gpu) | (MIXTURE if model.is_mixture else {})
     if len(arms) == 1:
         # One arm cannot say whether kernels or the host are slow, only how slow all is.
         return _space(relevant, {"quality", "scale"}, gpu.rocm, arms)
@@ -119,7 +119,7 @@ def roofline_space(model: ModelShape, gpu: Gpu, arms: Collection[str]) -> Space:
 
 def curve_space(model: ModelShape, gpu: Gpu, arms: Collection[str]) -> Space:
     """The same where a curve was measured."""
-    relevant = EVERYWHERE | (MIXTURE | CURVE_MIXTURE if isinstance(model.feed_forward, Experts) else {})
+    relevant = EVERYWHERE | (MIXTURE | CURVE_MIXTURE if model.is_mixture else {})
     return _space(relevant, set(relevant), gpu.rocm, arms)
 
 

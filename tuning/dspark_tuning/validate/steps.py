@@ -130,7 +130,7 @@ class Curve(Roofline):
     def live(self, row: Row, filled: Filled, values: Values) -> Cost:
         changed: dict[str, Any] = _host(values)
         if "experts_s" in values:
-            share = shapes(row).model.feed_forward.active_share()
+            share = shapes(row).model.active_share()
             changed["experts"] = LiveExperts(seconds=values["experts_s"], share=share)
         return self._curve(row, filled, values).model_copy(update=changed)
 
@@ -169,7 +169,7 @@ class Table(Steps):
 
     def live(self, row: Row, filled: Filled, values: Values) -> Cost:
         found = known(row.model)
-        share = found.model.feed_forward.active_share() if found else USUAL_EXPERT_SHARE
+        share = found.model.active_share() if found else USUAL_EXPERT_SHARE
         experts = LiveExperts(seconds=values["experts_s"], share=share)
         return TableCost(kind="table", table=self.table, experts=experts, prefill=_prefill(row), **_host(values))
 

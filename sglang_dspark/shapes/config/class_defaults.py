@@ -1,0 +1,37 @@
+"""Values of fields that a config leaves out: those of ``transformers``' configuration classes, if it is installed."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from importlib.util import find_spec
+from typing import Any, Final
+
+INSTALL: Final = "pip install 'sglang-dspark[shapes]'"
+
+
+def installed() -> bool:
+    """Whether the classes are at hand."""
+    return find_spec("transformers") is not None
+
+
+def filled(whole: Mapping[str, Any]) -> dict[str, Any] | None:
+    """The whole config with all fields of its class, by ``model_type``; None where no class knows it.
+
+    Reads no files and no network.
+    """
+    if not installed():
+        return None
+    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+    from transformers.models.auto.configuration_auto import CONFIG_MAPPING
+
+    model_type = whole.get("model_type")
+    if not isinstance(model_type, str) or model_type not in CONFIG_MAPPING:
+        return None
+    try:
+        # Quantisation is read from the file alone, and needs libraries of its own here.
+        made = CONFIG_MAPPING[model_type].from_dict({k: v for k, v in whole.items() if k != "quantization_config"})
+        values: dict[str, Any] = made.to_dict()
+    except Exception:  # The classes check what they are given, each in its own way.
+        return None
+    return values

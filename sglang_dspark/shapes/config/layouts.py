@@ -1,0 +1,91 @@
+"""Refusal of fields that may stand for a layout that is not counted."""
+
+from __future__ import annotations
+
+import re
+from typing import Any, Final
+
+from sglang_dspark.errors import InputError
+from sglang_dspark.shapes.fields import Fields, short
+
+# Words of names of fields that say how large something is, or which layers have it.
+_SHAPE: Final = re.compile(
+    r"(^|_)(size|sizes|dim|dims|rank|layer|layers|heads|head|experts|expert|ratio|ratios|pattern|types?|freq|period|"
+    r"interval|groups?|blocks?|kernel|kernels|width|depth|mult|multiplier_of|expand|indices|hash|ngram|vocab|topk|"
+    r"streams|towers?|window|windows|state|states|lora|configs?|enum|embedding|embeddings|num|n|per)(_|$)"
+)
+# Fields of training, text processing, positions, normalisation and routing, which no count depends on.
+_OTHER: Final = re.compile(
+    r"rope|rotary|theta|position|yarn|token_id|token_index|_ids?$|dropout|_drop|norm|init|std|eps|bias|loss|coef|"
+    r"epsilon|softcap|scal|temperature|alpha|beta|dtype|version|cache|attn_implementation|architectures|auto_map|"
+    r"activation|hidden_act|model_type|name|path|torch|tokenizer|pretrain|max_length|max_model_len|max_seq|seq_len|"
+    r"sequence|context_len|chunk_size|sinkhorn|router|routing|topk_method|topk_group|n_group|num_expert_group|"
+    r"score|gate_type|limit|query_pre_attn|problem|pad|label|return|output_|use_cache|gradient|summary|mrope|"
+    r"logit|clamp|clip|image|video|audio|vision|frame|patch|seed|flash|kernels?_config|triton|inference|stop|task|"
+    r"beam|sampl|penalty|pruned|finetun|transformers|mtp|nextn|kv_cache|use_mamba|time_step|dt_|residual|remap|"
+    r"hc_|key_parallel|ep_size|tensor_parallel|pipeline|world|fp32|calc|is_|_args$|aux"
+)
+# Fields that say again what others do, or that decide nothing here.
+_HARMLESS: Final = {
+    "vocab_size", "hidden_size", "num_key_value_heads", "num_attention_heads", "head_dim", "qk_head_dim",
+    "intermediate_size", "layer_types", "n_head", "num_hidden_layers", "rotary_dim", "type_vocab_size",
+    "num_hash_layers", "use_sliding_window", "max_window_layers", "sliding_window", "unpadded_vocab_size",
+    "num_experts", "num_local_experts", "n_routed_experts", "mlp_layer_types", "moe_layer_freq", "embd_layer",
+    "hybrid_layer_pattern", "chunk_size", "mamba_chunk_size", "global_window", "block_size", "attn_res_block_size",
+    "dim_model_base", "block_multiple_of", "block_dim", "block_ff_dim", "block_mlp_init_scale", "conv_dim",
+    "num_sliding_attention_heads", "swa_num_attention_heads", "swa_num_key_value_heads", "swa_head_dim",
+    "swa_v_head_dim", "block_ffn_dim_multiplier", "word_embed_proj_dim", "global_attn_every_n_layers",
+    "mtp_layer_types", "qk_rope_head_dim", "v_head_dim",
+    "index_head_dim", "index_n_heads", "q_lora_rank", "num_nextn_predict_layers", "ffn_types", "expand",
+    "mamba_expand", "mlp_expansion_factor", "full_attention_interval", "swiglu_limits", "layer_group_size",
+    "moe_latent_size", "no_rope_layers", "no_rope_layer_interval", "first_k_dense_replace", "sub_configs",
+    "vocab_size_per_layer_input", "index_skip_topk_offset", "moe_group_size", "moe_layers", "moe_every_n_layers",
+    "group_size", "num_kv_heads", "moe_router_topk", "num_experts_per_group", "moe_capacity", "head_type",
+}  # fmt: skip
+# Layouts that names alone would not give away.
+_REFUSED: Final = {
+    "is_encoder_decoder": (True,),
+    "altup_num_inputs": None,
+    "laurel_rank": None,
+    "ngram_size": None,
+    "sparse_attention_config": None,
+    "index_topk_blocks": None,
+    "indexer_kv_heads": None,
+    "indexer_budget": None,
+    "engram_config": None,
+    "engram_layer_ids": None,
+    "block_configs": None,
+    "index_kpool": None,
+    "ple_layer_ids": None,
+    "use_parallel_residual_moe": (True,),
+    "parallel_attn_mlp_res": (True,),
+}
+
+
+def check(fields: Fields) -> None:
+    """Refuses fields that were not read and may change a count.
+
+    Raises:
+        InputError: There is one; it is named.
+    """
+    for name, value in fields.config.items():
+        if name in _REFUSED:
+            values = _REFUSED[name]
+            refused = _says_something(value) if values is None else value in values
+        else:
+            unread = name not in fields.read and name not in _HARMLESS
+            refused = unread and _says_something(value) and bool(_SHAPE.search(name)) and not _OTHER.search(name)
+        if refused:
+            raise InputError(
+                f"{fields.source}: {fields.where}{name}: {short(value)} belongs to a layout that is not counted; "
+                f"{fields.remedy}"
+            )
+
+
+def _says_something(value: Any) -> bool:
+    """Whether a value may decide a size: not absent, false, 0, 1, empty or a word."""
+    if value is None or isinstance(value, (bool, str)):
+        return False
+    if isinstance(value, (int, float)):
+        return value not in (0, 1, -1)
+    return bool(value)

@@ -1,0 +1,27 @@
+"""bitsandbytes: NF4 or FP4 in blocks, or INT8 rows."""
+
+from __future__ import annotations
+
+from sglang_dspark.shapes.fields import Fields
+from sglang_dspark.shapes.quantization.base import Uniform, excluded, packed
+
+# Weights of a block, and of a block of scales that are quantised themselves.
+_BLOCK, _SCALES = 64, 256
+
+
+class BitsAndBytes(Uniform):
+    """Multiplied in bf16."""
+
+    @classmethod
+    def claims(cls, method: str) -> bool:
+        return method == "bitsandbytes"
+
+    def __init__(self, fields: Fields) -> None:
+        if fields.flag("load_in_4bit", "_load_in_4bit"):
+            scale_bytes = 1.0 + 4.0 / _SCALES if fields.flag("bnb_4bit_use_double_quant") else 4.0
+            stored = packed(4, _BLOCK, scale_bytes)
+        elif fields.flag("load_in_8bit", "_load_in_8bit"):
+            stored = packed(8)
+        else:
+            raise fields.wrong(("load_in_4bit", "load_in_8bit"), "set one of load_in_4bit and load_in_8bit")
+        super().__init__(stored, excluded(fields))

@@ -1,0 +1,54 @@
+"""Weights as integers in groups, multiplied in bf16: AWQ, GPTQ, AutoRound."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from sglang_dspark.shapes.fields import Fields
+from sglang_dspark.shapes.quantization.base import Uniform, excluded, packed
+
+_METHODS: Final = (
+    "awq",
+    "awq_marlin",
+    "gptq",
+    "gptq_marlin",
+    "auto-round",
+    "autoround",
+    "auto_round",
+    "intel/auto-round",
+)
+
+
+class IntegerGroups(Uniform):
+    """Integers of ``bits``, with a 16-bit scale and a zero point for each group, which packed files always have."""
+
+    @classmethod
+    def claims(cls, method: str) -> bool:
+        return method in _METHODS
+
+    def __init__(self, fields: Fields) -> None:
+        bits = fields.number("bits", "w_bit")
+        group = fields.get("group_size", "q_group_size", default=128)
+        if not isinstance(group, int):
+            raise fields.wrong(("group_size", "q_group_size"), "give a whole number")
+        fields.get("zero_point", "sym", default=None)
+        left_out = [*excluded(fields), *_negative(fields)]
+        super().__init__(packed(bits, group, 2.0, zeros=True), left_out)
+
+
+def _negative(fields: Fields) -> list[str]:
+    """Modules that GPTQModel's ``dynamic`` leaves out; other bits for some of them are not counted."""
+    dynamic = fields.get("dynamic", default=None) or {}
+    extra = fields.get("extra_config", default=None) or {}
+    names = []
+    for pattern, values in dynamic.items():
+        if not pattern.startswith("-:"):
+            raise fields.wrong(("dynamic",), f"its own format of {pattern} is not counted; {fields.remedy}")
+        names.append("re:.*" + pattern.removeprefix("-:").lstrip("^"))
+        del values
+    for name, values in extra.items():
+        if values.get("bits", 16) < 16 and values.get("bits") != fields.config.get("bits"):
+            raise fields.wrong(("extra_config",), f"its own format of {name} is not counted; {fields.remedy}")
+        if values.get("bits", 0) >= 16:
+            names.append(name)
+    return names
