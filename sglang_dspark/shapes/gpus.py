@@ -9,7 +9,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Literal, NamedTuple
 
-GpuName = Literal["A100", "H100", "H200", "B200", "B300", "MI300X", "MI350X", "MI355X"]
+GpuName = Literal[
+    "A100", "L40S", "H20", "H100", "H200", "B200", "B300", "GB200", "GB300", "RTX PRO 6000", "MI300X", "MI325X",
+    "MI350X", "MI355X",
+]  # fmt: skip
 Format = Literal["bf16", "fp8", "fp4"]
 
 # Every AMD board here links each GPU to each of its seven peers.
@@ -24,7 +27,7 @@ class Gpu(NamedTuple):
         bytes_per_s: Memory bandwidth.
         flops_per_s: Dense multiply-add rate by format, two operations a multiply-add.
         fabric_bytes_per_s: Bandwidth to the other GPUs of the node, one direction, all links.
-        switched: Any peer gets all links (NVSwitch); otherwise each peer has its own.
+        switched: Any peer gets all links (NVSwitch, or PCIe through the host); otherwise each peer has its own.
         rocm: AMD's, on which SGLang and vLLM take other paths.
     """
 
@@ -45,6 +48,10 @@ class Gpu(NamedTuple):
 GPUS: Mapping[GpuName, Gpu] = {
     # NVIDIA A100 80GB SXM data sheet (nvidia-a100-datasheet-us-nvidia-1758950-r4).
     "A100": Gpu(80e9, 2.039e12, {"bf16": 312e12}, 300e9, True),
+    # NVIDIA L40S data sheet: no NVLink, PCIe Gen4 x16 of 64 GB/s in both directions.
+    "L40S": Gpu(48e9, 864e9, {"bf16": 362.05e12, "fp8": 733e12}, 32e9, True),
+    # NVIDIA H20 data sheet (HGX H20, 96 GB): Hopper's memory and NVLink with less compute.
+    "H20": Gpu(96e9, 4e12, {"bf16": 148e12, "fp8": 296e12}, 450e9, True),
     # NVIDIA H100 SXM5 data sheet and Hopper architecture white paper.
     "H100": Gpu(80e9, 3.35e12, {"bf16": 989.4e12, "fp8": 1978.9e12}, 450e9, True),
     # NVIDIA H200 SXM data sheet: the H100's compute.
@@ -53,8 +60,17 @@ GPUS: Mapping[GpuName, Gpu] = {
     "B200": Gpu(180e9, 8e12, {"bf16": 2250e12, "fp8": 4500e12, "fp4": 9000e12}, 900e9, True),
     # NVIDIA DGX B300 data sheet, a GPU of eight: 2.3 TB, 64 TB/s, 108 PFLOPS dense FP4, 36 FP8.
     "B300": Gpu(288e9, 8e12, {"bf16": 2250e12, "fp8": 4500e12, "fp4": 13500e12}, 900e9, True),
+    # NVIDIA GB200 NVL72 data sheet, a GPU of 72: 13.4 TB, 576 TB/s, 720 PFLOPS dense FP4, 360 FP8, 180 BF16.
+    "GB200": Gpu(186e9, 8e12, {"bf16": 2500e12, "fp8": 5000e12, "fp4": 10000e12}, 900e9, True),
+    # NVIDIA GB300 NVL72 data sheet, a GPU of 72: 20 TB, 576 TB/s, 1,080 PFLOPS dense FP4, 360 FP8, 180 BF16.
+    "GB300": Gpu(278e9, 8e12, {"bf16": 2500e12, "fp8": 5000e12, "fp4": 15000e12}, 900e9, True),
+    # NVIDIA RTX PRO 6000 Blackwell data sheet (96 GB, 1,792 GB/s, PCIe Gen5 x16) and the rates of NVIDIA's RTX
+    # Blackwell PRO architecture white paper; the Server Edition has 1,597 GB/s.
+    "RTX PRO 6000": Gpu(96e9, 1.792e12, {"bf16": 503.8e12, "fp8": 1007.6e12, "fp4": 2015.2e12}, 64e9, True),
     # AMD Instinct MI300X data sheet; seven Infinity Fabric links of 64 GB/s a direction.
     "MI300X": Gpu(192e9, 5.3e12, {"bf16": 1307.4e12, "fp8": 2614.9e12}, 448e9, False, rocm=True),
+    # AMD Instinct MI325X data sheet: the MI300X's compute and links.
+    "MI325X": Gpu(256e9, 6e12, {"bf16": 1307.4e12, "fp8": 2614.9e12}, 448e9, False, rocm=True),
     # AMD Instinct MI350X data sheet; seven Infinity Fabric links of 76.8 GB/s a direction.
     "MI350X": Gpu(288e9, 8e12, {"bf16": 2300e12, "fp8": 4600e12, "fp4": 9200e12}, 537.6e9, False, rocm=True),
     # AMD Instinct MI355X data sheet: the MI350X with liquid cooling and higher rates.

@@ -15,6 +15,7 @@ LEAST_CHUNK = 2048
 # Not part of a shape: a row of the request table has an int32 for each token of the longest context.
 LONGEST_CONTEXT = 131_072
 _STATE_RATIO = 0.9
+_LARGE_BYTES = 60 * 2.0**30
 
 Bytes = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 Count = Annotated[int, Field(ge=1)]
@@ -51,7 +52,7 @@ class FlagCosts(BaseModel):
         chunk_token_bytes: Activations of one token of a prefill chunk.
         captured_request_bytes: Graphs of decode steps, for each request of the largest.
         base_bytes: 512 MiB and 128 MiB for each tensor-parallel GPU.
-        least_bytes: 10 GiB on GPUs of more than 60 GiB, as all that the simulator knows are.
+        least_bytes: 10 GiB on GPUs of more than 60 GiB; 0 on smaller ones.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -89,8 +90,9 @@ class FlagCosts(BaseModel):
         return self.reserve_bytes(flags) + self.slots_bytes(flags, speculative)
 
 
-def flag_costs(model: ModelShape, draft: DraftShape | None, tp: int) -> FlagCosts:
-    """The costs that follow from a model's shape, on one of ``tp`` GPUs."""
+def flag_costs(model: ModelShape, draft: DraftShape | None, tp: int, gpu: Gpu | None = None) -> FlagCosts:
+    """The costs that follow from a model's shape, on one of ``tp`` GPUs; of more than 60 GiB where none is given."""
+    small = {"least_bytes": 0.0} if gpu is not None and gpu.memory_bytes <= _LARGE_BYTES else {}
     row_bytes = 4.0 * LONGEST_CONTEXT
     plain_token_bytes = model.pool_bytes_per_token(tp) / tp
     drafted_bytes = draft.kv_bytes_per_token(model, tp) / tp if draft is not None else 0.0
@@ -105,6 +107,7 @@ def flag_costs(model: ModelShape, draft: DraftShape | None, tp: int) -> FlagCost
         slot_position_bytes=sum(one.slot_position_bytes(model.layers, tp) for one in model.attention),
         plain_slot_bytes=row_bytes + slot_bytes(speculative=False),
         base_bytes=(512 + 128 * tp) * MIB,
+        **small,
     )
 
 

@@ -54,4 +54,4 @@ class RooflineCost(Roofline, CostModel):
         return self.model
 
     def flag_costs(self) -> FlagCosts:
-        return flag_costs(self.model, self.draft, self.tp)
+        return flag_costs(self.model, self.draft, self.tp, self.hardware)
