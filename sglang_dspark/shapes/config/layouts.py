@@ -11,7 +11,7 @@ from sglang_dspark.shapes.fields import Fields, short
 # Words of names of fields that say how large something is, or which layers have it.
 _SHAPE: Final = re.compile(
     r"(^|_)(size|sizes|dim|dims|rank|layer|layers|heads|head|experts|expert|ratio|ratios|pattern|types?|freq|period|"
-    r"interval|groups?|blocks?|kernel|kernels|width|depth|mult|multiplier_of|expand|indices|hash|ngram|vocab|topk|"
+    r"interval|groups?|blocks?|kernel|kernels|width|depth|mult|expand|indices|hash|ngram|vocab|topk|"
     r"streams|towers?|window|windows|state|states|lora|configs?|enum|embedding|embeddings|num|n|per)(_|$)"
 )
 # Fields of training, text processing, positions, normalisation and routing, which no count depends on.
@@ -19,7 +19,7 @@ _OTHER: Final = re.compile(
     r"rope|rotary|theta|position|yarn|token_id|token_index|_ids?$|dropout|_drop|norm|init|std|eps|bias|loss|coef|"
     r"epsilon|softcap|scal|temperature|alpha|beta|dtype|version|cache|attn_implementation|architectures|auto_map|"
     r"activation|hidden_act|model_type|name|path|torch|tokenizer|pretrain|max_length|max_model_len|max_seq|seq_len|"
-    r"sequence|context_len|chunk_size|sinkhorn|router|routing|topk_method|topk_group|n_group|num_expert_group|"
+    r"sequence|context|n_ctx|chunk_size|sinkhorn|router|routing|topk_method|topk_group|n_group|num_expert_group|"
     r"score|gate_type|limit|query_pre_attn|problem|pad|label|return|output_|use_cache|gradient|summary|mrope|"
     r"logit|clamp|clip|image|video|audio|vision|frame|patch|seed|flash|kernels?_config|triton|inference|stop|task|"
     r"beam|sampl|penalty|pruned|finetun|transformers|mtp|nextn|kv_cache|use_mamba|time_step|dt_|residual|remap|"
@@ -27,20 +27,18 @@ _OTHER: Final = re.compile(
 )
 # Fields that say again what others do, or that decide nothing here.
 _HARMLESS: Final = {
-    "vocab_size", "hidden_size", "num_key_value_heads", "num_attention_heads", "head_dim", "qk_head_dim",
-    "intermediate_size", "layer_types", "n_head", "num_hidden_layers", "rotary_dim", "type_vocab_size",
-    "num_hash_layers", "use_sliding_window", "max_window_layers", "sliding_window", "unpadded_vocab_size",
-    "num_experts", "num_local_experts", "n_routed_experts", "mlp_layer_types", "moe_layer_freq", "embd_layer",
-    "hybrid_layer_pattern", "chunk_size", "mamba_chunk_size", "global_window", "block_size", "attn_res_block_size",
-    "dim_model_base", "block_multiple_of", "block_dim", "block_ff_dim", "block_mlp_init_scale", "conv_dim",
-    "num_sliding_attention_heads", "swa_num_attention_heads", "swa_num_key_value_heads", "swa_head_dim",
-    "swa_v_head_dim", "block_ffn_dim_multiplier", "word_embed_proj_dim", "global_attn_every_n_layers",
-    "mtp_layer_types", "qk_rope_head_dim", "v_head_dim",
-    "index_head_dim", "index_n_heads", "q_lora_rank", "num_nextn_predict_layers", "ffn_types", "expand",
-    "mamba_expand", "mlp_expansion_factor", "full_attention_interval", "swiglu_limits", "layer_group_size",
-    "moe_latent_size", "no_rope_layers", "no_rope_layer_interval", "first_k_dense_replace", "sub_configs",
-    "vocab_size_per_layer_input", "index_skip_topk_offset", "moe_group_size", "moe_layers", "moe_every_n_layers",
-    "group_size", "num_kv_heads", "moe_router_topk", "num_experts_per_group", "moe_capacity", "head_type",
+    "attn_res_block_size", "block_dim", "block_ff_dim", "block_ffn_dim_multiplier", "block_mlp_init_scale",
+    "block_multiple_of", "block_size", "chunk_size", "conv_dim", "dim_model_base", "expand",
+    "first_k_dense_replace", "full_attention_interval", "global_attn_every_n_layers", "group_size", "head_dim",
+    "hidden_size", "hybrid_layer_pattern", "index_head_dim", "index_n_heads", "index_skip_topk_offset",
+    "intermediate_size", "layer_types", "mamba_chunk_size", "mamba_expand", "max_window_layers", "mlp_layer_types",
+    "moe_latent_size", "moe_layer_freq", "moe_layers", "moe_router_topk", "mtp_layer_types", "n_head",
+    "n_routed_experts", "no_rope_layer_interval", "no_rope_layers", "num_attention_heads", "num_experts",
+    "num_hash_layers", "num_hidden_layers", "num_key_value_heads", "num_kv_heads", "num_local_experts",
+    "num_nextn_predict_layers", "num_sliding_attention_heads", "q_lora_rank", "qk_head_dim", "qk_rope_head_dim",
+    "rotary_dim", "sliding_window", "sliding_window_size", "sub_configs", "swa_head_dim", "swa_num_attention_heads",
+    "swa_num_key_value_heads", "swa_v_head_dim", "swiglu_limits", "type_vocab_size", "unpadded_vocab_size",
+    "use_sliding_window", "v_head_dim", "vocab_size", "vocab_size_per_layer_input", "word_embed_proj_dim",
 }  # fmt: skip
 # Layouts that names alone would not give away.
 _REFUSED: Final = {
