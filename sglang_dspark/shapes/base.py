@@ -6,7 +6,7 @@ from typing import Annotated
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from sglang_dspark.shapes.gpus import Format
+from sglang_dspark.shapes.gpus import Arithmetic
 
 Count = Annotated[int, Field(ge=1)]
 Bytes = Annotated[float, Field(gt=0, allow_inf_nan=False)]
@@ -24,7 +24,7 @@ class Stored(Shape):
         bytes_per_weight: Including scales: 0.53125 for MXFP4.
     """
 
-    format: Format = "bf16"
+    format: Arithmetic = "bf16"
     bytes_per_weight: Bytes = 2.0
 
 

@@ -148,6 +148,13 @@ class Fields:
         return InputError(f"{self.source}: {self.where}{name}: {short(self.config.get(name))} is not valid; {remedy}")
 
 
+def mapping(source: Path | str, name: str, value: Any) -> Mapping[str, Any]:
+    """A field's value that must be a mapping."""
+    if not isinstance(value, Mapping):
+        raise InputError(f"{source}: {name}: {short(value)} is not valid; give a mapping of fields")
+    return value
+
+
 def short(value: object, limit: int = 60) -> str:
     """A value as a message has it."""
     text = " ".join(repr(value).split())

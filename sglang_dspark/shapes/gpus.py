@@ -15,6 +15,9 @@ GpuName = Literal[
 ]  # fmt: skip
 Format = Literal["bf16", "fp8", "fp4"]
 
+# What weights are multiplied in: a rate of the GPU, or FP4 weights with FP8 activations.
+Arithmetic = Literal["bf16", "fp8", "fp4", "fp4_fp8"]
+
 # Every AMD board here links each GPU to each of its seven peers.
 _MESH_PEERS = 7
 
@@ -37,6 +40,13 @@ class Gpu(NamedTuple):
     fabric_bytes_per_s: float
     switched: bool
     rocm: bool = False
+
+    def rate(self, arithmetic: Arithmetic) -> float:
+        """Operations a second on weights of a format; those of bf16 where it cannot multiply it, and unpacks it."""
+        rates = self.flops_per_s
+        if arithmetic == "fp4_fp8":
+            return rates["fp8"] if "fp4" in rates else rates["bf16"]
+        return rates.get(arithmetic, rates["bf16"])
 
     def group_bytes_per_s(self, size: int) -> float:
         """One-direction bandwidth of a GPU to the other members of a group of ``size`` GPUs."""

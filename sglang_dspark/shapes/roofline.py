@@ -13,7 +13,7 @@ from sglang_dspark.policy.belief import MAX_TOKENS
 from sglang_dspark.shapes import efficiencies
 from sglang_dspark.shapes.base import Stored
 from sglang_dspark.shapes.efficiencies import Efficiencies
-from sglang_dspark.shapes.gpus import GPUS, Format, Gpu, GpuName
+from sglang_dspark.shapes.gpus import GPUS, Arithmetic, Gpu, GpuName
 from sglang_dspark.shapes.known import known, names
 from sglang_dspark.shapes.model import DraftShape, ModelShape, total_bytes
 
@@ -182,7 +182,5 @@ class Roofline(BaseModel):
     def move_s(self, moved: Amount) -> Amount:
         return moved / (self.hardware.bytes_per_s * self.reached.bandwidth_efficiency)
 
-    def _multiply_s(self, operations: Amount, form: Format) -> Amount:
-        """In bf16 where the GPU has no arithmetic of ``form``: engines then unpack the weights."""
-        rates = self.hardware.flops_per_s
-        return operations / (rates.get(form, rates["bf16"]) * self.reached.flops_efficiency)
+    def _multiply_s(self, operations: Amount, form: Arithmetic) -> Amount:
+        return operations / (self.hardware.rate(form) * self.reached.flops_efficiency)

@@ -142,7 +142,7 @@ def test_only_the_experts() -> None:
     block = 1 + 4 / 128**2
     wanted = TABLES + 2 * ROUTER + block * (ATTENTION + SHARED) + 0.53125 * EXPERTS
     assert v4.weight_bytes() == pytest.approx(wanted)
-    assert {stored.format for stored in v4.routed_weights()} == {"fp8"}, "multiplied with FP8 activations"
+    assert {stored.format for stored in v4.routed_weights()} == {"fp4_fp8"}, "multiplied with FP8 activations"
 
 
 def test_groups_with_schemes_of_their_own() -> None:

@@ -52,7 +52,7 @@ V4_FLASH = {
         "experts": 256,
         "active": 6,
         "shared_intermediate": 2048,
-        "expert_stored": {"format": "fp8", "bytes_per_weight": 0.53125},
+        "expert_stored": {"format": "fp4_fp8", "bytes_per_weight": 0.53125},
     },
 }
 V4_FLASH_DRAFT = {"layers": 3, "block": 7, "hidden_states": 3, "markov_rank": 256}
@@ -417,6 +417,12 @@ def test_weights_in_a_format_that_the_gpu_lacks_are_multiplied_in_bf16(gpu: str,
     assert verify_s(cost, 8192, True, 0, 1) == pytest.approx(many_s, rel=1e-12)
 
 
+@pytest.mark.parametrize(("gpu", "rate"), [("H200", "bf16"), ("B300", "fp8"), ("MI300X", "bf16"), ("MI350X", "fp8")])
+def test_fp4_weights_with_fp8_activations_need_a_gpu_that_has_fp4(gpu: str, rate: str) -> None:
+    found = GPUS[gpu]  # type: ignore[index]
+    assert found.rate("fp4_fp8") == found.flops_per_s[rate]  # type: ignore[index]
+
+
 def test_draft_and_injection_closed_forms() -> None:
     draft = {"layers": 1, "block": 4, "hidden_states": 3, "markov_rank": 8}
     model = roofline("H200", TINY, **{**IDEAL, "draft": draft, "markov_s": 7e-6})
@@ -641,7 +647,7 @@ BAD: list[tuple[dict[str, Any], str, str]] = [
         "4 follows 8; sort the probes",
     ),
     ({"kind": "roofline", "gpu": "H100", "model": V4_FLASH, "tp": 0}, "roofline.tp", "greater than or equal to 1"),
-    ({"kind": "roofline", "gpu": "V100", "model": TINY}, "roofline.gpu", "'A100', 'H100'"),
+    ({"kind": "roofline", "gpu": "V100", "model": TINY}, "roofline.gpu", "'A100', 'L40S'"),
     (
         {"kind": "roofline", "gpu": "H100", "model": "Qwen9"},
         "roofline.model: 'Qwen9'",

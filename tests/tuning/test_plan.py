@@ -71,6 +71,7 @@ QUESTION: dict[str, Any] = {
     },
     "choices": [{"model": "Qwen3-8B", "gpu": "H200", "price_per_gpu_hour": 3.0}],
 }
+REDUCED = Path(__file__).parents[1] / "shapes" / "data" / "reduced_configs.json"
 CHANGES = ("rate=2x", "acceptance=-30%", "tpot=0.25x", "lost=1")
 B300 = {"scenario": "b300-v4flash", "price_per_gpu_hour": 5.0}
 
@@ -664,6 +665,10 @@ class TestCommand:
         said = dspark("plan", *asked, "--out", tmp_path / "out", "--json").json()
         chosen = planned.chosen
         assert chosen is not None and chosen.found is not None
+        read = said["choices"][0]
+        assert read["parameters"] == pytest.approx(8.19e9, rel=0.001) == read["active_parameters"]
+        assert read["weight_bytes"] == 2 * read["parameters"] and read["kv_bytes_per_token"] == 147456
+        assert read["state_bytes_per_request"] == 0 < read["kv_pool_tokens"] < read["kv_pool_tokens_without_draft"]
         first = said["plans"][said["chosen"]]
         assert {"hardware", "replicas", "gpus", "cost_per_million_tokens", "goodput", "policy"} <= first.keys()
         assert (first["replicas"], first["gpus"]) == (chosen.found.replicas, chosen.gpus)
@@ -714,6 +719,32 @@ class TestCommand:
         mine = deployment(asked, asked.choices[0])
         known = deployment(Question.model_validate(QUESTION), Question.model_validate(QUESTION).choices[0])
         assert mine.scenario.cost == known.scenario.cost and mine.scenario.memory == known.scenario.memory
+
+    def test_the_kv_cache_of_a_choice_may_be_smaller(self) -> None:
+        def pool(**fields: Any) -> int:
+            choice = {**QUESTION["choices"][0], **fields}
+            asked = Question.model_validate(QUESTION | {"choices": [choice]})
+            return deployment(asked, asked.choices[0]).scenario.memory.kv_tokens
+
+        assert pool(kv_cache_dtype="fp8") == pytest.approx(2 * pool(), rel=1e-5)
+        assert pool(kv_cache_dtype="auto") == pool(kv_cache_dtype="bf16") == pool()
+
+    def test_a_model_with_states_runs_as_many_requests_as_they_have_room(self, tmp_path: Path) -> None:
+        """27 billion weights on one H200: states of 154 MB, four a request and one for each verified token."""
+        config = json.loads(REDUCED.read_text(encoding="utf-8"))["F06"]["config"]
+        (tmp_path / "config.json").write_text(json.dumps(config), encoding="utf-8")
+        choice = {"config": "config.json", "gpu": "H200", "price_per_gpu_hour": 3, "name": "hybrid"}
+        asked = load(str(written(tmp_path, choices=[choice])))
+        scenario = deployment(asked, asked.choices[0]).scenario
+        running = scenario.server.max_running_requests
+        assert 10 < running < 60
+        shape = scenario.shape()
+        assert shape is not None and isinstance(scenario.cost, RooflineCost) and scenario.cost.draft is not None
+        free = 0.85 * 141e9 - shape.weight_bytes() - scenario.cost.draft.weight_bytes(shape)
+        slots = (running + 1) * (shape.state_bytes() * (3 + 8) + 4 * 131072)
+        assert slots <= free * 0.9 / 1.9 < slots * (running + 2) / (running + 1)
+        assert scenario.memory.kv_tokens == pytest.approx((free - slots) / (65536 * 21 / 16), rel=1e-3)
+        assert "153.9 MB of state a request" in shape.describe()
 
     def test_a_calibrated_profile_is_a_choice(self, tmp_path: Path) -> None:
         """A CPU's server, which captures nothing, keeps its own flags."""

@@ -16,7 +16,7 @@ _SHAPE: Final = re.compile(
 )
 # Fields of training, text processing, positions, normalisation and routing, which no count depends on.
 _OTHER: Final = re.compile(
-    r"rope|rotary|theta|position|yarn|token_id|token_index|_ids?$|dropout|_drop|norm|init|std|eps|bias|loss|coef|"
+    r"rope|rotary|theta|position|yarn|token_id|token_index|(?<!layer)_ids?$|dropout|_drop|norm|init|std|eps|bias|loss|coef|"
     r"epsilon|softcap|scal|temperature|alpha|beta|dtype|version|cache|attn_implementation|architectures|auto_map|"
     r"activation|hidden_act|model_type|name|path|torch|tokenizer|pretrain|max_length|max_model_len|max_seq|seq_len|"
     r"sequence|context|n_ctx|chunk_size|sinkhorn|router|routing|topk_method|topk_group|n_group|num_expert_group|"

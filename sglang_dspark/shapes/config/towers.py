@@ -8,6 +8,8 @@ from sglang_dspark.errors import InputError
 from sglang_dspark.shapes.fields import Fields
 
 NAMES: Final = ("vision_config", "audio_config", "visual", "vision_tower_config", "speech_config")
+# Encoders whose feed-forward layers are as wide as their output; ``intermediate_size`` is their projection's.
+_OUTPUT_WIDE: Final = ("glm4v", "glm46v")
 # Encoders whose feed-forward layers have a gate.
 _GATED: Final = ("silu", "swiglu", "swish")
 
@@ -31,7 +33,10 @@ def _tower(fields: Fields, hidden: int) -> float:
     if len(fields.missing) > before:
         lacking = ", ".join(fields.missing[before:])
         raise InputError(f"{fields.source}: {lacking}: missing, so that the encoder cannot be counted; {fields.remedy}")
-    wide = fields.number("intermediate_size", "vt_intermediate_size", "encoder_ffn_dim", default=0)
+    names = ["intermediate_size", "vt_intermediate_size", "encoder_ffn_dim"]
+    if str(fields.get("model_type", default="")).startswith(_OUTPUT_WIDE):
+        names = ["out_hidden_size"]
+    wide = fields.number(*names, default=0)
     ratio = fields.get("mlp_ratio", default=4)
     wide = wide or int(width * ratio)
     gated = fields.get("hidden_act", "hidden_activation", default="gelu") in _GATED

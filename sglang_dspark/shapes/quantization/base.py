@@ -11,7 +11,7 @@ from typing import Any, Final, NamedTuple
 
 from sglang_dspark.shapes.base import Stored
 from sglang_dspark.shapes.fields import Fields
-from sglang_dspark.shapes.gpus import Format
+from sglang_dspark.shapes.gpus import Arithmetic
 
 PLAIN: Final = Stored()
 
@@ -132,7 +132,7 @@ class Uniform(Quantization):
 
 
 def packed(
-    bits: float, group: int | None = None, scale_bytes: float = 2.0, zeros: bool = False, form: Format = "bf16"
+    bits: float, group: int | None = None, scale_bytes: float = 2.0, zeros: bool = False, form: Arithmetic = "bf16"
 ) -> Stored:
     """``bits`` a weight, and for each ``group`` a scale, and a zero point as wide as a weight if ``zeros``."""
     each = bits / 8

@@ -7,7 +7,7 @@ from typing import Any
 
 from sglang_dspark.shapes.base import Stored
 from sglang_dspark.shapes.fields import Fields
-from sglang_dspark.shapes.gpus import Format
+from sglang_dspark.shapes.gpus import Arithmetic
 from sglang_dspark.shapes.quantization.base import (
     PLAIN,
     Module,
@@ -66,7 +66,7 @@ def weights(group: Fields, layout: str = "") -> Stored:
     )
 
 
-def _format(bits: int, kind: str, activations: Any, layout: str) -> Format:
+def _format(bits: int, kind: str, activations: Any, layout: str) -> Arithmetic:
     """The arithmetic: that of the wider of weights and activations; weights alone are multiplied in bf16.
 
     INT8 is counted at the rate of FP8.

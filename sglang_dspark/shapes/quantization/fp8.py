@@ -29,7 +29,7 @@ class Fp8(Quantization):
         self.experts = self.linear
         expert_dtype = fields.get("expert_dtype", default="fp8")
         if expert_dtype == "fp4":
-            self.experts = packed(4, 32, 1.0, form="fp8")
+            self.experts = packed(4, 32, 1.0, form="fp4_fp8")
         elif expert_dtype != "fp8":
             raise fields.wrong(("expert_dtype",), "fp8 and fp4 are counted; " + fields.remedy)
         self.kv_format = "fp8" if fields.get("kv_cache_quant_algo", default="") == "FP8" else None

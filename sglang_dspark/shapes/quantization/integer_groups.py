@@ -37,18 +37,16 @@ class IntegerGroups(Uniform):
 
 
 def _negative(fields: Fields) -> list[str]:
-    """Modules that GPTQModel's ``dynamic`` leaves out; other bits for some of them are not counted."""
-    dynamic = fields.get("dynamic", default=None) or {}
-    extra = fields.get("extra_config", default=None) or {}
+    """Modules that GPTQModel's ``dynamic`` and AutoRound's ``extra_config`` leave out."""
     names = []
-    for pattern, values in dynamic.items():
+    for pattern in fields.get("dynamic", default=None) or {}:
         if not pattern.startswith("-:"):
-            raise fields.wrong(("dynamic",), f"its own format of {pattern} is not counted; {fields.remedy}")
+            raise fields.wrong(("dynamic",), f"a format of its own for {pattern} is not counted; {fields.remedy}")
         names.append("re:.*" + pattern.removeprefix("-:").lstrip("^"))
-        del values
-    for name, values in extra.items():
-        if values.get("bits", 16) < 16 and values.get("bits") != fields.config.get("bits"):
-            raise fields.wrong(("extra_config",), f"its own format of {name} is not counted; {fields.remedy}")
-        if values.get("bits", 0) >= 16:
+    for name, values in (fields.get("extra_config", default=None) or {}).items():
+        bits = values.get("bits", fields.config.get("bits"))
+        if bits >= 16:
             names.append(name)
+        elif bits != fields.config.get("bits"):
+            raise fields.wrong(("extra_config",), f"a format of its own for {name} is not counted; {fields.remedy}")
     return names

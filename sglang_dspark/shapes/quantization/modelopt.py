@@ -8,6 +8,7 @@ from typing import Any, Final
 from sglang_dspark.shapes.base import Stored
 from sglang_dspark.shapes.fields import Fields
 from sglang_dspark.shapes.quantization.base import PLAIN, Module, Names, Quantization, excluded, kv_format, packed
+from sglang_dspark.shapes.quantization.compressed_tensors import weights
 
 _MIXED: Final = "MIXED_PRECISION"
 
@@ -26,8 +27,8 @@ def _algorithms(group: int) -> dict[str, Stored]:
         "NVFP4_SVDQUANT": packed(4, group or 16, 1.0, form="fp4"),
         "W4A16_NVFP4": packed(4, group or 16, 1.0),
         "MXFP4": packed(4, 32, 1.0, form="fp4"),
-        "W4A8_MXFP4_FP8": packed(4, 32, 1.0, form="fp8"),
-        "W4A8_NVFP4_FP8": packed(4, group or 16, 1.0, form="fp8"),
+        "W4A8_MXFP4_FP8": packed(4, 32, 1.0, form="fp4_fp8"),
+        "W4A8_NVFP4_FP8": packed(4, group or 16, 1.0, form="fp4_fp8"),
         "W4A16_AWQ": packed(4, group or 128, 2.0),
         "W4A8_AWQ": packed(4, group or 128, 2.0, form="fp8"),
     }
@@ -47,8 +48,6 @@ class ModelOpt(Quantization):
         algorithm = fields.get("quant_algo", default=None)
         if algorithm is None and fields.has("config_groups"):
             # A newer layout without the algorithm's name: of one group.
-            from sglang_dspark.shapes.quantization.compressed_tensors import weights
-
             groups = fields.inner("config_groups")
             self.everywhere: Stored = weights(groups.inner(next(iter(groups.config))))
         else:

@@ -19,4 +19,4 @@ class Mxfp4(Quantization):
 
     def stored(self, module: Module) -> Stored:
         routed = module.routed and module not in self.excluded
-        return packed(4, 32, 1.0, form="fp4") if routed else PLAIN
+        return packed(4, 32, 1.0, form="fp4_fp8") if routed else PLAIN

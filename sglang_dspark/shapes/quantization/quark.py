@@ -6,7 +6,7 @@ from typing import Any
 
 from sglang_dspark.shapes.base import Stored
 from sglang_dspark.shapes.fields import Fields
-from sglang_dspark.shapes.gpus import Format
+from sglang_dspark.shapes.gpus import Arithmetic
 from sglang_dspark.shapes.quantization.base import PLAIN, Module, Names, Quantization, excluded, packed, scheme_bits
 
 
@@ -36,5 +36,5 @@ def _scheme(fields: Fields) -> Stored:
     bits = scheme_bits(weight.get("dtype"))
     inputs: Any = fields.get("input_tensors", default=None)
     wider = max(bits, scheme_bits(inputs.get("dtype")) if isinstance(inputs, dict) else 16)
-    formats: dict[int, Format] = {4: "fp4", 8: "fp8"}
+    formats: dict[int, Arithmetic] = {4: "fp4", 8: "fp8"}
     return packed(bits, weight.number("group_size", default=0) or None, 1.0, form=formats.get(wider, "bf16"))
