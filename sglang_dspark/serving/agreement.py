@@ -9,12 +9,20 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from datetime import timedelta
+from typing import Any, Final, NamedTuple
 
 import torch
 import torch.distributed as dist
 
 from sglang_dspark.errors import InputError
+
+PATIENCE: Final = timedelta(minutes=5)
+"""How long ranks wait for one that loads its draft more slowly, and for one that never comes."""
+
+SAME_FLAGS: Final = "start all hosts with the same flags and variables"
+ABOUT: Final = ("policy", "kernels")
+TAG: Final = 20260707  # Of these messages alone.
 
 
 class Words(NamedTuple):
@@ -69,7 +77,15 @@ class Agreement:
         return text.numpy().tobytes()
 
     def on_each(self, mine: Sequence[bool]) -> list[list[bool]]:
-        """What holds on each rank, by rank; ``mine`` is of the same length on all."""
+        """What holds on each rank, by rank; ``mine`` is of the same length on all.
+
+        Raises:
+            InputError: As :meth:`_meet`.
+        """
+        self._meet("kernels")
+        return self._gather(mine)
+
+    def _gather(self, mine: Sequence[bool]) -> list[list[bool]]:
         holds = torch.zeros((self._group.world_size, len(mine)), dtype=torch.int64)
         holds[self._group.rank_in_group] = torch.tensor(mine, dtype=torch.int64)
         if not self.alone:
@@ -80,19 +96,53 @@ class Agreement:
         """Compares a file's hash between ranks.
 
         Raises:
-            InputError: On every rank, where any of them has other content than rank 0.
+            InputError: On every rank, where any of them has other content than rank 0; as :meth:`_meet`.
         """
+        self._meet("policy")
         if self.alone:
             return
         digest = torch.frombuffer(bytearray(hashlib.sha256(text).digest()), dtype=torch.uint8).clone()
         first = digest.clone()
         self._broadcast(first)
         # Every rank must stop, not only the one that differs: the others would wait for it.
-        differs = torch.zeros(self._group.world_size, dtype=torch.int64)
-        differs[self._group.rank_in_group] = int(not torch.equal(first, digest))
-        dist.all_reduce(differs, group=self._group.cpu_group)
-        if ranks := differs.nonzero().flatten().tolist():
-            raise InputError(f"{name}: rank {ranks[0]} has other content than rank 0; copy one file to all hosts")
+        for rank, (same,) in enumerate(self._gather([torch.equal(first, digest)])):
+            if not same:
+                raise InputError(f"{name}: rank {rank} has other content than rank 0; copy one file to all hosts")
+
+    def _meet(self, about: str) -> None:
+        """Waits until all ranks are about to agree on the same, and no longer than :data:`PATIENCE`.
+
+        By messages to rank 0 and back: a collective call would wait for a rank that does not come, or pair with
+        whatever that rank calls next.
+
+        Raises:
+            InputError: One does not come, or comes for something else: their hosts were started with other flags.
+        """
+        if self.alone:
+            return
+        mine, same = torch.tensor([ABOUT.index(about)]), torch.ones(1, dtype=torch.int64)
+        first, *others = self._group.ranks
+        rank = first
+        try:
+            if self.leads:
+                for rank in others:
+                    theirs = torch.zeros_like(mine)
+                    _finish(dist.irecv(theirs, rank, self._group.cpu_group, TAG))
+                    same &= theirs == mine
+                for rank in others:
+                    _finish(dist.isend(same, rank, self._group.cpu_group, TAG))
+            else:
+                _finish(dist.isend(mine, first, self._group.cpu_group, TAG))
+                _finish(dist.irecv(same, first, self._group.cpu_group, TAG))
+        except RuntimeError as error:
+            why = f"rank {rank} does not answer within {PATIENCE.total_seconds():.0f} s"
+            raise InputError(f"--speculative-dspark-{about}: {why}; {SAME_FLAGS}") from error
+        if not same:
+            raise InputError(f"--speculative-dspark-{about}: ranks would agree on different things; {SAME_FLAGS}")
 
     def _broadcast(self, values: torch.Tensor) -> None:
         dist.broadcast(values, src=self._group.ranks[0], group=self._group.cpu_group)
+
+
+def _finish(message: Any) -> None:
+    message.wait(PATIENCE)

@@ -208,6 +208,21 @@ def policy_hooks() -> tuple[Hook, ...]:
     )
 
 
+def agreement_hooks() -> tuple[Hook, ...]:
+    """In the schedulers of a server with any of our flags: its ranks agree whose kernels they use."""
+    from sglang_dspark.serving import kernels
+
+    return (
+        Hook(
+            f"{DRAFT}.DraftBlockProposer.__init__",
+            "after",
+            kernels.install,
+            ("draft_model", "draft_model_runner", "gamma", "random_seed"),
+            "decides which stages are ours, before graphs are captured",
+        ),
+    )
+
+
 def kernel_hooks() -> tuple[Hook, ...]:
     """In the schedulers of a server that may use our kernels; each steps aside where a stage is SGLang's."""
     from sglang_dspark.serving import kernels
@@ -226,13 +241,7 @@ def kernel_hooks() -> tuple[Hook, ...]:
         "acceptance that computes the proposal again; SGLang's two callers each have the name",
     )
     return (
-        Hook(
-            f"{DRAFT}.DraftBlockProposer.__init__",
-            "after",
-            kernels.install,
-            ("draft_model", "draft_model_runner", "gamma", "random_seed"),
-            "decides which stages are ours, before graphs are captured",
-        ),
+        *agreement_hooks(),
         Hook(
             f"{DRAFT}.DraftBlockProposer.propose",
             "before",

@@ -23,6 +23,7 @@ from dspark_kernels.interpreter import launches
 from dspark_kernels.markov_finish import Outputs
 from dspark_kernels.residual_scan import Proposal
 from dspark_kernels.specimens import Served
+from sglang_dspark.errors import InputError, end
 from sglang_dspark.policy.belief import MAX_REQUESTS
 from sglang_dspark.policy.record import SURVIVAL_FLOOR, Load, Rule
 from sglang_dspark.policy.rule import limits
@@ -103,11 +104,14 @@ def install(result: None, proposer: Any, **arguments: Any) -> None:
     global _installed
     _installed = None
     choice = settings.kernels()
-    if choice in (None, "upstream"):
+    if choice is None:
         return
-    found = _choose(proposer, str(choice))
-    # Every rank takes part, whatever it found: the others wait for it.
-    stages = _on_every_rank(frozenset() if isinstance(found, str) else found[0], proposer._tp_sync._tp_group)
+    found = "as asked for" if choice == "upstream" else _choose(proposer, str(choice))
+    try:
+        # Every rank takes part, whatever it found: the others wait for it.
+        stages = _on_every_rank(frozenset() if isinstance(found, str) else found[0], proposer._tp_sync._tp_group)
+    except InputError as error:
+        end("sglang-dspark", error)
     if isinstance(found, str):
         logger.info("sglang-dspark: kernels (%s): SGLang's own; %s", choice, found)
         return

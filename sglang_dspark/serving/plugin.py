@@ -34,8 +34,8 @@ def start_scheduler(*arguments: Any, **keywords: Any) -> None:
 
 def _asked_for() -> tuple[hooks.Hook, ...]:
     """The hooks of the policy and of the kernels, where the operator asked for them."""
-    wanted = hooks.policy_hooks() if settings.current() is not None else ()
-    return wanted + hooks.kernel_hooks() if settings.kernels() != "upstream" else wanted
+    policy = hooks.policy_hooks() if settings.current() is not None else ()
+    return policy + (hooks.agreement_hooks() if settings.kernels() == "upstream" else hooks.kernel_hooks())
 
 
 def _install(wanted: Callable[[], tuple[hooks.Hook, ...]]) -> None:

@@ -204,6 +204,12 @@ BACKENDS_REFUSED: Final = (
         "its kernels are for sm_100 and later",
     ),
     BackendRefusal(
+        "`trtllm_mla` verifying on sm_120",
+        lambda server, backend: backend.verifies and _on((9, 10, 11), "trtllm_mla")(server, backend),
+        f"{ATTENTION}.trtllm_mla_backend.TRTLLMMLABackend._run_decode_kernel",
+        "FlashInfer's kernel there takes one token of a request",
+    ),
+    BackendRefusal(
         "`cutedsl_mla` on other GPUs than sm_100",
         _on((10,), "cutedsl_mla"),
         f"{HOOKS}.overrides._cutedsl_prefill_backend_fill",
@@ -242,6 +248,15 @@ BACKENDS_REFUSED: Final = (
     BackendRefusal(
         "`dsv4` on sm_8x",
         _on((9, 10, 11, 12), "dsv4"),
+        f"{KERNELS}.flash_mla_interface.flash_mla_with_kvcache",
+        "its kernels are for sm_90 and later",
+    ),
+    BackendRefusal(
+        "`dsa`, `nsa` with FlashMLA's kernels on sm_8x",
+        lambda server, backend: (
+            _on((9, 10, 11, 12), "dsa", "nsa")(server, backend)
+            and "flashmla" in f"{server.cfg.dsa_prefill_backend} {server.cfg.dsa_decode_backend}"
+        ),
         f"{KERNELS}.flash_mla_interface.flash_mla_with_kvcache",
         "its kernels are for sm_90 and later",
     ),
@@ -356,6 +371,11 @@ def _v4_attention_groups(server: Server) -> str | None:
     return f"--attn-dp-size {cfg.attn_dp_size} of --tp-size {cfg.tp_size}"
 
 
+def _block_scaled_cache(server: Server) -> str | None:
+    given = server.cfg.kv_cache_dtype == "mxfp8" and server.is_other(_INKLING)
+    return "--kv-cache-dtype mxfp8" if given else None
+
+
 def _long_qsa_block(server: Server) -> str | None:
     width = server.cfg.speculative_num_draft_tokens
     if width is None or not server.is_model(_QSA):
@@ -382,6 +402,13 @@ SERVERS_REFUSED: Final = (
         "give both the same number",
     ),
     ServerRefusal(
+        "`--kv-cache-dtype mxfp8` for other models than Inkling",
+        _block_scaled_cache,
+        f"{ATTENTION}.flashattention_backend.FlashAttentionBackend._mxfp8_sf_kwargs",
+        "the model's attention brings no scales of its queries",
+        "use --kv-cache-dtype fp8_e4m3",
+    ),
+    ServerRefusal(
         "blocks longer than Qwen's sparse attention compresses",
         _long_qsa_block,
         f"{ATTENTION}.qwen_sparse_attn_backend.QwenSparseAttnBackend._require_chain_speculation",
@@ -391,7 +418,7 @@ SERVERS_REFUSED: Final = (
 )
 
 # Tried in this order where another backend is advised.
-ADVISED: Final = ("fa3", "trtllm_mha", "trtllm_mla", "flashinfer", "fa4", "triton", "dsa", "dsv4", "torch_native")
+ADVISED: Final = ("fa3", "trtllm_mha", "trtllm_mla", "flashinfer", "fa4", "triton", "dsv4", "torch_native")
 
 
 def refusal(server: Server, backend: Built) -> BackendRefusal | None:
@@ -401,7 +428,8 @@ def refusal(server: Server, backend: Built) -> BackendRefusal | None:
 
 def possible(server: Server, backend: Built) -> list[str]:
     """Backends that a server could have in place of one, the best first."""
-    return [name for name in ADVISED if refusal(server, backend._replace(name=name)) is None]
+    advised = ("dsa",) if server.is_model(_DSA) and not backend.draft else ADVISED  # Such a model is trained with it.
+    return [name for name in advised if refusal(server, backend._replace(name=name)) is None]
 
 
 def refuse(server: Server) -> None:

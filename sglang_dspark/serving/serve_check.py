@@ -7,6 +7,7 @@ import os
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any, Final, NamedTuple
 
 from sglang_dspark.errors import InputError
@@ -107,11 +108,14 @@ def _resolved(arguments: list[str], mode: str | None) -> Answer:
 
 
 def _of_what(error: Exception, server_args: Any) -> str:
-    """The flag whose checkpoint SGLang's error names; SGLang itself where it names none."""
-    for field in ("model_path", "speculative_draft_model_path"):
-        if (path := getattr(server_args, field)) and path in str(error):
+    """The flag whose checkpoint SGLang's error is about; SGLang itself where it is about none."""
+    given = {field: getattr(server_args, field) for field in ("model_path", "speculative_draft_model_path")}
+    for field, path in given.items():
+        if path and path in str(error):
             return option(field)
-    return "sglang"
+    # A hub that cannot be reached does not say for what.
+    hub = [f"{option(field)} {path}" for field, path in given.items() if path and not Path(path).exists()]
+    return ", ".join(hub) if hub and isinstance(error, OSError) else "sglang"
 
 
 def _captured(server: Server) -> tuple[int, ...]:

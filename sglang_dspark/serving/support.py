@@ -22,6 +22,9 @@ VARIABLE: Final = "SGLANG_RAGGED_VERIFY_MODE"
 VerifyMode = Literal["compact", "static", "cap-accept"]
 MODES: Final[tuple[VerifyMode, ...]] = ("compact", "static", "cap-accept")
 
+# KV caches that every backend which takes packed rows takes too.
+PLAIN: Final = ("auto", "bfloat16", "bf16", "fp8_e4m3")
+
 # What an attention backend makes of packed rows: right with and without captured graphs, without them only, or wrong;
 # or it verifies nothing, so that SGLang cannot serve with it (``refusals``).
 Packed = Literal["graph", "eager", "wrong", "refused"]
@@ -665,8 +668,8 @@ def obstacles(server: Server) -> tuple[Obstacle, ...]:
 
 def _instead(server: Server) -> str:
     """The backend that takes packed rows on this server, as SGLang would let it be chosen."""
-    if server.verify_backend in ("dsa", "nsa"):
-        return ""  # The model was trained with it.
+    if server.cfg.kv_cache_dtype not in PLAIN:
+        return ""
     names = refusals.possible(server, refusals.built(server)[0])
     name = next((one for one in names if _packs(server, one) and not (one == "trtllm_mha" and _xqa(server))), None)
     return f"; use {name} to steer" if name else ""

@@ -29,6 +29,8 @@ CFG: dict[str, Any] = {
     "disable_cuda_graph_padding": False,
     "disaggregation_mode": "null",
     "download_dir": None,
+    "dsa_decode_backend": None,
+    "dsa_prefill_backend": None,
     "enable_amd_monokernel": False,
     "enable_linear_replayssm_spec": False,
     "enable_lora": None,

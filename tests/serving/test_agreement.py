@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import time
 from pathlib import Path
 from typing import Any
 
@@ -148,3 +149,45 @@ def test_different_files_are_refused_on_both(ranks) -> None:
     messages = [found["other file"] for found in ranks]
     assert messages[0] == messages[1]
     assert "policy.json" in messages[0] and "rank 1" in messages[0]
+
+
+APART = ("policy on rank 0 alone", "kernels on rank 1 alone", "policy on rank 0, kernels on rank 1")
+
+
+def start_apart(number: int, folder: str) -> None:
+    """One rank's process: agrees on what its flags ask for, where the other has other flags or none."""
+    from datetime import timedelta
+
+    import torch.distributed as dist
+
+    from sglang_dspark.errors import InputError
+    from sglang_dspark.serving import agreement
+
+    agreement.PATIENCE = timedelta(seconds=5)  # type: ignore[misc]
+    found = {}
+    for i, name in enumerate(APART):
+        dist.init_process_group("gloo", init_method=f"file://{folder}/meet-{i}", rank=number, world_size=2)
+        group = agreement.Agreement(_group(number))
+        try:
+            if f"policy on rank {number}" in name:
+                group.check_same(b"{}", "policy.json")
+            elif f"kernels on rank {number}" in name:
+                group.on_each([True])
+        except InputError as error:
+            found[name] = str(error)
+        Path(folder, f"{i}-{number}").touch()
+        while not Path(folder, f"{i}-{1 - number}").exists():
+            time.sleep(0.05)
+        dist.destroy_process_group()
+    Path(folder, f"rank-{number}.json").write_text(json.dumps(found))
+
+
+def test_ranks_with_other_flags_are_named_instead_of_waited_for(tmp_path: Path) -> None:
+    first, second = two_ranks.run(start_apart, tmp_path, DEADLINE_S)
+    assert set(first) == {APART[0], APART[2]} and set(second) == {APART[1], APART[2]}
+    assert first[APART[0]].startswith("--speculative-dspark-policy: rank 1 does not answer within 5 s; start all hosts")
+    assert second[APART[1]].startswith(
+        "--speculative-dspark-kernels: rank 0 does not answer within 5 s; start all hosts"
+    )
+    for found, about in ((first, "policy"), (second, "kernels")):
+        assert found[APART[2]].startswith(f"--speculative-dspark-{about}: ranks would agree on different things; start")

@@ -21,6 +21,7 @@ SCENARIOS = (
     "a check fails on rank 0",
     "no bench on rank 1",
     "no head on rank 0",
+    "none asked for on rank 1",
 )
 
 
@@ -80,7 +81,7 @@ def _run(name: str, number: int) -> dict[str, Any]:
     won = frozenset() if name == f"no bench on rank {number}" else frozenset(selfcheck.STAGES)
     if name == f"no head on rank {number}":
         proposer.draft_model.markov_head = object()
-    settings.put("kernels", "auto")
+    settings.put("kernels", "upstream" if name == f"none asked for on rank {number}" else "auto")
     lines: list[str] = []
     handler = logging.Handler()
     handler.emit = lambda record: lines.append(record.getMessage())  # type: ignore[method-assign]

@@ -34,6 +34,8 @@ AT_THE_PLACE = {
     "`fa4` on sm_8x": "paged KV not supported on SM 8.0",
     "`fa4` for MLA on other GPUs than sm_100 and sm_110": "only support Blackwell arch with qv",
     "`fa4` with an FP8 KV cache on other GPUs than sm_100": "FP8 is only supported on SM100",
+    "`trtllm_mla` verifying on sm_120": "flashinfer.decode.trtllm_batch_decode_with_kv_cache_mla",
+    "`dsa`, `nsa` with FlashMLA's kernels on sm_8x": "SM90 dense decode, the V3.2",
     "`flashmla` for MHA": "model_runner.model_config.kv_lora_rank",
     "`flashmla` verifying on other GPUs than sm_90": "SM90 dense decode",
     "other than `dsv4` for DeepSeek-V4": '{"attention_backend": "dsv4"}',
@@ -283,6 +285,24 @@ LINES: list[tuple[str, str, dict[str, Any], str]] = [
         "--attention-backend: fa4 .*FP8.*; use fa3$",
     ),
     ("v3", "b200", {"attention_backend": "flashmla"}, "--attention-backend: flashmla .*sm_90.*; use trtllm_mla$"),
+    (
+        "v3",
+        "rtx-pro-6000",
+        {"attention_backend": "trtllm_mla"},
+        "--attention-backend: trtllm_mla .*one token.*; use flashinfer$",
+    ),
+    (
+        "glm5",
+        "a100",
+        {"attention_backend": "dsa", "dsa_prefill_backend": "flashmla_sparse", "dsa_decode_backend": "fa3"},
+        "--attention-backend: dsa .*sm_90.*; use another GPU$",
+    ),
+    (
+        "qwen3",
+        "b200",
+        {"attention_backend": "fa4", "kv_cache_dtype": "mxfp8"},
+        "--kv-cache-dtype mxfp8: .*; use --kv-c",
+    ),
     ("qwen3", "h100", {"attention_backend": "flashmla"}, "--attention-backend: flashmla .*latent.*; use fa3$"),
     ("qwen3", "h100", {"attention_backend": "qsa"}, "--attention-backend: qsa .*Qwen's.*; use fa3$"),
     ("qwen3", "h100", {"attention_backend": "minicpm_flashattn"}, "--attention-backend: minicpm_flashattn .*"),
@@ -342,6 +362,8 @@ def test_models_with_two_backends_only() -> None:
     from sglang.srt.configs.inkling import InklingModelConfig
 
     inkling = SimpleNamespace(hf_text_config=InklingModelConfig())
+    scales = next(row for row in SERVERS_REFUSED if "mxfp8" in row.name)
+    assert scales.given(flags.server(model=inkling, kv_cache_dtype="mxfp8")) is None
     lfm2 = SimpleNamespace(hf_config=SimpleNamespace(architectures=["Lfm2ForCausalLM"]))
     for model, word, refused in ((inkling, "Inkling", {"fa3", "flashinfer"}), (lfm2, "LFM2", {"triton"})):
         row = next(row for row in BACKENDS_REFUSED if word in row.name)

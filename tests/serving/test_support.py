@@ -262,6 +262,11 @@ REFUSED: list[tuple[tuple[str, ...], dict[str, str], str]] = [
     (("--model-path", "/no/target"), {}, "--model-path: /no/target is not here"),
     (("--attention-backend", "hpc_ops"), {}, "--attention-backend: hpc_ops cannot serve"),
     (("--attention-backend", "fa4", "--kv-cache-dtype", "fp8_e4m3"), {}, "--attention-backend: fa4 cannot serve"),
+    (
+        ("--speculative-draft-model-path", "nobody/no-such-draft"),
+        {"HF_HUB_OFFLINE": "1"},
+        "--speculative-draft-model-path.* nobody/no-such-draft",
+    ),
     (("--decode-attention-backend", "dsv4"), {}, "--decode-attention-backend: dsv4 cannot serve"),
     (("--speculative-draft-attention-backend", "ascend"), {}, "--speculative-draft-attention-backend: ascend cannot"),
 ]
