@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Final
 
 from pydantic import ValidationError
 
@@ -16,6 +16,9 @@ from sglang_dspark.shapes.base import Stored
 from sglang_dspark.shapes.feed_forward import Dense, Experts
 from sglang_dspark.shapes.fields import Fields
 from sglang_dspark.shapes.quantization import PLAIN, Module, Quantization
+
+# What checkpoints call a layer's feed-forward part besides ``mlp``.
+_MLP: Final = ("block_sparse_moe", "feed_forward", "moe", "mixer")
 
 
 class Groups:
@@ -80,10 +83,10 @@ def feed_forward(
         return part
     inside = {name: count for name, count in one.modules(hidden).items() if count}
     paths = {"shared_experts": (dense, "down_proj"), "latent": ("mlp", "latent")}
-    modules = {Module(layer, *paths.get(name, ("mlp", name))): count for name, count in inside.items()}
+    modules = {Module(layer, *paths.get(name, ("mlp", name)), _MLP): count for name, count in inside.items()}
     stored = _together(quantized, modules, frozenset({"gate"})).model_dump()
     if member is Experts:
-        routed = quantized.stored(Module(layer, experts, "down_proj"))
+        routed = quantized.stored(Module(layer, experts, "down_proj", _MLP))
         stored["expert_stored"] = routed.model_dump()
     return part | stored
 

@@ -31,8 +31,10 @@ def read(fields: Fields) -> Quantization:
         InputError: Its method is not counted.
     """
     method: Any = fields.get("quant_method", default=None)
-    if method is None and fields.has("quant_algo"):
-        method = "modelopt"
+    if method is None:
+        # ModelOpt's side files and older configs do not name their method.
+        modelopt = "quant_algo" in fields.config or fields.has("kv_cache_quant_algo")
+        method = "modelopt" if modelopt else "compressed-tensors" if fields.has("config_groups") else None
     for one in METHODS:
         if isinstance(method, str) and one.claims(method.lower()):
             return one(fields)

@@ -20,7 +20,8 @@ _PARTS: Final = {
     "attn": "self_attn", "attention": "self_attn", "linear_attn": "self_attn", "mamba": "self_attn",
     "block_sparse_moe": "mlp", "feed_forward": "mlp", "moe": "mlp", "ffn": "mlp",
     "shared_expert": "shared_experts", "shared_mlp": "shared_experts", "share_expert": "shared_experts",
-    "router": "gate", "w1": "gate_proj", "w3": "up_proj", "w2": "down_proj",
+    "router": "gate", "fc1_latent_proj": "latent", "fc2_latent_proj": "latent",
+    "w1": "gate_proj", "w3": "up_proj", "w2": "down_proj",
 }  # fmt: skip
 _OF_MLP: Final = {"experts", "gate", "shared_experts", "up_proj", "down_proj", "gate_proj", "latent"}
 _PREFIXES: Final = ("model.", "language_model.model.", "model.language_model.", "backbone.", "")
