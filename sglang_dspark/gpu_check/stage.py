@@ -25,7 +25,7 @@ from sglang_dspark.gpu_check import environment
 
 PACKAGES: Final = ("torch", "triton", "transformers", "sglang", "numba", "numpy")
 KEPT_BYTES: Final = 400_000
-START_S: Final = 200.0
+START_S: Final = 240.0
 LEAST_STEPS: Final = 8
 REHEARSAL: Final = "cpu rehearsal"
 
