@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
@@ -41,7 +40,6 @@ def accept(
     requests: torch.Tensor,
     positions: torch.Tensor,
     seed: int,
-    gather: Callable[[torch.Tensor], torch.Tensor] | None = None,
     scan: targets.Scan | None = None,
 ) -> Accepted:
     """Accepts drafts so that what comes out is distributed as the target alone would have it.
@@ -57,8 +55,6 @@ def accept(
         requests: int64 [R], what names a row's request.
         positions: int64 [R], of the anchors.
         seed: With request and position, names the draws.
-        gather: Collects a tensor of every shard of the vocabulary in a new first dimension, where the proposal has
-            shards. Every shard has all of the target's logits.
 
     Raises:
         ValueError: An argument does not fit; it is named.
@@ -84,8 +80,6 @@ def accept(
     if proposal is not None:
         _check(proposal, target_logits, count, gamma)
     if not launches(target_logits):
-        if gather is not None:
-            raise ValueError("gather: the reference has no shards, expected None")
         return reference_accept(
             target_logits, starts, lengths, drafts, proposal, temperatures, top_ks, top_ps, requests, positions, seed
         )
@@ -119,17 +113,16 @@ def accept(
         seed,
         scan,
     )
-    return Accepted(accepted, launch_pick(partials if gather is None else gather(partials)))
+    return Accepted(accepted, launch_pick(partials, None if proposal is None else proposal.shard))
 
 
 def _check(proposal: Proposal, like: torch.Tensor, count: int, gamma: int) -> None:
     checks.tensor("proposal.logits", proposal.logits, checks.LOGITS, (count, gamma, None), like, rows_only=True)
     width = proposal.logits.shape[2]
-    if proposal.vocab_start % 4 or not 0 <= proposal.vocab_start <= like.shape[1] - width:
-        raise ValueError(
-            f"proposal.vocab_start: {proposal.vocab_start}, expected a multiple of 4 and with proposal.logits' {width} "
-            f"columns at most target_logits' {like.shape[1]}"
-        )
+    if proposal.shard is not None:
+        proposal.shard.check("proposal.shard", width)
+    end = width if proposal.shard is None else proposal.shard.end
+    checks.between("proposal: tokens", end, 1, like.shape[1])
     for name, value in (("log_sums", proposal.log_sums), ("log_probs", proposal.log_probs)):
         checks.tensor(f"proposal.{name}", value, torch.float32, (count, gamma), like)
     checks.tensor("proposal.temperatures", proposal.temperatures, torch.float32, (count,), like)
@@ -181,7 +174,7 @@ def reference_accept(
     rejected = (accepted < lengths)[:, None]
     last = torch.where(rejected, q[each, accepted.clamp(max=gamma - 1).long()], 0.0)
     keys = reference_residual(p[each, accepted.long()], last, requests, positions, accepted, seed)
-    return Accepted(accepted, reference_pick(keys))
+    return Accepted(accepted, reference_pick(keys, None if proposal is None else proposal.shard))
 
 
 def _reference_proposal(proposal: Proposal, drafts: torch.Tensor, certain: torch.Tensor) -> torch.Tensor:
@@ -195,5 +188,8 @@ def _reference_proposal(proposal: Proposal, drafts: torch.Tensor, certain: torch
             latents = reference_latent(head, before.flatten(), None, None)[0].view(*drafts.shape, -1)
         value = value + latents @ head.w2.float().T
     temperatures = proposal.temperatures[:, None, None]
-    q = torch.exp(value / torch.where(temperatures > 0, temperatures, 1.0) - proposal.log_sums[:, :, None])
-    return torch.where(temperatures > 0, q.nan_to_num(nan=0.0), certain)
+    own = torch.exp(value / torch.where(temperatures > 0, temperatures, 1.0) - proposal.log_sums[:, :, None])
+    # A shard knows the distribution of its own tokens only.
+    q = torch.zeros_like(certain)
+    q[:, :, slice(None) if proposal.shard is None else proposal.shard.columns] = own.nan_to_num(nan=0.0)
+    return torch.where(temperatures > 0, q, certain)

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import torch
 
 from dspark_kernels import checks, targets
-from dspark_kernels.heads import MarkovHead, reference_latent
+from dspark_kernels.heads import MarkovHead, Shard, reference_latent
 from dspark_kernels.interpreter import launches
 from dspark_kernels.markov_finish import Outputs, finish, reference_finish
+from dspark_kernels.markov_merge import merge
 from dspark_kernels.markov_scan import reference_scan, scan
 
 
@@ -32,8 +31,7 @@ def draft_block(
     positions: torch.Tensor,
     seed: int,
     sample: bool = True,
-    vocab_start: int = 0,
-    gather: Callable[[torch.Tensor], torch.Tensor] | None = None,
+    shard: Shard | None = None,
     kept: torch.Tensor | None = None,
     outputs: Outputs | None = None,
     config: targets.Scan | None = None,
@@ -51,8 +49,8 @@ def draft_block(
         requests: int64 [R], what names a row's request: with ``seed`` and position it names its draws.
         positions: int64 [R], of the anchors.
         sample: False where all temperatures are 0 and the host knows it.
-        vocab_start: First token of the shard that ``base_logits`` and ``head.w2`` are of, a multiple of 4.
-        gather: Collects a tensor of every shard in a new first dimension.
+        shard: The shard of the vocabulary that ``base_logits``, ``head.w2`` and ``kept`` are of; all ranks of its group
+            draft at once, and all get the same tokens, log-probabilities and log-sum-exps.
         kept: [R, gamma, V] that gets the corrected logits, where someone asks for them; tokens, log-probabilities and
             log-sum-exps are then of these, rounded to its dtype, so that acceptance may read them.
         outputs: Written and returned; new tensors if None.
@@ -73,8 +71,8 @@ def draft_block(
     checks.tensor("temperatures", temperatures, torch.float32, (rows,), base_logits)
     checks.tensor("requests", requests, torch.int64, (rows,), base_logits)
     checks.tensor("positions", positions, torch.int64, (rows,), base_logits)
-    if vocab_start % 4 or vocab_start < 0:
-        raise ValueError(f"vocab_start: {vocab_start}, expected a multiple of 4: a Philox counter serves four tokens")
+    if shard is not None:
+        shard.check("shard", head.w2.shape[0])
     if head.kind != "vanilla":
         if hidden is None:
             raise ValueError(f"hidden: missing, expected the hidden states of a {head.kind} head")
@@ -87,11 +85,8 @@ def draft_block(
     _check_outputs(head, outputs, rows, gamma, base_logits)
     from_hidden = None if hidden is None or head.kind == "vanilla" else head.from_hidden(hidden)
     if not launches(base_logits):
-        if gather is not None or vocab_start:
-            raise ValueError("gather, vocab_start: the reference has no shards, expected None and 0")
-        return reference_draft_block(
-            head, base_logits, anchors, from_hidden, temperatures, requests, positions, seed, sample, kept, outputs
-        )
+        given = (head, base_logits, anchors, from_hidden, temperatures, requests, positions)
+        return reference_draft_block(*given, seed, sample, kept, outputs, shard)
     if from_hidden is not None:
         finish(head, None, anchors, from_hidden, outputs, -1)
     for step in range(gamma):
@@ -106,11 +101,14 @@ def draft_block(
             seed=seed,
             step=step,
             sample=sample,
-            vocab_start=vocab_start,
+            vocab_start=0 if shard is None else shard.start,
             kept=None if kept is None else kept[:, step],
             config=config,
         )
-        finish(head, partials if gather is None else gather(partials), anchors, from_hidden, outputs, step)
+        if shard is None:
+            finish(head, partials, anchors, from_hidden, outputs, step)
+        else:
+            finish(head, shard.gather(merge(partials)), anchors, from_hidden, outputs, step, merged=True)
     return outputs
 
 
@@ -152,6 +150,7 @@ def reference_draft_block(
     sample: bool = True,
     kept: torch.Tensor | None = None,
     outputs: Outputs | None = None,
+    shard: Shard | None = None,
 ) -> Outputs:
     """Reference of :func:`draft_block`."""
     rows, gamma, _ = base_logits.shape
@@ -172,8 +171,9 @@ def reference_draft_block(
             seed=seed,
             step=step,
             sample=sample,
+            vocab_start=0 if shard is None else shard.start,
             kept=None if kept is None else kept[:, step],
         )
-        tokens, outputs.log_probs[:, step], outputs.log_sums[:, step] = reference_finish(scaled, keys)
+        tokens, outputs.log_probs[:, step], outputs.log_sums[:, step] = reference_finish(scaled, keys, shard)
         outputs.tokens[:, step] = tokens
     return outputs

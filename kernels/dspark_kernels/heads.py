@@ -5,7 +5,8 @@ A head's *latent* at position k is what ``W2`` multiplies: ``B_k = latent_k W2``
 
 from __future__ import annotations
 
-from typing import Literal, NamedTuple
+from collections.abc import Callable
+from typing import Final, Literal, NamedTuple
 
 import torch
 
@@ -14,6 +15,35 @@ from dspark_kernels import checks
 Kind = Literal["vanilla", "gated", "rnn"]
 # Blocks of columns in the joint projection.
 CHUNKS = {"vanilla": 0, "gated": 1, "rnn": 3}
+
+
+# Stands for no token among candidates; all bits but the sign.
+NO_TOKEN: Final = 2**31 - 1
+
+
+class Shard(NamedTuple):
+    """A rank's part of the vocabulary, where the ranks of a group share it.
+
+    Attributes:
+        start, end: Its tokens are ``start`` to ``end - 1``; ``start`` is a multiple of 4.
+        gather: Collects float32 [F, R] of every rank, as [ranks, F, R]; zeros may come back negative.
+    """
+
+    start: int
+    end: int
+    gather: Callable[[torch.Tensor], torch.Tensor]
+
+    @property
+    def columns(self) -> slice:
+        return slice(self.start, self.end)
+
+    def check(self, name: str, width: int) -> None:
+        """Raises ValueError unless it has ``width`` tokens and starts where a Philox counter does."""
+        if self.start % 4 or self.start < 0 or self.end - self.start != width:
+            raise ValueError(
+                f"{name}: tokens {self.start} to {self.end - 1}, expected {width} of them from a multiple of 4 on: a"
+                " Philox counter serves four tokens"
+            )
 
 
 class MarkovHead(NamedTuple):

@@ -9,11 +9,9 @@ import triton
 import triton.language as tl
 
 from dspark_kernels import targets
-from dspark_kernels.heads import CHUNKS, MarkovHead
-from dspark_kernels.markov_scan import FIELDS
+from dspark_kernels.heads import CHUNKS, NO_TOKEN, MarkovHead, Shard
+from dspark_kernels.markov_merge import combine, reference_merge
 
-_K_NONE = tl.constexpr(2**31 - 1)
-_K_FIELDS = tl.constexpr(FIELDS)
 # Rows of a program, and columns of the next latent that it computes.
 BLOCK_ROWS = 16
 BLOCK_COLUMN = 32
@@ -63,7 +61,7 @@ def _tanh(x):
     return 2.0 * _sigmoid(2.0 * x) - 1.0
 
 
-@triton.jit(do_not_specialize=["rows", "parts", "step"])
+@triton.jit(do_not_specialize=["rows", "count", "step"])
 def markov_finish(
     partials,
     tokens,
@@ -77,16 +75,16 @@ def markov_finish(
     states,
     rows,
     gamma,
-    parts,
-    shards,
+    count,
     rank,
     step,
     joint_stride,
     START: tl.constexpr,
+    MERGED: tl.constexpr,
     NEXT: tl.constexpr,
     RNN: tl.constexpr,
     BLOCK_ROWS: tl.constexpr,
-    BLOCK_PARTS: tl.constexpr,
+    BLOCK_COUNT: tl.constexpr,
     BLOCK_COLUMN: tl.constexpr,
     PRECISION: tl.constexpr,
 ):
@@ -96,24 +94,7 @@ def markov_finish(
     if START:
         token = tl.load(tokens + row, in_rows, 0)
     else:
-        index = tl.arange(0, BLOCK_PARTS)
-        shard, part = index // parts, index % parts
-        inside = (index < parts * shards)[:, None] & in_rows[None, :]
-        field = parts * rows
-        at = partials + (shard * _K_FIELDS * parts + part)[:, None] * rows + row[None, :]
-        key = tl.load(at, inside, float("-inf"))
-        candidate = tl.load(at + field, inside, 0.0).to(tl.int32, bitcast=True)
-        # A shard of no columns has no candidate.
-        candidate = tl.where(inside, candidate, _K_NONE)
-        value = tl.load(at + 2 * field, inside, float("-inf"))
-        top = tl.load(at + 3 * field, inside, float("-inf"))
-        mass = tl.load(at + 4 * field, inside, 0.0)
-        best = tl.max(key, 0)
-        winner = tl.min(tl.where(key == best[None, :], candidate, _K_NONE), 0)
-        chosen = tl.max(tl.where(candidate == winner[None, :], value, float("-inf")), 0)
-        highest = tl.max(top, 0)
-        origin = tl.where(highest > float("-inf"), highest, 0.0)
-        log_sum = highest + tl.log(tl.sum(mass * tl.exp(top - origin[None, :]), 0))
+        _best, winner, chosen, log_sum = combine(partials, row, in_rows, rows, count, MERGED, BLOCK_COUNT)
         token = winner.to(tl.int64)
         at = row64 * gamma + step
         first_column = in_rows & (tl.program_id(1) == 0)
@@ -182,19 +163,19 @@ def finish(
     from_hidden: torch.Tensor | None,
     outputs: Outputs,
     step: int,
+    merged: bool = False,
 ) -> None:
     """Ends position ``step`` and, where the head asks for more than a row of ``W1``, prepares the next.
 
     Args:
-        partials: float32 [FIELDS, parts, R], or [shards, FIELDS, parts, R] of all shards; None at step -1, which
-            starts from the anchors.
+        partials: float32 [FIELDS, parts, R], or if ``merged`` [ranks, MERGED_FIELDS, R]; None at step -1, which starts
+            from the anchors.
         anchors: int64 [R].
         from_hidden: float32 [R, gamma, chunks * K] (:meth:`MarkovHead.from_hidden`).
     """
     rows, gamma = outputs.tokens.shape
     start = partials is None
-    parts = 1 if partials is None else partials.shape[-2]
-    shards = 1 if partials is None else partials.numel() // (FIELDS * parts * rows)
+    count = 1 if partials is None else partials.shape[0 if merged else 1]
     next_latent = CHUNKS[head.kind] > 0 and step + 1 < gamma
     unused = outputs.log_sums
     of_state = of_embedding = head.w1
@@ -214,25 +195,34 @@ def finish(
         unused if outputs.states is None else outputs.states,
         rows,
         gamma,
-        parts,
-        shards,
+        count,
         head.rank,
         step,
         of_embedding.stride(0),
         START=start,
+        MERGED=merged,
         NEXT=next_latent,
         RNN=head.kind == "rnn",
         BLOCK_ROWS=BLOCK_ROWS,
-        BLOCK_PARTS=triton.next_power_of_2(parts * shards),
+        BLOCK_COUNT=triton.next_power_of_2(count),
         BLOCK_COLUMN=BLOCK_COLUMN,
         PRECISION=targets.of(outputs.tokens.device).precision,
         num_warps=4,
     )
 
 
-def reference_finish(scaled: torch.Tensor, keys: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+def reference_finish(
+    scaled: torch.Tensor, keys: torch.Tensor, shard: Shard | None = None
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """Token int64, its log-probability and the log-sum-exp float32, all [R], of :func:`reference_scan`'s results."""
-    tokens = keys.argmax(dim=1)
-    log_sums = torch.logsumexp(scaled, dim=1)
+    if shard is None:
+        tokens = keys.argmax(dim=1)
+        chosen, log_sums = scaled.gather(1, tokens[:, None]).squeeze(1), torch.logsumexp(scaled, dim=1)
+    else:
+        best, bits, values, sums = shard.gather(reference_merge(scaled, keys, shard.start)).unbind(1)
+        candidates = bits.view(torch.int32) & NO_TOKEN
+        tokens = torch.where(best == best.amax(0), candidates, NO_TOKEN).amin(0).long()
+        chosen = torch.where(candidates == tokens, values, -torch.inf).amax(0)
+        log_sums = torch.logsumexp(sums, dim=0)
     log_sums = torch.where(log_sums == torch.inf, torch.nan, log_sums)
-    return tokens, scaled.gather(1, tokens[:, None]).squeeze(1) - log_sums, log_sums
+    return tokens, chosen - log_sums, log_sums

@@ -13,14 +13,14 @@ import triton
 import triton.language as tl
 
 from dspark_kernels import targets
-from dspark_kernels.heads import MarkovHead
+from dspark_kernels.heads import NO_TOKEN, MarkovHead
 from dspark_kernels.markov_tile import corrected, load_latents
 from dspark_kernels.philox import DRAFT, exponentials, reference_exponentials
 
 # Fields of a partial result: best key, its token (int32 bits), its scaled logit, greatest scaled logit, mass around it.
 FIELDS: Final = 5
 _K_DRAFT = tl.constexpr(DRAFT)
-_K_NONE = tl.constexpr(2**31 - 1)
+_K_NONE = tl.constexpr(NO_TOKEN)
 
 
 # Numbers that change with the batch or the position, and where the tokens of a position lie, compile to the same code.
@@ -157,7 +157,8 @@ def scan(
         float32 [FIELDS, parts, R]; see FIELDS.
     """
     rows, width = base_logits.shape
-    config = config or targets.draft_scan(base_logits.device, rows, head.w2.element_size())
+    wide = torch.float32 in (base_logits.dtype, base_logits.dtype if kept is None else kept.dtype)
+    config = config or targets.draft_scan(base_logits.device, rows, head.w2.element_size(), wide)
     grid = (triton.cdiv(rows, config.block_rows), config.parts(width, rows))
     partials = torch.empty((FIELDS, grid[1], rows), dtype=torch.float32, device=base_logits.device)
     source = head.w1 if latents is None else latents

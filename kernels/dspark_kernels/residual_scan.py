@@ -13,13 +13,13 @@ import triton
 import triton.language as tl
 
 from dspark_kernels import targets
-from dspark_kernels.heads import MarkovHead
+from dspark_kernels.heads import NO_TOKEN, MarkovHead, Shard
 from dspark_kernels.markov_tile import corrected, load_latents
 from dspark_kernels.philox import RESIDUAL, exponentials, reference_exponentials
 from dspark_kernels.target_rows import TargetRows, scaled_logits
 
 _K_RESIDUAL = tl.constexpr(RESIDUAL)
-_K_NONE = tl.constexpr(2**31 - 1)
+_K_NONE = tl.constexpr(NO_TOKEN)
 # Where rounding leaves nothing of the residual, the target itself stands in, this much less likely: exp(-46) is 1e-20.
 STAND_IN = 46.0
 _K_STAND_IN = tl.constexpr(STAND_IN)
@@ -36,7 +36,7 @@ class Proposal(NamedTuple):
         head: What corrects the logits; None where that has been done.
         latents: [R, gamma, K], for heads that are not vanilla.
         anchors: int64 [R], the tokens before the block.
-        vocab_start: First token of the shard that ``logits`` and ``head.w2`` are of.
+        shard: The shard of the vocabulary that ``logits`` and ``head.w2`` are of; all ranks have all of the target.
     """
 
     logits: torch.Tensor
@@ -46,7 +46,7 @@ class Proposal(NamedTuple):
     head: MarkovHead | None
     latents: torch.Tensor | None
     anchors: torch.Tensor
-    vocab_start: int = 0
+    shard: Shard | None = None
 
 
 @triton.jit(do_not_specialize=["rows", "seed", "vocab_start"], do_not_specialize_on_alignment=["drafts"])
@@ -212,7 +212,7 @@ def launch_residual_scan(
         gamma,
         width,
         1 if head is None else head.rank,
-        0 if proposal is None else proposal.vocab_start,
+        0 if proposal is None or proposal.shard is None else proposal.shard.start,
         seed,
         target.stride(0),
         logits.stride(0),

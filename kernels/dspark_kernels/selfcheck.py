@@ -52,7 +52,7 @@ def differing(
 def row_counts(device: torch.device, served: Served) -> list[int]:
     """The numbers of requests to check: a few, the last of every configuration and the first of the next."""
     target = targets.of(device)
-    tables = (target.draft, target.residual) if served.w2.itemsize == 2 else (target.single,)
+    tables = (target.draft, target.wide, target.residual) if served.w2.itemsize == 2 else (target.single,)
     ends = {scan.block_rows for table in tables for scan in table}
     counts = {1, 5, served.requests} | ends | {end + 1 for end in ends}
     return sorted(count for count in counts if count <= served.requests)
@@ -106,6 +106,17 @@ def _cycled(values: torch.Tensor, rows: int) -> torch.Tensor:
     return values[torch.arange(rows) % len(values)]
 
 
+def _beside_nothing(merged: torch.Tensor) -> torch.Tensor:
+    """A gather from two ranks, of which the other has no token."""
+    nothing = torch.full_like(merged, -torch.inf)
+    nothing[1] = torch.tensor(heads.NO_TOKEN, dtype=torch.int32).view(torch.float32)
+    return torch.stack([merged, nothing])
+
+
+def _shard(served: Served) -> heads.Shard | None:
+    return None if served.shard is None else heads.Shard(0, VOCAB, _beside_nothing)
+
+
 def _draft(device: torch.device, served: Served, counts: Sequence[int]) -> str | None:
     of_all = inputs(served, device)
     kept_by_all = torch.empty((served.requests, GAMMA, VOCAB), dtype=served.kept, device=device)
@@ -123,6 +134,7 @@ def _draft(device: torch.device, served: Served, counts: Sequence[int]) -> str |
                 positions=block.names,
                 seed=7,
                 sample=sample,
+                shard=_shard(served),
                 kept=kept,
             )
             if (difference := _follows(block, found, kept)) is not None:
@@ -232,6 +244,7 @@ def _accept(device: torch.device, served: Served, counts: Sequence[int]) -> str 
                 head if again else None,
                 drafted.latents[:rows] if again and drafted.latents is not None else None,
                 given.anchors[:rows],
+                _shard(served),
             )
             verified = target[: rows * (GAMMA + 1)], starts[:rows], lengths[:rows], drafted.tokens[:rows], proposal
             rules = at[:rows], top_ks[:rows], top_ps[:rows]

@@ -24,9 +24,14 @@ class Served(NamedTuple):
     """What a server launches kernels on: shapes and dtypes, which decide the code that they compile to.
 
     Attributes:
+        vocab: Of the model: with a ``shard`` that of all ranks.
         requests: The most that run at once.
         logits, w1, w2, kept, target: Of base logits, the head's matrices, kept logits and the target's logits.
         bias, markov: Whether the confidence head has a bias, and reads the embedding of the token before.
+        greedy: Whether drafts are argmax at any temperature.
+        stride, target_stride: Columns in memory of a row of base logits and of the target's logits, where SGLang pads
+            the vocabulary and cuts the padding off; 0 for none.
+        shard: Of the vocabulary, that base logits are of.
     """
 
     kind: heads.Kind = "vanilla"
@@ -42,6 +47,15 @@ class Served(NamedTuple):
     target: torch.dtype = torch.float32
     bias: bool = True
     markov: bool = True
+    greedy: bool = False
+    stride: int = 0
+    target_stride: int = 0
+    shard: heads.Shard | None = None
+
+    @property
+    def columns(self) -> slice:
+        """The tokens that base logits are of."""
+        return slice(0, self.vocab) if self.shard is None else self.shard.columns
 
     @classmethod
     def of(cls, dtype: torch.dtype, **fields: Any) -> Served:
@@ -49,12 +63,13 @@ class Served(NamedTuple):
         return cls(logits=dtype, w1=dtype, w2=dtype, kept=dtype, target=dtype, **fields)
 
     def flags(self) -> str:
-        """The shapes and dtypes as options of ``python -m dspark_kernels.bench``; requests and the confidence head
-        aside."""
+        """The shapes and dtypes as options of ``python -m dspark_kernels.bench``; requests, the confidence head and
+        where logits lie aside. A shard is a vocabulary of its padded size, which all ranks have alike."""
+        whole = self if self.shard is None else self._replace(vocab=self.stride)
         named = {
             name: str(value).removeprefix("torch.")
-            for name, value in self._asdict().items()
-            if name not in ("requests", "bias", "markov")
+            for name, value in whole._asdict().items()
+            if name not in ("requests", "bias", "markov", "greedy", "stride", "target_stride", "shard")
         }
         return " ".join(f"--{name} {value}" for name, value in named.items())
 
@@ -83,13 +98,17 @@ def specimens(target: targets.Target) -> Iterator[Specimen]:
         if half:
             given = served._replace(target=torch.float32)
             yield Specimen(f"{name}, float32 target", _accept(given, _rows(target.residual)[-1], "again"))
-    # DeepSeek-V4: float32 logits are kept, and drafted from where its head is computed so. In larger batches some
-    # registers spill on sm_100 and gfx942.
+    # DeepSeek-V4: float32 logits are kept, and drafted from where its head is computed so.
     for logits in (torch.bfloat16, torch.float32):
         served = Served(gamma=2, logits=logits, kept=torch.float32)
         name = f"vanilla bfloat16, {str(logits).removeprefix('torch.')} logits"
-        for rows in (rows for rows in _rows(target.draft) if rows <= 64):
+        for rows in _rows(target.wide or target.draft):
             yield Specimen(f"{name} R {rows} sampled, float32 kept", _draft(served, rows, True, True))
+    shard = heads.Shard(VOCAB // 8, VOCAB // 4, absent_ranks(8))
+    for rows in (1, 64):
+        served = Served(gamma=2, shard=shard)
+        yield Specimen(f"shard of 8, R {rows}", _draft(served, rows, True, True))
+        yield Specimen(f"shard of 8, R {rows}", _accept(served, rows, "again"))
     yield Specimen("bfloat16", _confidence(Served(), 64))
     for requests, gamma in ((16, 7), (1024, 16)):
         for factor in (False, True):
@@ -100,21 +119,32 @@ def specimens(target: targets.Target) -> Iterator[Specimen]:
 
 def of_server(served: Served, stages: frozenset[str]) -> Iterator[Callable[[], object]]:
     """The calls that a server makes, at every number of requests."""
+    # The target's logits are contiguous where they were copied, otherwise as SGLang cut them off.
+    strides = [served._replace(target_stride=stride) for stride in {0, served.target_stride}]
+    proposals = ("certain",) if served.greedy else ("again", "kept")
     for rows in range(1, served.requests + 1):
         if "draft" in stages:
-            yield _draft(served, rows, True, True)
-            yield _draft(served, rows, True, False)
+            for kept in (False,) if served.greedy else (True, False):
+                yield _draft(served, rows, not served.greedy, kept)
         if "confidence" in stages:
             yield _confidence(served, rows)
+            yield _confidence(served, rows, temperatures=1)
         if "lengths" in stages:
-            yield _lengths(rows, served.gamma, False)
-            yield _lengths(rows, served.gamma, True)
+            yield _lengths(rows, served.gamma, False, cap=rows)
+            yield _lengths(rows, served.gamma, True, cap=rows)
         if "accept" in stages:
-            for how in ("again", "kept", "certain"):
-                yield _accept(served, rows, how, top_k=False, top_p=False)
+            for of_stride in strides:
+                for how in proposals:
+                    yield _accept(of_stride, rows, how, top_k=False, top_p=False)
     if "accept" in stages:
-        for top_k, top_p in ((True, False), (False, True), (True, True)):
-            yield _accept(served, 1, "kept", top_k, top_p)
+        for of_stride in strides:
+            for top_k, top_p in ((True, False), (False, True), (True, True)):
+                yield _accept(of_stride, 1, proposals[-1], top_k, top_p)
+
+
+def absent_ranks(count: int) -> Callable[[torch.Tensor], torch.Tensor]:
+    """A gather that waits for no other rank, and whose result is unwritten."""
+    return lambda values: values.new_empty((count, *values.shape))
 
 
 KINDS: Final[tuple[heads.Kind, ...]] = ("vanilla", "gated", "rnn")
@@ -134,7 +164,7 @@ def _ints(*shape: int) -> torch.Tensor:
 
 def _head(served: Served) -> heads.MarkovHead:
     w1 = _empty(served.vocab, served.rank, dtype=served.w1)
-    w2 = _empty(served.vocab, served.rank, dtype=served.w2)
+    w2 = _empty(served.vocab, served.rank, dtype=served.w2)[served.columns]
     if served.kind == "vanilla":
         return heads.MarkovHead(served.kind, w1, w2)
     chunks = heads.CHUNKS[served.kind]
@@ -143,10 +173,19 @@ def _head(served: Served) -> heads.MarkovHead:
     return heads.MarkovHead(served.kind, w1, w2, joint, _empty(chunks * served.rank, dtype=served.w1))
 
 
+def _base_logits(served: Served, rows: int) -> torch.Tensor:
+    width = served.columns.stop - served.columns.start
+    return _empty(rows, served.gamma, served.stride or width, dtype=served.logits)[:, :, :width]
+
+
+def _kept(served: Served, rows: int) -> torch.Tensor:
+    return _empty(rows, served.gamma, served.vocab, dtype=served.kept)[:, :, served.columns]
+
+
 def _draft(served: Served, rows: int, sample: bool, kept: bool) -> Callable[[], object]:
     return lambda: draft.draft_block(
         _head(served),
-        _empty(rows, served.gamma, served.vocab, dtype=served.logits),
+        _base_logits(served, rows),
         _ints(rows),
         hidden=_empty(rows, served.gamma, served.hidden, dtype=served.w1),
         temperatures=_empty(rows),
@@ -154,7 +193,8 @@ def _draft(served: Served, rows: int, sample: bool, kept: bool) -> Callable[[], 
         positions=_ints(rows),
         seed=1 << 40,
         sample=sample,
-        kept=_empty(rows, served.gamma, served.vocab, dtype=served.kept) if kept else None,
+        shard=served.shard,
+        kept=_kept(served, rows) if kept else None,
     )
 
 
@@ -167,16 +207,17 @@ def _accept(served: Served, rows: int, how: str, top_k: bool = True, top_p: bool
         if how == "again" and served.kind != "vanilla":
             latents = _empty(rows, gamma, served.rank, dtype=served.w2)
         proposal = Proposal(
-            _empty(rows, gamma, served.vocab, dtype=served.logits if how == "again" else served.kept),
+            _base_logits(served, rows) if how == "again" else _kept(served, rows),
             _empty(rows, gamma),
             _empty(rows, gamma),
             _empty(rows),
             _head(served) if how == "again" else None,
             latents,
             _ints(rows),
+            served.shard,
         )
         return acceptance.accept(
-            _empty(rows * (gamma + 1), served.vocab, dtype=served.target),
+            _empty(rows * (gamma + 1), served.target_stride or served.vocab, dtype=served.target)[:, : served.vocab],
             _ints(rows),
             _empty(rows, dtype=torch.int32),
             _ints(rows, gamma),
@@ -192,19 +233,19 @@ def _accept(served: Served, rows: int, how: str, top_k: bool = True, top_p: bool
     return call
 
 
-def _confidence(served: Served, rows: int) -> Callable[[], object]:
+def _confidence(served: Served, rows: int, temperatures: int = 0) -> Callable[[], object]:
     return lambda: confidence.confidence_block(
         _empty(rows, served.gamma, served.hidden, dtype=served.w1),
         _ints(rows),
         _ints(rows, served.gamma),
         _empty(served.hidden + (served.rank if served.markov else 0)),
         _empty(1) if served.bias else None,
-        _empty(served.gamma),
+        _empty(temperatures or served.gamma),
         _empty(served.vocab, served.rank, dtype=served.w1) if served.markov else None,
     )
 
 
-def _lengths(requests: int, gamma: int, factor: bool) -> Callable[[], object]:
+def _lengths(requests: int, gamma: int, factor: bool, cap: int | None = None) -> Callable[[], object]:
     def call() -> object:
         double = torch.float64
         more: dict[str, Any] = {
@@ -213,9 +254,14 @@ def _lengths(requests: int, gamma: int, factor: bool) -> Callable[[], object]:
             "classes": _ints(requests),
             "context": _ints(requests),
         }
-        cap = _empty(1, dtype=torch.int32)
+        given = _empty(1, dtype=torch.int32) if cap is None else cap
         return verify_lengths.verify_lengths(
-            _empty(requests, gamma), cap, floor=1e-6, least=1, most=gamma, **(more if factor else {})
+            _empty(requests, gamma),
+            given,
+            floor=1e-6,
+            least=1,
+            most=gamma,
+            **(more if factor else {}),
         )
 
     return call

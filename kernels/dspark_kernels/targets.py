@@ -49,6 +49,7 @@ class Target(NamedTuple):
         shared_bytes: Shared memory that a program may have.
         draft, residual: Configurations of the two passes for 2-byte weights, by the most rows each is for.
         single: The same for 4-byte weights.
+        wide: Of the draft pass for 2-byte weights where 4-byte logits are read or kept; empty if ``draft`` fits them.
     """
 
     name: str
@@ -61,6 +62,7 @@ class Target(NamedTuple):
     draft: tuple[Scan, ...]
     residual: tuple[Scan, ...]
     single: tuple[Scan, ...]
+    wide: tuple[Scan, ...] = ()
 
     @property
     def precision(self) -> str:
@@ -68,7 +70,7 @@ class Target(NamedTuple):
         return "tf32x3" if self.backend == "cuda" else "ieee"
 
 
-# Shared memory that a program may have on compute capabilities 8.6 and 8.9 (CUDA programming guide): 99 KiB.
+# Shared memory that a program may have on compute capabilities 8.6, 8.9 and 12.0 (CUDA programming guide): 99 KiB.
 SMALL_SHARED: Final = 101_376
 
 
@@ -156,7 +158,14 @@ TARGETS: Final = {
             ),
             residual=(Scan(16, 64, 4, 3, 148), Scan(32, 32, 4, 3, 148), Scan(64, 32, 8, 3, 148)),
             single=(Scan(16, 32, 4, 2, 148),),
+            wide=(
+                Scan(16, 64, 4, 3, 148),
+                Scan(32, 64, 4, 3, 148),
+                Scan(64, 128, 8, 2, 108),
+                Scan(128, 32, 8, 2, 108),
+            ),
         ),
+        _small("sm_120", "RTX PRO 6000", 120, 1.792e12, 188),  # NVIDIA RTX PRO 6000 Blackwell data sheet.
         Target(
             "gfx942",
             "MI300X",
@@ -168,6 +177,7 @@ TARGETS: Final = {
             draft=(Scan(16, 64, 4, 2, 304), Scan(32, 32, 4, 2, 304), Scan(64, 64, 4, 2, 304), Scan(128, 64, 8, 2, 304)),
             residual=(Scan(16, 64, 4, 2, 304), Scan(32, 32, 4, 2, 304), Scan(64, 64, 4, 2, 304)),
             single=(Scan(16, 32, 4, 2, 304),),
+            wide=(Scan(16, 64, 4, 2, 304), Scan(32, 32, 4, 2, 304), Scan(64, 64, 4, 2, 304), Scan(128, 16, 8, 2, 304)),
         ),
     )
 }
@@ -229,12 +239,13 @@ def of(device: torch.device) -> Target:
     return target
 
 
-def draft_scan(device: torch.device, rows: int, itemsize: int) -> Scan:
-    """The draft pass for ``rows`` rows and weights of ``itemsize`` bytes."""
+def draft_scan(device: torch.device, rows: int, itemsize: int, wide: bool) -> Scan:
+    """The draft pass for weights of ``itemsize`` bytes; ``wide`` where 4-byte logits are read or kept."""
     if _is_interpreted(device):
         return INTERPRETED
     target = of(device)
-    return for_rows(target.draft if itemsize == 2 else target.single, rows)
+    half = (wide and target.wide) or target.draft
+    return for_rows(half if itemsize == 2 else target.single, rows)
 
 
 def residual_scan(device: torch.device, rows: int, itemsize: int) -> Scan:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import functools
 import hashlib
 import logging
+import math
 import time
 from collections.abc import Callable
 from typing import Any, Final
@@ -18,11 +19,11 @@ import numpy as np
 import torch
 
 from dspark_kernels import acceptance, ahead, confidence, draft, results, selfcheck, targets, verify_lengths
-from dspark_kernels.heads import MarkovHead
+from dspark_kernels.heads import MarkovHead, Shard
 from dspark_kernels.interpreter import launches
 from dspark_kernels.markov_finish import Outputs
 from dspark_kernels.residual_scan import Proposal
-from dspark_kernels.specimens import Served
+from dspark_kernels.specimens import Served, absent_ranks
 from sglang_dspark.errors import InputError, end
 from sglang_dspark.policy.belief import MAX_REQUESTS
 from sglang_dspark.policy.record import SURVIVAL_FLOOR, Load, Rule
@@ -47,16 +48,22 @@ class Installed:
     Attributes:
         stages: Of ``dspark_kernels.selfcheck.STAGES``, those in use.
         markov_head: SGLang's head that ``head`` was made of.
+        head: Its weights; of ``W2`` the rows of ``shard``.
+        shard: The part of the vocabulary that this rank's base logits are of; None for all.
+        vocab: Tokens of all shards.
         seed: Of all draws.
         accepts: Whether acceptance may be handed what it computes the proposal from in place of kept logits.
         compact: Whether the target's logits of unverified drafts do not exist.
     """
 
-    def __init__(self, proposer: Any, stages: frozenset[str], head: MarkovHead) -> None:
+    def __init__(self, proposer: Any, stages: frozenset[str], head: MarkovHead, shard: Shard | None = None) -> None:
         from sglang.srt.speculative.ragged_verify import RaggedVerifyMode, read_ragged_verify_mode
 
         self.stages = stages
-        self.head = head
+        self.vocab = head.w2.shape[0]
+        self.shard = shard
+        self.columns = slice(self.vocab) if shard is None else shard.columns
+        self.head = head._replace(w2=head.w2[self.columns])
         self.markov_head = proposer.draft_model.markov_head
         args = proposer.draft_model_runner.server_args
         self.block_verification = bool(args.speculative_use_block_verification)
@@ -118,7 +125,7 @@ def install(result: None, proposer: Any, **arguments: Any) -> None:
     if not stages:
         logger.info("sglang-dspark: kernels (%s): SGLang's own; no stage is ours on every rank", choice)
         return
-    _installed = Installed(proposer, stages, found[1])
+    _installed = Installed(proposer, stages, *found[1:])
     how = "kernels" if launches(_installed.requests) else "their references, which is no faster"
     logger.info("sglang-dspark: kernels (%s): ours (%s) for %s", choice, how, ", ".join(sorted(stages)))
 
@@ -140,8 +147,8 @@ def _on_every_rank(mine: frozenset[str], group: Any) -> frozenset[str]:
     return common
 
 
-def _choose(proposer: Any, choice: str) -> tuple[frozenset[str], MarkovHead] | str:
-    """The stages to use and the head, or why there are none."""
+def _choose(proposer: Any, choice: str) -> tuple[frozenset[str], MarkovHead, Shard | None] | str:
+    """The stages to use, the head and its shard of the vocabulary, or why there are none."""
     head = made_head(proposer.draft_model.markov_head)
     if isinstance(head, str):
         return head
@@ -151,7 +158,8 @@ def _choose(proposer: Any, choice: str) -> tuple[frozenset[str], MarkovHead] | s
     target = targets.covering(device)
     if target is None:
         return f"{torch.cuda.get_device_name(device)} is no target of ours ({', '.join(targets.TARGETS)})"
-    served, stages = _served(proposer, head), frozenset(selfcheck.STAGES)
+    shard, stages = made_shard(proposer), frozenset(selfcheck.STAGES)
+    served = _served(proposer, head, None if isinstance(shard, str) else shard)
     if choice == "auto":
         stages = results.wins(device, served)
         if not stages:
@@ -159,13 +167,15 @@ def _choose(proposer: Any, choice: str) -> tuple[frozenset[str], MarkovHead] | s
                 f"no bench has shown ours to be faster here for this draft ({results.path()}); run "
                 f"python -m dspark_kernels.bench --requests {served.requests} {served.flags()}"
             )
-    if proposer.draft_model.markov_head.vocab_shard is not None and (sharded := sorted(stages & {"draft", "accept"})):
-        logger.warning(
-            "sglang-dspark: kernels: %s left to SGLang: each rank's draft head has a shard of the vocabulary, which "
-            "SGLANG_DSPARK_OPT_MARKOV_W2_TP_SHARD=0 undoes",
-            " and ".join(sharded),
-        )
-        stages -= set(sharded)
+    if isinstance(shard, str):
+        if sharded := sorted(stages & {"draft", "accept"}):
+            logger.warning(
+                "sglang-dspark: kernels: %s left to SGLang: each rank's draft head has a shard of the vocabulary, and "
+                "%s; SGLANG_DSPARK_OPT_MARKOV_W2_TP_SHARD=0 gives each all of it",
+                " and ".join(sharded),
+                shard,
+            )
+        shard, stages = None, stages - {"draft", "accept"}
     if launches(torch.empty(0, device=device)):
         differing = selfcheck.differing(device, served)
         if differing:
@@ -178,10 +188,10 @@ def _choose(proposer: Any, choice: str) -> tuple[frozenset[str], MarkovHead] | s
             except Exception as error:  # Whatever Triton raises: the other ranks wait for this one's answer.
                 return f"they do not compile here ({type(error).__name__}: {error})"
             logger.info("sglang-dspark: kernels: %d compiled in %.0f s", count, time.monotonic() - started_s)
-    return (stages, head) if stages else "none passed the start-up check"
+    return (stages, head, shard) if stages else "none passed the start-up check"
 
 
-def _served(proposer: Any, head: MarkovHead) -> Served:
+def _served(proposer: Any, head: MarkovHead, shard: Shard | None) -> Served:
     """What this server launches kernels on, as far as it is known before graphs are captured."""
     from sglang.srt.environ import envs
 
@@ -192,6 +202,8 @@ def _served(proposer: Any, head: MarkovHead) -> Served:
         logits = torch.float32
     requests = min(args.max_running_requests or MAX_REQUESTS, MAX_REQUESTS)
     hidden = runner.model_config.hidden_size if head.joint is None else head.split()[2].shape[1]
+    lm_head = proposer.draft_model.lm_head
+    padded = int(lm_head.num_embeddings_per_partition), int(lm_head.tp_size)
     return Served(
         head.kind,
         head.w2.shape[0],
@@ -205,6 +217,10 @@ def _served(proposer: Any, head: MarkovHead) -> Served:
         markov_head.step_logits_dtype(logits),
         bias=rated is not None and rated.proj.bias is not None,
         markov=rated is not None and rated.with_markov,
+        greedy=proposer._greedy_draft,
+        stride=math.prod(padded) if shard is None else padded[0],
+        target_stride=math.prod(padded),
+        shard=None if shard is None else shard._replace(gather=absent_ranks(padded[1])),
     )
 
 
@@ -228,6 +244,29 @@ def made_head(markov_head: Any) -> MarkovHead | str:
     except ValueError as error:
         return str(error)
     return head
+
+
+def made_shard(proposer: Any) -> Shard | str | None:
+    """The part of the vocabulary that a rank drafts from, None for all of it, or why kernels do not cover it."""
+    model = proposer.draft_model
+    if (given := model.markov_head.vocab_shard) is None:
+        return None
+    ranks, agreeing = int(model.lm_head.tp_size), int(proposer._tp_sync._tp_group.world_size)
+    if ranks != agreeing:
+        return f"{ranks} ranks share the vocabulary where {agreeing} draft together"
+
+    def gather(values: torch.Tensor) -> torch.Tensor:
+        gathered: torch.Tensor = given.gather.gather_stacked(values.view(1, -1))
+        return gathered.view(ranks, *values.shape)
+
+    shard = Shard(int(given.start), int(model.lm_head.shard_indices.org_vocab_end_index), gather)
+    if shard.end <= shard.start:
+        return "a rank has none of its tokens"
+    try:
+        shard.check("shard", shard.end - shard.start)
+    except ValueError as error:
+        return str(error)
+    return shard
 
 
 def note(proposer: Any, *, batch: Any, **arguments: Any) -> None:
@@ -260,20 +299,31 @@ def draft_markov_block(
     """Around the block: the drafted tokens, and what acceptance needs: kept logits, or a ``Proposal`` in their place.
 
     A draft graph has a buffer for kept logits, and they go there. Otherwise they are kept where that moves fewer bytes.
+    Of a shard of the vocabulary each rank keeps its own columns, unless SGLang's acceptance reads them all.
     """
     ours = installed("draft")
     markov_head, base_logits = given["markov_head"], given["base_logits"]
     requests, gamma, width = base_logits.shape
-    if ours is None or markov_head is not ours.markov_head or width != ours.head.w2.shape[0] or requests > MAX_REQUESTS:
+    own = 0 if ours is None else ours.head.w2.shape[0]
+    if ours is None or markov_head is not ours.markov_head or width < own or not 0 < requests <= MAX_REQUESTS:
         return original(logits_out=logits_out, greedy_draft=greedy_draft, **given)
+    base_logits = base_logits[:, :, :own]
+    empty = functools.partial(
+        torch.empty, dtype=markov_head.step_logits_dtype(base_logits.dtype), device=base_logits.device
+    )
     kept = None if greedy_draft else logits_out
     if (
         not greedy_draft
         and kept is None
         and not (ours.accepts and not draft.worth_keeping(requests, gamma, ours.head.rank))
     ):
-        dtype = markov_head.step_logits_dtype(base_logits.dtype)
-        kept = torch.empty(base_logits.shape, dtype=dtype, device=base_logits.device)
+        kept = empty((requests, gamma, ours.vocab))
+    written = None if kept is None else kept[:, :, ours.columns]
+    padded = None
+    if kept is not None and ours.shard is not None and not ours.accepts:
+        # Ranks exchange as many columns each.
+        padded = empty((requests, gamma, width))
+        written = padded[:, :, :own]
     temperatures = given["step_temperatures"]
     anchors = given["anchor_tokens"].long().contiguous()
     outputs = draft.draft_block(
@@ -286,9 +336,13 @@ def draft_markov_block(
         positions=ours.positions[:requests],
         seed=given["noise"].key,
         sample=not greedy_draft,
-        kept=kept,
+        shard=ours.shard,
+        kept=written,
         outputs=ours.outputs(requests),
     )
+    if kept is not None and padded is not None:
+        gathered = markov_head.vocab_shard.gather(padded.view(requests * gamma, width))
+        kept.copy_(gathered[:, : ours.vocab].view(kept.shape))
     from sglang.srt.speculative.spec_tp_sync import SpecTpSyncSite
 
     tokens = given["tp_sync"].sync(SpecTpSyncSite.DSPARK_DRAFT, outputs.tokens)
@@ -298,7 +352,7 @@ def draft_markov_block(
     if kept is not None:
         return tokens, kept
     return tokens, Proposal(
-        base_logits, outputs.log_sums, outputs.log_probs, temperatures, ours.head, outputs.latents, anchors
+        base_logits, outputs.log_sums, outputs.log_probs, temperatures, ours.head, outputs.latents, anchors, ours.shard
     )
 
 
@@ -371,7 +425,7 @@ def _on_device(weights: bytes, price: float, device: torch.device) -> tuple[torc
 
 def _moved(values: Any, device: torch.device) -> torch.Tensor:
     held = torch.from_numpy(np.ascontiguousarray(values, np.int64))
-    return held.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else held
+    return held.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else held.to(device)
 
 
 def accept_draft_tokens(
@@ -436,11 +490,12 @@ def _proposal(ours: Installed, draft_block: Any, greedy: torch.Tensor, candidate
     requests = len(candidates)
     outputs = ours.outputs(requests)
     return Proposal(
-        draft_block.corrected_logits,
+        draft_block.corrected_logits[:, :, ours.columns],
         outputs.log_sums,
         outputs.log_probs,
         torch.where(greedy, 0.0, draft_block.temperatures[:requests]),
         None,
         None,
         candidates[:, 0].long().contiguous(),
+        ours.shard,
     )

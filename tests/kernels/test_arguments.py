@@ -11,6 +11,7 @@ import torch
 from dspark_kernels.acceptance import accept
 from dspark_kernels.confidence import confidence_block
 from dspark_kernels.draft import draft_block
+from dspark_kernels.heads import Shard
 from dspark_kernels.verify_lengths import verify_lengths
 from tests.kernels.made import block
 from tests.kernels.test_acceptance import case
@@ -78,7 +79,8 @@ BAD: list[tuple[Callable[..., object], dict[str, Any], str]] = [
     (drafted, {"temperatures": GIVEN.temperatures.to("meta")}, "temperatures: on meta, expected c"),
     (drafted, {"requests": torch.zeros(8, dtype=torch.int64)[::2]}, "requests: strides"),
     (drafted, {"hidden": None}, "hidden: missing, expected the hidden states of a gated head"),
-    (drafted, {"vocab_start": 6}, "vocab_start: 6, expected a multiple of 4"),
+    (drafted, {"shard": Shard(6, 66, torch.clone)}, "shard: tokens 6 to 65, expected 60 of them from a multiple of 4"),
+    (drafted, {"shard": Shard(0, 64, torch.clone)}, "shard: tokens 0 to 63, expected 60 of them"),
     (drafted, {"kept": GIVEN.logits[:, :2]}, "kept: shape"),
     (drafted, {"head": HEAD._replace(w2=HEAD.w2.half())}, "w2: dtype torch.float16, expected torch.float32"),
     (drafted, {"head": HEAD._replace(w1=torch.zeros(60, 257))}, "w1: rank: 257, expected 1 to 256"),
@@ -94,8 +96,13 @@ BAD: list[tuple[Callable[..., object], dict[str, Any], str]] = [
     (accepted, {"proposal": CASE.proposal._replace(log_sums=torch.ones(4, 2))}, "proposal.log_sums: shape"),
     (
         accepted,
-        {"proposal": CASE.proposal._replace(vocab_start=4)},
-        "proposal.vocab_start: 4, expected a multiple of 4",
+        {"proposal": CASE.proposal._replace(shard=Shard(6, 6 + CASE.target.shape[1], torch.clone))},
+        "proposal.shard: tokens 6 to",
+    ),
+    (
+        accepted,
+        {"proposal": CASE.proposal._replace(shard=Shard(4, 4 + CASE.target.shape[1], torch.clone))},
+        "proposal: tokens: ",
     ),
     (rated, {"weight": torch.ones(39)}, r"weight: shape \[39\], expected \[40\]"),
     (rated, {"temperatures": torch.ones(2)}, "temperatures: shape"),

@@ -70,6 +70,7 @@ def test_kernels_compile_for_a_target_without_a_spill() -> None:
     names = {one["kernel"] for one in kernels}
     assert names == {
         "markov_scan",
+        "markov_merge",
         "markov_finish",
         "confidence_rows",
         "rank_and_admit",
@@ -91,12 +92,12 @@ def test_a_spill_is_read_from_the_code_object() -> None:
 def test_an_unknown_target_is_named() -> None:
     found = run("-m", "dspark_tuning.cli", "kernels", "check", "--target", "sm_70")
     assert found.returncode == 2
-    assert "--target: 'sm_70' is not one; use sm_80, sm_86, sm_89, sm_90, sm_100, gfx942" in found.stderr
+    assert "--target: 'sm_70' is not one; use sm_80, sm_86, sm_89, sm_90, sm_100, sm_120, gfx942" in found.stderr
 
 
 def test_configurations_fit_their_rows() -> None:
     for target in targets.TARGETS.values():
-        for table in (target.draft, target.residual, target.single):
+        for table in (target.draft, target.residual, target.single, target.wide or target.draft):
             blocks = [scan.block_rows for scan in table]
             assert blocks == sorted(blocks) and blocks[0] == 16
             assert all(scan.block_vocab % 4 == 0 and scan.parts(151_936, 1024) >= 1 for scan in table)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 from typing import Any
 
 import numpy as np
@@ -11,10 +10,10 @@ import torch
 from scipy import stats
 
 from dspark_kernels import targets
-from dspark_kernels.draft import draft_block, make_outputs, reference_draft_block, worth_keeping
+from dspark_kernels.draft import draft_block, reference_draft_block, worth_keeping
 from dspark_kernels.heads import Kind, reference_latent
-from dspark_kernels.markov_finish import Outputs, finish, reference_finish
-from dspark_kernels.markov_scan import reference_scan, scan
+from dspark_kernels.markov_finish import Outputs, reference_finish
+from dspark_kernels.markov_scan import reference_scan
 from tests.kernels.made import DTYPES, Block, block, integers
 
 SEED = 1234567890123
@@ -171,54 +170,6 @@ def test_a_row_is_drawn_the_same_in_any_batch() -> None:
     part = run(Block(head, *(one[order] for one in rest)), config=CUTS[0])
     assert torch.equal(part.tokens, whole.tokens[order])
     assert not torch.equal(run(given._replace(positions=given.positions + 1)).tokens, whole.tokens)
-
-
-def test_shards_of_the_vocabulary_draw_what_the_whole_draws() -> None:
-    """Each shard makes its pass, and every one of them ends the position with the parts of all."""
-    given = block(9, "gated", torch.float32, 6, 3, 220, 16)
-    whole = run(given)
-    edges = (0, 64, 100, 220)
-    hidden = given.head.from_hidden(given.hidden)
-    outputs = make_outputs(given.head, 6, 3, torch.device("cpu"))
-    finish(given.head, None, given.anchors, hidden, outputs, -1)
-    assert outputs.latents is not None
-    for step in range(3):
-        parts = []
-        for first, last in itertools.pairwise(edges):
-            head = given.head._replace(w2=given.head.w2[first:last].contiguous())
-            parts.append(
-                scan(
-                    head,
-                    given.logits[:, step, first:last],
-                    given.anchors,
-                    outputs.latents[:, step],
-                    given.temperatures,
-                    given.requests,
-                    given.positions,
-                    seed=SEED,
-                    step=step,
-                    sample=True,
-                    vocab_start=first,
-                    config=targets.Scan(16, 64, 4, 2, 1),
-                )
-            )
-        finish(given.head, torch.stack(parts), given.anchors, hidden, outputs, step)
-    same(outputs, whole)
-
-
-def test_a_gather_is_given_every_positions_parts() -> None:
-    given = block(9, "vanilla", torch.float32, 4, 2, 100, 16)
-    seen = []
-
-    def gather(partials: torch.Tensor) -> torch.Tensor:
-        seen.append(partials.shape)
-        # Another shard that has nothing to offer.
-        nothing = torch.full_like(partials, -torch.inf)
-        nothing[1], nothing[4] = partials[1], 0.0
-        return torch.stack([nothing, partials])
-
-    same(run(given, gather=gather), run(given))
-    assert len(seen) == 2
 
 
 @pytest.mark.parametrize("kind", ["vanilla", "rnn"])

@@ -66,7 +66,11 @@ def _run(name: str, number: int) -> dict[str, Any]:
 
     noise = DraftNoise(key=7, offset=torch.zeros(1, dtype=torch.int64))
     proposer = SimpleNamespace(
-        draft_model=SimpleNamespace(markov_head=head, confidence_head=None),
+        draft_model=SimpleNamespace(
+            markov_head=head,
+            confidence_head=None,
+            lm_head=SimpleNamespace(num_embeddings_per_partition=VOCAB // 2, tp_size=2),
+        ),
         draft_model_runner=SimpleNamespace(
             server_args=SimpleNamespace(speculative_use_block_verification=False, max_running_requests=ROWS),
             device="cpu",
@@ -75,6 +79,7 @@ def _run(name: str, number: int) -> dict[str, Any]:
         ),
         noise=noise,
         gamma=GAMMA,
+        _greedy_draft=False,
         _tp_sync=Sync(),
     )
     fails = name in (f"a check fails on rank {number}",)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+import itertools
 import json
 import logging
 import os
@@ -9,6 +11,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
@@ -16,6 +19,7 @@ from dspark_kernels import ahead, results, selfcheck, targets
 from dspark_kernels.heads import MarkovHead
 from dspark_kernels.specimens import Served, _draft, of_server
 from sglang_dspark.errors import InputError
+from sglang_dspark.policy import Engine, Load, Threshold, compile_rule
 from sglang_dspark.serving import kernels, launch, settings
 
 STAGES = frozenset(selfcheck.STAGES)
@@ -56,9 +60,15 @@ def proposer(monkeypatch: pytest.MonkeyPatch) -> Any:
     )
     markov_head = SimpleNamespace(step_logits_dtype=lambda dtype: dtype, vocab_shard=None)
     return SimpleNamespace(
-        draft_model=SimpleNamespace(markov_head=markov_head, confidence_head=rated),
+        draft_model=SimpleNamespace(
+            markov_head=markov_head,
+            confidence_head=rated,
+            lm_head=SimpleNamespace(num_embeddings_per_partition=64, tp_size=2, shard_indices=SimpleNamespace()),
+        ),
         draft_model_runner=runner,
         gamma=7,
+        _greedy_draft=False,
+        _tp_sync=SimpleNamespace(_tp_group=SimpleNamespace(world_size=2)),
     )
 
 
@@ -93,11 +103,11 @@ def test_ours_on_another_algorithm_is_refused(capsys: pytest.CaptureFixture[str]
 def test_auto_takes_what_a_bench_has_shown_to_win_on_this_gpu(result: Path, proposer: Any) -> None:
     said = kernels._choose(proposer, "auto")
     assert isinstance(said, str) and "no bench has shown" in said and str(result) in said
-    served = kernels._served(proposer, kernels.made_head(None))
+    served = kernels._served(proposer, kernels.made_head(None), None)
     assert f"--requests 48 {served.flags()}" in said
     won = {"draft": True, "confidence": False, "lengths": True}
     assert results.write(GPU, served, won, []) == result
-    stages, _ = kernels._choose(proposer, "auto")
+    stages, *_ = kernels._choose(proposer, "auto")
     assert stages == {"draft", "lengths"}
     # A bench of another draft, or of fewer requests, says nothing of this one.
     for other in (served._replace(gamma=3), served._replace(w1=torch.float16), served._replace(requests=47)):
@@ -135,7 +145,7 @@ def test_a_stage_that_differs_is_left_to_sglang_with_a_line(
 ) -> None:
     monkeypatch.setattr(selfcheck, "differing", lambda device, served: {"draft": "draft: drafts other tokens"})
     with caplog.at_level(logging.WARNING):
-        stages, _ = kernels._choose(proposer, "ours")
+        stages, *_ = kernels._choose(proposer, "ours")
     assert stages == STAGES - {"draft"} and "draft: drafts other tokens" in caplog.text
     monkeypatch.setattr(selfcheck, "differing", lambda device, served: dict.fromkeys(STAGES, "broken"))
     assert kernels._choose(proposer, "ours") == "none passed the start-up check"
@@ -147,16 +157,27 @@ def test_a_gpu_or_a_head_that_is_not_covered_is_told(proposer: Any, monkeypatch:
     assert kernels._choose(proposer, "ours") == f"NVIDIA Old is no target of ours ({', '.join(targets.TARGETS)})"
 
 
-def test_a_shard_of_the_vocabulary_leaves_confidence_and_lengths_ours(
-    proposer: Any, caplog: pytest.LogCaptureFixture
+@pytest.mark.parametrize(
+    ("start", "end", "ranks", "why"),
+    [
+        (30, 64, 2, "shard: tokens 30 to 63"),
+        (64, 64, 2, "a rank has none of its tokens"),
+        (32, 64, 4, "2 ranks share the vocabulary where 4 draft together"),
+    ],
+)
+def test_a_shard_that_is_not_covered_leaves_confidence_and_lengths_ours(
+    proposer: Any, caplog: pytest.LogCaptureFixture, start: int, end: int, ranks: int, why: str
 ) -> None:
-    """They do not read ``W2``; one warning names the other stages and the variable."""
-    proposer.draft_model.markov_head.vocab_shard = SimpleNamespace(start=32)
+    """They do not read ``W2``; one warning names the other stages, the reason and the variable."""
+    proposer.draft_model.markov_head.vocab_shard = SimpleNamespace(start=start)
+    proposer.draft_model.lm_head.shard_indices.org_vocab_end_index = end
+    proposer._tp_sync._tp_group.world_size = ranks
     with caplog.at_level(logging.WARNING):
-        stages, _ = kernels._choose(proposer, "ours")
+        stages, *_ = kernels._choose(proposer, "ours")
     assert stages == {"confidence", "lengths"}
     (warning,) = caplog.messages
-    assert "accept and draft left to SGLang" in warning and "SGLANG_DSPARK_OPT_MARKOV_W2_TP_SHARD=0" in warning
+    assert "accept and draft left to SGLang" in warning and why in warning
+    assert "SGLANG_DSPARK_OPT_MARKOV_W2_TP_SHARD=0" in warning
 
 
 def test_a_head_of_another_kind_is_told() -> None:
@@ -224,59 +245,150 @@ def test_row_counts_of_the_check_are_the_ends_of_every_configuration() -> None:
         assert selfcheck.row_counts(GPU, Served(requests=48)) == [1, 5, 16, 17, 32, 33, 48]
 
 
-def test_no_kernel_is_left_to_compile_when_the_server_is_ready(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Every batch through the hooks, on tensors without storage, compiles what was compiled at the start."""
-    meta, target, width = torch.device("meta"), targets.TARGETS["sm_90"], 1003
-    served = Served(vocab=width, rank=32, hidden=64, gamma=3, requests=20)
-    head = MarkovHead("vanilla", *(torch.empty((width, 32), dtype=torch.bfloat16, device=meta) for _ in range(2)))
-    markov_head = SimpleNamespace(step_logits_dtype=lambda dtype: dtype)
-    proposer = SimpleNamespace(
-        draft_model=SimpleNamespace(markov_head=markov_head),
-        draft_model_runner=SimpleNamespace(
-            server_args=SimpleNamespace(speculative_use_block_verification=False), device=meta
-        ),
-        noise=SimpleNamespace(key=1 << 40, offset=torch.zeros(1)),
-        gamma=3,
-    )
-    ours = kernels.Installed(proposer, frozenset({"draft", "accept"}), head)
+POLICIES = (
+    Threshold(running=(1, 16), theta=(0.05, 0.6)),
+    Threshold(running=(1, 16), theta=(0.05, 0.6), weight=(1.0, 2.0), price_per_token=1e-4),
+)
+
+
+class OnMeta:
+    """A drafter on tensors without storage, whose strides and offsets are those of a server's tensors."""
+
+    def __init__(self, vocab: int, padded: int, dtype: torch.dtype, rank: tuple[int, int], greedy: bool) -> None:
+        """
+        Args:
+            padded: Tokens of the language head, a multiple of 64 as SGLang pads them.
+            rank: One of so many.
+        """
+        number, ranks = rank
+        self.dtype, self.gamma, self.greedy, self.vocab, self.padded = dtype, 3, greedy, vocab, padded
+        per_rank = padded // ranks
+        gather = SimpleNamespace(
+            gather_stacked=lambda values: values.new_empty((ranks, values.shape[1])),
+        )
+        self.head = MarkovHead("vanilla", self.empty(vocab, 32), self.empty(vocab, 32))
+        self.markov_head = SimpleNamespace(
+            step_logits_dtype=lambda dtype: dtype,
+            vocab_shard=None if ranks == 1 else SimpleNamespace(start=number * per_rank, gather=gather),
+        )
+        self.rated = SimpleNamespace(
+            proj=SimpleNamespace(weight=torch.empty((1, 96), device="meta"), bias=torch.empty(1, device="meta")),
+            with_markov=True,
+            sts_temperatures=torch.ones((), device="meta"),
+        )
+        self.columns = per_rank if ranks > 1 else padded
+        lm_head = SimpleNamespace(
+            num_embeddings_per_partition=per_rank,
+            tp_size=ranks,
+            shard_indices=SimpleNamespace(org_vocab_end_index=min((number + 1) * per_rank, vocab)),
+        )
+        self.proposer = SimpleNamespace(
+            draft_model=SimpleNamespace(markov_head=self.markov_head, confidence_head=self.rated, lm_head=lm_head),
+            draft_model_runner=SimpleNamespace(
+                server_args=SimpleNamespace(speculative_use_block_verification=False, max_running_requests=20),
+                device=torch.device("meta"),
+                dtype=dtype,
+                model_config=SimpleNamespace(hidden_size=64),
+            ),
+            noise=SimpleNamespace(key=1 << 40, offset=torch.zeros(1)),
+            gamma=self.gamma,
+            _greedy_draft=greedy,
+            _tp_sync=SimpleNamespace(_tp_group=SimpleNamespace(world_size=ranks)),
+        )
+
+    def empty(self, *shape: int) -> torch.Tensor:
+        return torch.empty(shape, dtype=self.dtype, device="meta")
+
+    def round(self, rows: int, graph: bool, rule: Any) -> None:
+        """Drafts, rates, schedules and accepts ``rows`` blocks through the hooks."""
+        shard = self.markov_head.vocab_shard
+        # ``gather_and_crop_vocab``; a shard is not cut.
+        base = self.empty(rows * 3, self.columns)[:, : self.vocab if shard is None else self.columns]
+        anchors = torch.zeros((rows, 4), dtype=torch.int64, device="meta")[:, 0]
+        ones = torch.ones(rows, device="meta")
+        refuse = functools.partial(pytest.fail, "SGLang's")
+        drafts, kept = kernels.draft_markov_block(
+            lambda **given: refuse(),
+            markov_head=self.markov_head,
+            base_logits=base.view(rows, 3, -1),
+            anchor_tokens=anchors,
+            draft_hidden=None,
+            step_temperatures=ones,
+            noise=self.proposer.noise,
+            tp_sync=SimpleNamespace(sync=lambda site, tokens: tokens),
+            logits_out=self.empty(20, 3, self.vocab)[:rows] if graph and not self.greedy else None,
+            greedy_draft=self.greedy,
+        )
+        rated, _ = kernels.predict(
+            lambda *given, **named: refuse(),
+            self.rated,
+            self.empty(rows * 3, 64),
+            anchor_tokens=anchors,
+            draft_tokens=drafts,
+            markov_head=self.markov_head,
+        )
+        kernels.schedule(
+            lambda *given, **named: refuse(),
+            None,
+            confidence=rated,
+            budget=rows,
+            cfg=SimpleNamespace(min_verify_len=1, resolved_max_verify_len=lambda: 4, survival_eps=1e-6),
+        )
+        kernels.policy_lengths(rule, rated, Load(np.full(rows, 100), np.zeros(rows, np.int64)), rows)
+        # ``LogitsProcessor``: float32 logits are cut, others are copied, and so are those of graphs.
+        target = torch.empty((rows * 4, self.padded), dtype=self.dtype, device="meta")[:, : self.vocab].float()
+        if graph:
+            target = torch.empty((rows * 4, self.vocab), device="meta")
+        kernels.accept_draft_tokens(
+            lambda **given: refuse(),
+            candidates=torch.zeros((rows, 4), dtype=torch.int64, device="meta"),
+            target_logits=target,
+            draft_block=SimpleNamespace(
+                greedy_draft=self.greedy,
+                corrected_logits=kept,
+                greedy_mask=ones > 1,
+                temperatures=ones,
+                draft_tokens=drafts,
+            ),
+            sampling_info=SimpleNamespace(
+                is_all_greedy=False, temperatures=ones, need_top_k_sampling=False, need_top_p_sampling=False
+            ),
+            gamma=3,
+            verify_num_draft_tokens=4,
+        )
+
+
+@pytest.mark.parametrize(
+    ("vocab", "padded", "dtype", "rank", "greedy"),
+    [
+        (1024, 1024, torch.bfloat16, (0, 1), False),
+        (1003, 1024, torch.bfloat16, (0, 1), False),
+        (1003, 1024, torch.float32, (0, 1), False),
+        (1003, 1024, torch.bfloat16, (0, 1), True),
+        (1003, 1024, torch.bfloat16, (2, 4), False),
+        (1003, 1024, torch.float32, (3, 4), True),
+    ],
+    ids=["even", "odd", "odd float32", "odd greedy", "shard", "last shard greedy"],
+)
+def test_no_kernel_is_left_to_compile_when_the_server_is_ready(
+    monkeypatch: pytest.MonkeyPatch, vocab: int, padded: int, dtype: torch.dtype, rank: tuple[int, int], greedy: bool
+) -> None:
+    """Every batch through the hooks compiles to what was compiled at the start, wherever its tensors lie."""
+    drafter = OnMeta(vocab, padded, dtype, rank, greedy)
+    shard = kernels.made_shard(drafter.proposer)
+    assert not isinstance(shard, str)
+    ours = kernels.Installed(drafter.proposer, STAGES, drafter.head, shard)
     monkeypatch.setattr(kernels, "_installed", ours)
+    target = targets.TARGETS["sm_90"]
     with ahead.counting_kernels(target) as at_start:
-        for call in of_server(served, ours.stages):
+        for call in of_server(kernels._served(drafter.proposer, drafter.head, shard), STAGES):
             call()
     with ahead.counting_kernels(target) as later:
-        for rows in range(1, served.requests + 1):
-            for graph in (True, False):
-                _round(ours, proposer, markov_head, rows, width, graph)
+        for policy, graph in itertools.product(POLICIES, (True, False)):
+            rule = compile_rule(policy, Engine(3, np.arange(4, 88, 4), 20))
+            for rows in range(1, 21):
+                drafter.round(rows, graph, rule)
     assert len(later) > 5 and later <= at_start
-
-
-def _round(ours: Any, proposer: Any, markov_head: Any, rows: int, width: int, graph: bool) -> None:
-    buffer = torch.empty((rows, 3, width), dtype=torch.bfloat16, device="meta")
-    ones = torch.ones(rows, device="meta")
-    drafts, kept = kernels.draft_markov_block(
-        lambda **given: pytest.fail("SGLang's"),
-        markov_head=markov_head,
-        base_logits=torch.empty_like(buffer),
-        anchor_tokens=torch.zeros(rows, dtype=torch.int64, device="meta"),
-        draft_hidden=None,
-        step_temperatures=ones,
-        noise=proposer.noise,
-        tp_sync=SimpleNamespace(sync=lambda site, tokens: tokens),
-        logits_out=buffer if graph else None,
-    )
-    kernels.accept_draft_tokens(
-        lambda **given: pytest.fail("SGLang's"),
-        candidates=torch.zeros((rows, 4), dtype=torch.int64, device="meta"),
-        target_logits=torch.empty((rows * 4, width), device="meta"),
-        draft_block=SimpleNamespace(
-            greedy_draft=False, corrected_logits=kept, greedy_mask=ones > 1, temperatures=ones, draft_tokens=drafts
-        ),
-        sampling_info=SimpleNamespace(
-            is_all_greedy=False, temperatures=ones, need_top_k_sampling=False, need_top_p_sampling=False
-        ),
-        gamma=3,
-        verify_num_draft_tokens=4,
-    )
 
 
 def test_a_gpu_takes_the_launch_table_that_fits_its_shared_memory() -> None:
@@ -288,10 +400,11 @@ def test_a_gpu_takes_the_launch_table_that_fits_its_shared_memory() -> None:
 
     assert [name(8, 0, 163), name(8, 6, 99), name(8, 7, 163), name(8, 9, 99)] == ["sm_80", "sm_86", "sm_86", "sm_89"]
     assert [name(9, 0, 227), name(10, 0, 227), name(10, 3, 227)] == ["sm_90", "sm_100", "sm_100"]
-    assert [name(7, 5, 64), name(8, 0, 99), name(12, 0, 99)] == [None, None, None]
+    assert [name(12, 0, 99), name(12, 1, 99)] == ["sm_120", "sm_120"]
+    assert [name(7, 5, 64), name(8, 0, 99), name(11, 0, 227)] == [None, None, None]
 
 
-@pytest.mark.parametrize("name", ["sm_86", "sm_89"])
+@pytest.mark.parametrize("name", ["sm_86", "sm_89", "sm_120"])
 def test_launches_of_every_batch_fit_a_small_shared_memory(name: str) -> None:
     """As DeepSeek-V4 drafts: float32 logits, of which most must lie in shared memory."""
     target = targets.TARGETS[name]

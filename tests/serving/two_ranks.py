@@ -1,4 +1,4 @@
-"""Two ranks of a group, each a process of its own, for what one of them must not do alone."""
+"""Ranks of a group, each a process of its own, for what one of them must not do alone."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ from pathlib import Path
 from typing import Any
 
 
-def run(start: Callable[[int, str], None], folder: Path, deadline_s: float) -> list[dict[str, Any]]:
-    """Runs both ranks to their end and returns what each wrote to ``rank-NUMBER.json`` in ``folder``.
+def run(start: Callable[[int, str], None], folder: Path, deadline_s: float, count: int = 2) -> list[dict[str, Any]]:
+    """Runs the ranks to their end and returns what each wrote to ``rank-NUMBER.json`` in ``folder``.
 
     Args:
         start: Called with the rank's number and the folder, in its process.
     """
     context = multiprocessing.get_context("spawn")
-    processes = [context.Process(target=start, args=(number, str(folder)), daemon=True) for number in range(2)]
+    processes = [context.Process(target=start, args=(number, str(folder)), daemon=True) for number in range(count)]
     for process in processes:
         process.start()
     deadline = time.monotonic() + deadline_s
@@ -27,5 +27,5 @@ def run(start: Callable[[int, str], None], folder: Path, deadline_s: float) -> l
     for process in hung:
         process.kill()
     assert not hung, "a rank waits for the other"
-    assert [process.exitcode for process in processes] == [0, 0]
-    return [json.loads((folder / f"rank-{number}.json").read_text()) for number in range(2)]
+    assert [process.exitcode for process in processes] == [0] * count
+    return [json.loads((folder / f"rank-{number}.json").read_text()) for number in range(count)]

@@ -17,7 +17,7 @@ app = typer.Typer(help="Compile the GPU kernels and count their bytes, without a
 def check(
     target: Annotated[
         list[str] | None,
-        typer.Option("--target", help="sm_80, sm_86, sm_89, sm_90, sm_100 or gfx942; all by default. Repeatable."),
+        typer.Option("--target", help="sm_80 to sm_120 or gfx942; all by default. Repeatable."),
     ] = None,
     as_json: Json = False,
 ) -> None:

@@ -1,0 +1,144 @@
+"""Ranks that each scan a shard of the vocabulary draft and accept what one that scans all of it does."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+
+from dspark_kernels import acceptance, draft
+from dspark_kernels.acceptance import Accepted
+from dspark_kernels.heads import Kind, Shard
+from dspark_kernels.markov_finish import Outputs
+from tests.kernels.made import DTYPES, Block, block, integers
+from tests.kernels.ranks import Ranks
+from tests.kernels.test_acceptance import Case, case
+
+SEED = 1234567890123
+VOCAB = 226
+# Uneven, as padding leaves them; the last has two tokens.
+EDGES = ((0, 128, VOCAB), (0, 64, 128, 224, VOCAB))
+
+
+@pytest.fixture(params=[True, False], ids=["kernels", "references"])
+def launched(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    if not request.param:
+        for module in (draft, acceptance):
+            monkeypatch.setattr(module, "launches", lambda tensor: False)
+
+
+def drafted(given: Block, shard: Shard | None, **options: Any) -> Outputs:
+    columns = slice(None) if shard is None else shard.columns
+    kept = options.pop("kept", None)
+    return draft.draft_block(
+        given.head._replace(w2=given.head.w2[columns]),
+        given.logits[:, :, columns],
+        given.anchors,
+        hidden=given.hidden,
+        temperatures=given.temperatures,
+        requests=given.requests,
+        positions=given.positions,
+        seed=SEED,
+        shard=shard,
+        kept=None if kept is None else kept[:, :, columns],
+        **options,
+    )
+
+
+def alike(ranks: list[Outputs], whole: Outputs) -> None:
+    for found in ranks:
+        assert torch.equal(found.tokens, whole.tokens)
+        for name in ("log_probs", "log_sums"):
+            one, wanted = getattr(found, name), getattr(whole, name)
+            torch.testing.assert_close(one, wanted, atol=1e-4, rtol=1e-5, equal_nan=True)
+            # What decides acceptance is the same on all ranks, to the last bit.
+            assert torch.equal(one.view(torch.int32), getattr(ranks[0], name).view(torch.int32))
+
+
+@pytest.mark.parametrize("edges", EDGES, ids=["two ranks", "four ranks"])
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("kind", ["vanilla", "gated", "rnn"])
+def test_blocks_are_those_of_the_whole_vocabulary(launched: None, kind: Kind, dtype: torch.dtype, edges: Any) -> None:
+    given = block(9, kind, dtype, 19, 3, VOCAB, 16)
+    ranks = Ranks(edges)
+    alike(ranks.run(lambda shard: drafted(given, shard)), drafted(given, None))
+    # 16 bytes a row and position, whatever the vocabulary.
+    assert ranks.gathered == [(4, 19)] * 3
+
+
+@pytest.mark.parametrize("edges", EDGES, ids=["two ranks", "four ranks"])
+def test_equal_logits_of_two_shards_go_to_the_lowest_token(launched: None, edges: Any) -> None:
+    given = integers(block(6, "vanilla", torch.float32, 12, 3, VOCAB, 8))
+    given = given._replace(temperatures=torch.zeros(12))
+    given.logits[:3] = 0.0
+    given.head.w1.zero_()
+    whole = drafted(given, None, sample=False)
+    assert whole.tokens[:3].eq(0).all() and whole.tokens[3:].gt(0).any()
+    alike(Ranks(edges).run(lambda shard: drafted(given, shard, sample=False)), whole)
+
+
+def test_rows_of_nan_and_infinities(launched: None) -> None:
+    given = block(7, "vanilla", torch.float32, 6, 1, VOCAB, 16)
+    logits = given.logits
+    logits[0, 0, 7] = logits[1, 0, 190] = torch.nan
+    logits[2, 0] = torch.nan
+    logits[3, 0] = -torch.inf
+    logits[3, 0, 225] = 0.0
+    logits[4, 0, 66] = torch.inf
+    logits[5, 0, 64:] = -torch.inf
+    found = Ranks(EDGES[1]).run(lambda shard: drafted(given, shard))
+    alike(found, drafted(given, None))
+    assert found[0].tokens[:5, 0].tolist() == [7, 190, 0, 225, 66]
+    assert found[0].log_sums[[0, 1, 2, 4], 0].isnan().all() and found[0].log_sums[[3, 5], 0].isfinite().all()
+
+
+@pytest.mark.parametrize("edges", EDGES, ids=["two ranks", "four ranks"])
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+def test_ranks_keep_their_columns_side_by_side(launched: None, dtype: torch.dtype, edges: Any) -> None:
+    """Integer weights, so that products do not hang on their order: bits are compared."""
+    given = integers(block(10, "vanilla", dtype, 12, 3, VOCAB, 16))
+    kept, wanted = torch.empty((2, *given.logits.shape), dtype=dtype)
+    alike(Ranks(edges).run(lambda shard: drafted(given, shard, kept=kept)), drafted(given, None, kept=wanted))
+    assert torch.equal(kept, wanted)
+
+
+def accepted(one: Case, shard: Shard | None, how: str) -> Accepted:
+    """``how``: the proposal is computed again from base logits and ``W2``, or its logits were kept."""
+    columns = slice(None) if shard is None else shard.columns
+    proposal, head = one.proposal, one.proposal.head
+    assert head is not None
+    if how == "again":
+        proposal = proposal._replace(head=head._replace(w2=head.w2[columns]))
+    else:
+        before = torch.cat([proposal.anchors[:, None], one.drafts[:, :-1]], 1)
+        latents = head.w1[before].float() if proposal.latents is None else proposal.latents.float()
+        proposal = proposal._replace(logits=proposal.logits.float() + latents @ head.w2.float().T, head=None)
+    return acceptance.accept(
+        one.target,
+        one.starts,
+        one.lengths,
+        one.drafts,
+        proposal._replace(logits=proposal.logits[:, :, columns], shard=shard),
+        temperatures=one.temperatures,
+        top_ks=one.top_ks if how == "again" else None,
+        top_ps=one.top_ps if how == "again" else None,
+        requests=one.given.requests,
+        positions=one.given.positions,
+        seed=SEED,
+    )
+
+
+@pytest.mark.parametrize("edges", EDGES, ids=["two ranks", "four ranks"])
+@pytest.mark.parametrize("how", ["again", "kept"])
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("kind", ["vanilla", "rnn"])
+def test_outcomes_are_those_of_the_whole_vocabulary(
+    launched: None, kind: Kind, dtype: torch.dtype, how: str, edges: Any
+) -> None:
+    one = case(len(kind), kind, dtype, 19, 4, VOCAB)
+    wanted, ranks = accepted(one, None, how), Ranks(edges)
+    for found in ranks.run(lambda shard: accepted(one, shard, how)):
+        assert torch.equal(found.lengths, wanted.lengths) and torch.equal(found.tokens, wanted.tokens)
+    assert ranks.gathered == [(2, 19)]
+    assert 0 < int((wanted.lengths < one.lengths).sum()) < 19
