@@ -26,7 +26,7 @@ class Ranks:
         count = len(edges) - 1
         self.gathered: list[tuple[int, ...]] = []
         self._turn = threading.Lock()
-        self._meet = threading.Barrier(count, timeout=60)
+        self._meet = threading.Barrier(count, timeout=400)
         self._given: list[torch.Tensor] = [torch.empty(0)] * count
         self.shards = [Shard(edges[i], edges[i + 1], self._gather(i)) for i in range(count)]
 
