@@ -40,8 +40,9 @@ from dspark_tuning.plan.frontier import CLIENTS, frontier
 from dspark_tuning.plan.launch import launch
 from dspark_tuning.plan.machine import as_json
 from dspark_tuning.plan.proof import VERIFY_ALL, verify_all
+from dspark_tuning.plan.report import render
 from dspark_tuning.plan.run import ONE_TOKEN, Plan, _check_possible, _Work
-from dspark_tuning.plan.tables import answer, reason
+from dspark_tuning.plan.tables import answer, reason, sizes
 from dspark_tuning.plan.tables import capacity as capacity_of
 from dspark_tuning.tables import number
 from sglang_dspark.errors import InputError
@@ -443,6 +444,14 @@ class TestWork:
         assert "so 1e+09 requests/s take 19" in text or "so 1e+09 requests/s take 20" in text
         none = answer(Planned(question, (made._replace(sized=None),), None, (), (), None, 1.0))
         assert none == "No number of replicas of any choice meets the service levels."
+
+    def test_what_was_read_of_a_model_stands_beside_its_choice(self, question: Question, deployed: Deployment) -> None:
+        made = Plan(deployed.name, TUNED, deployed.scenario, verify_all(deployed.scenario), 3.0, None, None)
+        found = Planned(question, (made,), None, (), (), None, 1.0)
+        told = "8.19B parameters, 8.19B active, 16.38 GB of weights, 147,456 B of KV a token, 0 MB of state a request"
+        pool = f"{deployed.scenario.memory.kv_tokens:,} tokens a replica"
+        for text in (sizes(found), render(found, "dspark plan", 16, 0)):
+            assert told in text and pool in text
 
     @pytest.mark.parametrize(
         ("choice", "path"),
