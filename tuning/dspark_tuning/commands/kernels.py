@@ -21,7 +21,7 @@ def check(
     ] = None,
     as_json: Json = False,
 ) -> None:
-    """Compile every kernel ahead of time for real targets; exit code 1 if one does not fit or spills 25 bytes."""
+    """Compile every kernel ahead of time for real targets; exit code 1 if one does not fit or spills over 40 bytes."""
     os.environ["TRITON_INTERPRET"] = "0"
     from sglang_dspark.errors import InputError
 
