@@ -27,6 +27,7 @@ from sglang_dspark.drafter.target import Target, load_tokenizer  # noqa: E402
 from sglang_dspark.drafter.training import state, texts  # noqa: E402
 from sglang_dspark.drafter.training.loop import Trainer, pace  # noqa: E402
 from sglang_dspark.drafter.training.recipe import Recipe, load, names  # noqa: E402
+from sglang_dspark.drafter.training.workers import Workers  # noqa: E402
 from sglang_dspark.errors import InputError  # noqa: E402
 
 DRAFTS: dict[str, dict[str, Any]] = {
@@ -376,3 +377,12 @@ def test_several_processes_equal_one(data: Path, tmp_path: Path) -> None:
 
 def test_demo_is_a_target() -> None:
     assert Target.load("demo").config.vocab_size == Target.load(str(demo.TARGET)).config.vocab_size
+
+
+@pytest.mark.parametrize("count", ["two", "-1", "1.5"])
+def test_a_number_of_processes_that_is_none_is_refused(monkeypatch: pytest.MonkeyPatch, count: str) -> None:
+    monkeypatch.setenv("WORLD_SIZE", count)
+    with pytest.raises(InputError, match=f"^WORLD_SIZE: '{count}' is no number of processes; "):
+        Workers("cpu")
+    monkeypatch.setenv("WORLD_SIZE", "")
+    assert Workers("cpu").count == 1

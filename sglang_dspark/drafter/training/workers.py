@@ -18,7 +18,10 @@ class Workers:
     def __init__(self, device: str | None) -> None:
         self.accelerator: Any = None
         self.count, self.rank = 1, 0
-        if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        count = os.environ.get("WORLD_SIZE") or "1"
+        if not count.isdecimal():
+            raise InputError(f"WORLD_SIZE: {count!r} is no number of processes; unset it, or start with torchrun")
+        if int(count) > 1:
             try:
                 from accelerate import Accelerator
             except ImportError as error:
