@@ -87,11 +87,12 @@ def _resolved(arguments: list[str], mode: str | None) -> Answer:
     from sglang.srt.server_args import prepare_server_args
 
     load_plugins()
-    server_args = prepare_server_args(arguments)
-    logging.getLogger().setLevel(logging.ERROR)
-    logging.getLogger("sglang_dspark").setLevel(logging.WARNING)
-    server_args._dspark_raises = True
+    server_args = None
     try:
+        server_args = prepare_server_args(arguments)
+        logging.getLogger().setLevel(logging.ERROR)
+        logging.getLogger("sglang_dspark").setLevel(logging.WARNING)
+        server_args._dspark_raises = True
         launch.check_variables()
         draft_checkpoint.check_path(server_args, "model_path")
         draft_checkpoint.check_path(server_args)
@@ -109,7 +110,7 @@ def _resolved(arguments: list[str], mode: str | None) -> Answer:
 
 def _of_what(error: Exception, server_args: Any) -> str:
     """The flag whose checkpoint SGLang's error is about; SGLang itself where it is about none."""
-    given = {field: getattr(server_args, field) for field in ("model_path", "speculative_draft_model_path")}
+    given = {field: getattr(server_args, field, None) for field in ("model_path", "speculative_draft_model_path")}
     for field, path in given.items():
         if path and path in str(error):
             return option(field)

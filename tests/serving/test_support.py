@@ -259,6 +259,7 @@ REFUSED: list[tuple[tuple[str, ...], dict[str, str], str]] = [
     (LORA, {support.VARIABLE: "often"}, f"{support.VARIABLE}: 'often'"),
     ((), {"SGLANG_SIMULATE_ACC_LEN": "abc"}, "SGLANG_SIMULATE_ACC_LEN: 'abc' is not valid"),
     (("--speculative-draft-model-path", "/no/draft"), {}, "--speculative-draft-model-path: /no/draft is not here"),
+    (("--config", "/no/such.yaml"), {}, "sglang: .*/no/such.yaml"),
     (("--model-path", "/no/target"), {}, "--model-path: /no/target is not here"),
     (("--attention-backend", "hpc_ops"), {}, "--attention-backend: hpc_ops cannot serve"),
     (("--attention-backend", "fa4", "--kv-cache-dtype", "fp8_e4m3"), {}, "--attention-backend: fa4 cannot serve"),
