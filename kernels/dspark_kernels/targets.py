@@ -74,8 +74,12 @@ class Target(NamedTuple):
 SMALL_SHARED: Final = 101_376
 
 
-def _small(name: str, gpu: str, arch: int, bandwidth: float, programs: int) -> Target:
-    """A GPU of little shared memory: float32 logits fit too, and 128 rows beside tiles of 16 columns."""
+def _small(name: str, gpu: str, arch: int, bandwidth: float, programs: int, warps: int = 4) -> Target:
+    """A GPU of little shared memory: float32 logits fit too, and 128 rows beside tiles of 16 columns.
+
+    Args:
+        warps: Of draft passes over 16 and 32 rows.
+    """
 
     def scans(*shapes: tuple[int, int, int, int]) -> tuple[Scan, ...]:
         return tuple(Scan(*shape, programs) for shape in shapes)
@@ -88,7 +92,7 @@ def _small(name: str, gpu: str, arch: int, bandwidth: float, programs: int) -> T
         32,
         bandwidth,
         SMALL_SHARED,
-        draft=scans((16, 64, 4, 3), (32, 64, 4, 2), (64, 32, 4, 3), (128, 16, 8, 2)),
+        draft=scans((16, 64, warps, 3), (32, 64, warps, 2), (64, 32, 4, 3), (128, 16, 8, 2)),
         residual=scans((16, 64, 4, 3), (32, 32, 4, 3), (64, 32, 8, 2)),
         single=scans((16, 32, 8, 1)),
     )
@@ -96,11 +100,13 @@ def _small(name: str, gpu: str, arch: int, bandwidth: float, programs: int) -> T
 
 # Columns of a tile: what leaves no register in memory (with 64 columns in 8 warps a tile of 64 rows spills on sm_80 and
 # sm_100, with 128 it does not) and fits twice or three times beside the latents. 256 rows fit beside two tiles of 32
-# columns on sm_90 and sm_100, so W2 is read once there up to 256 rows; on sm_80 and gfx942 128 rows fit.
+# columns on sm_90 and of 16 on sm_100, so W2 is read once there up to 256 rows; on sm_80 and gfx942 128 rows fit.
 # Programs: one a multiprocessor, but 108 of an H100's 132 and a B200's 148 from 64 rows on. There the latents that each
 # reads are 32 KiB and more, and 108 keep what the programs read again below 5 %; they have 7 MB and more of W2 in
-# flight, which is more than bandwidth times a microsecond of latency on an H100, and V 151,936 in tiles of 32, 64 or
-# 128 is 44, 22 or 11 turns of 108 without a rest.
+# flight, which is more than bandwidth times a microsecond of latency on an H100, and V 151,936 in tiles of 16, 32, 64
+# or 128 is 88, 44, 22 or 11 turns of 108 without a rest.
+# Warps: with 4 of them 16 or 32 rows spill on sm_100 and sm_120, with 8 they do not. Four-byte logits take twice the
+# registers, so at 128 rows their tiles are narrower on sm_100 and gfx942.
 TARGETS: Final = {
     target.name: target
     for target in (
@@ -150,22 +156,23 @@ TARGETS: Final = {
             8e12,  # NVIDIA DGX B200 data sheet, one of eight.
             232_448,
             draft=(
-                Scan(16, 64, 4, 3, 148),
-                Scan(32, 64, 4, 3, 148),
+                Scan(16, 64, 8, 3, 148),
+                Scan(32, 64, 8, 3, 148),
                 Scan(64, 128, 8, 2, 108),
                 Scan(128, 64, 8, 2, 108),
-                Scan(256, 32, 8, 2, 108),
+                Scan(256, 16, 8, 2, 108),
             ),
             residual=(Scan(16, 64, 4, 3, 148), Scan(32, 32, 4, 3, 148), Scan(64, 32, 4, 3, 148)),
             single=(Scan(16, 32, 4, 2, 148),),
             wide=(
-                Scan(16, 64, 4, 3, 148),
-                Scan(32, 64, 4, 3, 148),
+                Scan(16, 64, 8, 3, 148),
+                Scan(32, 64, 8, 3, 148),
                 Scan(64, 128, 8, 2, 108),
                 Scan(128, 32, 8, 2, 108),
             ),
         ),
-        _small("sm_120", "RTX PRO 6000", 120, 1.792e12, 188),  # NVIDIA RTX PRO 6000 Blackwell data sheet.
+        # NVIDIA RTX PRO 6000 Blackwell data sheet.
+        _small("sm_120", "RTX PRO 6000", 120, 1.792e12, 188, warps=8),
         Target(
             "gfx942",
             "MI300X",

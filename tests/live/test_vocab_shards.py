@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 
+from sglang_dspark.demo.mixed_prompts import mixed
 from sglang_dspark.demo.server import DSPARK, Server
 from tests.live import servers
-from tests.live.prompts import mixed
 
 SHARDING = {"PYTHONPATH": os.pathsep.join((str(Path(__file__).parent / "sharding"), os.environ.get("PYTHONPATH", "")))}
 PROMPTS, TOKENS = 4, 6
