@@ -44,6 +44,7 @@ GOAL_ROWS: Final = 64
 GOAL_OPERATIONS: Final = ("draft sampled", "draft greedy", "accept", ROUND)
 DTYPES: Final = ("bfloat16", "float16", "float32")
 # Where SGLang's own kernels are called; it imports SGLang, which nothing here may.
+ADVICE_S: Final = 45.0
 UPSTREAM: Final = "sglang_dspark.serving.upstream_calls"
 
 
@@ -106,6 +107,8 @@ def main(arguments: list[str] | None = None) -> int:
         rehearse(served)
         return 2
     deadline_s = time.monotonic() + asked.budget_s
+    # Some of it is left for advice on what missed a goal.
+    timed_until_s = deadline_s - min(ADVICE_S, asked.budget_s / 4)
     device = timing.DEVICE
     target = targets.of(device)
     header = {
@@ -118,11 +121,10 @@ def main(arguments: list[str] | None = None) -> int:
         "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         "served": served.flags(),
         "copy_bytes_per_s": timing.copy_bytes_per_s(),
-        "published_bytes_per_s": target.bytes_per_s,
-        "published_of": target.gpu,
     }
     print(", ".join(f"{name} {value}" for name, value in header.items()))
-    with ProcessPoolExecutor(max_workers=os.cpu_count(), mp_context=get_context("spawn")) as pool:
+    pool = ProcessPoolExecutor(max_workers=os.cpu_count(), mp_context=get_context("spawn"))
+    try:
         differing = check_all(served, pool)
         for text in differing.values():
             print(f"not what the reference computes: {text}", file=sys.stderr)
@@ -132,29 +134,34 @@ def main(arguments: list[str] | None = None) -> int:
         rows: list[Row] = []
         for row in time_all(served, target, header["copy_bytes_per_s"], asked.repeat):
             rows.append(row)
-            if time.monotonic() > deadline_s:
+            if time.monotonic() > timed_until_s:
                 break
         timed = {row.requests for row in rows if row.operation == ROUND}
         print(f"timed at {len(timed)} of {served.requests} numbers of requests")
         show([row for row in rows if row.requests in ROWS])
-        missed = [row for row in rows if row.missed and row.requests in ROWS]
+        won = {stage: stage not in differing and _won(stage, rows, served.requests) for stage in selfcheck.STAGES}
+        report = {**header, "differing": differing, "wins": won, "rows": [row.as_json() for row in rows]}
+        print("written:", results.write(device, served, won, report["rows"]))
+        _write(asked.out, report)
         cases = [
             retune.Case(row.operation, row.requests, row.ours.median_us)
-            for row in missed
-            if row.operation in retune.CONFIGURED
+            for row in rows
+            if row.missed and row.requests in ROWS and row.operation in retune.CONFIGURED
         ]
         advice = retune.advise(served, cases, target, pool, asked.repeat, deadline_s)
+    finally:
+        pool.shutdown(wait=False, cancel_futures=True)
     for one in advice:
         how = "nothing near it was faster" if one.best == one.now else f"try {one.best}, {one.best_us:.1f} us"
         print(f"{one.operation} at {one.requests}: {one.now} took {one.now_us:.1f} us; {how}")
-    won = {stage: stage not in differing and _won(stage, rows, served.requests) for stage in selfcheck.STAGES}
-    report = {**header, "differing": differing, "wins": won, "rows": [row.as_json() for row in rows]}
-    report["next"] = [one._asdict() for one in advice]
-    print("written:", results.write(device, served, won, [row.as_json() for row in rows]))
-    if asked.out is not None:
-        asked.out.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
-        print("written:", asked.out)
+    _write(asked.out, report | {"next": [one._asdict() for one in advice]})
     return 1 if differing else 0
+
+
+def _write(out: Path | None, report: dict[str, Any]) -> None:
+    if out is not None:
+        out.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
+        print("written:", out)
 
 
 def _parse(arguments: list[str] | None) -> tuple[Served, argparse.Namespace]:
@@ -247,32 +254,43 @@ def time_all(served: Served, target: targets.Target, bytes_per_s: float, repeat:
     """Every operation at every number of requests; those of the table first."""
     of_all = contestants.inputs(served, timing.DEVICE)
     in_table = [count for count in ROWS if count <= served.requests]
-    others = [count for count in range(1, served.requests + 1) if count not in in_table]
-    for count in in_table + others:
+    rest = [count for count in range(1, served.requests + 1) if count not in in_table]
+    failed: set[str] = set()
+    for count in in_table + rest:
         given = of_all.first(count)
         ours, theirs = contestants.ours(given), upstream(given, served)
         slow = contestants.references(given) if count in in_table else {}
         moved = contestants.moved_bytes(served, count, target)
         for operation, call in ours.items():
+            own = _timed(call, f"our {operation} at {count}", repeat)
+            if own is None:
+                continue
+            others = None
+            if operation in theirs and operation not in failed:
+                others = _timed(theirs[operation], f"SGLang's {operation} at {count}", repeat)
+                # A capture that failed is not tried again.
+                failed |= {operation} if others is None else set()
+            # The references wait for the host, so no graph holds them.
+            plain = _timed(slow.get(operation), f"PyTorch's {operation} at {count}", 3, graph=False)
             yield Row(
                 operation,
                 count,
-                timing.time_call(timing.replay(call), repeat),
-                _beside(theirs.get(operation), f"SGLang's {operation} at {count}", repeat, graph=True),
-                # The references wait for the host, so no graph holds them.
-                _beside(slow.get(operation), f"PyTorch's {operation} at {count}", 3, graph=False),
+                own,
+                others,
+                plain,
                 1e6 * moved[operation] / bytes_per_s if operation in moved else None,
             )
 
 
-def _beside(call: Callable[[], object] | None, name: str, repeat: int, graph: bool) -> Timing | None:
-    """The time of another contestant; None where there is none or it fails, in a large batch for want of memory."""
+def _timed(call: Callable[[], object] | None, name: str, repeat: int, graph: bool = True) -> Timing | None:
+    """The time of a contestant; None where there is none or it fails, in a large batch for want of memory."""
     if call is None:
         return None
     try:
         return timing.time_call(timing.replay(call) if graph else call, repeat)
-    except RuntimeError as error:
-        print(f"{name}: {type(error).__name__}: {str(error).splitlines()[0]}", file=sys.stderr)
+    except Exception as error:  # Triton, its compiler, CUDA and SGLang each have their own.
+        text = str(error).splitlines()
+        print(f"{name}: {type(error).__name__}: {text[0] if text else ''}", file=sys.stderr)
         return None
 
 
@@ -280,7 +298,7 @@ def upstream(given: contestants.Inputs, served: Served) -> contestants.Calls:
     """SGLang's own, by operation; none where it is not installed."""
     try:
         return dict(importlib.import_module(UPSTREAM).calls(given, served))
-    except ImportError as error:
+    except Exception as error:  # An import on another machine may fail in any way.
         print(f"SGLang's own: not here ({error})", file=sys.stderr)
         return {}
 

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures import ProcessPoolExecutor, wait
 from typing import Final, NamedTuple
 
 import torch
-from triton.runtime.errors import OutOfResources
 
 from dspark_kernels import ahead, contestants, targets, timing
 from dspark_kernels.specimens import Served
@@ -69,22 +68,26 @@ def advise(
     multiprocessors = torch.cuda.get_device_properties(timing.DEVICE).multi_processor_count
     near = {case: list(neighbours(_present(served, case, target), multiprocessors)) for case in cases}
     asked = [(target.name, served, case, scan) for case, scans in near.items() for scan in scans]
-    for made in [pool.submit(_compile, *one) for one in asked]:
-        made.exception()  # What does not compile does not launch either, and is left out there.
-    return [_best(served, case, _present(served, case, target), near[case], repeat, until_s) for case in cases]
+    # What does not compile does not launch either, and is left out there.
+    wait([pool.submit(_compile, *one) for one in asked], timeout=max(until_s - time.monotonic(), 0.0))
+    advice = (_best(served, case, _present(served, case, target), near[case], repeat, until_s) for case in cases)
+    return [one for one in advice if one is not None]
 
 
 def _best(
     served: Served, case: Case, present: targets.Scan, near: list[targets.Scan], repeat: int, until_s: float
-) -> Advice:
+) -> Advice | None:
+    """None where time ran out before all of them were timed."""
+    if time.monotonic() > until_s:
+        return None
     given = contestants.inputs(served._replace(requests=case.requests), timing.DEVICE)
     best, best_us = present, case.now_us
     for scan in near:
         if time.monotonic() > until_s:
-            break
+            return None
         try:
             median_us = timing.time_call(timing.replay(contestants.ours(given, scan)[case.operation]), repeat).median_us
-        except (OutOfResources, RuntimeError):
+        except Exception:  # Triton, its compiler and CUDA each have their own.
             continue
         if median_us < best_us:
             best, best_us = scan, median_us

@@ -29,23 +29,33 @@ def replay(call: Callable[[], object]) -> Callable[[], object]:
         for _ in range(3):
             call()
     torch.cuda.current_stream().wait_stream(side)
-    graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph):
-        call()
-    return graph.replay
+    graph, before = torch.cuda.CUDAGraph(), torch.cuda.current_stream()
+    try:
+        with torch.cuda.graph(graph):
+            call()
+    except BaseException:
+        torch.cuda.set_stream(before)
+        raise
+
+    def again(held: Callable[[], object] = call) -> None:
+        """Keeps what the call holds, which the graph writes."""
+        graph.replay()
+
+    return again
 
 
 def time_call(call: Callable[[], object], repeat: int) -> Timing:
     """Time ``repeat`` calls, each by events around it, after one that is not counted.
 
-    The L2 cache is overwritten before each, since a model's weights have passed through it between two drafts.
+    Other data fill the L2 cache before each: between two drafts a model's weights have passed through it.
     """
-    cold = torch.empty(4 * torch.cuda.get_device_properties(DEVICE).L2_cache_size, dtype=torch.int8, device=DEVICE)
+    cold = torch.zeros(4 * torch.cuda.get_device_properties(DEVICE).L2_cache_size, dtype=torch.int8, device=DEVICE)
     call()
     times_us: list[float] = []
     for _ in range(repeat):
         first, last = (torch.cuda.Event(enable_timing=True) for _ in range(2))
-        cold.zero_()
+        # Read, since lines that were written would be written back within the timed call.
+        cold.sum()
         first.record()
         call()
         last.record()

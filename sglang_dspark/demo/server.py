@@ -102,15 +102,17 @@ class Server:
 
     def __enter__(self) -> Server:
         process = self.start()
-        deadline = time.monotonic() + self._start_s
-        while time.monotonic() < deadline:
-            if process.poll() is not None:
-                break
-            try:
-                with urllib.request.urlopen(f"{self.url}/health", timeout=5):
-                    return self
-            except (urllib.error.URLError, ConnectionError, TimeoutError):
-                time.sleep(0.5)
+        try:
+            deadline = time.monotonic() + self._start_s
+            while time.monotonic() < deadline and process.poll() is None:
+                try:
+                    with urllib.request.urlopen(f"{self.url}/health", timeout=5):
+                        return self
+                except (urllib.error.URLError, ConnectionError, TimeoutError):
+                    time.sleep(0.5)
+        except BaseException:  # Who waits is ended: no one else would end the server.
+            self.stop()
+            raise
         self.stop()
         raise RuntimeError(f"the server did not start; the end of {self.log}:\n{self.tail()}")
 

@@ -31,7 +31,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import partial
 from pathlib import Path
 from typing import Any, Final, NamedTuple
@@ -231,7 +231,7 @@ def _speculating(
                         call = partial(_level, server, path, clients, level, gamma, size)
                         stage.run(f"{name}: {level} of {context}", call, server)
     if recorded.exists():
-        stage.note(**{f"steps of {name}": steps(recorded)})
+        stage.note_of(f"steps of {name}", partial(steps, recorded))
 
 
 def _level(server: Server, path: Path, clients: _Clients, level: int, gamma: int, size: Size) -> dict[str, Any]:
@@ -267,7 +267,8 @@ class _Clients:
     def __exit__(self, *error: object) -> None:
         self._stop.set()
         if not self._server.ended:
-            self._server.post("/abort_request", {"rid": "", "abort_all": True})
+            with suppress(OSError):  # It may end just now.
+                self._server.post("/abort_request", {"rid": "", "abort_all": True})
         for thread in self._threads:
             thread.join()
 

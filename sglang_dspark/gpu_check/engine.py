@@ -336,7 +336,7 @@ def _told_by_recorder(stage: Stage, name: str, size: Size) -> None:
     """Medians of the recorded steps, once the server has ended and written them."""
     folder = stage.out / name.replace(" ", "-")
     if folder.is_dir():
-        stage.note(**{f"steps of {name}": steps(folder, size.loads)})
+        stage.note_of(f"steps of {name}", partial(steps, folder, size.loads))
 
 
 if __name__ == "__main__":

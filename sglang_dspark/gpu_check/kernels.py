@@ -15,10 +15,12 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import signal
 import subprocess
 import sys
 import xml.etree.ElementTree as ET
 from collections import Counter
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, Final
 
@@ -52,16 +54,18 @@ def main(arguments: list[str] | None = None) -> int:
 
 def _tests(stage: Stage) -> dict[str, Any]:
     found = stage.out / "tests.xml"
+    found.unlink(missing_ok=True)
     asked = REHEARSED if stage.rehearses else TESTS
-    many = [] if stage.rehearses else ["-n", "auto"]
+    many = [] if stage.rehearses else ["-n", str(min(16, len(os.sched_getaffinity(0))))]
     command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", *many, f"--junitxml={found}", *asked]
-    variables = {"TRITON_INTERPRET": "1"} if stage.rehearses else {}
+    variables = {"TRITON_INTERPRET": "1"} if stage.rehearses else environment.gpu(stage.out, stage.out.parent / "cache")
     code = _run(stage, "tests", command, variables, TESTS_SHARE * stage.left_s)
     return {"exit_code": code, **(_outcomes(found) if found.exists() else {})}
 
 
 def _bench(stage: Stage) -> dict[str, Any]:
     out = stage.out / "bench.json"
+    out.unlink(missing_ok=True)
     budget_s = max(stage.left_s - TO_END_S, 1.0)
     command = [sys.executable, "-m", "dspark_kernels.bench", "--out", str(out), "--budget-s", f"{budget_s:.0f}"]
     if stage.rehearses:
@@ -85,12 +89,16 @@ def _run(stage: Stage, name: str, command: list[str], variables: dict[str, str],
     path = os.pathsep.join([str(TREE), *(one for one in sys.path if one)])
     given = {**os.environ, "PYTHONPATH": path, **variables}
     with (stage.out / f"{name}.log").open("w", encoding="utf-8") as log:
+        process = subprocess.Popen(command, cwd=TREE, env=given, stdout=log, stderr=log, start_new_session=True)
         try:
-            return subprocess.run(
-                command, cwd=TREE, env=given, stdout=log, stderr=log, timeout=limit_s, check=False
-            ).returncode
+            return process.wait(limit_s)
         except subprocess.TimeoutExpired:
             return 124
+        finally:
+            # Its processes too, which hold the GPU.
+            with suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)
+            process.wait()
 
 
 def _outcomes(report: Path) -> dict[str, Any]:

@@ -50,11 +50,15 @@ cd "$(dirname "$0")"
 [ "$*" = all ] && set -- @STAGES@
 python=${PYTHON:-python3} limit_s=${LIMIT_S:-480} out=${OUT:-$PWD/results} failed=0
 mkdir -p "$out" work
-[ -d site ] || for wheel in wheels/*.whl; do "$python" -m zipfile -e "$wheel" site || exit; done
+if [ ! -d site ]; then
+  for wheel in wheels/*.whl; do "$python" -m zipfile -e "$wheel" site.new || exit; done
+  mv site.new site
+fi
 tree=$PWD/tree
 export PYTHONPATH=$tree:$tree/kernels:$tree/simulator:$tree/tuning:$PWD/site PYTHONUNBUFFERED=1
 for stage in "$@"; do
-  timeout --kill-after=20 "$limit_s" "$python" -m "sglang_dspark.gpu_check.$stage" --out "work/$stage" \\
+  rm -rf "work/$stage"
+  timeout --kill-after=45 "$limit_s" "$python" -m "sglang_dspark.gpu_check.$stage" --out "work/$stage" \\
     --budget-s $((limit_s > 120 ? limit_s - 60 : limit_s / 2)) ${REHEARSE:+--rehearse} 2>&1 | tee "$out/$stage.log"
   code=$?
   [ -d "work/$stage" ] && tar czf "$out/$stage.tar.gz" -C work "$stage"

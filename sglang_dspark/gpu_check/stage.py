@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import platform
+import signal
 import subprocess
 import sys
 import threading
@@ -44,6 +45,9 @@ class Stage:
         self.out, self.rehearses = out, rehearses
         self._name = name
         self._end_s = time.monotonic() + budget_s
+        # So that a stage that is ended ends its servers, which have sessions of their own.
+        if threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
         out.mkdir(parents=True, exist_ok=True)
         self._cells: dict[str, Any] = {}
         self._servers: dict[str, Any] = {}
@@ -66,6 +70,13 @@ class Stage:
         """Adds fields to the stage's file."""
         self._content.update(fields)
         self._write()
+
+    def note_of(self, name: str, call: Callable[[], Any]) -> None:
+        """Adds a field that is read from what a server left, whatever time is left; or why it cannot be read."""
+        try:
+            self.note(**{name: call()})
+        except Exception as error:
+            self.note(**{name: {"failed": f"{type(error).__name__}: {error}"[:2000]}})
 
     def run(self, name: str, call: Callable[[], Any], server: Server | None = None, limit_s: float = 90.0) -> Any:
         """Runs a cell and keeps what it returns, or why there is nothing.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from pathlib import Path
 from typing import Any
 
@@ -52,4 +53,11 @@ def test_tests_run_in_the_tree_and_one_that_hangs_is_ended(tmp_path: Path) -> No
     stage = kernels.Stage("kernels", tmp_path, 100.0, True)
     assert kernels._tests(stage)["exit_code"] == 0
     assert "100%" in (tmp_path / "tests.log").read_text()
-    assert kernels._run(stage, "hangs", ["sleep", "60"], {}, 0.2) == 124
+    assert kernels._run(stage, "hangs", ["bash", "-c", "sleep 60 & echo $!; wait"], {}, 1.0) == 124
+    child = int((tmp_path / "hangs.log").read_text())
+    # Its children end with it: on a GPU they would go on holding memory.
+    state = Path(f"/proc/{child}/stat")
+    until_s = time.monotonic() + 60.0
+    while state.exists() and state.read_text().split()[2] != "Z":
+        assert time.monotonic() < until_s, "a child runs on"
+        time.sleep(0.05)

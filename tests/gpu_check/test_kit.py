@@ -17,7 +17,7 @@ from sglang_dspark.gpu_check import kit
 
 # Stands for an interpreter: unpacks nothing, and stages fail, hang or write a file by their names.
 PYTHON = """#!/usr/bin/env bash
-[ "$2" = zipfile ] && { mkdir -p site; exit; }
+[ "$2" = zipfile ] && { mkdir -p site.new; exit; }
 echo "$@ from $PYTHONPATH" >> calls
 out=$4
 mkdir -p "$out"

@@ -22,8 +22,11 @@ HERE = Path(__file__).parent
 INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
 ON_GPU = not INTERPRETED and torch.cuda.is_available()
 NO_DEVICE = "needs a GPU, or TRITON_INTERPRET=1 pytest tests/kernels, as make test does"
-# Processes of their own, which compile and interpret.
-COMMANDS = "compiles and interprets, which needs no GPU: TRITON_INTERPRET=1 pytest tests/kernels"
+# Left out on a GPU, and why.
+WITHOUT = {
+    "test_commands.py": "compiles and interprets, which needs no GPU: TRITON_INTERPRET=1 pytest tests/kernels",
+    "test_shards.py": "its ranks are in the CPU's memory, where references would run: TRITON_INTERPRET=1",
+}
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -35,8 +38,8 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             item.add_marker(pytest.mark.filterwarnings("ignore::RuntimeWarning"))
         elif not ON_GPU:
             item.add_marker(pytest.mark.skip(reason=NO_DEVICE))
-        elif item.path.name == "test_commands.py":
-            item.add_marker(pytest.mark.skip(reason=COMMANDS))
+        elif (reason := WITHOUT.get(item.path.name)) is not None:
+            item.add_marker(pytest.mark.skip(reason=reason))
 
 
 @pytest.fixture(autouse=True)

@@ -193,7 +193,8 @@ def test_kept_logits_are_the_corrected_ones_and_what_was_drawn_from(kind: Kind, 
         greedy = given.temperatures == 0
         # The first of equals: rounding makes some.
         assert torch.equal(found.tokens[greedy], kept[greedy].float().argmax(2))
-        if kind == "vanilla":
+        # In two bytes a logit may round the other way where sums are added in another order.
+        if kind == "vanilla" and dtype == torch.float32:
             same(found, reference(given, kept=torch.empty_like(kept)))
 
 
