@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -56,7 +57,10 @@ def test_the_cost_stage_is_rehearsed_and_makes_a_scenario(tmp_path: Path, monkey
     )
     lengths = {row["verify_length"] for row in content["steps of gamma 7"]["step_times"]}
     assert {0.0, 1.0, 3.0, 7.0} <= lengths
-    subprocess.run(content["next"], cwd=tmp_path, check=True, capture_output=True)
+    assert content["next"][0] == "dspark"
+    # Of this environment, whatever is on the path.
+    command = [sys.executable, "-m", "dspark_tuning.cli", *content["next"][1:]]
+    subprocess.run(command, cwd=tmp_path, check=True, capture_output=True)
     made = load(str(tmp_path / "h200-qwen3-8b-measured.yaml"))
     assert made.name == "h200-qwen3-8b-measured"
     assert made.cost.kind == "curve"
