@@ -45,6 +45,8 @@ def test_the_engine_stage_is_rehearsed(tmp_path: Path, monkeypatch: pytest.Monke
     assert {row["drafted"] for row in steps["step_times"]} == {True, False}
 
 
+# Many replaced policies, each of which waits for steps of a server: minutes, and on a busy machine too long.
+@pytest.mark.slow
 @pytest.mark.xdist_group("sync")
 def test_the_cost_stage_is_rehearsed_and_makes_a_scenario(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(cost, "REHEARSED", SMALL)
