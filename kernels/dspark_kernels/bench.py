@@ -18,7 +18,7 @@ import json
 import os
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from multiprocessing import get_context
 from pathlib import Path
@@ -128,9 +128,8 @@ def main(arguments: list[str] | None = None) -> int:
         differing = check_all(served, pool)
         for text in differing.values():
             print(f"not what the reference computes: {text}", file=sys.stderr)
-        list(
-            pool.map(compile_at, *zip(*((target.name, served, count) for count in _ends(device, served)), strict=True))
-        )
+        ends = selfcheck.row_counts(device, served)
+        list(pool.map(compile_at, *zip(*((target.name, served, count) for count in ends), strict=True)))
         rows: list[Row] = []
         for row in time_all(served, target, header["copy_bytes_per_s"], asked.repeat):
             rows.append(row)
@@ -215,10 +214,6 @@ def compile_at(target: str, served: Served, requests: int) -> int:
     """Compile what is timed at a number of requests, in a process of its own; Triton keeps it on disk."""
     given = contestants.inputs(served._replace(requests=requests), torch.device("meta"))
     return len(ahead.compile_calls(target, contestants.ours(given).values()))
-
-
-def _ends(device: torch.device, served: Served) -> Sequence[int]:
-    return selfcheck.row_counts(device, served)
 
 
 def _version(package: str) -> str | None:

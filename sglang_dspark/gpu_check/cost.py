@@ -22,7 +22,6 @@ loads of *gamma 7* prefill 520,000 tokens (30 s) and hold four policies for 1.2 
 
 from __future__ import annotations
 
-import argparse
 import json
 import shutil
 import signal
@@ -154,12 +153,7 @@ GPU: Final = {
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(prog="python -m sglang_dspark.gpu_check.cost", description=__doc__)
-    parser.add_argument("--out", type=Path, required=True, help="folder for results, recordings and logs")
-    parser.add_argument("--budget-s", type=float, default=BUDGET_S, help="no cell starts after so many seconds")
-    parser.add_argument("--rehearse", action="store_true", help="on this machine's CPU, small")
-    options = parser.parse_args()
-    run(Stage("cost", options.out, options.budget_s, options.rehearse))
+    run(Stage.of_command("cost", __doc__, BUDGET_S))
 
 
 def run(stage: Stage) -> None:
@@ -273,7 +267,7 @@ class _Clients:
             thread.join()
 
     def grow(self, clients: int) -> int:
-        """Adds clients until there are so many; returns how many were added."""
+        """Start clients until ``clients`` run; returns how many were started."""
         before = len(self._threads)
         for number in range(before, clients):
             thread = threading.Thread(target=self._ask, args=(number,), daemon=True)

@@ -20,7 +20,6 @@ the first two servers are planned at 330 s of the 480.
 
 from __future__ import annotations
 
-import argparse
 import itertools
 import os
 import threading
@@ -72,7 +71,7 @@ class Size(NamedTuple):
         prompts: Of the 200.
         families: Policies that are held to the plain server.
         samples: First tokens at temperature 1.
-        loads: Requests at once whose step times are told.
+        loads: Numbers of concurrent requests at which step times are reported.
         reloads: Policy files under load.
     """
 
@@ -130,12 +129,7 @@ def _busy(server: Server) -> Iterator[None]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(prog="python -m sglang_dspark.gpu_check.engine", description=__doc__)
-    parser.add_argument("--out", type=Path, required=True, help="folder for results, recordings and logs")
-    parser.add_argument("--budget-s", type=float, default=BUDGET_S, help="no cell starts after so many seconds")
-    parser.add_argument("--rehearse", action="store_true", help="on this machine's CPU, small")
-    options = parser.parse_args()
-    run(Stage("engine", options.out, options.budget_s, options.rehearse))
+    run(Stage.of_command("engine", __doc__, BUDGET_S))
 
 
 def run(stage: Stage) -> None:
@@ -148,18 +142,18 @@ def run(stage: Stage) -> None:
     with _ours(stage, "ours", base, {KERNELS: "ours"}) as steered:
         if steered is not None:
             _everything(stage, steered, expected, size)
-    _told_by_recorder(stage, "ours", size)
+    _note_recorded_steps(stage, "ours", size)
     if not stage.rehearses and steered is None:
         with _ours(stage, "ours without graphs", base, {KERNELS: "ours", **NO_GRAPHS}) as steered:
             if steered is not None:
                 _everything(stage, steered, expected, size)
-        _told_by_recorder(stage, "ours without graphs", size)
+        _note_recorded_steps(stage, "ours without graphs", size)
     for name, flags in OTHERS.items():
         with _ours(stage, name, base, flags) as steered:
             if steered is not None:
                 _lossless(stage, name, steered, "static", expected, size)
                 _loads(stage, name, steered, size)
-        _told_by_recorder(stage, name, size)
+        _note_recorded_steps(stage, name, size)
 
 
 @contextmanager
@@ -332,7 +326,7 @@ def _reloads(steered: Steered, size: Size) -> dict[str, Any]:
     return {"reloads": taken, "requests": sent, "failed": failed, "passes": taken == size.reloads and not failed}
 
 
-def _told_by_recorder(stage: Stage, name: str, size: Size) -> None:
+def _note_recorded_steps(stage: Stage, name: str, size: Size) -> None:
     """Medians of the recorded steps, once the server has ended and written them."""
     folder = stage.out / name.replace(" ", "-")
     if folder.is_dir():

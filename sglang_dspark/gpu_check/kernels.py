@@ -12,7 +12,6 @@ others until its budget ends: at 256 requests a round moves about 2 GB, half a m
 
 from __future__ import annotations
 
-import argparse
 import json
 import os
 import signal
@@ -39,12 +38,8 @@ TO_END_S: Final = 30.0
 
 def main(arguments: list[str] | None = None) -> int:
     """Returns the exit code: 1 where a test failed or the bench found a kernel that is not its reference."""
-    parser = argparse.ArgumentParser(prog="python -m sglang_dspark.gpu_check.kernels", description=__doc__)
-    parser.add_argument("--out", type=Path, required=True, help="folder for results and logs")
-    parser.add_argument("--budget-s", type=float, default=BUDGET_S, help="seconds for all of it")
-    parser.add_argument("--rehearse", action="store_true", help="on this machine's CPU, small")
-    options = parser.parse_args(arguments)
-    stage = Stage("kernels", options.out.resolve(), options.budget_s, options.rehearse)
+    stage = Stage.of_command("kernels", __doc__, BUDGET_S, arguments)
+    stage.out = stage.out.resolve()  # Commands run in the tree.
     tests = stage.run("tests", lambda: _tests(stage), limit_s=stage.left_s)
     bench = stage.run("bench", lambda: _bench(stage), limit_s=stage.left_s)
     codes = [None if result is None else result["exit_code"] for result in (tests, bench)]

@@ -148,7 +148,8 @@ def check(out: Path, python: str) -> None:
             with zipfile.ZipFile(wheel) as packed:
                 packed.extractall(site)
         tree = (out / "tree").resolve()
-        path = os.pathsep.join(str(part) for part in (tree, *(tree / top for top in TREE[:1] + TREE[2:4]), site))
+        roots = (tree, *(tree / root for root in ("kernels", "simulator", "tuning")), site)
+        path = os.pathsep.join(str(root) for root in roots)
         variables = {**os.environ, "PYTHONPATH": path, "SGLANG_USE_CPU_ENGINE": "1", "CUDA_VISIBLE_DEVICES": ""}
         prepare = "from sglang_dspark.serving.cpu import early; early.prepare([])"
         for name in IMPORTS:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import json
 import os
 import platform
@@ -45,9 +46,6 @@ class Stage:
         self.out, self.rehearses = out, rehearses
         self._name = name
         self._end_s = time.monotonic() + budget_s
-        # So that a stage that is ended ends its servers, which have sessions of their own.
-        if threading.current_thread() is threading.main_thread():
-            signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
         out.mkdir(parents=True, exist_ok=True)
         self._cells: dict[str, Any] = {}
         self._servers: dict[str, Any] = {}
@@ -60,6 +58,23 @@ class Stage:
             "servers": self._servers,
             "cells": self._cells,
         }
+
+    @classmethod
+    def of_command(cls, name: str, about: str | None, budget_s: float, arguments: Sequence[str] | None = None) -> Stage:
+        """The stage that a command line asks for; a process that is terminated from here on ends its servers first."""
+        parser = argparse.ArgumentParser(prog=f"python -m sglang_dspark.gpu_check.{name}", description=about)
+        parser.add_argument("--out", type=Path, required=True, help="folder for results, recordings and logs")
+        parser.add_argument(
+            "--budget-s",
+            type=float,
+            default=budget_s,
+            help=f"seconds after which no cell starts (default {budget_s:g})",
+        )
+        parser.add_argument("--rehearse", action="store_true", help="on this machine's CPU, small")
+        options = parser.parse_args(arguments)
+        # Servers have sessions of their own and would outlive this process.
+        signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+        return cls(name, options.out, options.budget_s, options.rehearse)
 
     @property
     def left_s(self) -> float:
@@ -175,7 +190,7 @@ def steps(recorded: Path, loads: Sequence[int] = ()) -> dict[str, Any]:
 
     Args:
         recorded: A file of ``dspark record``, or the recorder's folder.
-        loads: Requests whose times are told; all by default.
+        loads: Numbers of requests to report; all by default.
     """
     found = pq.read_table(recorded).to_pandas()
     decoded = found[found["kind"] == "decode"]

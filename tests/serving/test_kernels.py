@@ -258,7 +258,7 @@ class OnMeta:
         """
         Args:
             padded: Tokens of the language head, a multiple of 64 as SGLang pads them.
-            rank: One of so many.
+            rank: Of this rank, among those that share the vocabulary.
         """
         number, ranks = rank
         self.dtype, self.gamma, self.greedy, self.vocab, self.padded = dtype, 3, greedy, vocab, padded

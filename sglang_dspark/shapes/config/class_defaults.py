@@ -11,7 +11,7 @@ INSTALL: Final = "pip install 'sglang-dspark[shapes]'"
 
 
 def installed() -> bool:
-    """Whether the classes are at hand."""
+    """Whether transformers is installed."""
     return find_spec("transformers") is not None
 
 
