@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import json
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import pytest
 
@@ -90,6 +90,26 @@ def plain_outputs(folder: Path) -> list[list[int]]:
             answers = ask_all(server).answers
         kept.write_text(json.dumps([answer.output_ids for answer in answers]))
     return list(json.loads(kept.read_text()))
+
+
+def answers_in_order(server: Server, turns: Iterable[tuple[int, int, dict[str, Any]]], tokens: int) -> list[Any]:
+    """Ids and verify steps of each answer, one request after the other.
+
+    SGLang draws a prompt's first token from a generator that all requests share, so their order is fixed.
+
+    Args:
+        turns: The number of a prompt of :func:`mixed`, what tells its requests apart, and how it is sampled.
+    """
+    answers = []
+    for prompt, which, sampling in turns:
+        content = {
+            "text": mixed()[prompt].text,
+            "rid": f"request {prompt} {which}",
+            "sampling_params": {**sampling, "max_new_tokens": tokens, "ignore_eos": True},
+        }
+        answer = server.post("/generate", content)
+        answers.append((answer["output_ids"], answer["meta_info"]["spec_verify_ct"]))
+    return answers
 
 
 def ask_all(server: Server) -> Loaded:

@@ -7,7 +7,6 @@ from typing import Any
 
 import pytest
 
-from sglang_dspark.demo.mixed_prompts import mixed
 from sglang_dspark.demo.policies import artifact
 from sglang_dspark.demo.serve import POLICY
 from sglang_dspark.demo.server import DSPARK, Server
@@ -24,26 +23,19 @@ SAMPLING: tuple[dict[str, Any], ...] = (
 
 
 def answers(folder: Path, **environment: str) -> tuple[list[Any], str]:
-    """Ids and verify steps of every prompt under every sampling, one after the other, and the server's log.
-
-    SGLang draws a prompt's first token from a generator that all requests share, so their order is fixed.
-    """
+    """Ids and verify steps of every prompt under every sampling, one after the other, and the server's log."""
     policy = folder / "policy.json"
     save(artifact("static"), policy)
     flags = {**servers.FLAGS, **DSPARK, **servers.NO_FALLBACK, POLICY: str(policy), KERNELS: "ours"}
     chosen = {"SGLANG_RAGGED_VERIFY_MODE": "compact", **environment}
-    found = []
+    turns = [
+        (prompt, how, sampling)
+        for prompt in range(PROMPTS)
+        for how, sampling in enumerate(SAMPLING[: 3 if prompt % 4 == 0 else 2])
+    ]
     with Server(folder / "server.log", {**flags, "--disable-overlap-schedule": ""}, chosen) as server:
-        for turn in range(PROMPTS):
-            for how, sampling in enumerate(SAMPLING[: 3 if turn % 4 == 0 else 2]):
-                asked = {
-                    "text": mixed()[turn].text,
-                    "rid": f"request {turn} {how}",
-                    "sampling_params": {**sampling, "max_new_tokens": TOKENS, "ignore_eos": True},
-                }
-                answer = server.post("/generate", asked)
-                found.append((answer["output_ids"], answer["meta_info"]["spec_verify_ct"]))
-    return found, server.log.read_text(errors="replace")
+        answers = servers.answers_in_order(server, turns, TOKENS)
+    return answers, server.log.read_text(errors="replace")
 
 
 @pytest.mark.xdist_group("kernels")

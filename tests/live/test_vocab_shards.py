@@ -8,7 +8,6 @@ from typing import Any
 
 import pytest
 
-from sglang_dspark.demo.mixed_prompts import mixed
 from sglang_dspark.demo.server import DSPARK, Server
 from tests.live import servers
 
@@ -22,18 +21,10 @@ RANKS = {"SGLANG_CPU_OMP_THREADS_BIND": "0|1", "SGLANG_RAGGED_VERIFY_MODE": "com
 def answers(folder: Path, kernels: str, **environment: str) -> tuple[list[Any], str]:
     """Ids and verify steps of every prompt, greedy and sampled, one after the other, and the server's log."""
     flags = {**servers.FLAGS, **DSPARK, "--tp": "2", "--speculative-dspark-kernels": kernels}
-    found = []
+    turns = [(prompt, how, sampling) for prompt in range(PROMPTS) for how, sampling in enumerate(SAMPLING)]
     with Server(folder / "server.log", {**flags, "--disable-overlap-schedule": ""}, {**RANKS, **environment}) as server:
-        for turn in range(PROMPTS):
-            for how, sampling in enumerate(SAMPLING):
-                asked = {
-                    "text": mixed()[turn].text,
-                    "rid": f"request {turn} {how}",
-                    "sampling_params": {**sampling, "max_new_tokens": TOKENS, "ignore_eos": True},
-                }
-                answer = server.post("/generate", asked)
-                found.append((answer["output_ids"], answer["meta_info"]["spec_verify_ct"]))
-    return found, server.log.read_text(errors="replace")
+        answers = servers.answers_in_order(server, turns, TOKENS)
+    return answers, server.log.read_text(errors="replace")
 
 
 @pytest.mark.xdist_group("kernels")
