@@ -59,7 +59,7 @@ upstream-check: $(VENV)/serve
 	test -n '$(VERSION)' || { echo 'VERSION: missing; make upstream-check VERSION=0.5.24' >&2; exit 2; }
 	rm -rf out/upstream
 	$(BIN)/pip download --quiet --disable-pip-version-check --no-deps 'sglang==$(VERSION)' --dest out/upstream
-	$(BIN)/python -m sglang_dspark.serving.upstream_check out/upstream/sglang-*.whl $(if $(DIFF),--diff)
+	$(BIN)/python -m sglang_dspark.serving.evidence.upstream_check out/upstream/sglang-*.whl $(if $(DIFF),--diff)
 
 # A folder that checks this project on a machine with a GPU and no network; PYTHON312 with the packages of
 # requirements/gpu_machine.txt also tries its imports: make gpu-kit PYTHON312=/path/to/python

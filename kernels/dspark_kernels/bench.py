@@ -45,7 +45,7 @@ GOAL_OPERATIONS: Final = ("draft sampled", "draft greedy", "accept", ROUND)
 DTYPES: Final = ("bfloat16", "float16", "float32")
 # Where SGLang's own kernels are called; it imports SGLang, which nothing here may.
 ADVICE_S: Final = 45.0
-UPSTREAM: Final = "sglang_dspark.serving.upstream_calls"
+UPSTREAM: Final = "sglang_dspark.serving.evidence.upstream_calls"
 
 
 class Row(NamedTuple):

@@ -8,7 +8,7 @@ from sglang_dspark.demo.serve import temperatures
 from sglang_dspark.drafter.text import CLASSES
 from sglang_dspark.policy import Argmax, Fixed, Greedy, NoDraft, SpsAdditiveTable, Static, Threshold
 from sglang_dspark.policy.artifact import Artifact
-from sglang_dspark.serving import offline
+from sglang_dspark.serving.evidence import offline
 
 # About what the demo pair's steps cost on a CPU.
 BELIEF = SpsAdditiveTable(

@@ -80,7 +80,7 @@ IMPORTS: Final = (
     "sglang.srt.models.dspark",
     "sglang.srt.models.qwen3",
     "sglang_dspark.serving.plugin",
-    "sglang_dspark.serving.upstream_calls",
+    "sglang_dspark.serving.evidence.upstream_calls",
 )
 
 
@@ -151,7 +151,7 @@ def check(out: Path, python: str) -> None:
         roots = (tree, *(tree / root for root in ("kernels", "simulator", "tuning")), site)
         path = os.pathsep.join(str(root) for root in roots)
         variables = {**os.environ, "PYTHONPATH": path, "SGLANG_USE_CPU_ENGINE": "1", "CUDA_VISIBLE_DEVICES": ""}
-        prepare = "from sglang_dspark.serving.cpu import early; early.prepare([])"
+        prepare = "from sglang_dspark.cpu_engine import early; early.prepare([])"
         for name in IMPORTS:
             command = [python, "-W", "ignore", "-c", f"{prepare}; import {name}"]
             run = subprocess.run(command, env=variables, capture_output=True, text=True, check=False)

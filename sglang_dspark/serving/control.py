@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from sglang_dspark.serving.engine import of
 from sglang_dspark.serving.live import Mode
+from sglang_dspark.serving.step_hooks import of
 
 MODE = "dspark_policy_mode"
 RELOAD = "dspark_policy_reload"

@@ -80,7 +80,7 @@ def scheduler_hooks() -> tuple[Hook, ...]:
 
 def policy_hooks() -> tuple[Hook, ...]:
     """In the schedulers of a server that was asked for a policy."""
-    from sglang_dspark.serving import control, engine
+    from sglang_dspark.serving import control, step_hooks
 
     planner, host = f"{PLANNER}.DSparkVerifyPlanner", f"{PLANNER}.HostConfidenceBudgetPlanner"
     state = f"{MANAGERS}.scheduler_components.internal_state.SchedulerInternalStateController"
@@ -89,105 +89,105 @@ def policy_hooks() -> tuple[Hook, ...]:
         Hook(
             f"{planner}.__init__",
             "after",
-            engine.attach,
+            step_hooks.attach,
             ("draft_model", "gamma", "model_runner", "device", "tp_rank", "tp_sync"),
             "binds the policy to the planner, before the draft graphs capture the STS temperatures",
         ),
         Hook(
             f"{planner}.prepare_verify_budget",
             "around",
-            engine.prepare_verify_budget,
+            step_hooks.prepare_verify_budget,
             ("batch", "future_map"),
             "with overlap, the budget is made here: the one place that has the batch and the lagged confidences",
         ),
         Hook(
             f"{WORKER}.DSparkWorkerV2._forward_decode",
             "around",
-            engine.forward_decode,
+            step_hooks.forward_decode,
             ("batch", "on_publish", "grammar_barrier", "coordination_plan"),
             "without overlap, the batch is first seen here; the step's record leaves with its result",
         ),
         Hook(
             f"{host}.compute_budget",
             "around",
-            engine.compute_budget,
+            step_hooks.compute_budget,
             ("confidence", "generation", "current_generation", "req_pool_indices_cpu"),
             "the decision itself, in place of upstream's and on upstream's own lag ring",
         ),
         Hook(
             f"{planner}.resolve_verify_token_budget",
             "around",
-            engine.resolve_verify_token_budget,
+            step_hooks.resolve_verify_token_budget,
             ("draft_input", "confidence", "prefix_lens", "req_pool_indices"),
             "upstream has no budget in a step without a draft and would verify whole blocks",
         ),
         Hook(
             f"{planner}._schedule_verify_lens",
             "around",
-            engine.schedule_verify_lens,
+            step_hooks.schedule_verify_lens,
             ("req_pool_indices", "prefix_lens", "device", "confidence", "budget"),
             "lengths by the policy's scores: class weights, context price, least and longest length",
         ),
         Hook(
             f"{planner}.schedule_layout",
             "around",
-            engine.schedule_layout,
+            step_hooks.schedule_layout,
             ("req_pool_indices", "prefix_lens", "device", "confidence", "budget"),
             "past the captured graphs upstream drops the schedule and verifies whole blocks",
         ),
         Hook(
             f"{VERIFY}.DsparkVerifyEpilogue.begin_step",
             "around",
-            engine.begin_epilogue_step,
+            step_hooks.begin_epilogue_step,
             ("verify_lens", "armed"),
             "such a step has more rows than the graph's buffers, which it does not use",
         ),
         Hook(
             f"{WORKER}.DSparkWorkerV2._forward_prefill",
             "around",
-            engine.forward_prefill,
+            step_hooks.forward_prefill,
             ("batch", "on_publish", "pp_proxy_tensors"),
             "prefills are recorded; here the batch is known, and the result that takes the record on",
         ),
         Hook(
             f"{processor}.process_batch_result_prefill",
             "before",
-            engine.prefill_results,
+            step_hooks.prefill_results,
             ("batch", "result"),
             "when a prefill has ended, from which the next step's time counts",
         ),
         Hook(
             f"{DRAFT}.DraftBlockProposer.propose",
             "around",
-            engine.propose,
+            step_hooks.propose,
             ("batch", "draft_input", "verify_window", "bs", "device", "sampling_info", "anchor_prepared"),
             "skips the draft forward where the policy says not to draft",
         ),
         Hook(
             f"{VERIFY}.accept_draft_tokens",
             "around",
-            engine.accept_draft_tokens,
+            step_hooks.accept_draft_tokens,
             ("candidates", "target_logits", "draft_block", "gamma", "verify_num_draft_tokens", "cutoff_layout"),
             "a step without a draft accepts from the anchors' rows alone",
         ),
         Hook(
             f"{MANAGERS}.utils.GenerationBatchResult.copy_to_cpu",
             "before",
-            engine.copy_to_cpu,
+            step_hooks.copy_to_cpu,
             (),
             "takes the step's confidences to the host with the results, behind the same event",
         ),
         Hook(
             f"{processor}._resolve_spec_v2_tokens",
             "after",
-            engine.resolve_tokens,
+            step_hooks.resolve_tokens,
             ("result", "batch"),
             "verify and accepted lengths on the host, where upstream has waited for them anyway",
         ),
         Hook(
             f"{MANAGERS}.scheduler.Scheduler.init_internal_state",
             "after",
-            engine.attach_scheduler,
+            step_hooks.attach_scheduler,
             (),
             "the queue, for records, and the labels of SGLang's metrics",
         ),
@@ -272,7 +272,7 @@ def kernel_hooks() -> tuple[Hook, ...]:
 
 def cpu_hooks() -> tuple[Hook, ...]:
     """On the CPU engine, whether or not there is a policy."""
-    from sglang_dspark.serving.cpu import patches, sampling
+    from sglang_dspark.cpu_engine import patches, sampling
 
     return (
         Hook(

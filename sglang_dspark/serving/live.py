@@ -30,8 +30,8 @@ from sglang_dspark.serving.owners import Owners
 from sglang_dspark.serving.settings import Settings
 
 if TYPE_CHECKING:
+    from sglang_dspark.serving.policy_file_watcher import Watcher
     from sglang_dspark.serving.stream import Stream
-    from sglang_dspark.serving.watch import Watcher
 
 logger = logging.getLogger(__name__)
 

@@ -7,10 +7,10 @@ from typing import Any
 
 from sglang_dspark.serving.guard import Guard
 from sglang_dspark.serving.live import LivePolicy
+from sglang_dspark.serving.policy_file_watcher import Watcher
 from sglang_dspark.serving.recorder import Recorder
 from sglang_dspark.serving.stream import Stream
 from sglang_dspark.serving.telemetry import Telemetry
-from sglang_dspark.serving.watch import Watcher
 
 
 def start(live: LivePolicy, scheduler: Any) -> None:

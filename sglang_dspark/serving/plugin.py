@@ -21,9 +21,9 @@ def register() -> None:
     _offer_flags()
     if settings.VARIABLE in os.environ and hooks.SCHEDULER in sys.modules:
         _install(hooks.scheduler_hooks)
-    from sglang_dspark.serving import cpu
+    from sglang_dspark import cpu_engine
 
-    cpu.register()
+    cpu_engine.register()
 
 
 def start_scheduler(*arguments: Any, **keywords: Any) -> None:

@@ -351,7 +351,7 @@ BACKENDS_REFUSED: Final = (
     BackendRefusal(
         "other than `torch_native` on the CPU engine of this package",
         lambda server, backend: server.cpu_engine and backend.name != "torch_native",
-        "sglang_dspark.serving.cpu.attention.VerifyBackend",
+        "sglang_dspark.cpu_engine.attention.VerifyBackend",
         "the CPU engine has torch_native only",
     ),
 )

@@ -10,9 +10,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
+from sglang_dspark.cpu_engine import early, torchvision_stand_in
 from sglang_dspark.errors import InputError
 from sglang_dspark.serving import draft_checkpoint, launch, settings, support
-from sglang_dspark.serving.cpu import early, torchvision_stand_in
 from sglang_dspark.serving.server import Server, option
 from sglang_dspark.serving.support import Choice
 

@@ -251,14 +251,14 @@ BACKENDS: Final = (
     ),
 )
 
-# In place of ``torch_native`` on the CPU engine (``serving.cpu``).
+# In place of ``torch_native`` on the CPU engine (``sglang_dspark.cpu_engine``).
 CPU_BACKEND: Final = Backend(
     ("torch_native",),
     "any",
-    "sglang_dspark.serving.cpu.attention.VerifyBackend",
+    "sglang_dspark.cpu_engine.attention.VerifyBackend",
     False,
     "eager",
-    "sglang_dspark.serving.cpu.attention.VerifyBackend.init_forward_metadata",
+    "sglang_dspark.cpu_engine.attention.VerifyBackend.init_forward_metadata",
     "on the CPU engine of this package, where nothing is captured",
 )
 
@@ -627,7 +627,7 @@ def describe(server_args: Any) -> Server:
     from sglang.srt.arg_groups.overrides import model_config_of, resolving_view, use_mla_backend
     from sglang.srt.runtime_context import get_platform
 
-    from sglang_dspark.serving.cpu import early
+    from sglang_dspark.cpu_engine import early
 
     cfg, model, mla = resolving_view(server_args), model_config_of(server_args), use_mla_backend(server_args)
     return Server(cfg, model, mla, get_platform(), early.in_use() and str(cfg.device) == "cpu")

@@ -8,7 +8,7 @@ from functools import cache
 from pathlib import Path
 from typing import Final
 
-from sglang_dspark.serving.upstream_check import Tree
+from sglang_dspark.serving.source_tree import SourceTree
 
 MODELS: Final = "sglang.srt.models"
 METHODS: Final = ("set_dspark_layers_to_capture", "set_dflash_layers_to_capture")
@@ -27,7 +27,7 @@ def hands_over_hidden_states(architecture: str) -> bool | None:
     defined = re.compile(rf"^class {re.escape(architecture)}\b", re.MULTILINE)
     for path in package.joinpath(*MODELS.split(".")[1:]).glob("*.py"):
         if defined.search(path.read_text(encoding="utf-8")):
-            tree = Tree(package.parent)
+            tree = SourceTree(package.parent)
             # A class that passes on what it does not have has whatever it wraps.
             names = (f"{MODELS}.{path.stem}.{architecture}.{method}" for method in (*METHODS, "__getattr__"))
             return any(tree.find(name) is not None for name in names)

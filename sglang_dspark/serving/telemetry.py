@@ -17,8 +17,8 @@ from sglang_dspark.policy.belief import MAX_GAMMA
 from sglang_dspark.policy.record import MAX_CLASSES
 from sglang_dspark.serving.guard import Guard
 from sglang_dspark.serving.live import InForce, LivePolicy, Mode, Outcome, Step
+from sglang_dspark.serving.policy_file_watcher import Watcher
 from sglang_dspark.serving.recorder import Recorder
-from sglang_dspark.serving.watch import Watcher
 
 PREFIX: Final = "sglang:dspark_"
 LENGTHS: Final = MAX_GAMMA + 2

@@ -17,7 +17,7 @@ if os.environ.get("TRITON_INTERPRET") != "1":
 if importlib.util.find_spec("sglang") is None:
     pytest.skip("sglang is not installed", allow_module_level=True)
 
-from tests.serving.test_cpu_engine import BEFORE, DIM, HEADS, KV_HEADS, Step, attention
+from tests.cpu_engine.test_cpu_engine import BEFORE, DIM, HEADS, KV_HEADS, Step, attention
 
 GAMMA = 3
 BLOCK = GAMMA + 1

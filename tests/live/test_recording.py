@@ -34,9 +34,9 @@ PROMPT, OUTPUT, CLIENTS, REQUESTS = 64, 32, 4, 48
 # ``python -m`` for modules of SGLang's benchmark, beside PyTorch's CPU wheel.
 LAUNCH = """
 import runpy
-from sglang_dspark.serving import cpu
-from sglang_dspark.serving.cpu import torchvision_stand_in
-cpu.prepare(("--device", "cpu"))
+from sglang_dspark import cpu_engine
+from sglang_dspark.cpu_engine import torchvision_stand_in
+cpu_engine.prepare(("--device", "cpu"))
 torchvision_stand_in.install()
 runpy.run_module("{module}", run_name="__main__")
 """

@@ -10,7 +10,7 @@ import pytest
 os.environ["SGLANG_USE_CPU_ENGINE"] = "1"
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
-from sglang_dspark.serving.cpu import early
+from sglang_dspark.cpu_engine import early
 
 early.prepare([])
 

@@ -15,7 +15,7 @@ import numpy as np
 import torch
 
 from sglang_dspark.policy import Argmax, Fixed, Greedy, NoDraft, Policy, Static, Threshold
-from sglang_dspark.serving import engine, hooks
+from sglang_dspark.serving import hooks, step_hooks
 from sglang_dspark.serving.live import LivePolicy, Step
 
 CPU = torch.device("cpu")
@@ -139,13 +139,13 @@ class Driver:
                 )
             relay = SimpleNamespace(confidence_relay=None, resolve_confidence_cpu=lambda batch: resolved)
             self.planner.prepare_verify_budget(now, relay)
-        result = engine.forward_decode(functools.partial(self._forward, current), self.worker, now, on_publish)
+        result = step_hooks.forward_decode(functools.partial(self._forward, current), self.worker, now, on_publish)
         return result.made._replace(step=result.__dict__.get("dspark_step"))
 
     def _forward(self, current: torch.Tensor, worker: Any, now: Any, on_publish: Any, *more: Any) -> Any:
         """The planner's part of ``DSparkWorkerV2._forward_decode``."""
         bs = len(now.reqs)
-        proposal = engine.propose(
+        proposal = step_hooks.propose(
             functools.partial(self._draft, current),
             self.proposer,
             batch=now,

@@ -37,7 +37,7 @@ def rank(number: int, folder: str) -> None:
 def _group(number: int) -> Any:
     import torch.distributed as dist
 
-    from sglang_dspark.serving.offline import OneRank
+    from sglang_dspark.serving.evidence.offline import OneRank
 
     group = OneRank()
     group.world_size, group.rank_in_group, group.ranks, group.cpu_group = 2, number, (0, 1), dist.group.WORLD
@@ -46,7 +46,7 @@ def _group(number: int) -> Any:
 
 def _policy(theta: float, sts: float = 1.0) -> Any:
     from sglang_dspark.policy import Threshold
-    from sglang_dspark.serving import offline
+    from sglang_dspark.serving.evidence import offline
 
     policy = Threshold(running=(1, 16), theta=(theta, 0.9), fill=True, off_above=12)
     return offline.artifact(policy, GAMMA, sts_temperatures=(sts,) * GAMMA)
@@ -55,7 +55,7 @@ def _policy(theta: float, sts: float = 1.0) -> Any:
 def _run(name: str, number: int, folder: str) -> list[Any]:
     from sglang_dspark.policy import sglang_tiers
     from sglang_dspark.policy.artifact import dumps
-    from sglang_dspark.serving import offline
+    from sglang_dspark.serving.evidence import offline
     from sglang_dspark.serving.live import Mode
 
     shared, own = np.random.default_rng(7), np.random.default_rng(1000 + number)
@@ -93,7 +93,7 @@ def _run(name: str, number: int, folder: str) -> list[Any]:
 
 def _refusal(number: int) -> str:
     from sglang_dspark.errors import InputError
-    from sglang_dspark.serving import offline
+    from sglang_dspark.serving.evidence import offline
 
     with offline.planner(gamma=GAMMA, slots=SLOTS, group=_group(number)) as planner:
         try:
@@ -110,7 +110,7 @@ def ranks(tmp_path_factory) -> list[dict[str, Any]]:
 
 
 def start(number: int, folder: str) -> None:
-    from sglang_dspark.serving.cpu import early
+    from sglang_dspark.cpu_engine import early
 
     early.prepare([])
     rank(number, folder)

@@ -128,12 +128,12 @@ def test_sglangs_own_operations_run_on_the_inputs_and_draft_the_same_greedy_toke
     """In a process whose kernels are interpreted: SGLang's acceptance is a Triton kernel."""
     program = """
 import torch
-from sglang_dspark.serving.cpu import early
+from sglang_dspark.cpu_engine import early
 early.prepare([])
 torch.manual_seed(0)
 from dspark_kernels import contestants
 from dspark_kernels.specimens import Served
-from sglang_dspark.serving import upstream_calls
+from sglang_dspark.serving.evidence import upstream_calls
 for kind, w2 in (("vanilla", "float32"), ("gated", "float32"), ("rnn", "float32"), ("vanilla", "bfloat16")):
     served = Served.of(torch.float32, kind=kind, vocab=500, requests=5, hidden=64)._replace(w2=getattr(torch, w2))
     given = contestants.inputs(served, torch.device("cpu")).first(3)

@@ -21,8 +21,9 @@ from sglang_dspark.policy import (
 )
 from sglang_dspark.policy.belief import sps_json
 from sglang_dspark.policy.lag import fresh_survival
-from sglang_dspark.serving import decision, offline
+from sglang_dspark.serving import decision
 from sglang_dspark.serving.decision import Decider, Lagged
+from sglang_dspark.serving.evidence import offline
 from sglang_dspark.serving.live import Mode
 from tests.serving.harness import FAMILIES, Driver, random_confidence, upstream
 

@@ -22,8 +22,9 @@ from safetensors.torch import load_file, save_file
 
 from sglang_dspark.policy import Argmax, NoDraft, Policy, Threshold
 from sglang_dspark.policy.artifact import save
-from sglang_dspark.serving import draft_checkpoint, engine, offline, settings
-from sglang_dspark.serving.offline import OneRank
+from sglang_dspark.serving import draft_checkpoint, settings, step_hooks
+from sglang_dspark.serving.evidence import offline
+from sglang_dspark.serving.evidence.offline import OneRank
 from tests.serving import answers
 from tests.serving.answers import Question
 from tests.serving.configs import V4
@@ -171,8 +172,8 @@ def test_it_is_attached_to_and_decodes_as_its_target_would(
         overlap=overlap,
         confidence_head=heads.confidence,
     ) as planner:
-        engine.attach(None, planner)
-        live = engine.of(SimpleNamespace(_verify_planner=planner))
+        step_hooks.attach(None, planner)
+        live = step_hooks.of(SimpleNamespace(_verify_planner=planner))
         assert live is not None and live.gamma == GAMMA and os.environ["SGLANG_RAGGED_VERIFY_MODE"] == "compact"
         assert heads.confidence.sts_temperatures.tolist() == pytest.approx(temperatures)
         driver = Driver(planner, overlap)

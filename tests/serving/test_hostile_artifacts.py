@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from sglang_dspark.errors import InputError
 from sglang_dspark.policy import Greedy, SpsTable
 from sglang_dspark.policy.artifact import dumps
-from sglang_dspark.serving import offline
+from sglang_dspark.serving.evidence import offline
 from sglang_dspark.serving.live import Geometry, LivePolicy
 from sglang_dspark.serving.settings import Settings
 from tests.serving.harness import FAMILIES

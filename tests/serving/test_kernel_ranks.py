@@ -28,7 +28,7 @@ SCENARIOS = (
 def start(number: int, folder: str) -> None:
     """One rank's process: installs, drafts a block, and writes what it uses, what it drafted and what it logged."""
     os.environ["SGLANG_USE_CPU_ENGINE"] = "1"
-    from sglang_dspark.serving.cpu import early
+    from sglang_dspark.cpu_engine import early
 
     early.prepare([])
     import torch

@@ -15,7 +15,8 @@ import pytest
 from sglang_dspark.errors import InputError
 from sglang_dspark.policy import NoDraft
 from sglang_dspark.policy.artifact import dumps
-from sglang_dspark.serving import draft_checkpoint, hooks, launch, offline, settings, support
+from sglang_dspark.serving import draft_checkpoint, hooks, launch, settings, support
+from sglang_dspark.serving.evidence import offline
 from sglang_dspark.serving.hooks import Hook
 from sglang_dspark.serving.settings import FLAGS, Settings
 from sglang_dspark.serving.support import Choice

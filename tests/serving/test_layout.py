@@ -10,7 +10,8 @@ import pytest
 import torch
 
 from sglang_dspark.policy import EagerTimes, Fixed, Threshold, lengths, sglang_tiers, survival
-from sglang_dspark.serving import engine, hooks, offline
+from sglang_dspark.serving import hooks, step_hooks
+from sglang_dspark.serving.evidence import offline
 from sglang_dspark.serving.live import Geometry
 from sglang_dspark.serving.settings import Settings
 from tests.serving.harness import FAMILIES, Driver, Result, random_confidence
@@ -75,7 +76,7 @@ def test_lengths_fit_the_tier_that_was_decided(hooked, policy, overlap: bool) ->
 def test_an_uncapped_schedule_is_caught(hooked, monkeypatch) -> None:
     tiers = [6, 12, 18, 24]
     monkeypatch.setattr(
-        engine, "verify_lengths", lambda rule, confidence, load, cap: torch.full((4,), GAMMA, dtype=torch.int32)
+        step_hooks, "verify_lengths", lambda rule, confidence, load, cap: torch.full((4,), GAMMA, dtype=torch.int32)
     )
     with offline.planner(gamma=GAMMA, slots=64, tiers=tiers, max_requests=4) as planner:
         offline.attach(planner, offline.artifact(Fixed(length=2), GAMMA))
@@ -223,7 +224,7 @@ def test_graphs_that_are_never_replayed_are_no_tiers(hooked, overlap: bool) -> N
     with offline.planner(
         gamma=GAMMA, slots=64, tiers=[6, 12, 24, 48], max_requests=8, replays=False, overlap=overlap
     ) as planner:
-        assert engine.geometry(planner) == Geometry()
+        assert step_hooks.geometry(planner) == Geometry()
         offline.attach(planner, offline.artifact(Fixed(length=2), GAMMA))
         driver = Driver(planner, overlap)
         for _ in range(4):
@@ -233,8 +234,8 @@ def test_graphs_that_are_never_replayed_are_no_tiers(hooked, overlap: bool) -> N
 
 
 def test_whole_blocks_are_left_to_sglang(hooked, monkeypatch) -> None:
-    monkeypatch.setattr(engine.settings, "current", lambda: Settings(policy="/not/even/read.json"))
+    monkeypatch.setattr(step_hooks.settings, "current", lambda: Settings(policy="/not/even/read.json"))
     with offline.planner(gamma=GAMMA, slots=64, tiers=[6, 12], max_requests=2, mode="static") as planner:
-        engine.attach(None, planner)
-        assert engine.of(SimpleNamespace(_verify_planner=planner)) is None
-        assert engine.geometry(planner) == Geometry()
+        step_hooks.attach(None, planner)
+        assert step_hooks.of(SimpleNamespace(_verify_planner=planner)) is None
+        assert step_hooks.geometry(planner) == Geometry()

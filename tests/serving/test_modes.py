@@ -14,11 +14,12 @@ from sglang_dspark.errors import InputError
 from sglang_dspark.policy import Fixed, Threshold, sglang_tiers
 from sglang_dspark.policy.artifact import dumps
 from sglang_dspark.policy.belief import sps_json
-from sglang_dspark.serving import engine, offline
 from sglang_dspark.serving import live as live_module
+from sglang_dspark.serving import step_hooks
+from sglang_dspark.serving.evidence import offline
 from sglang_dspark.serving.live import Mode, tempered
+from sglang_dspark.serving.policy_file_watcher import Watcher
 from sglang_dspark.serving.stream import Stream
-from sglang_dspark.serving.watch import Watcher
 from tests.serving.harness import Driver, random_confidence, upstream
 
 GAMMA = 4
@@ -278,7 +279,7 @@ def test_waiting_requests_are_those_of_the_step_though_sglang_replaces_the_list(
         live = offline.attach(planner, artifact(Fixed(length=1)))
         driver, seen = Driver(planner, True), []
         scheduler = SimpleNamespace(draft_worker=driver.worker, waiting_queue=["first"], metrics_collector=None)
-        engine.attach_scheduler(None, scheduler)
+        step_hooks.attach_scheduler(None, scheduler)
         live.watcher.stop()
         for waiting in (6, 0, 3):
             # As ``Scheduler._get_new_batch_prefill_raw`` drops what it admits, and then appends what comes.

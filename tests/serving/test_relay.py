@@ -17,8 +17,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from sglang_dspark.policy import Load, Threshold, budget
-from sglang_dspark.serving import offline
 from sglang_dspark.serving.decision import Decider, Lagged
+from sglang_dspark.serving.evidence import offline
 from tests.serving.device import Device
 from tests.serving.harness import Driver
 

@@ -10,9 +10,9 @@ import pytest
 import torch
 from scipy import stats
 
-from sglang_dspark.serving import engine
-from sglang_dspark.serving.cpu import sampling
-from sglang_dspark.serving.offline import OneRank
+from sglang_dspark.cpu_engine import sampling
+from sglang_dspark.serving import step_hooks
+from sglang_dspark.serving.evidence.offline import OneRank
 
 ROWS, GAMMA, VOCAB = 4000, 3, 12
 
@@ -54,7 +54,7 @@ def rest(sampling_info: Any, sampler: object = None) -> Any:
         sample_from_anchor=True,
         _draft_sampler=sampler,
     )
-    return engine._no_draft(
+    return step_hooks._no_draft(
         proposer,
         batch=SimpleNamespace(seq_lens=torch.ones(ROWS)),
         draft_input=SimpleNamespace(bonus_tokens=torch.arange(ROWS) % VOCAB),
@@ -84,7 +84,7 @@ def test_a_rest_draws_from_the_target_and_reads_its_first_rows_only(
         return found
 
     monkeypatch.setattr(upstream, "_draft_probs", noted)
-    lengths, tokens, trimmed = engine.accept_draft_tokens(
+    lengths, tokens, trimmed = step_hooks.accept_draft_tokens(
         upstream.accept_draft_tokens,
         candidates=torch.cat([proposal.draft_block_ids[:, :1], proposal.draft_block.draft_tokens], 1),
         target_logits=logits.view(-1, VOCAB),
@@ -112,7 +112,7 @@ def test_a_step_with_a_draft_is_sglangs(upstream: Any) -> None:
 
     block = DraftBlockResult(torch.zeros(1, 1), None, torch.zeros(1), torch.ones(1), True)
     given = {"draft_block": block, "candidates": torch.zeros(1, 2)}
-    assert engine.accept_draft_tokens(lambda **found: found, **given) == given
+    assert step_hooks.accept_draft_tokens(lambda **found: found, **given) == given
 
 
 @pytest.mark.parametrize(("greedy", "sampler", "folded"), [("all", 1, True), ("all", None, False), ("some", 1, False)])

@@ -11,9 +11,9 @@ import pytest
 import torch
 from scipy import stats
 
+from sglang_dspark.cpu_engine import sampling
 from sglang_dspark.serving import kernels
-from sglang_dspark.serving.cpu import sampling
-from sglang_dspark.serving.offline import OneRank
+from sglang_dspark.serving.evidence.offline import OneRank
 
 ROWS, TURNS, GAMMA, VOCAB, RANK = 1000, 20, 2, 12, 8
 KEY = 987654321

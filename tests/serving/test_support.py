@@ -15,7 +15,8 @@ import pytest
 from sglang_dspark.demo import DRAFT, TARGET
 from sglang_dspark.errors import InputError
 from sglang_dspark.policy.artifact import save
-from sglang_dspark.serving import launch, offline, serve_check, support
+from sglang_dspark.serving import launch, serve_check, support
+from sglang_dspark.serving.evidence import offline
 from sglang_dspark.serving.support import BACKENDS, CHECK_BACKEND, CPU_BACKEND, FEATURES, MODEL_CLASSES, Choice
 from tests.serving import answers, flags, upstream_source
 from tests.serving.answers import Question

@@ -8,8 +8,9 @@ from pathlib import Path
 import pytest
 
 from sglang_dspark.errors import InputError
+from sglang_dspark.serving.evidence.upstream_check import Finding, check, main, report, uses
 from sglang_dspark.serving.hooks import Hook
-from sglang_dspark.serving.upstream_check import Finding, Tree, check, main, report, uses
+from sglang_dspark.serving.source_tree import SourceTree
 
 OLD = {
     "sglang/__init__.py": "",
@@ -92,18 +93,18 @@ PLANNER = "sglang.srt.planner.Planner"
 
 
 @pytest.fixture
-def trees(tmp_path: Path) -> tuple[Tree, Tree]:
+def trees(tmp_path: Path) -> tuple[SourceTree, SourceTree]:
     for name, text in OLD.items():
         (tmp_path / "old" / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / "old" / name).write_text(text)
     with zipfile.ZipFile(tmp_path / "new.whl", "w") as wheel:
         for name, text in NEW.items():
             wheel.writestr(name, text)
-    return Tree(tmp_path / "old"), Tree(tmp_path / "new.whl")
+    return SourceTree(tmp_path / "old"), SourceTree(tmp_path / "new.whl")
 
 
 @pytest.fixture
-def found(trees: tuple[Tree, Tree], tmp_path: Path) -> dict[str, list[Finding]]:
+def found(trees: tuple[SourceTree, SourceTree], tmp_path: Path) -> dict[str, list[Finding]]:
     package = tmp_path / "ours" / "serving"
     package.mkdir(parents=True)
     (package / "engine.py").write_text(OURS)
@@ -152,7 +153,7 @@ def test_the_report_marks_what_breaks_and_shows_changes_if_asked(found: dict[str
     assert "      -    self._carry = gamma" in report(found, diffs=True)
 
 
-def test_a_version_is_equal_to_itself(trees: tuple[Tree, Tree], tmp_path: Path) -> None:
+def test_a_version_is_equal_to_itself(trees: tuple[SourceTree, SourceTree], tmp_path: Path) -> None:
     hooks = [Hook(f"{PLANNER}.budget", "around", print, ("confidence",), "")]
     assert not any(check(trees[1], trees[1], hooks, uses(tmp_path)).values())
 
@@ -164,7 +165,7 @@ def test_the_installed_version_has_all_that_the_plugin_relies_on(capsys: pytest.
     folder = Path(next(iter(sglang.__path__))).parent
     main([str(folder)])
     assert capsys.readouterr().out.splitlines()[-1].startswith("0 that must be corrected")
-    tree, used = Tree(folder), uses()
+    tree, used = SourceTree(folder), uses()
     missing = [name for name in used.imported if tree.find(name) is None and tree.module(name) is None]
     assert missing == [] and len(used.imported) > 20
 
@@ -177,11 +178,11 @@ def test_what_is_no_version_is_refused_in_one_line(tmp_path: Path, content: byte
     else:
         place.write_bytes(content)
     with pytest.raises(InputError, match=rf"^{place}: "):
-        Tree(place)
+        SourceTree(place)
 
 
 def test_source_of_a_newer_python_is_named(tmp_path: Path) -> None:
     (tmp_path / "sglang").mkdir()
     (tmp_path / "sglang" / "later.py").write_text("def f(:\n")
     with pytest.raises(InputError, match=r"^sglang\.later: .*newer Python"):
-        Tree(tmp_path).find("sglang.later.f")
+        SourceTree(tmp_path).find("sglang.later.f")

@@ -61,7 +61,7 @@ class Group:
 def start(count: int, number: int, folder: str) -> None:
     """One rank's process: writes what every scenario gave on it."""
     os.environ |= {"SGLANG_USE_CPU_ENGINE": "1", "TRITON_INTERPRET": "1", "OMP_NUM_THREADS": "1"}
-    from sglang_dspark.serving.cpu import early
+    from sglang_dspark.cpu_engine import early
 
     early.prepare([])
     import torch
@@ -134,7 +134,7 @@ class Drafter:
 
         from dspark_kernels import selfcheck
         from sglang_dspark.serving import kernels, settings
-        from sglang_dspark.serving.offline import OneRank
+        from sglang_dspark.serving.evidence.offline import OneRank
 
         args = {"speculative_use_block_verification": False, "max_running_requests": MANY} | server
         proposer = SimpleNamespace(
@@ -171,7 +171,7 @@ class Drafter:
         from sglang.srt.speculative.dspark_components.dspark_draft import DraftNoise, draft_markov_block
 
         from sglang_dspark.serving import kernels
-        from sglang_dspark.serving.offline import OneRank
+        from sglang_dspark.serving.evidence.offline import OneRank
 
         first = self.group.rank * self.width
         base = self.base[:rows, :, first : first + self.width] if sharded else self.base[:rows, :, :VOCAB]

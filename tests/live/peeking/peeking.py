@@ -12,10 +12,10 @@ import torch
 
 
 def register() -> None:
-    from sglang_dspark.serving import engine
+    from sglang_dspark.serving import step_hooks
 
     drafted: dict[str, torch.Tensor] = {}
-    propose = engine.propose
+    propose = step_hooks.propose
 
     def remember(*arguments: Any, **keywords: Any) -> Any:
         proposal = propose(*arguments, **keywords)
@@ -26,5 +26,5 @@ def register() -> None:
         even = drafted["tokens"][:, 1:] % 2 == 0
         return 1 + even.to(torch.int32).cumprod(dim=1).sum(dim=1).to(torch.int32)
 
-    engine.propose = remember
-    engine.verify_lengths = peek
+    step_hooks.propose = remember
+    step_hooks.verify_lengths = peek

@@ -75,14 +75,15 @@ def planner(as_json: Json = False) -> None:
     from sglang_dspark.errors import InputError
 
     try:
-        from sglang_dspark.serving import bench, cpu
+        from sglang_dspark import cpu_engine
+        from sglang_dspark.serving.evidence import planner_bench
     except ImportError as error:
         raise InputError(
             f"sglang: not installed ({error}); pip install 'sglang-dspark[serve]', or see Makefile"
         ) from error
     # Only host code is timed: SGLang need not find a GPU for it.
-    cpu.prepare(("--device", "cpu"))
-    found = bench.run()
+    cpu_engine.prepare(("--device", "cpu"))
+    found = planner_bench.run()
     if as_json:
         print_json(found)
     else:

@@ -55,11 +55,11 @@ def moved(as_json: Json = False) -> None:
     # Infinities are at home in these kernels, and SGLang's imports say what a CPU lacks.
     warnings.simplefilter("ignore")
     try:
-        from sglang_dspark.serving import cpu
+        from sglang_dspark import cpu_engine
 
         # Kernels are interpreted: SGLang need not find a GPU for them.
-        cpu.prepare(("--device", "cpu"))
-        from sglang_dspark.serving import kernel_bytes
+        cpu_engine.prepare(("--device", "cpu"))
+        from sglang_dspark.serving.evidence import kernel_bytes
     except ImportError as error:
         raise _missing(error) from error
     found = kernel_bytes.run()

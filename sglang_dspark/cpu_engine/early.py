@@ -35,7 +35,7 @@ def prepare(arguments: Sequence[str] | None = None) -> None:
         # A folder on the path also reaches spawned children, whose plugins load after sgl_kernel is imported.
         if STAND_IN not in sys.path:
             sys.path.insert(0, STAND_IN)
-        from sglang_dspark.serving.cpu import torchvision_stand_in
+        from sglang_dspark.cpu_engine import torchvision_stand_in
 
         torchvision_stand_in.install()
 

@@ -11,8 +11,8 @@ from types import SimpleNamespace
 import pytest
 
 from sglang_dspark.errors import InputError
-from sglang_dspark.serving import watch
-from sglang_dspark.serving.watch import Watcher
+from sglang_dspark.serving import policy_file_watcher
+from sglang_dspark.serving.policy_file_watcher import Watcher
 
 DEADLINE_S = 30.0
 
@@ -99,7 +99,7 @@ def test_asking_reads_an_unchanged_file_once(path: Path) -> None:
 
 
 def test_a_failing_chore_stops_neither_the_others_nor_reloads(path: Path, monkeypatch) -> None:
-    monkeypatch.setattr(watch, "POLL_S", 0.01)
+    monkeypatch.setattr(policy_file_watcher, "POLL_S", 0.01)
     live, done = Live(path), threading.Semaphore(0)
     watcher = Watcher(live)
 
@@ -123,7 +123,7 @@ class TestBackAndForth:
     @pytest.fixture
     def clock(self, monkeypatch) -> SimpleNamespace:
         clock = SimpleNamespace(now=1000.0)
-        monkeypatch.setattr(watch.time, "monotonic", lambda: clock.now)
+        monkeypatch.setattr(policy_file_watcher.time, "monotonic", lambda: clock.now)
         return clock
 
     @pytest.fixture
@@ -134,13 +134,13 @@ class TestBackAndForth:
         """Two writers that put back their versions every ``every_s``, and the watcher's polls."""
         watcher, versions = Watcher(live), (b"ours", b"theirs")
         writes = 0
-        for tick in range(int(seconds / watch.POLL_S)):
-            if tick * watch.POLL_S >= writes * every_s:
+        for tick in range(int(seconds / policy_file_watcher.POLL_S)):
+            if tick * policy_file_watcher.POLL_S >= writes * every_s:
                 path.write_bytes(versions[writes % 2])
                 os.utime(path, ns=(writes, writes))
                 writes += 1
             watcher.look()
-            clock.now += watch.POLL_S
+            clock.now += policy_file_watcher.POLL_S
         return watcher
 
     def test_versions_that_flip_flop_are_taken_ever_more_rarely(self, path, live, clock, caplog) -> None:
@@ -155,9 +155,9 @@ class TestBackAndForth:
         for version in (b"theirs", b"ours"):  # Whichever it is that is in force now.
             path.write_bytes(version)
             os.utime(path, ns=(1, len(version)))
-            for _ in range(int(watch.MOST_HOLD_S / watch.POLL_S) + 2):
+            for _ in range(int(policy_file_watcher.MOST_HOLD_S / policy_file_watcher.POLL_S) + 2):
                 watcher.look()
-                clock.now += watch.POLL_S
+                clock.now += policy_file_watcher.POLL_S
             assert live.in_force.text == version
 
     def test_a_change_and_its_undoing_are_taken_at_once(self, path, live, clock) -> None:
@@ -166,7 +166,7 @@ class TestBackAndForth:
             path.write_bytes(version)
             watcher.look()
             assert live.in_force.text == version
-            clock.now += watch.POLL_S
+            clock.now += policy_file_watcher.POLL_S
 
     def test_one_that_is_asked_for_is_taken_at_once(self, path, live, clock) -> None:
         watcher = self.run(path, live, clock, 20.0, 0.5)
@@ -186,12 +186,12 @@ class TestBackAndForth:
         path.unlink() if missing else path.write_bytes(b"bad")
         for _ in range(5):
             watcher.look()
-            clock.now += watch.POLL_S
+            clock.now += policy_file_watcher.POLL_S
         assert watcher.refusals == 1
 
     def test_a_version_that_returns_later_is_new(self, path, live, clock) -> None:
         self.run(path, live, clock, 20.0, 0.5)
-        clock.now += watch.RETURN_S
+        clock.now += policy_file_watcher.RETURN_S
         live.offers.clear()
         self.run(path, live, clock, 2.0, 0.5)
         assert len(live.offers) >= 3

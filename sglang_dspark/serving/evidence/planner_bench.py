@@ -14,9 +14,9 @@ import torch
 
 from sglang_dspark.policy import sglang_tiers
 from sglang_dspark.policy.belief import sps_json
-from sglang_dspark.serving import engine
+from sglang_dspark.serving import step_hooks
+from sglang_dspark.serving.evidence.offline import BELIEF, GAMMA, artifact, attach, batch, planner
 from sglang_dspark.serving.live import Geometry, LivePolicy
-from sglang_dspark.serving.offline import BELIEF, GAMMA, artifact, attach, batch, planner
 from sglang_dspark.serving.recorder import Recorder
 
 REQUESTS: Final = (16, 256, 1024)
@@ -51,7 +51,7 @@ def run(rounds: int = 1000) -> dict[str, dict[str, float]]:
 
         live = attach(ours, artifact())
         theirs._budget_planner.sps_table = SpsAdditiveCostTable.from_json(sps_json(BELIEF))
-        geometry = engine.geometry(ours)
+        geometry = step_hooks.geometry(ours)
         upstream = type(theirs._budget_planner).compute_budget
         upstream = getattr(upstream, "__wrapped__", upstream)
         for requests in REQUESTS:
@@ -60,7 +60,7 @@ def run(rounds: int = 1000) -> dict[str, dict[str, float]]:
 
             def decide(now: Any = now, arguments: Any = arguments) -> None:
                 step = live.begin(now, geometry)
-                engine.compute_budget(upstream, ours._budget_planner, **arguments)
+                step_hooks.compute_budget(upstream, ours._budget_planner, **arguments)
                 live.agree(step, False)
                 live.finish()
 

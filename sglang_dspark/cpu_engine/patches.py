@@ -1,4 +1,4 @@
-"""What SGLang does only on a GPU, done on the CPU. ``serving.hooks`` says where each of these sits, and why."""
+"""CPU forms of what SGLang does only on a GPU; ``sglang_dspark.serving.hooks`` lists where each is installed."""
 
 from __future__ import annotations
 

@@ -1,11 +1,11 @@
-"""Enters the CPU engine into SGLang, through its two official registrations and the hooks of ``serving.hooks``."""
+"""Register the CPU engine with SGLang: two official registrations and the hooks of ``serving.hooks``."""
 
 from __future__ import annotations
 
 import logging
 from typing import Any
 
-from sglang_dspark.serving.cpu import early
+from sglang_dspark.cpu_engine import early
 
 logger = logging.getLogger(__name__)
 
@@ -27,6 +27,6 @@ def register() -> None:
 
     @register_attention_backend("torch_native")
     def make(runner: Any) -> Any:
-        from sglang_dspark.serving.cpu.attention import VerifyBackend
+        from sglang_dspark.cpu_engine.attention import VerifyBackend
 
         return VerifyBackend(runner)

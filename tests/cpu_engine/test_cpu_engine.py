@@ -19,7 +19,7 @@ import pytest
 import torch
 from scipy import stats
 
-from sglang_dspark.serving.cpu import early, sampling, torchvision_stand_in
+from sglang_dspark.cpu_engine import early, sampling, torchvision_stand_in
 
 if importlib.util.find_spec("sglang") is None:
     pytest.skip("sglang is not installed", allow_module_level=True)
@@ -37,7 +37,7 @@ def attention() -> Iterator[ModuleType]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv(early.VARIABLE, "1")
         early.prepare([])
-        yield importlib.import_module("sglang_dspark.serving.cpu.attention")
+        yield importlib.import_module("sglang_dspark.cpu_engine.attention")
 
 
 class Pool:
@@ -498,7 +498,7 @@ def test_a_real_cpu_build_is_left_alone(process: pytest.MonkeyPatch, tmp_path: P
 def test_sglang_itself_takes_the_cpu_only_where_asked(words: str, cpu: bool) -> None:
     """Through the installed entry point, at the import of sglang."""
     code = f"import sys; sys.argv = ['serve', *{words.split()!r}]\n"
-    code += "from sglang.srt.utils import common\nfrom sglang_dspark.serving.cpu import early\n"
+    code += "from sglang.srt.utils import common\nfrom sglang_dspark.cpu_engine import early\n"
     code += "print('answer', common.is_cpu(), early.in_use(), 'torchvision' in sys.modules)"
     environment = {name: value for name, value in os.environ.items() if name != early.VARIABLE}
     done = subprocess.run(

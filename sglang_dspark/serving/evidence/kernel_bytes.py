@@ -11,7 +11,7 @@ from dspark_kernels.draft import worth_keeping
 from dspark_kernels.targets import TARGETS, Scan, Target, for_rows
 from dspark_kernels.traffic import Shape, Traffic
 from sglang_dspark.errors import InputError
-from sglang_dspark.serving import upstream_traffic as upstream
+from sglang_dspark.serving.evidence import upstream_traffic as upstream
 
 ROWS: Final = (1, 16, 64, 256)
 # Small enough to interpret in seconds; tiles, parts and blocks of rows that do not divide, one and several.
