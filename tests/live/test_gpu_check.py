@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from dspark_simulator.scenario import load
-from dspark_tuning.sim2real.saturated import pairs
+from dspark_tuning.cli.saturated import pairs
 from sglang_dspark.gpu_check import cost, engine
 from sglang_dspark.gpu_check.stage import Stage
 

@@ -13,14 +13,14 @@ import pytest
 
 from dspark_simulator.scenario import Run
 from dspark_simulator.workloads import Workload
-from dspark_tuning.calibrate.calibration import calibrate
-from dspark_tuning.load.drive import Loaded, drive
-from dspark_tuning.load.request import Stream
-from dspark_tuning.load.result import result
-from dspark_tuning.recording.schema import read
-from dspark_tuning.remote import Client
-from dspark_tuning.sim2real.measure import recording
-from dspark_tuning.sim2real.servers import GUESS, artifact
+from dspark_tuning.measuring.calibrate.calibration import calibrate
+from dspark_tuning.measuring.load.drive import Loaded, drive
+from dspark_tuning.measuring.load.request import Stream
+from dspark_tuning.measuring.load.result import result
+from dspark_tuning.measuring.recording.schema import read
+from dspark_tuning.measuring.sglang_client import Client
+from dspark_tuning.measuring.sim2real.measure import recording
+from dspark_tuning.measuring.sim2real.servers import GUESS, artifact
 from sglang_dspark.demo import TARGET
 from sglang_dspark.demo.load import closed_loop
 from sglang_dspark.demo.mixed_prompts import mixed
@@ -129,7 +129,7 @@ def test_figures_are_those_of_sglangs_benchmark_on_the_same_streams(
     steered.use(artifact(Fixed(length=7), GUESS))
     streams: list[Recorded] = []
     # A closed loop makes them in the order of its requests.
-    monkeypatch.setattr("dspark_tuning.load.drive.Stream", lambda: streams.append(Recorded()) or streams[-1])
+    monkeypatch.setattr("dspark_tuning.measuring.load.drive.Stream", lambda: streams.append(Recorded()) or streams[-1])
     loaded = load(steered, REQUESTS)
     recorded = [
         {

@@ -10,7 +10,7 @@ import pyarrow as pa
 
 from dspark_simulator import draws
 from dspark_simulator.acceptance import AcceptanceModel, propose
-from dspark_tuning.recording.schema import SCHEMA, About
+from dspark_tuning.measuring.recording.schema import SCHEMA, About
 
 GAMMA = 7
 OUTPUT = 96

@@ -9,8 +9,8 @@ import pytest
 from dspark_simulator.scenario import load, seeds
 from dspark_simulator.server import Server
 from dspark_simulator.simulation import Arm, simulate
-from dspark_tuning import arms
-from dspark_tuning.evaluate import Cell, at_load
+from dspark_tuning.search import baselines
+from dspark_tuning.search.evaluation import Cell, at_load
 from sglang_dspark.policy import Argmax, Fixed, Greedy, NoDraft, Static, Threshold
 
 SCENARIOS = ("b300-v4flash", "h200-qwen3-8b", "mi350x-v4flash")
@@ -20,13 +20,13 @@ NOISE = 0.01
 
 
 def stock(name: str, server: Server) -> list[Arm]:
-    belief = arms.profiled_belief(load(name), server.gamma)
+    belief = baselines.profiled_belief(load(name), server.gamma)
     whole = server.model_copy(update={"verify_mode": "static"})
     return [Arm("static", whole, stock=True), Arm("stock argmax", server, Argmax(fill=True), belief, stock=True)]
 
 
 def ours(name: str, server: Server) -> list[Arm]:
-    belief = arms.profiled_belief(load(name), server.gamma)
+    belief = baselines.profiled_belief(load(name), server.gamma)
     return [
         Arm("argmax", server, Argmax(fill=True), belief),
         Arm("greedy", server, Greedy(), belief),
@@ -60,7 +60,7 @@ def test_past_the_graphs_no_policy_loses_to_a_stock_server(name: str, clients: i
 @pytest.mark.parametrize("name", SCENARIOS)
 def test_no_arm_beats_the_step_oracle(name: str, clients: int, captured: int) -> None:
     flags = server(name, captured)
-    most = served(name, clients, arms.oracle(flags))
+    most = served(name, clients, baselines.oracle(flags))
     others = [
         *stock(name, flags),
         *ours(name, flags),

@@ -10,10 +10,10 @@ import pytest
 from dspark_simulator.scenario import Scenario, load
 from dspark_simulator.server import Server
 from dspark_simulator.simulation import Arm
-from dspark_tuning import arms
-from dspark_tuning.own_flags import own_flags
-from dspark_tuning.space import Space
-from dspark_tuning.tune import selected
+from dspark_tuning.search import baselines
+from dspark_tuning.search.own_flags import own_flags
+from dspark_tuning.search.space import Space
+from dspark_tuning.search.tune import selected
 
 SMOOTH = {"max_running_requests": (64, 128, 256), "chunked_prefill_size": (2048, 4096, 8192)}
 
@@ -84,16 +84,16 @@ def test_pinned_flags_are_pinned_for_baselines_too(scenario: Scenario) -> None:
         tried.extend(arm.server for arm in candidates)
         return [float(arm.server.max_running_requests == 96) for arm in candidates]
 
-    own = {arm.name: arm.server for arm in arms.with_own_flags(scenario, flags, score)}
-    assert set(own) == {arms.PLAIN, arms.OWN_FLAGS, arms.ALIGNED_OWN_FLAGS}
+    own = {arm.name: arm.server for arm in baselines.with_own_flags(scenario, flags, score)}
+    assert set(own) == {baselines.PLAIN, baselines.OWN_FLAGS, baselines.ALIGNED_OWN_FLAGS}
     assert all(server.max_running_requests == 96 for server in own.values())
     assert {server.gamma for server in tried} <= {scenario.server.gamma, 3}
-    assert not own[arms.PLAIN].speculative and own[arms.OWN_FLAGS].verify_mode == "static"
+    assert not own[baselines.PLAIN].speculative and own[baselines.OWN_FLAGS].verify_mode == "static"
 
 
 def test_the_start_has_room_and_the_mean_overhead(scenario: Scenario) -> None:
     space = Space(scenario, {"chunked_prefill_size": 4096})
-    start = space.arm(arms.START, space.start())
+    start = space.arm(baselines.START, space.start())
     assert (start.server.max_running_requests, start.server.chunked_prefill_size) == (512, 4096)
     live = scenario.live.centre()
     assert start.belief == space.beliefs[start.server.gamma].corrected(live.overhead_s, live.slope)
@@ -105,7 +105,7 @@ def test_the_start_has_room_and_the_mean_overhead(scenario: Scenario) -> None:
 def test_flags_that_only_sglang_has_are_not_searched_for_vllm(scenario: Scenario) -> None:
     vllm = scenario.model_copy(update={"server": Server(engine="vllm")})
     space = Space(vllm, {})
-    start = space.arm(arms.START, space.start()).server
+    start = space.arm(baselines.START, space.start()).server
     assert (start.prefill_decode_interval, start.min_free_slots_delay) == (0, None)
     assert space.flags()["min_free_slots_delay"] == (None,)
     assert space.describe()["prefill_decode_interval"] == 0

@@ -22,11 +22,12 @@ from dspark_simulator.costs.numeric import draft_s, host_s, prefill_s, verify_s
 from dspark_simulator.deployment import Truth
 from dspark_simulator.scenario import Run, Scenario, load
 from dspark_simulator.simulation import Arm, simulate
-from dspark_tuning.calibrate import acceptance, cells, confidence, cost, coverage, nonnegative, report
-from dspark_tuning.calibrate.calibration import Calibrated, calibrate
-from dspark_tuning.calibrate.rounds import Rounds, rounds
-from dspark_tuning.calibrate.timelines import timelines
-from dspark_tuning.recording.schema import SCHEMA, Record, read, write
+from dspark_tuning.measuring.calibrate import acceptance, cells, confidence, cost, coverage, nonnegative
+from dspark_tuning.measuring.calibrate.calibration import Calibrated, calibrate
+from dspark_tuning.measuring.calibrate.rounds import Rounds, rounds
+from dspark_tuning.measuring.calibrate.timelines import timelines
+from dspark_tuning.measuring.recording.schema import SCHEMA, Record, read, write
+from dspark_tuning.reporting import calibration
 from sglang_dspark.errors import InputError
 from sglang_dspark.policy import Fixed, sglang_tiers
 from tests.tuning.command import dspark
@@ -414,7 +415,7 @@ def test_command_writes_the_same_bytes_again(tmp_path: Path, recording: Path) ->
 
 
 def test_report_is_whole_and_tells_what_the_profile_tells(found: Calibrated, recording: Path) -> None:
-    text = report.render(found, ["dspark calibrate <run>"])
+    text = calibration.render(found, ["dspark calibrate <run>"])
     page = Page(text)
     check_nothing_is_loaded(text, page)
     check_readable(page)
@@ -519,7 +520,7 @@ def test_a_models_own_step_times_have_no_error_beside_themselves(
     found: Calibrated, recording: Path, tmp_path: Path
 ) -> None:
     """The recording, beside a scenario that has its times, and beside one with steps twice as long."""
-    from dspark_tuning.calibrate.beside import beside, measured, quantiles
+    from dspark_tuning.measuring.calibrate.beside import beside, measured, quantiles
 
     made = tmp_path / "measured.yaml"
     made.write_text(measured(load("h200-qwen3-8b"), found.profile, "measured"))

@@ -23,14 +23,16 @@ from optuna.storages.journal import JournalFileBackend
 
 from dspark_simulator.scenario import Run, Scenario, load
 from dspark_simulator.simulation import Arm, simulate
-from dspark_tuning import arms, outputs, report
-from dspark_tuning.commands import common, served
-from dspark_tuning.commands import tune as tune_command
-from dspark_tuning.evaluate import Cell, measure
-from dspark_tuning.launch import SPS_TABLE, STS
-from dspark_tuning.objectives import METRICS
-from dspark_tuning.search import STUDY
-from dspark_tuning.tune import Outcome
+from dspark_tuning.cli import common
+from dspark_tuning.cli import tune as tune_command
+from dspark_tuning.reporting import tuning
+from dspark_tuning.reporting.tuning import files
+from dspark_tuning.search import baselines, named_arms
+from dspark_tuning.search.evaluation import Cell, measure
+from dspark_tuning.search.launch_command import SPS_TABLE, STS
+from dspark_tuning.search.objectives import METRICS
+from dspark_tuning.search.search import STUDY
+from dspark_tuning.search.tune import Outcome
 from sglang_dspark.policy import SpsAdditiveTable, Threshold
 from sglang_dspark.policy.artifact import Artifact
 from sglang_dspark.policy.belief import sps_json
@@ -70,7 +72,7 @@ print(*sys.modules)
 """
     ran = subprocess.run([sys.executable, "-c", script, *COMMANDS], check=True, capture_output=True, text=True)
     imported, helped = (set(line.split()) for line in ran.stdout.splitlines())
-    assert "dspark_tuning.commands.tune" in imported
+    assert "dspark_tuning.cli.tune" in imported
     heavy = {"numba", "numpy", "pandas", "optuna", "pyarrow", "plotly", "simpy"}
     assert not helped & heavy
     # Typer itself reads options with pydantic.
@@ -129,7 +131,7 @@ class TestSimulate:
         scenario = load("b300-v4flash").at_load(8)
         warmup = scenario.run.warmup_requests
         run = Run(requests=60 + warmup, warmup_requests=warmup, max_s=scenario.run.max_s)
-        result = simulate(scenario.model_copy(update={"run": run}), arms.default(scenario), seed=5)
+        result = simulate(scenario.model_copy(update={"run": run}), baselines.default(scenario), seed=5)
         assert found["result"]["requests"] == 60
         assert found["result"]["throughput_tok_s"] == result.throughput_tok_s
         assert found["result"]["tpot"] == result.tpot._asdict()
@@ -187,7 +189,7 @@ class TestSimulate:
         path = tmp_path / "policy.json"
         path.write_text(WEIGHTED.model_dump_json())
         scenario = load("b300-v4flash")
-        arm = served.tuned(path, scenario)
+        arm = named_arms.tuned(path, scenario)
         changed = {
             "gamma": 5,
             "max_running_requests": 128,
@@ -207,7 +209,7 @@ class TestSimulate:
     def test_a_policy_that_says_serve_plain_serves_plain(self, tmp_path: Path) -> None:
         path = tmp_path / "policy.json"
         path.write_text(WEIGHTED.model_copy(update={"serve": "plain"}).model_dump_json())
-        assert served.tuned(path, load("b300-v4flash")) == arms.plain(load("b300-v4flash"))
+        assert named_arms.tuned(path, load("b300-v4flash")) == baselines.plain(load("b300-v4flash"))
 
     def test_steps_are_written_and_do_not_overlap(self, tmp_path: Path) -> None:
         path = tmp_path / "steps.parquet"
@@ -255,9 +257,9 @@ class Tuned(NamedTuple):
 def tuned(tmp_path_factory: pytest.TempPathFactory) -> Tuned:
     folder = tmp_path_factory.mktemp("tuned") / "new" / "out"
     written: list[Outcome] = []
-    write = outputs.write
+    write = files.write
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(outputs, "write", lambda outcome, folder: written.append(outcome) or write(outcome, folder))
+        patch.setattr(files, "write", lambda outcome, folder: written.append(outcome) or write(outcome, folder))
         found = dspark("tune", *TINY, "--workers", 1, "--out", folder, "--json").json()
     return Tuned(folder, found, written[0])
 
@@ -321,7 +323,7 @@ class TestTune:
         assert dspark("policy", "check", path, "--json").json()["valid"]
         assert str(path) in dspark("policy", "check", path).out
         shown = dspark("policy", "show", path)
-        assert arms.ALIGNED in shown.out
+        assert baselines.ALIGNED in shown.out
         assert "searched: max_running_requests" in shown.out
         assert dspark("policy", "show", path, "--json").json() == json.loads(path.read_text())
 
@@ -365,7 +367,7 @@ class TestTune:
 
     def test_every_baseline_is_a_row_of_the_table(self, tuned: Tuned, continued: Continued) -> None:
         scenario = load("b300-v4flash")
-        for arm in (*arms.baselines(scenario, scenario.server, 0.5), arms.oracle(scenario.server)):
+        for arm in (*baselines.baselines(scenario, scenario.server, 0.5), baselines.oracle(scenario.server)):
             assert f" {arm.name} " in continued.again.out
         assert tuned.json["advice"] in " ".join(continued.again.out.split())
 
@@ -409,15 +411,15 @@ class TestOutputs:
     def test_nothing_is_written_if_anything_fails(
         self, outcome: Outcome, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        monkeypatch.setattr(report, "render", lambda outcome: 1 / 0)
+        monkeypatch.setattr(tuning, "render", lambda outcome: 1 / 0)
         with pytest.raises(ZeroDivisionError):
-            outputs.write(outcome, tmp_path)
+            files.write(outcome, tmp_path)
         assert not list(tmp_path.iterdir())
 
     def test_an_unmodified_sglang_has_its_table_and_its_temperatures(self, outcome: Outcome, tmp_path: Path) -> None:
         server = outcome.stock.server.model_copy(update={"gamma": 3})
         outcome = outcome._replace(stock=outcome.stock._replace(server=server))
-        outputs.write(outcome, tmp_path)
+        files.write(outcome, tmp_path)
         table = (tmp_path / SPS_TABLE).read_text()
         assert table == sps_json(outcome.stock.belief)
         assert SpsAdditiveTable.model_validate_json(table).bs_probes == outcome.stock.belief.bs_probes
@@ -425,8 +427,8 @@ class TestOutputs:
         assert temperatures == list(outcome.scenario.drafter().sts[:3])
 
     def test_the_written_policy_simulates_as_it_did_in_the_report(self, outcome: Outcome, tmp_path: Path) -> None:
-        outputs.write(outcome, tmp_path)
-        arm = served.tuned(tmp_path / "policy.json", outcome.scenario)
+        files.write(outcome, tmp_path)
+        arm = named_arms.tuned(tmp_path / "policy.json", outcome.scenario)
         row = outcome.rows[outcome.rows["arm"] == outcome.winner.name].iloc[-1]
         again = measure(outcome.scenario, Cell(arm, row["load"], int(row["seed"])))
         assert again["throughput_tok_s"] == row["throughput_tok_s"]

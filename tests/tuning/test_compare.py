@@ -9,7 +9,7 @@ import pandas as pd
 import pytest
 from scipy import stats
 
-from dspark_tuning.compare import paired, ratio, t_quantile
+from dspark_tuning.search.comparison import paired, ratio, t_quantile
 
 
 @pytest.mark.parametrize("freedom", [5, 9, 19, 39, 200])

@@ -15,11 +15,11 @@ from typer.testing import CliRunner
 
 from dspark_simulator.acceptance import load as load_acceptance
 from dspark_simulator.scenario import load as load_scenario
-from dspark_tuning.calibrate.rounds import Rounds
-from dspark_tuning.cli import app
-from dspark_tuning.commands import data
-from dspark_tuning.drafters import evaluation, page
-from dspark_tuning.drafters.figures import THRESHOLDS, figures
+from dspark_tuning.cli import app, data
+from dspark_tuning.measuring.calibrate.rounds import Rounds
+from dspark_tuning.measuring.drafters import evaluation
+from dspark_tuning.measuring.drafters.figures import THRESHOLDS, figures
+from dspark_tuning.reporting import drafters
 from sglang_dspark.errors import InputError
 
 GAMMA = 4
@@ -85,7 +85,7 @@ def test_the_model_accepts_what_was_accepted(evaluated: evaluation.Evaluated) ->
 
 
 def test_files_are_what_simulate_takes(evaluated: evaluation.Evaluated, tmp_path: Path) -> None:
-    files = evaluation.write(evaluated, tmp_path, page.render(evaluated, ["dspark eval"]))
+    files = evaluation.write(evaluated, tmp_path, drafters.render(evaluated, ["dspark eval"]))
     assert {file.name for file in files} == {"figures.json", "report.html", "acceptance.yaml", "sts.json"}
     again = json.loads((tmp_path / "figures.json").read_text())
     assert [(each["dataset"], each["temperature"]) for each in again["figures"]] == [
@@ -112,7 +112,7 @@ def test_without_a_confidence_head_there_is_no_model(tmp_path: Path) -> None:
     plain = played(0, RATES["sums"])._replace(confidence_logits=np.full((1200, GAMMA), np.nan))
     found = evaluation.evaluate({1.0: {"sums": plain}}, "t", "d", "DFlashDraftModel", GAMMA)
     assert found.fit is None and found.head == {1.0: None}
-    files = evaluation.write(found, tmp_path, page.render(found, []))
+    files = evaluation.write(found, tmp_path, drafters.render(found, []))
     assert {file.name for file in files} == {"figures.json", "report.html"}
 
 
@@ -191,7 +191,7 @@ def test_large_tensors_get_huge_pages() -> None:
     if not enabled.exists() or "[never]" in enabled.read_text():
         pytest.skip("this kernel gives none")
     program = (
-        "from dspark_tuning.commands.common import start_torch; start_torch(1); import torch\n"
+        "from dspark_tuning.cli.common import start_torch; start_torch(1); import torch\n"
         "held = torch.zeros(1 << 25); print(torch.get_num_threads(), open('/proc/self/smaps_rollup').read())"
     )
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)

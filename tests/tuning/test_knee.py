@@ -14,12 +14,13 @@ from dspark_simulator.scenario import Scenario
 from dspark_simulator.server import Server
 from dspark_simulator.simulation import Arm, simulate
 from dspark_simulator.workloads import Poisson
-from dspark_tuning import arms, tables
-from dspark_tuning.bench import knee as bench
-from dspark_tuning.bench import policy
-from dspark_tuning.evaluate import executor
-from dspark_tuning.jsonable import jsonable
-from dspark_tuning.knee import LEAST_MEASURED, PRECISION, RANGE, REQUIRED, Search, at_rate, highest, knee, knees
+from dspark_tuning.measuring.bench import knee as bench
+from dspark_tuning.measuring.bench import policy
+from dspark_tuning.reporting import tables
+from dspark_tuning.reporting.jsonable import jsonable
+from dspark_tuning.search import baselines
+from dspark_tuning.search.evaluation import executor
+from dspark_tuning.search.knee import LEAST_MEASURED, PRECISION, RANGE, REQUIRED, Search, at_rate, highest, knee, knees
 from tests.simulator.deployment import a_class, a_scenario, step_cost
 
 PLAIN = Arm("plain", Server(speculative=False, max_running_requests=8))
@@ -122,17 +123,17 @@ def found(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
         patch.setattr(policy, "load", lambda name: small)
         patch.setattr(policy, "OTHERS", ())
         patch.setattr(policy, "HIGH_LOAD", 8)
-        patch.setattr(arms, "with_own_flags", few_flags)
+        patch.setattr(baselines, "with_own_flags", few_flags)
         patch.setattr(bench, "SEARCHED", (1.0,))
-        patch.setattr(arms, "STATIC_THETAS", (0.3,))
+        patch.setattr(baselines, "STATIC_THETAS", (0.3,))
         return policy.run(tmp_path_factory.mktemp("bench"), trials=4, replications=6)
 
 
 def few_flags(scenario: Scenario, flags: Any, score: Any) -> list[Arm]:
     return [
-        arms.plain(scenario),
-        arms.whole_blocks(arms.OWN_FLAGS, scenario.server),
-        arms.aligned(arms.ALIGNED_OWN_FLAGS, scenario, scenario.server),
+        baselines.plain(scenario),
+        baselines.whole_blocks(baselines.OWN_FLAGS, scenario.server),
+        baselines.aligned(baselines.ALIGNED_OWN_FLAGS, scenario, scenario.server),
     ]
 
 
@@ -164,5 +165,7 @@ def test_people_see_every_arm_and_no_ratio_over_nothing(
     console = Console(width=200)
     console.print(tables.knees(broken))
     console.print(tables.goodput_around_the_knee(found["knee"]))
-    lines = [line.strip() for line in capsys.readouterr().out.splitlines() if line.strip().startswith(arms.DEFAULT)]
+    lines = [
+        line.strip() for line in capsys.readouterr().out.splitlines() if line.strip().startswith(baselines.DEFAULT)
+    ]
     assert len(lines) == 2 and lines[0].endswith("-") and "/s" in lines[1]

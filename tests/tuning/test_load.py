@@ -14,13 +14,13 @@ import yaml
 
 from dspark_simulator.scenario import Run
 from dspark_simulator.workloads import Workload
-from dspark_tuning.calibrate import plain
-from dspark_tuning.load import rows
-from dspark_tuning.load.drive import Loaded, drive
-from dspark_tuning.load.prompts import Wanted
-from dspark_tuning.load.request import Request
-from dspark_tuning.load.result import result
-from dspark_tuning.remote import Client
+from dspark_tuning.measuring.calibrate import plain
+from dspark_tuning.measuring.load import rows
+from dspark_tuning.measuring.load.drive import Loaded, drive
+from dspark_tuning.measuring.load.prompts import Wanted
+from dspark_tuning.measuring.load.request import Request
+from dspark_tuning.measuring.load.result import result
+from dspark_tuning.measuring.sglang_client import Client
 from sglang_dspark.errors import InputError
 from tests.tuning.command import dspark
 from tests.tuning.served import Fake, fake

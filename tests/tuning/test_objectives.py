@@ -11,8 +11,8 @@ import pytest
 
 from dspark_simulator import scenario as scenarios
 from dspark_simulator.workloads import Poisson
-from dspark_tuning.compare import Difference, Ratio, gain, told_gain
-from dspark_tuning.objectives import METRICS, default_objective, score_figure, scores
+from dspark_tuning.search.comparison import Difference, Ratio, gain, told_gain
+from dspark_tuning.search.objectives import METRICS, default_objective, score_figure, scores
 
 SEEDS = range(6)
 

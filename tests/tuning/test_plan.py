@@ -26,25 +26,25 @@ from dspark_simulator.scenario import load as packaged
 from dspark_simulator.server import Server
 from dspark_simulator.simulation import Arm, simulate
 from dspark_simulator.workloads import Workload
-from dspark_tuning import arms
-from dspark_tuning.arms import PLAIN, TUNED
-from dspark_tuning.evaluate import executor
-from dspark_tuning.jsonable import jsonable
-from dspark_tuning.plan import Planned, Question, load, plan, tuned
-from dspark_tuning.plan.attainment import Attained, attain, measure, share_of
-from dspark_tuning.plan.bound import bound, mean_tokens
-from dspark_tuning.plan.capacity import Capacity, Sized, size
-from dspark_tuning.plan.change import parse
-from dspark_tuning.plan.deployments import Deployment, deployment, one_token
-from dspark_tuning.plan.frontier import CLIENTS, frontier
-from dspark_tuning.plan.launch import launch
-from dspark_tuning.plan.machine import as_json
-from dspark_tuning.plan.proof import VERIFY_ALL, verify_all
-from dspark_tuning.plan.report import render
-from dspark_tuning.plan.run import ONE_TOKEN, Plan, _check_possible, _Work
-from dspark_tuning.plan.tables import answer, reason, sizes
-from dspark_tuning.plan.tables import capacity as capacity_of
-from dspark_tuning.tables import number
+from dspark_tuning.planning import Planned, Question, load, plan, tuned
+from dspark_tuning.planning.attainment import Attained, attain, measure, share_of
+from dspark_tuning.planning.bound import bound, mean_tokens
+from dspark_tuning.planning.capacity import Capacity, Sized, size
+from dspark_tuning.planning.comparison_run import VERIFY_ALL, verify_all
+from dspark_tuning.planning.deployments import Deployment, deployment, one_token
+from dspark_tuning.planning.frontier import CLIENTS, frontier
+from dspark_tuning.planning.launch_script import launch
+from dspark_tuning.planning.plan import ONE_TOKEN, Plan, _check_possible, _Work
+from dspark_tuning.planning.what_if import parse
+from dspark_tuning.reporting.jsonable import jsonable
+from dspark_tuning.reporting.plan.as_json import as_json
+from dspark_tuning.reporting.plan.page import render
+from dspark_tuning.reporting.plan.tables import answer, reason, sizes
+from dspark_tuning.reporting.plan.tables import capacity as capacity_of
+from dspark_tuning.reporting.tables import number
+from dspark_tuning.search import baselines
+from dspark_tuning.search.baselines import PLAIN, TUNED
+from dspark_tuning.search.evaluation import executor
 from sglang_dspark.errors import InputError
 from sglang_dspark.policy import Argmax
 from sglang_dspark.policy import artifact as artifacts
@@ -381,7 +381,7 @@ class TestWork:
     def test_a_rate_beyond_all_hardware_is_answered(self, question: Question, deployed: Deployment) -> None:
         """1e9 requests a second: what a replica carries is found at rates that a replica can meet."""
         scenario = deployed.scenario.with_workload(deployed.scenario.workload.with_rate(1e9))
-        found = _Work(question.at_rate(1e9), 16, 0, None).size(scenario, arms.plain(scenario), 1e9)
+        found = _Work(question.at_rate(1e9), 16, 0, None).size(scenario, baselines.plain(scenario), 1e9)
         assert found is not None and found.found is None and 4 < found.capacity.low < 10
 
     def test_requests_that_end_with_their_prefill_are_bound_by_it(self, deployed: Deployment) -> None:
@@ -418,7 +418,7 @@ class TestWork:
         """The replicas move by one at most, of 15 without speculation, and the capacity by less than 10 %."""
         asked = question.at_rate(100.0)
         scenario = parse("rate=100").apply(deployed.scenario)
-        found = [_Work(asked, 16, seed, None).size(scenario, arms.plain(scenario), 10.0) for seed in range(3)]
+        found = [_Work(asked, 16, seed, None).size(scenario, baselines.plain(scenario), 10.0) for seed in range(3)]
         replicas = [one.found.replicas for one in found if one is not None and one.found is not None]
         assert len(replicas) == 3 and max(replicas) - min(replicas) <= 1
         lows = [one.capacity.low for one in found if one is not None]
@@ -512,7 +512,7 @@ class TestCurves:
         ways = {
             "nospec": Arm("n", server.model_copy(update={"speculative": False})),
             "fixed": Arm("f", server),
-            "adaptive": Arm("a", arms.compact(server), Argmax(), arms.profiled_belief(scenario, 7)),
+            "adaptive": Arm("a", baselines.compact(server), Argmax(), baselines.profiled_belief(scenario, 7)),
         }
         points = frontier({name: (scenario, arm) for name, arm in ways.items()}, 0, None)
         found = {(point.serving, point.clients): point.throughput_tok_s * scenario.gpus for point in points}
@@ -656,7 +656,7 @@ class TestBound:
         arm = verify_all(scenario)
         found = bound(scenario, arm, attain(question, scenario, arm, 4, [1, 2], None))
         assert found.word == "draft-bound"
-        plain = arms.plain(scenario)
+        plain = baselines.plain(scenario)
         assert bound(scenario, plain, attain(question, scenario, plain, 4, [1, 2], None)).word == "bandwidth-bound"
 
 

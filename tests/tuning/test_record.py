@@ -12,11 +12,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from dspark_tuning.recording.ours import Ours
-from dspark_tuning.recording.record import source
-from dspark_tuning.recording.schema import read
-from dspark_tuning.recording.stock import Stock
-from dspark_tuning.remote import Client, UnansweredError
+from dspark_tuning.measuring.recording.ours import Ours
+from dspark_tuning.measuring.recording.record import source
+from dspark_tuning.measuring.recording.schema import read
+from dspark_tuning.measuring.recording.stock import Stock
+from dspark_tuning.measuring.sglang_client import Client, UnansweredError
 from sglang_dspark.errors import InputError
 from tests.tuning.command import dspark
 from tests.tuning.served import GAMMA, Fake, fake, step

@@ -26,18 +26,19 @@ from dspark_simulator import scenario as scenarios
 from dspark_simulator.deployment import Live
 from dspark_simulator.scenario import Scenario
 from dspark_simulator.simulation import Arm
-from dspark_tuning import arms, summary
 from dspark_tuning.cli import app
-from dspark_tuning.objectives import Objective
-from dspark_tuning.report import page, render
-from dspark_tuning.report.asked import step_times, truths
-from dspark_tuning.report.history import importances
-from dspark_tuning.report.policy import step_time_s, survival_needed
-from dspark_tuning.report.provenance import command, without_secrets
-from dspark_tuning.space import Space
-from dspark_tuning.timeline import Timeline
-from dspark_tuning.tune import Options, Outcome, advise, compare
-from dspark_tuning.watch import LATENCIES, QUANTILES, Watched, shown
+from dspark_tuning.reporting import page
+from dspark_tuning.reporting.asked import step_times, truths
+from dspark_tuning.reporting.policy import step_time_s, survival_needed
+from dspark_tuning.reporting.tuning import render
+from dspark_tuning.reporting.tuning.history import importances
+from dspark_tuning.reporting.tuning.provenance import command, without_secrets
+from dspark_tuning.search import baselines, summary
+from dspark_tuning.search.objectives import Objective
+from dspark_tuning.search.space import Space
+from dspark_tuning.search.timeline import Timeline
+from dspark_tuning.search.traced_run import LATENCIES, QUANTILES, Watched, shown
+from dspark_tuning.search.tune import Options, Outcome, advise, compare
 from sglang_dspark.errors import InputError
 from sglang_dspark.policy import Argmax, Engine, Fixed, SpsAdditiveTable, SpsTable, Threshold, compile_rule
 from sglang_dspark.policy.artifact import Artifact, Provenance
@@ -51,28 +52,28 @@ SEEDS = range(2, 62, 3)
 LOADS = (1.0, 16.0, 64.0)
 # Throughput of each arm where nothing varies, tokens/s at load 1.
 THROUGHPUT = {
-    arms.PLAIN: 100.0,
-    arms.DEFAULT: 200.0,
-    arms.TUNED_FLAGS: 240.0,
-    arms.fixed_name(1): 150.0,
-    arms.fixed_name(7): 230.0,
-    arms.STATIC: 250.0,
-    arms.GREEDY: 245.0,
-    arms.ARGMAX: 260.0,
-    arms.ALIGNED: 264.0,
-    arms.ALIGNED_DEFAULT_FLAGS: 210.0,
-    arms.ORACLE: 400.0,
-    arms.TUNED: 300.0,
-    arms.STOCK: 270.0,
+    baselines.PLAIN: 100.0,
+    baselines.DEFAULT: 200.0,
+    baselines.TUNED_FLAGS: 240.0,
+    baselines.fixed_name(1): 150.0,
+    baselines.fixed_name(7): 230.0,
+    baselines.STATIC: 250.0,
+    baselines.GREEDY: 245.0,
+    baselines.ARGMAX: 260.0,
+    baselines.ALIGNED: 264.0,
+    baselines.ALIGNED_DEFAULT_FLAGS: 210.0,
+    baselines.ORACLE: 400.0,
+    baselines.TUNED: 300.0,
+    baselines.STOCK: 270.0,
 }
 THRESHOLD = Threshold(running=(1, 8, 32), theta=(0.05, 0.2, 0.5), weight=(1.0, 2.0), fill=True, off_above=40)
 
 
-def rows(winner: str = arms.TUNED, seeds: range = SEEDS) -> pd.DataFrame:
+def rows(winner: str = baselines.TUNED, seeds: range = SEEDS) -> pd.DataFrame:
     rng = np.random.default_rng(0)
     found = []
     for arm, load, seed in product(THROUGHPUT, LOADS, seeds):
-        if winner != arms.TUNED and arm == arms.TUNED:
+        if winner != baselines.TUNED and arm == baselines.TUNED:
             continue
         throughput = THROUGHPUT[arm] * load * math.exp(0.02 * rng.standard_normal())
         found.append(
@@ -119,7 +120,7 @@ def _any(choice: Any, rng: np.random.Generator) -> Any:
 
 
 def outcome(
-    name: str = arms.TUNED,
+    name: str = baselines.TUNED,
     policy: Any = THRESHOLD,
     belief: Any = None,
     scenario: Scenario | None = None,
@@ -159,8 +160,12 @@ def outcome(
         evidence=(),
     )
     arm = Arm(name, flags, policy, belief)
-    stock = Arm(arms.STOCK, flags, Argmax(fill=True), space.beliefs[scenario.drafter_gamma], stock=True)
-    beside = (name, arms.DEFAULT, arms.PLAIN) if name not in (arms.DEFAULT, arms.PLAIN) else (arms.DEFAULT, arms.PLAIN)
+    stock = Arm(baselines.STOCK, flags, Argmax(fill=True), space.beliefs[scenario.drafter_gamma], stock=True)
+    beside = (
+        (name, baselines.DEFAULT, baselines.PLAIN)
+        if name not in (baselines.DEFAULT, baselines.PLAIN)
+        else (baselines.DEFAULT, baselines.PLAIN)
+    )
     runs = tuple(watched(arm, load) for load in shown(scenario.loads) for arm in beside)
     return Outcome(scenario, options, arm, flags, trials(space), found, versus, artifact, stock, runs)
 
@@ -244,21 +249,21 @@ def test_every_arm_and_its_figures_are_in_the_table(report: Page) -> None:
     table = report.table("Means over the 60 report cells of each arm")
     data = rows()
     for arm in THROUGHPUT:
-        cells = table[f"{arm} (chosen)" if arm == arms.TUNED else arm]
+        cells = table[f"{arm} (chosen)" if arm == baselines.TUNED else arm]
         part = data[data["arm"] == arm]
         assert cells[0] == f"{part['throughput_tok_s'].mean():,.0f}"
         assert cells[1] == "90.0 %"
         assert float(cells[2]) == pytest.approx(part["goodput_per_s"].mean(), rel=0.01)
         assert float(cells[3]) == pytest.approx(1e3 * part["tpot_p50_s"].mean(), rel=0.01)
         assert cells[4:9] == ["32.1", "45.6", "78.9", "3.21", "4.56"]
-    assert table[f"{arms.TUNED} (chosen)"][9:] == ["", ""]
+    assert table[f"{baselines.TUNED} (chosen)"][9:] == ["", ""]
 
 
 def test_intervals_are_those_of_students_t(report: Page) -> None:
     data = rows().assign(log=lambda x: np.log(x["throughput_tok_s"]))
     logs = data.groupby(["arm", "seed"])["log"].mean().unstack("arm")
-    for arm in set(THROUGHPUT) - {arms.TUNED}:
-        gain = logs[arms.TUNED] - logs[arm]
+    for arm in set(THROUGHPUT) - {baselines.TUNED}:
+        gain = logs[baselines.TUNED] - logs[arm]
         low, high = stats.t.interval(0.95, len(gain) - 1, gain.mean(), stats.sem(gain))
         found = report.table("Means over the 60 report cells of each arm")[arm][9]
         assert figures(found) == pytest.approx(np.exp([gain.mean(), low, high]), rel=2e-3)
@@ -277,11 +282,11 @@ def test_gain_is_the_product_of_an_unmodified_server_and_the_policy(report: Page
 @pytest.mark.parametrize("metric", ["throughput", "goodput"])
 def test_drawing_and_table_by_load_agree(report: Page, metric: str) -> None:
     traces = report.drawing(f"{metric}-by-load")
-    table = report.table(f"{metric.capitalize()} as a ratio to that of {arms.DEFAULT}, with")
+    table = report.table(f"{metric.capitalize()} as a ratio to that of {baselines.DEFAULT}, with")
     assert {trace["name"] for trace in traces} == {arm for arm in THROUGHPUT if "fixed" not in arm} | {"fixed lengths"}
     for trace in traces:
-        name = arms.fixed_name(int(trace["text"][0])) if trace["name"] == "fixed lengths" else trace["name"]
-        assert trace["y"] == pytest.approx([THROUGHPUT[name] / THROUGHPUT[arms.DEFAULT]] * 3, rel=0.03)
+        name = baselines.fixed_name(int(trace["text"][0])) if trace["name"] == "fixed lengths" else trace["name"]
+        assert trace["y"] == pytest.approx([THROUGHPUT[name] / THROUGHPUT[baselines.DEFAULT]] * 3, rel=0.03)
         assert [figures(cell)[0] for cell in table[name]] == pytest.approx(trace["y"], rel=3e-3)
         # Set side by side, each is still nearest to its own load.
         assert np.abs(np.log2(np.array(trace["x"]) / LOADS)).max() < 0.5
@@ -304,8 +309,8 @@ def test_lines_are_told_apart_without_colour(report: Page) -> None:
 
 def test_frontier_is_throughput_over_the_speed_of_a_user(report: Page) -> None:
     data = rows()
-    (tuned,) = [trace for trace in report.drawing("frontier-by-arm") if trace["name"] == arms.TUNED]
-    part = data[data["arm"] == arms.TUNED].groupby("load")
+    (tuned,) = [trace for trace in report.drawing("frontier-by-arm") if trace["name"] == baselines.TUNED]
+    part = data[data["arm"] == baselines.TUNED].groupby("load")
     assert tuned["x"] == pytest.approx(part["tpot_mean_s"].apply(lambda tpot_s: (1 / tpot_s).mean()).tolist())
     assert tuned["y"] == pytest.approx(part["throughput_tok_s"].mean().tolist())
 
@@ -360,7 +365,7 @@ def test_distributions_are_drawn_and_told_alike(report: Page, place: int, load: 
     traces = report.drawing(f"latencies-{place}")
     tables = [table for text, table in report.all_tables if text.startswith("Percentiles in ms")]
     for axis, (kind, unit) in enumerate(zip(LATENCIES, (0.1, 0.01, 0.001), strict=True), 1):
-        for arm in (arms.TUNED, arms.DEFAULT, arms.PLAIN):
+        for arm in (baselines.TUNED, baselines.DEFAULT, baselines.PLAIN):
             (trace,) = [t for t in traces if t["name"] == arm and t["yaxis"] == ("y" if axis == 1 else f"y{axis}")]
             scale_ms = 1e3 * unit * (load + list(THROUGHPUT).index(arm) / 100)
             assert trace["x"] == pytest.approx([q * scale_ms for q in trace["y"]])
@@ -378,7 +383,7 @@ def test_timelines_are_drawn_and_told_alike(report: Page) -> None:
         traces = report.drawing(f"timeline-{place}")
         assert len(traces) == 3 * len(fields) and len({t["line"]["dash"] for t in traces}) >= 2
         assert len({(t["line"]["dash"], t["marker"]["symbol"]) for t in traces}) == 3
-        for arm in (arms.TUNED, arms.DEFAULT, arms.PLAIN):
+        for arm in (baselines.TUNED, baselines.DEFAULT, baselines.PLAIN):
             run = watched(arm, load).timeline
             for axis, field in fields.items():
                 (trace,) = [t for t in traces if t["name"] == arm and t["yaxis"] == axis]
@@ -427,7 +432,9 @@ def test_hostile_names_stay_text(report: Page, read: Callable[[Outcome], Page]) 
 
 def test_a_hostile_arm_stays_text(read: Callable[[Outcome], Page]) -> None:
     told = outcome()
-    told = told._replace(rows=told.rows.replace(arms.GREEDY, HOSTILE), versus=told.versus.replace(arms.GREEDY, HOSTILE))
+    told = told._replace(
+        rows=told.rows.replace(baselines.GREEDY, HOSTILE), versus=told.versus.replace(baselines.GREEDY, HOSTILE)
+    )
     made = read(told)
     assert not made.of("img")
     assert HOSTILE in made.table("Means over")
@@ -440,7 +447,7 @@ def test_command_asks_the_same_again(monkeypatch: pytest.MonkeyPatch, tmp_path: 
         asked.extend([scenario, options])
         raise InputError("enough")
 
-    monkeypatch.setattr("dspark_tuning.tune.tune", tune)
+    monkeypatch.setattr("dspark_tuning.search.tune.tune", tune)
     pins = {"gamma": 5, "fill": False, "verify_mode": "cap-accept", "theta_1": 0.25}
     options = Options(tmp_path / "a b", "tpot", trials=32, replications=7, seed=3, storage="sqlite:///x.db", pins=pins)
     words = shlex.split(command(["b300-v4flash", "--load", "4", "--load", "32"], options))
@@ -466,7 +473,7 @@ def test_report_names_the_scenario_or_holds_it(report: Page, read: Callable[[Out
 
 @pytest.mark.parametrize(
     ("name", "policy"),
-    [(arms.PLAIN, None), (arms.STATIC, Static(theta=0.3))],
+    [(baselines.PLAIN, None), (baselines.STATIC, Static(theta=0.3))],
 )
 def test_a_baseline_may_win(name: str, policy: Any, read: Callable[[Outcome], Page]) -> None:
     made = read(outcome(name, policy))
@@ -486,29 +493,29 @@ def test_an_open_loop_with_one_load_and_few_replications(read: Callable[[Outcome
 def test_arms_whose_backlog_grew_are_named(read: Callable[[Outcome], Page]) -> None:
     made = outcome()
     rows = made.rows.copy()
-    at = (rows["arm"] == arms.PLAIN) & (rows["load"] == LOADS[-1])
+    at = (rows["arm"] == baselines.PLAIN) & (rows["load"] == LOADS[-1])
     rows.loc[at, ["saturated", "backlog_growth"]] = True, 321
     # One replication of another arm: by chance, not by overload.
-    rows.loc[rows[rows["arm"] == arms.DEFAULT].index[0], "saturated"] = True
+    rows.loc[rows[rows["arm"] == baselines.DEFAULT].index[0], "saturated"] = True
     grown = made._replace(rows=rows)
-    sentence = f"'{arms.PLAIN}' at load {LOADS[-1]:g} is saturated: the backlog grew by 321 requests"
+    sentence = f"'{baselines.PLAIN}' at load {LOADS[-1]:g} is saturated: the backlog grew by 321 requests"
     assert [text.startswith(sentence) for text in summary.remarks(rows, "throughput")] == [True]
     page = read(grown)
     assert sentence in " ".join(page.text.split())
     table = next(rows for caption, rows in page.tables.items() if caption.startswith("Means over"))
-    assert table[arms.PLAIN][1:7] == ["90.0 %", *["not steady"] * 5]
-    assert "not steady" not in table[arms.DEFAULT]
+    assert table[baselines.PLAIN][1:7] == ["90.0 %", *["not steady"] * 5]
+    assert "not steady" not in table[baselines.DEFAULT]
     by_load = next(rows for caption, rows in page.tables.items() if caption == "Mean requests/s within their SLOs")
-    assert by_load[arms.PLAIN][-1] == "not steady" and "not steady" not in by_load[arms.PLAIN][:-1]
+    assert by_load[baselines.PLAIN][-1] == "not steady" and "not steady" not in by_load[baselines.PLAIN][:-1]
 
 
 def test_a_speed_that_waiting_requests_pay_for_is_named(read: Callable[[Outcome], Page]) -> None:
     made = outcome(options=Options(Path("x"), objective="tpot"))
     rows = made.rows.copy()
-    rows.loc[(rows["arm"] == arms.DEFAULT) & (rows["load"] == LOADS[-1]), "ttft_attainment"] = 0.12
+    rows.loc[(rows["arm"] == baselines.DEFAULT) & (rows["load"] == LOADS[-1]), "ttft_attainment"] = 0.12
     (sentence,) = summary.remarks(rows, "tpot")
     assert sentence.startswith(
-        f"'{arms.DEFAULT}' at load {LOADS[-1]:g} gives 12% of the requests their TTFT: its speed"
+        f"'{baselines.DEFAULT}' at load {LOADS[-1]:g} gives 12% of the requests their TTFT: its speed"
     )
     assert sentence in " ".join(read(made._replace(rows=rows)).text.split())
     # Throughput gains nothing by letting requests wait.
@@ -518,5 +525,5 @@ def test_a_speed_that_waiting_requests_pay_for_is_named(read: Callable[[Outcome]
 def test_where_nothing_is_served_no_way_of_serving_is_advised() -> None:
     found = rows()
     found["goodput_per_s"] = 0.0
-    told = advise(compare(found, arms.PLAIN, "goodput"), arms.PLAIN, "goodput", {})
+    told = advise(compare(found, baselines.PLAIN, "goodput"), baselines.PLAIN, "goodput", {})
     assert told == "No way of serving has any goodput at these loads: look at the lengths, service levels and KV pool."

@@ -9,16 +9,16 @@ import numpy as np
 import pytest
 
 from dspark_simulator import scenario as scenarios
-from dspark_tuning import arms
-from dspark_tuning.report import asked, page
-from dspark_tuning.report.curves import Curve, Point, budget, frontier
-from dspark_tuning.report.distributions import distributions
-from dspark_tuning.report.numbers import NONE, Estimate, estimate
-from dspark_tuning.report.page import Section, definitions, document, lead
-from dspark_tuning.report.plans import Plan, plans
-from dspark_tuning.report.plots import STYLES, drawing, panels, styles
-from dspark_tuning.report.what_if import WhatIf, what_if
-from dspark_tuning.watch import QUANTILES
+from dspark_tuning.reporting import asked, page
+from dspark_tuning.reporting.curves import Curve, Point, budget, frontier
+from dspark_tuning.reporting.distributions import distributions
+from dspark_tuning.reporting.numbers import NONE, Estimate, estimate
+from dspark_tuning.reporting.page import Section, definitions, document, lead
+from dspark_tuning.reporting.plan.purchases import Plan, plans
+from dspark_tuning.reporting.plan.what_if import WhatIf, what_if
+from dspark_tuning.reporting.plots import STYLES, drawing, panels, styles
+from dspark_tuning.search import baselines
+from dspark_tuning.search.traced_run import QUANTILES
 from tests.tuning.report_page import Page, check_nothing_is_loaded, check_readable
 
 PLANS = [
@@ -99,8 +99,8 @@ def test_lines_of_any_names_differ_without_colour() -> None:
     looks = [(style.dash, style.symbol) for style in styles([f"H{number}" for number in range(24)])]
     assert len(set(looks)) == 24
     # Where one name is not an arm, an arm's look could be another's.
-    assert styles([arms.TUNED, arms.PLAIN]) == [STYLES[arms.TUNED], STYLES[arms.PLAIN]]
-    mixed = styles(["MTP-1", arms.TUNED])
+    assert styles([baselines.TUNED, baselines.PLAIN]) == [STYLES[baselines.TUNED], STYLES[baselines.PLAIN]]
+    mixed = styles(["MTP-1", baselines.TUNED])
     assert mixed[0] != mixed[1]
 
 

@@ -12,10 +12,10 @@ from hypothesis import strategies as st
 from dspark_simulator.scenario import load
 from dspark_simulator.server import Server
 from dspark_simulator.simulation import Arm
-from dspark_tuning.commands import served
-from dspark_tuning.plan.launch import launch
-from dspark_tuning.plan.run import Plan
-from dspark_tuning.server_flags import environment, fields, flags
+from dspark_tuning.planning.launch_script import launch
+from dspark_tuning.planning.plan import Plan
+from dspark_tuning.search import named_arms
+from dspark_tuning.search.server_flags import environment, fields, flags
 from sglang_dspark.errors import InputError
 from tests.policy.test_artifact import ARTIFACT
 
@@ -71,7 +71,7 @@ def test_a_policy_is_simulated_under_its_flags_alone(tmp_path: Path) -> None:
     path = tmp_path / "policy.json"
     said = {"--max-running-requests": "64", "--max-queued-requests": "9", "--cuda-graph-bs-decode": "1 32"}
     path.write_text(ARTIFACT.model_copy(update={"server_flags": said}).model_dump_json())
-    server = served.tuned(path, odd_scenario).server
+    server = named_arms.tuned(path, odd_scenario).server
     assert (server.max_running_requests, server.max_queued_requests, server.cuda_graph_bs_decode) == (64, 9, (1, 32))
     assert (server.prefill_decode_interval, server.min_free_slots_delay) == (0, None)
 
@@ -83,7 +83,7 @@ def test_flags_of_sglang_on_another_engine_are_refused_in_one_line(tmp_path: Pat
     said = {"--prefill-decode-interval": "8"}
     path.write_text(ARTIFACT.model_copy(update={"server_flags": said}).model_dump_json())
     with pytest.raises(InputError, match="prefill_decode_interval is a flag of SGLang that vllm"):
-        served.tuned(path, vllm)
+        named_arms.tuned(path, vllm)
 
 
 @pytest.mark.parametrize("speculative", [True, False])

@@ -6,15 +6,15 @@ from pathlib import Path
 
 import pytest
 
-from dspark_tuning.recording.schema import write
+from dspark_tuning.measuring.recording.schema import write
 
 pytest.importorskip("torch")
 
-from dspark_tuning.sim2real import tables
-from dspark_tuning.sim2real.cells import CALIBRATION, CELLS, CLIENTS, POLICIES
-from dspark_tuning.sim2real.experiment import Row, frame
-from dspark_tuning.sim2real.measure import Measured, figures, lengths
-from dspark_tuning.sim2real.predict import Figures, spread
+from dspark_tuning.measuring.sim2real.cells import CALIBRATION, CELLS, CLIENTS, POLICIES
+from dspark_tuning.measuring.sim2real.experiment import Row, frame
+from dspark_tuning.measuring.sim2real.measure import Measured, figures, lengths
+from dspark_tuning.measuring.sim2real.predict import Figures, spread
+from dspark_tuning.reporting import sim2real
 from tests.tuning.recorded import about, steps
 from tests.tuning.test_calibrate import CLASSES, drafter, linear
 
@@ -40,13 +40,13 @@ def test_errors_and_spread() -> None:
 
 def test_order_counts_pairs_that_differ_by_more_than_their_spread() -> None:
     found = [row("a", 100.0, 100.0), row("b", 103.0, 90.0), row("c", 150.0, 140.0), row("d", 80.0, 120.0)]
-    order = tables.Order([*found, row("a", 1000.0, 1.0, load="16")])
+    order = sim2real.Order([*found, row("a", 1000.0, 1.0, load="16")])
     # a and b are too close to tell; c is above both, as predicted; d is below all, and predicted above a and b.
     assert (order.right, order.pairs) == (3, 5)
 
 
 def test_gains_are_of_the_tuned_over_the_others() -> None:
-    (line,) = tables.gains([row("old", 100.0, 100.0), row("tuned", 120.0, 110.0)], "tuned")
+    (line,) = sim2real.gains([row("old", 100.0, 100.0), row("tuned", 120.0, 110.0)], "tuned")
     assert "tuned over old" in line and "promised +10.0%" in line and "measured +20.0%" in line
 
 

@@ -17,11 +17,11 @@ import pytest
 from dspark_simulator.deployment import Live, Memory
 from dspark_simulator.scenario import Scenario, load, seeds
 from dspark_simulator.server import Server
-from dspark_tuning import arms
-from dspark_tuning.evaluate import Cell, evaluate, executor, grid
-from dspark_tuning.search import PARAMS, Plan, open_study, stored_trials
-from dspark_tuning.space import Space
-from dspark_tuning.tune import Options, Outcome, tune
+from dspark_tuning.search import baselines
+from dspark_tuning.search.evaluation import Cell, evaluate, executor, grid
+from dspark_tuning.search.search import PARAMS, Plan, open_study, stored_trials
+from dspark_tuning.search.space import Space
+from dspark_tuning.search.tune import Options, Outcome, tune
 from sglang_dspark.errors import InputError
 from sglang_dspark.policy import Argmax, SpsAdditiveTable, Threshold
 from sglang_dspark.policy.artifact import dumps
@@ -54,7 +54,9 @@ def test_an_interrupt_leaves_no_pool_to_the_exit_of_the_interpreter(scenario: Sc
     before = threading.enumerate()
     with pytest.raises(KeyboardInterrupt), executor(2) as pool:
         assert pool is not None
-        running = [pool.submit(evaluate, scenario, grid([arms.plain(scenario)], LOADS, [1], 0.25)) for _ in range(20)]
+        running = [
+            pool.submit(evaluate, scenario, grid([baselines.plain(scenario)], LOADS, [1], 0.25)) for _ in range(20)
+        ]
         running[0].result()
         raise KeyboardInterrupt
     assert threading.enumerate() == before
@@ -142,7 +144,7 @@ def test_an_optuna_storage_url_holds_the_study(scenario: Scenario, outcome: Outc
 
 def test_a_dask_cluster_gives_the_same_rows(scenario: Scenario) -> None:
     distributed = pytest.importorskip("distributed")
-    cells = grid([arms.default(scenario), arms.plain(scenario)], LOADS, [1, 2], 0.25)
+    cells = grid([baselines.default(scenario), baselines.plain(scenario)], LOADS, [1, 2], 0.25)
     here = evaluate(scenario, cells)
     with (
         distributed.LocalCluster(
@@ -155,7 +157,7 @@ def test_a_dask_cluster_gives_the_same_rows(scenario: Scenario) -> None:
 
 def test_the_plain_server_has_the_limits_that_the_scenario_states(scenario: Scenario) -> None:
     def plain(**stated: int) -> Server:
-        return arms.plain(scenario.model_copy(update={"server": Server(**stated)})).server
+        return baselines.plain(scenario.model_copy(update={"server": Server(**stated)})).server
 
     assert (plain().max_running_requests, plain().capture_requests) == (1024, 512)
     assert plain(capture_requests=32, max_running_requests=48, chunked_prefill_size=4096) == Server(
@@ -163,7 +165,7 @@ def test_the_plain_server_has_the_limits_that_the_scenario_states(scenario: Scen
     )
     # The same server, whether the scenario or the arm turns speculation off.
     off = Server(speculative=False, capture_requests=32)
-    assert plain(capture_requests=32) == off == arms.default(scenario.model_copy(update={"server": off})).server
+    assert plain(capture_requests=32) == off == baselines.default(scenario.model_copy(update={"server": off})).server
 
 
 def test_seed_sets_are_disjoint() -> None:
@@ -188,9 +190,20 @@ def test_all_arms_see_the_same_truths(outcome: Outcome, scenario: Scenario) -> N
 
 def test_every_baseline_is_in_the_evidence(outcome: Outcome) -> None:
     names = {row.arm for row in outcome.artifact.evidence}
-    expected = {arms.PLAIN, arms.DEFAULT, arms.TUNED_FLAGS, arms.STATIC, arms.GREEDY, arms.ARGMAX, arms.ALIGNED}
-    expected |= {arms.OWN_FLAGS, arms.ALIGNED_OWN_FLAGS, arms.START}
-    assert expected | {arms.ALIGNED_DEFAULT_FLAGS, arms.ORACLE} | {arms.fixed_name(k) for k in range(1, 6)} <= names
+    expected = {
+        baselines.PLAIN,
+        baselines.DEFAULT,
+        baselines.TUNED_FLAGS,
+        baselines.STATIC,
+        baselines.GREEDY,
+        baselines.ARGMAX,
+        baselines.ALIGNED,
+    }
+    expected |= {baselines.OWN_FLAGS, baselines.ALIGNED_OWN_FLAGS, baselines.START}
+    assert (
+        expected | {baselines.ALIGNED_DEFAULT_FLAGS, baselines.ORACLE} | {baselines.fixed_name(k) for k in range(1, 6)}
+        <= names
+    )
 
 
 def test_trials_left_behind_on_a_rung_are_pruned(outcome: Outcome) -> None:
@@ -227,7 +240,7 @@ def test_a_pin_that_cannot_be_is_refused(scenario: Scenario, pins: dict[str, obj
 
 def test_argmax_baselines_hold_the_searchs_belief(scenario: Scenario) -> None:
     space = Space(scenario, {})
-    for arm in arms.baselines(scenario, scenario.server, 0.3):
+    for arm in baselines.baselines(scenario, scenario.server, 0.3):
         if isinstance(arm.policy, Argmax):
             assert arm.belief == space.beliefs[arm.server.gamma]
 
@@ -239,7 +252,7 @@ def test_where_drafting_cannot_pay_the_plain_server_is_written(scenario: Scenari
     slow = Scenario.model_validate(scenario.model_dump() | {"cost": cost})
     # Only candidates that draft: the search itself must not find the way out.
     found = tune(slow, Options(tmp_path, pins={"off_above": 1024, "family": "threshold"}, **SMALL))
-    assert found.winner.name == arms.PLAIN
+    assert found.winner.name == baselines.PLAIN
     assert found.artifact.serve == "plain" and found.artifact.policy.family == "none"
     assert found.artifact.advice.startswith("Serve without speculation")
 
@@ -249,15 +262,15 @@ def test_an_unmodified_server_takes_the_belief_that_was_tuned(
 ) -> None:
     late = scenario.model_copy(update={"live": Live(overhead_s=(0.012, 0.013)), "loads": (64.0,)})
     # The last of what is to replace something does.
-    monkeypatch.setattr("dspark_tuning.tune.selected", lambda rows, objective, *groups: groups[-1][-1])
+    monkeypatch.setattr("dspark_tuning.search.tune.selected", lambda rows, objective, *groups: groups[-1][-1])
     found = tune(late, Options(tmp_path, pins={"family": "argmax", "overhead_s": 0.0125}, **SMALL))
     stock = found.stock
-    assert stock.name == arms.STOCK and stock.stock and stock.policy == Argmax(fill=True)
+    assert stock.name == baselines.STOCK and stock.stock and stock.policy == Argmax(fill=True)
     assert stock.server.verify_mode == "compact"
     assert isinstance(stock.belief, SpsAdditiveTable)
-    assert stock.belief.bias_seconds > arms.profiled_belief(late, stock.server.gamma).bias_seconds
-    assert found.winner.name == arms.TUNED and found.winner.belief == stock.belief
-    assert {arms.STOCK, arms.TUNED} <= set(found.rows["arm"])
+    assert stock.belief.bias_seconds > baselines.profiled_belief(late, stock.server.gamma).bias_seconds
+    assert found.winner.name == baselines.TUNED and found.winner.belief == stock.belief
+    assert {baselines.STOCK, baselines.TUNED} <= set(found.rows["arm"])
 
 
 def test_candidates_are_what_their_parameters_say(scenario: Scenario) -> None:
@@ -270,7 +283,7 @@ def test_candidates_are_what_their_parameters_say(scenario: Scenario) -> None:
 
 
 def test_cells_come_back_in_order(scenario: Scenario) -> None:
-    cells = [Cell(arms.default(scenario), load, seed, 0.25) for seed in (5, 3) for load in (24.0, 2.0)]
+    cells = [Cell(baselines.default(scenario), load, seed, 0.25) for seed in (5, 3) for load in (24.0, 2.0)]
     rows = evaluate(scenario, cells)
     assert list(zip(rows["load"], rows["seed"], strict=True)) == [(24.0, 5), (2.0, 5), (24.0, 3), (2.0, 3)]
 

@@ -24,8 +24,8 @@ from dash.html import Div
 from playwright.sync_api import Browser, Page, expect, sync_playwright
 
 from dspark_simulator.scenario import Scenario, load, names
-from dspark_tuning.ui.app import answer
-from dspark_tuning.ui.controls import CONTROLS, RefusedError, moved, shown
+from dspark_tuning.reporting.ui.app import answer
+from dspark_tuning.reporting.ui.controls import CONTROLS, RefusedError, moved, shown
 from sglang_dspark.policy import artifact
 from tests.tuning.command import dspark
 
@@ -323,7 +323,7 @@ def test_a_saturated_run_is_said(tmp_path: Path) -> None:
 
 
 def test_without_the_extra_the_remedy_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delitem(sys.modules, "dspark_tuning.ui.app")
+    monkeypatch.delitem(sys.modules, "dspark_tuning.reporting.ui.app")
     monkeypatch.setitem(sys.modules, "dash", None)
     ran = dspark("ui")
     assert ran.code == 2 and "pip install 'sglang-dspark[ui]'" in ran.err and ran.err.strip().count("\n") == 0

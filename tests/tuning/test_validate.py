@@ -13,14 +13,14 @@ import numpy as np
 import pytest
 from scipy.stats import spearmanr
 
-from dspark_tuning.validate import curves, deployment, parameters, rows, sps, validate
-from dspark_tuning.validate.baseline import interpolated
-from dspark_tuning.validate.deployment import Prediction
-from dspark_tuning.validate.fit import Fit
-from dspark_tuning.validate.rows import Key, Row
-from dspark_tuning.validate.score import Score, score
-from dspark_tuning.validate.steps import Roofline
-from dspark_tuning.validate.validation import Predicted
+from dspark_tuning.measuring.validate import curves, deployment, parameters, rows, sps, validate
+from dspark_tuning.measuring.validate.baseline import interpolated
+from dspark_tuning.measuring.validate.deployment import Prediction
+from dspark_tuning.measuring.validate.fit import Fit
+from dspark_tuning.measuring.validate.rows import Key, Row
+from dspark_tuning.measuring.validate.score import Score, score
+from dspark_tuning.measuring.validate.steps import Roofline
+from dspark_tuning.measuring.validate.validation import Predicted
 from sglang_dspark.errors import InputError
 from sglang_dspark.shapes.gpus import GPUS
 from sglang_dspark.shapes.known import known
@@ -93,7 +93,7 @@ def test_bad_rows_are_refused_in_one_line(tmp_path: Path, line: str, said: str) 
 def test_what_cannot_be_simulated_is_named_before_anything_is_fitted(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, change: tuple[str, str], said: str
 ) -> None:
-    monkeypatch.setattr("dspark_tuning.validate.validation.fit", lambda *_: pytest.fail("fitted"))
+    monkeypatch.setattr("dspark_tuning.measuring.validate.validation.fit", lambda *_: pytest.fail("fitted"))
     good = file(tmp_path, *LINES, name="good.csv")
     path = file(tmp_path, LINES[1], LINES[0].replace(*change), LINES[0].replace(*change))
     for fit, predict in ((good, path), (path, good)):
@@ -420,7 +420,7 @@ def test_the_fewest_gpus_that_explain_the_rows_about_as_well(
     by_tp = dict(zip((1, 2, 4), losses, strict=True))
     monkeypatch.setattr(Roofline, "possible_tp", lambda *_: list(by_tp))
     monkeypatch.setattr(
-        "dspark_tuning.validate.validation.fit",
+        "dspark_tuning.measuring.validate.validation.fit",
         lambda subject, space, *_: Fit(space.values(), by_tp[subject.filled[0].tp]),
     )
     line = row()._replace(model="Qwen3-8B", tp=None, output_tokens=16)

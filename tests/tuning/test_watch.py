@@ -11,17 +11,21 @@ import pytest
 from dspark_simulator import scenario as scenarios
 from dspark_simulator.simulation import Arm, StepLog, simulate
 from dspark_simulator.state import Record
-from dspark_tuning import arms
-from dspark_tuning.evaluate import Cell, at_load, measure
-from dspark_tuning.timeline import PARTS, timeline
-from dspark_tuning.watch import QUANTILES, shown, watch
+from dspark_tuning.search import baselines
+from dspark_tuning.search.evaluation import Cell, at_load, measure
+from dspark_tuning.search.timeline import PARTS, timeline
+from dspark_tuning.search.traced_run import QUANTILES, shown, watch
 from sglang_dspark.policy import Threshold
 
 SCENARIO = scenarios.load("b300-v4flash")
-TUNED = Arm(arms.TUNED, arms.compact(SCENARIO.server), Threshold(running=(1, 64), theta=(0.1, 0.5), weight=(1.0, 1.0)))
+TUNED = Arm(
+    baselines.TUNED, baselines.compact(SCENARIO.server), Threshold(running=(1, 64), theta=(0.1, 0.5), weight=(1.0, 1.0))
+)
 
 
-@pytest.mark.parametrize("arm", [TUNED, arms.default(SCENARIO), arms.plain(SCENARIO)], ids=lambda arm: arm.name)
+@pytest.mark.parametrize(
+    "arm", [TUNED, baselines.default(SCENARIO), baselines.plain(SCENARIO)], ids=lambda arm: arm.name
+)
 def test_it_is_the_run_that_was_measured(arm: Arm) -> None:
     cell = Cell(arm, 64.0, 5, length=4)
     row, run = measure(SCENARIO, cell), watch(SCENARIO, cell)

@@ -1,0 +1,97 @@
+"""``dspark eval``: a drafter on data sets, offline."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from dspark_tuning.cli.common import Device, Json, Threads, console, print_json, start_torch
+
+if TYPE_CHECKING:
+    from dspark_tuning.measuring.drafters.evaluation import Evaluated
+
+
+def evaluate(
+    target: Annotated[str, typer.Argument(help="The target: a folder, a name on the hub, or demo.")],
+    draft: Annotated[Path, typer.Argument(help="Folder of the drafter's checkpoint.")],
+    data: Annotated[
+        list[str],
+        typer.Option("--data", help="JSON lines, or one of gsm8k, math500, humaneval, mbpp, mt-bench, alpaca, aime25."),
+    ],
+    out: Annotated[Path, typer.Option("--out", help="Folder of the figures, page and model.")] = Path("eval"),
+    data_dir: Annotated[Path, typer.Option("--data-dir", help="Where NAME.jsonl is looked for first.")] = Path("data"),
+    temperature: Annotated[list[float] | None, typer.Option("--temperature", help="[default: 0 and 1]")] = None,
+    requests: Annotated[int, typer.Option("--requests", min=1, help="Prompts of a data set, its first ones.")] = 80,
+    max_tokens: Annotated[int, typer.Option("--max-tokens", min=1, help="Tokens of an answer.")] = 256,
+    together: Annotated[int, typer.Option("--together", min=1, help="Prompts at a time.")] = 16,
+    thinking: Annotated[
+        bool | None, typer.Option("--thinking/--no-thinking", help="For chat templates that know it.")
+    ] = None,
+    seed: Annotated[int, typer.Option("--seed", min=0, help="Of the samples.")] = 0,
+    device: Device = "cpu",
+    threads: Threads = None,
+    as_json: Json = False,
+) -> None:
+    """Measure accepted length, acceptance by position and confidences; write a model for simulate and tune.
+
+    Every temperature and data set is played without a server; the first temperature's rounds make the acceptance model
+    and the STS temperatures.
+    """
+    from dspark_tuning.measuring.drafters import evaluation
+    from dspark_tuning.reporting import drafters
+    from sglang_dspark.drafter.data.datasets import prompts
+    from sglang_dspark.errors import InputError
+
+    temperatures = temperature or [0.0, 1.0]
+    if min(temperatures) < 0.0:
+        raise InputError(f"--temperature: {min(temperatures):g} is not valid; give 0 or more")
+    sets = dict(prompts(name, data_dir) for name in data)
+    start_torch(threads)
+    from sglang_dspark.drafter.play import load, play
+
+    pair = load(target, draft, device)
+    template: dict[str, Any] = {} if thinking is None else {"enable_thinking": thinking}
+    played: dict[float, dict[str, evaluation.Played]] = {}
+    for value in dict.fromkeys(temperatures):
+        for name, turns in sets.items():
+
+            def say(done: int, of: int, label: str = f"{name} at temperature {value:g}") -> None:
+                print(f"{label}: {done} of {of}", file=sys.stderr, flush=True)
+
+            rounds = play(pair, turns[:requests], max_tokens, value, seed, together, template, say)
+            found = evaluation.Played(rounds.confidence_logits, rounds.accepted, rounds.request)
+            played.setdefault(value, {})[name] = found
+    config = pair.drafter.config
+    evaluated = evaluation.evaluate(played, target, draft.name, config.architecture, config.gamma)
+    commands = [" ".join(["dspark", *sys.argv[1:]])]
+    if evaluated.fit is not None:
+        commands.append(f"dspark simulate --acceptance {out / evaluation.ACCEPTANCE} --domain {next(iter(sets))}")
+    files = evaluation.write(evaluated, out, drafters.render(evaluated, commands))
+    if as_json:
+        print_json(evaluation.plain(evaluated))
+    else:
+        _print(evaluated, files)
+
+
+def _print(evaluated: Evaluated, files: list[Path]) -> None:
+    from rich.table import Table
+
+    from dspark_tuning.reporting.drafters import estimate
+
+    out = console()
+    shown = Table("data set", "temperature", "rounds", "accepted length", "acceptance by position")
+    for each in evaluated.figures:
+        by_position = " ".join("-" if v.value != v.value else f"{v.value:.2f}" for v in each.acceptance)
+        length = estimate(each.accepted_length)
+        shown.add_row(each.dataset, f"{each.temperature:g}", str(each.rounds), length, by_position)
+    out.print(shown)
+    for temperature, head in evaluated.head.items():
+        if head is not None:
+            ece = f"ECE of the survival {head.ece_before.mean():.3f}, {head.ece_after.mean():.3f} with STS"
+            out.print(f"Confidence at temperature {temperature:g}: {ece}; ROC-AUC {head.auc[0]:.2f} at position 1.")
+    for warning in evaluated.fit.warnings if evaluated.fit is not None else ():
+        out.print(warning)
+    out.print(", ".join(map(str, files)))

@@ -1,0 +1,81 @@
+"""``dspark kernels``: what the GPU kernels take and move, without a GPU."""
+
+from __future__ import annotations
+
+import os
+import warnings
+from typing import Annotated, Any
+
+import typer
+
+from dspark_tuning.cli.common import Json, console, print_json
+
+app = typer.Typer(help="Compile the GPU kernels and count their bytes, without a GPU.", no_args_is_help=True)
+
+
+@app.command()
+def check(
+    target: Annotated[
+        list[str] | None,
+        typer.Option("--target", help="sm_80 to sm_120 or gfx942; all by default. Repeatable."),
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Compile every kernel ahead of time for real targets; exit code 1 if one does not fit or spills over 40 bytes."""
+    os.environ["TRITON_INTERPRET"] = "0"
+    from sglang_dspark.errors import InputError
+
+    try:
+        from dspark_kernels.ahead import ALLOWED_SPILL, compile_all
+        from dspark_kernels.targets import TARGETS
+    except ImportError as error:
+        raise _missing(error) from error
+    if unknown := [name for name in target or () if name not in TARGETS]:
+        raise InputError(f"--target: {unknown[0]!r} is not one; use {', '.join(TARGETS)}")
+    found: list[dict[str, Any]] = []
+    for name in target or TARGETS:
+        found += [one._asdict() | {"fits": one.shared_bytes <= TARGETS[name].shared_bytes} for one in compile_all(name)]
+    failed = [one for one in found if one["spill_bytes"] > ALLOWED_SPILL or not one["fits"]]
+    if as_json:
+        print_json({"kernels": found, "failed": len(failed)})
+    else:
+        from dspark_tuning.reporting import kernels
+
+        console().print(kernels.compiled(found))
+        console().print(
+            f"{len(found)} kernels, {len(failed)} of them spill more than {ALLOWED_SPILL} bytes a thread or do not fit."
+        )
+    raise typer.Exit(1 if failed else 0)
+
+
+@app.command("bytes")
+def moved(as_json: Json = False) -> None:
+    """Count the global-memory bytes of our kernels and SGLang's under the interpreter, on scaled shapes, by formula."""
+    os.environ["TRITON_INTERPRET"] = "1"
+    # Infinities are at home in these kernels, and SGLang's imports say what a CPU lacks.
+    warnings.simplefilter("ignore")
+    try:
+        from sglang_dspark import cpu_engine
+
+        # Kernels are interpreted: SGLang need not find a GPU for them.
+        cpu_engine.prepare(("--device", "cpu"))
+        from sglang_dspark.serving.evidence import kernel_bytes
+    except ImportError as error:
+        raise _missing(error) from error
+    found = kernel_bytes.run()
+    if as_json:
+        print_json(found)
+    else:
+        from dspark_tuning.reporting import kernels
+
+        out = console()
+        out.print(kernels.positions(found))
+        out.print(kernels.rounds(found))
+        out.print(kernels.times(found))
+        out.print(f"Formulas met by counts on {len(found['counted'])} scaled shapes. No time here was measured.")
+
+
+def _missing(error: ImportError) -> Exception:
+    from sglang_dspark.errors import InputError
+
+    return InputError(f"kernels: not installed ({error}); pip install 'sglang-dspark[serve]', or see Makefile")

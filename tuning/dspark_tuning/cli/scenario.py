@@ -1,0 +1,80 @@
+"""``dspark scenario``: deployments and their traffic."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from dspark_tuning.cli.common import Json, console, print_json
+
+if TYPE_CHECKING:
+    from dspark_simulator.scenario import Scenario
+
+app = typer.Typer(help="Deployments and their traffic.", no_args_is_help=True)
+
+
+@app.command("list")
+def list_packaged(as_json: Json = False) -> None:
+    """List the packaged scenarios."""
+    from dspark_simulator.scenario import load, names
+    from dspark_tuning.reporting import tables
+
+    rows = [_summary(load(name)) for name in names()]
+    if as_json:
+        print_json(rows)
+    else:
+        console().print(tables.scenarios(rows))
+
+
+@app.command()
+def show(
+    scenario: Annotated[str, typer.Argument(help="A packaged scenario or a YAML file.")], as_json: Json = False
+) -> None:
+    """Print a scenario: its YAML as written, or with --json all its fields with their defaults."""
+    from dspark_simulator.scenario import PACKAGED, load, names
+
+    parsed = load(scenario)
+    if as_json:
+        print_json(parsed.model_dump(mode="json"))
+    else:
+        source = PACKAGED / f"{scenario}.yaml" if scenario in names() else Path(scenario)
+        print(source.read_text(), end="")
+
+
+@app.command()
+def check(
+    file: Annotated[Path, typer.Argument(help="A scenario's YAML file.", show_default=False)], as_json: Json = False
+) -> None:
+    """Say whether a scenario file is valid, and what is wrong with it if it is not."""
+    from dspark_simulator.scenario import load
+
+    row = _summary(load(str(file)))
+    if as_json:
+        print_json({"file": file, "valid": True, **row})
+    else:
+        print(f"{file}: ok: {row['name']}, {row['model']} on {row['hardware']}, {row['traffic']}")
+
+
+@app.command()
+def schema(as_json: Json = False) -> None:
+    """Print the JSON schema of scenario files, which editors complete and check against."""
+    from dspark_simulator.scenario import json_schema
+
+    print_json(json_schema())
+
+
+def _summary(scenario: Scenario) -> dict[str, Any]:
+    arrivals = scenario.workload.arrivals
+    rate = arrivals.mean_rate_per_s
+    amount = f"{scenario.workload.clients} clients" if rate is None else f"{rate:.3g} requests/s"
+    return {
+        "name": scenario.name,
+        "model": scenario.model,
+        "hardware": scenario.hardware,
+        "engine": scenario.server.engine,
+        "traffic": f"{arrivals.kind}, {amount}",
+        "loads": list(scenario.loads),
+        "description": scenario.description,
+    }

@@ -1,0 +1,51 @@
+"""``dspark serve-check``: whether a server could follow a policy, known without starting it."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from dspark_tuning.cli.common import Json, console, print_json
+
+
+def serve_check(
+    flags: Annotated[
+        list[str] | None,
+        typer.Argument(
+            metavar="FLAGS...", help="The server's flags, as `sglang serve` takes them.", show_default=False
+        ),
+    ] = None,
+    gpu: Annotated[
+        str | None, typer.Option("--gpu", help="sm_80, sm_90, H200, B200, ...: the GPU to answer for. [default: here]")
+    ] = None,
+    table: Annotated[bool, typer.Option("--table", help="Print what SGLang supports, and end.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Say whether a server would follow a policy's verify lengths, as its start would, without loading weights."""
+    from sglang_dspark.errors import InputError
+    from sglang_dspark.serving import support
+
+    if table:
+        print(support.markdown())
+        return
+    try:
+        from sglang_dspark.serving.serve_check import answer
+
+        found = answer(flags or [], gpu)
+    except ImportError as error:
+        raise InputError(
+            f"sglang: not installed ({error}); pip install 'sglang-dspark[serve]', or see Makefile"
+        ) from error
+    if as_json:
+        print_json(
+            {
+                "verify_mode": found.choice.mode,
+                "said": found.said,
+                "obstacles": [{"what": one.what, "why": one.why} for one in found.choice.obstacles],
+                "attention_backend": found.attention_backend,
+                "captured_tokens": list(found.captured_tokens),
+            }
+        )
+    else:
+        console().print(f"{found.choice.mode}: {found.said}", soft_wrap=True, highlight=False, markup=False)

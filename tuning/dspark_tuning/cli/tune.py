@@ -1,0 +1,195 @@
+"""``dspark tune``: from a scenario to a policy.json."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+import typer
+
+from dspark_tuning.cli.common import (
+    DEFAULT_SCENARIO,
+    AcceptanceFile,
+    Dask,
+    Domain,
+    Json,
+    ProfileFile,
+    ScenarioName,
+    Seed,
+    TraceFile,
+    Workers,
+    check_writable,
+    console,
+    cpus,
+    print_json,
+    read_scenario,
+)
+
+if TYPE_CHECKING:
+    from dspark_simulator.scenario import Scenario
+    from dspark_tuning.cli.progress import Bar
+    from dspark_tuning.search.tune import Outcome
+
+# 128 + SIGINT, as a shell reports it.
+INTERRUPTED = 130
+
+
+def tune(
+    scenario: ScenarioName = DEFAULT_SCENARIO,
+    trace: TraceFile = None,
+    profile: ProfileFile = None,
+    acceptance: AcceptanceFile = None,
+    domain: Domain = None,
+    objective: Annotated[
+        Literal["throughput", "goodput", "tpot", "front"] | None,
+        typer.Option(
+            "--objective",
+            help="What to maximise; tpot minimises the mean, front weighs it with throughput: of what gives 95 % of "
+            "the requests their TTFT. "
+            "[default: throughput of a closed loop, goodput at the rate of an open one]",
+        ),
+    ] = None,
+    trials: Annotated[
+        int, typer.Option("--trials", min=1, help="Candidates, rounded up to whole batches of 16.")
+    ] = 320,
+    replications: Annotated[
+        int, typer.Option("--replications", min=6, help="Seeds of the report, each with its own requests and truth.")
+    ] = 20,
+    workers: Workers = None,
+    dask: Dask = None,
+    storage: Annotated[
+        str | None, typer.Option("--storage", metavar="URL", help="Optuna storage. [default: a journal file in --out]")
+    ] = None,
+    seed: Seed = 0,
+    pin: Annotated[
+        list[str] | None, typer.Option("--pin", metavar="NAME=VALUE", help="A parameter that is not searched.")
+    ] = None,
+    load: Annotated[
+        list[float] | None, typer.Option("--load", help="Tune for this load instead of the scenario's; repeatable.")
+    ] = None,
+    out: Annotated[Path, typer.Option("--out", metavar="DIR", help="Where the results are written.")] = Path("out"),
+    as_json: Json = False,
+) -> None:
+    """Search a verification policy and server flags; compare them with every baseline; write policy.json.
+
+    Interrupted or killed, the same command continues where it was.
+    """
+    chosen = read_scenario(scenario, trace, load or (), profile, acceptance, domain)
+    pins = dict(_pin(text) for text in pin or ())
+
+    from dspark_tuning.cli import progress
+    from dspark_tuning.reporting.tuning import files
+    from dspark_tuning.search.evaluation import executor
+    from dspark_tuning.search.objectives import default_objective
+    from dspark_tuning.search.search import stored_trials
+    from dspark_tuning.search.space import Space
+    from dspark_tuning.search.tune import Options
+    from dspark_tuning.search.tune import tune as run
+
+    # What is wrong is said before anything is simulated or written.
+    Space(chosen, pins)
+    check_writable(out)
+    options = Options(
+        out,
+        objective or default_objective(chosen),
+        trials,
+        replications=replications,
+        seed=seed,
+        storage=storage,
+        pins=pins,
+    )
+    bar = progress.of_tuning(chosen, options)
+    try:
+        with executor(workers or cpus(), dask) as pool, bar:
+            _first(chosen, bar)
+            outcome = run(chosen, options, pool, bar)
+        written = files.write(outcome, out)
+    except KeyboardInterrupt:
+        from dspark_tuning.reporting.tuning.provenance import without_secrets
+
+        place = without_secrets(storage) if storage else out
+        kept = f"{stored_trials(storage, out)} trials are kept in {place}"
+        print(f"dspark: interrupted: {kept}; the same command continues", file=sys.stderr)
+        raise typer.Exit(INTERRUPTED) from None
+    if as_json:
+        print_json(_as_json(outcome, written))
+    else:
+        _print(outcome, written)
+
+
+def _first(scenario: Scenario, bar: Bar) -> None:
+    """Simulates once: worker processes find the engine compiled, and a scenario that cannot run fails here."""
+    from dspark_tuning.search import baselines
+    from dspark_tuning.search.evaluation import Cell, measure
+    from dspark_tuning.search.tune import Stage
+
+    bar(Stage("compile (the first run only)", 1, 0))
+    measure(scenario, Cell(baselines.default(scenario), scenario.loads[0], seed=0))
+
+
+def _pin(text: str) -> tuple[str, Any]:
+    from sglang_dspark.errors import InputError
+
+    name, equals, value = text.partition("=")
+    if not equals:
+        raise InputError(f"--pin: {text!r} has no value; write NAME=VALUE")
+    try:
+        return name, json.loads(value)
+    except json.JSONDecodeError:
+        return name, value
+
+
+def _print(outcome: Outcome, files: list[Path]) -> None:
+    from dspark_tuning.reporting import tables
+    from dspark_tuning.search import launch_command, summary
+    from dspark_tuning.search.objectives import METRICS
+
+    scenario, title = outcome.scenario, METRICS[outcome.options.objective].title
+    out = console()
+    out.print(
+        f"Launch command of an unmodified SGLang; {launch_command.SPS_TABLE} is its cost table, {launch_command.STS} "
+        "holds the temperatures of the drafter's confidences, DRAFT stands for your DSpark draft:"
+    )
+    out.print(launch_command.command(scenario, outcome.stock), soft_wrap=True)
+    out.print(tables.gains(summary.split(outcome), title))
+    out.print(tables.tuning(summary.summaries(outcome), outcome.winner.name, title))
+    loads = ", ".join(f"{load:g}" for load in scenario.loads)
+    out.print(
+        f"Means over the report: loads {loads}, {outcome.options.replications} replications each, on requests and live "
+        "step times that the search never saw. Percentiles are the mean of each simulation's own. Gains are ratios, "
+        "geometric means over loads, or mean differences a second where one of the two has next to nothing, with the "
+        "95 % interval of paired replications."
+    )
+    largest = scenario.at_load(max(scenario.loads))
+    if extrapolated := largest.extrapolated(outcome.winner.server):
+        out.print(f"Load {max(scenario.loads):g} is {extrapolated}.")
+    for sentence in summary.remarks(outcome.rows, outcome.options.objective):
+        out.print(sentence)
+    out.print(outcome.artifact.advice)
+    out.print(f"Wrote {', '.join(map(str, files))}.", soft_wrap=True)
+
+
+def _as_json(outcome: Outcome, files: list[Path]) -> dict[str, Any]:
+    from dspark_tuning.search import launch_command, server_flags, summary
+
+    return {
+        "scenario": outcome.scenario.name,
+        "objective": outcome.options.objective,
+        "loads": outcome.scenario.loads,
+        "replications": outcome.options.replications,
+        "trials": len(outcome.trials),
+        "winner": outcome.winner.name,
+        "advice": outcome.artifact.advice,
+        "arms": summary.summaries(outcome),
+        "stock": {
+            "launch": launch_command.command(outcome.scenario, outcome.stock),
+            "flags": server_flags.flags(outcome.stock.server),
+            "environment": server_flags.environment(outcome.stock.server),
+            "sps_table": outcome.options.folder / launch_command.SPS_TABLE,
+        },
+        "split": summary.split(outcome),
+        "by_load": outcome.versus.to_dict("records"),
+        "files": files,
+    }

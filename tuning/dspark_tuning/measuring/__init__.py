@@ -1,0 +1,1 @@
+"""Measurements of real servers: recording, load, calibration, validation."""

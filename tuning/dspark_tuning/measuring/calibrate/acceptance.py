@@ -1,0 +1,231 @@
+"""What was accepted as an acceptance model of the simulator: one domain for each class of requests.
+
+The model (``dspark_simulator.acceptance``) gives every token a latent quality, and its acceptance is a logistic draw on
+it. The head's logit is taken for a linear image of that quality, so its spread within and between requests is the
+quality's; where no confidences are recorded the packaged drafter's spreads stand in. Then every position's offset is
+set so that the chance of acceptance, given that the prefix was, is what was recorded: a draft counts for its position
+if the target judged it. Where there are enough rounds that verified the whole block, only those count, since a request
+whose drafts fare badly has more rounds the more is verified.
+"""
+
+from __future__ import annotations
+
+from statistics import NormalDist, fmean
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from dspark_simulator.acceptance import AcceptanceModel, Domain, packaged
+from dspark_tuning.measuring.calibrate.confidence import LEAST_ROUNDS
+from dspark_tuning.measuring.calibrate.rounds import Rounds
+
+Floats = NDArray[np.float64]
+
+PERSISTENCE_TOKENS = 32
+# Requests by their shared quality, and blocks of each.
+REQUESTS, BLOCKS = 48, 384
+SEED = 1
+# A position that few rounds have reached borrows from all classes, as if so many of their drafts were its own.
+BORROWED = 10.0
+NO_KNEE = 100.0
+WEIGHTINGS = 5
+WIDEST = 8.0
+STEEPEST, FLATTEST = 0.1, 3.0
+
+
+class AcceptanceFit(NamedTuple):
+    """A model and how it compares.
+
+    Attributes:
+        measured, modelled: float64 [classes, gamma], acceptance of a draft whose prefix was accepted.
+        judged: int64 [classes, gamma], drafts behind ``measured``.
+        warnings: What was assumed.
+    """
+
+    model: AcceptanceModel
+    classes: tuple[str, ...]
+    measured: Floats
+    modelled: Floats
+    judged: NDArray[np.int64]
+    warnings: tuple[str, ...]
+
+
+class _Spreads(NamedTuple):
+    """Standard deviations of the quality, logits: between requests, along an output, token by token."""
+
+    ability: float
+    persistence: float
+    variation: float
+
+
+def fit(rounds: Rounds, temperatures: Floats, target: str, drafter: str, source: str) -> AcceptanceFit:
+    """Fits a model.
+
+    Args:
+        rounds: At least one.
+        temperatures: float64 [gamma], of the confidence head.
+        target, drafter, source: Named in the model.
+    """
+    gamma = rounds.logits.shape[1]
+    warnings = []
+    slope, bias = _head(rounds)
+    rounds = _comparable(rounds)
+    reached, survived = rounds.reached, rounds.survived
+    pooled_judged = reached.sum(0)
+    pooled = (survived & reached).sum(0) / np.maximum(pooled_judged, 1)
+    # Past what was ever verified a draft is taken to fare like the last that was.
+    for k in range(1, gamma):
+        if pooled_judged[k] == 0:
+            pooled[k] = pooled[k - 1]
+    if (pooled_judged == 0).any():
+        first = int(np.argmin(pooled_judged > 0)) + 1
+        warnings.append(
+            f"No draft at position {first} or later was verified: they are taken to be accepted as the ones before."
+        )
+    measured, judged = np.empty((len(rounds.classes), gamma)), np.empty((len(rounds.classes), gamma), np.int64)
+    domains: dict[str, Domain] = {}
+    modelled = np.empty_like(measured)
+    known = np.isfinite(rounds.logits).all(1)
+    if known.sum() < LEAST_ROUNDS:
+        warnings.append("Too few confidences were recorded: how requests differ is the packaged drafter's.")
+    for place, name in enumerate(rounds.classes):
+        mine = rounds.slo_class == place
+        judged[place] = reached[mine].sum(0)
+        accepted = (survived & reached)[mine].sum(0)
+        measured[place] = accepted / np.maximum(judged[place], 1)
+        wanted = (accepted + BORROWED * pooled) / (judged[place] + BORROWED)
+        spreads = _spreads(rounds.take(mine & known), slope, bias) if (mine & known).sum() >= LEAST_ROUNDS else _usual()
+        offsets, modelled[place] = _offsets(wanted, spreads)
+        domains[name] = Domain(
+            mean=float(offsets[0]),
+            ability=spreads.ability,
+            persistence=spreads.persistence,
+            variation=spreads.variation,
+            knee=NO_KNEE,
+            stretch=1.0,
+            offsets=tuple(float(o - offsets[0]) for o in offsets),
+        )
+    model = AcceptanceModel(
+        target=target,
+        drafter=drafter,
+        source=source,
+        persistence_tokens=PERSISTENCE_TOKENS,
+        slope=tuple(float(s) for s in slope),
+        bias=tuple(float(b) for b in bias),
+        sts=tuple(float(t) for t in temperatures),
+        domains=domains,
+    )
+    return AcceptanceFit(model, rounds.classes, measured, modelled, judged, tuple(warnings))
+
+
+def _comparable(rounds: Rounds) -> Rounds:
+    whole = rounds.verified == rounds.logits.shape[1]
+    enough = np.bincount(rounds.slo_class[whole], minlength=len(rounds.classes)) >= LEAST_ROUNDS
+    return rounds.take(whole) if enough.all() else rounds
+
+
+def _head(rounds: Rounds) -> tuple[Floats, Floats]:
+    """Slope and bias of the head by position: ``logit = slope * z + bias`` where acceptance is ``sigmoid(z)``."""
+    gamma = rounds.logits.shape[1]
+    slope, bias = np.ones(gamma), np.zeros(gamma)
+    every = rounds.reached & np.isfinite(rounds.logits)
+    if every.sum() < LEAST_ROUNDS:
+        return slope, bias
+    pooled = _logistic(rounds.logits[every], rounds.survived[every], np.array([0.0, 1.0]), 1e-3)
+    for k in range(gamma):
+        at = every[:, k]
+        intercept, steepness = _logistic(rounds.logits[at, k], rounds.survived[at, k], pooled, BORROWED / 4)
+        steepness = float(np.clip(steepness, STEEPEST, 1 / STEEPEST))
+        slope[k], bias[k] = 1 / steepness, -intercept / steepness
+    return slope, bias
+
+
+def _logistic(x: Floats, happened: NDArray[np.bool_], prior: Floats, strength: float) -> Floats:
+    """Intercept and steepness of a logistic regression, drawn towards ``prior`` by so many rounds (Newton)."""
+    design = np.stack([np.ones(len(x)), x], 1)
+    found = prior.copy()
+    for _ in range(30):
+        chance = 0.5 * (1.0 + np.tanh(0.5 * design @ found))
+        gradient = design.T @ (chance - happened) + strength * (found - prior)
+        hessian = design.T @ ((chance * (1 - chance))[:, None] * design) + strength * np.eye(2)
+        move = np.linalg.solve(hessian, gradient)
+        found = found - np.clip(move, -2.0, 2.0)
+        if np.abs(move).max() < 1e-9:
+            break
+    return np.asarray(found, np.float64)
+
+
+def _spreads(rounds: Rounds, slope: Floats, bias: Floats) -> _Spreads:
+    """From the head's logits: a request's blocks share its ability, a block's drafts share its place in the output."""
+    quality = (rounds.logits - bias) / slope
+    quality = quality - quality.mean(0)
+    within_block = quality.var(1, ddof=1).mean() if quality.shape[1] > 1 else 0.0
+    block = quality.mean(1)
+    of_block = max(block.var() - within_block / quality.shape[1], 0.0)
+    of_request = 0.0
+    if (rounds.request >= 0).all():
+        place = np.unique(rounds.request, return_inverse=True)[1]
+        counts = np.bincount(place)
+        means = np.bincount(place, block) / counts
+        several = counts > 1
+        if several.sum() > 2:
+            inside = np.bincount(place, (block - means[place]) ** 2)[several].sum() / (counts[several] - 1).sum()
+            of_request = max(float(means[several].var()) - inside * float((1 / counts[several]).mean()), 0.0)
+    of_request = min(of_request, of_block)
+    return _Spreads(
+        *(float(min(np.sqrt(max(v, 0.0)), WIDEST)) for v in (of_request, of_block - of_request, within_block))
+    )
+
+
+def _usual() -> _Spreads:
+    domains = packaged().domains.values()
+    return _Spreads(*(fmean(getattr(d, name) for d in domains) for name in _Spreads._fields))
+
+
+def _offsets(wanted: Floats, spreads: _Spreads) -> tuple[Floats, Floats]:
+    """Offsets at which position by position the modelled acceptance is ``wanted``, and that acceptance.
+
+    A request of low quality takes more rounds for the same output, so it weighs more among rounds: by the inverse of
+    its accepted length.
+    """
+    shared = np.array([NormalDist().inv_cdf((i + 0.5) / REQUESTS) for i in range(REQUESTS)])
+    own = np.random.default_rng(SEED).standard_normal((BLOCKS, len(wanted)))
+    quality = np.hypot(spreads.ability, spreads.persistence) * shared[:, None, None] + spreads.variation * own
+    offsets = np.zeros(len(wanted))
+    weight = np.ones((REQUESTS, 1))
+    chance = np.empty_like(quality)
+    for _ in range(WEIGHTINGS):
+        prefix = np.repeat(weight, BLOCKS, axis=1)
+        alive = np.ones((REQUESTS, BLOCKS))
+        length = np.ones((REQUESTS, BLOCKS))
+        for k, share in enumerate(wanted):
+            offsets[k] = _solve(quality[:, :, k], prefix, float(np.clip(share, 0.002, 0.998)))
+            chance[:, :, k] = _sigmoid(quality[:, :, k] + offsets[k])
+            prefix = prefix * chance[:, :, k]
+            alive = alive * chance[:, :, k]
+            length = length + alive
+        # What is a request's own in one block is not in its next one.
+        weight = 1 / length.mean(1, keepdims=True)
+    prefix = np.repeat(weight, BLOCKS, axis=1)
+    modelled = np.empty(len(wanted))
+    for k in range(len(wanted)):
+        modelled[k] = (prefix * chance[:, :, k]).sum() / prefix.sum()
+        prefix = prefix * chance[:, :, k]
+    return offsets, modelled
+
+
+def _solve(quality: Floats, weight: Floats, share: float) -> float:
+    """The offset at which the weighted mean of ``sigmoid(quality + offset)`` is ``share``, by bisection."""
+    low, high = -60.0, 60.0
+    for _ in range(60):
+        middle = (low + high) / 2
+        if float((weight * _sigmoid(quality + middle)).sum() / weight.sum()) < share:
+            low = middle
+        else:
+            high = middle
+    return (low + high) / 2
+
+
+def _sigmoid(x: Floats) -> Floats:
+    return np.asarray(0.5 * (1.0 + np.tanh(0.5 * x)), np.float64)

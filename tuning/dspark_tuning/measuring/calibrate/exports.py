@@ -1,0 +1,45 @@
+"""What a calibration is worth to a stock SGLang: its cost table and its temperatures, as its own tools write them."""
+
+from __future__ import annotations
+
+import json
+
+from dspark_simulator.costs import sps_additive
+from dspark_simulator.profile import Profile
+from dspark_tuning.measuring.calibrate.calibration import Calibrated
+from dspark_tuning.measuring.calibrate.confidence import Calibration
+from sglang_dspark.errors import InputError
+from sglang_dspark.policy.belief import sps_json
+
+
+def sps_table(profile: Profile) -> str:
+    """``SpsAdditiveCostTable`` for ``--speculative-dspark-sps-table-path``, up to the largest batch of the server."""
+    running = profile.server.max_running_requests
+    tokens = running * (profile.server.gamma + 1)
+    return sps_json(sps_additive(profile.cost.tabulate(profile.server.gamma), running, tokens)) + "\n"
+
+
+def sts(found: Calibrated) -> str:
+    """Temperatures for ``--speculative-dspark-confidence-sts-path``, in the form of SGLang's ``dspark_sts_fit``.
+
+    Raises:
+        InputError: None were fitted.
+    """
+    if found.head is None:
+        raise InputError(
+            "--sts: too few whole rounds with confidences; record with the plugin, or on a GPU with "
+            "SGLANG_DSPARK_DEBUG_DUMP=all, while every draft is verified"
+        )
+    return temperatures(found.head, "dspark calibrate")
+
+
+def temperatures(head: Calibration, dataset: str) -> str:
+    """The same of any calibrated head; ``dataset`` says what it was fitted to."""
+    content = {
+        "temperatures": [float(t) for t in head.temperatures],
+        "dataset": dataset,
+        "num_samples": head.rounds,
+        "ece_before": [float(x) for x in head.ece_before],
+        "ece_after": [float(x) for x in head.ece_after],
+    }
+    return json.dumps(content) + "\n"

@@ -1,0 +1,82 @@
+"""What steps are taken from: a server of either kind."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple, Protocol
+
+import pyarrow as pa
+
+from dspark_tuning.measuring.recording.schema import SCHEMA, About
+
+
+class Taken(NamedTuple):
+    """What a poll brought.
+
+    Attributes:
+        steps: Of ``SCHEMA``, none of which was taken before.
+        lost: Steps before or between them that nobody will have; the most that it can be.
+    """
+
+    steps: pa.Table
+    lost: int = 0
+
+
+class Source(Protocol):
+    """A server that is recorded, from the making of the object to :meth:`end`."""
+
+    @property
+    def name(self) -> str:
+        """What is recorded, for people."""
+
+    @property
+    def wait_s(self) -> float:
+        """How long to wait before the next poll."""
+
+    @property
+    def restarts(self) -> int:
+        """How often the recording began anew; what the server did before that and after the last poll is lost."""
+
+    def poll(self) -> Taken:
+        """Takes what the server has done since the last time.
+
+        Raises:
+            UnansweredError: The server did not answer; what it has is there the next time.
+        """
+
+    def end(self) -> None:
+        """Leaves the server as it was.
+
+        Raises:
+            UnansweredError: The server did not answer.
+        """
+
+    def about(self, lost: int) -> About:
+        """What was recorded."""
+
+
+def none() -> pa.Table:
+    """No steps."""
+    return SCHEMA.empty_table()
+
+
+def described(info: dict[str, Any]) -> dict[str, Any]:
+    """The fields of :class:`About` that ``/server_info`` has."""
+    state = info["internal_states"][0]
+
+    def number(name: str) -> int | None:
+        value = state.get(name, info.get(name))
+        return value if isinstance(value, int) and not isinstance(value, bool) else None
+
+    return {
+        "engine": str(info.get("version", "")),
+        "model": str(info.get("model_path", "")),
+        "draft_model": str(info.get("speculative_draft_model_path", "")),
+        "tp_size": number("tp_size") or 1,
+        "dp_size": len(info["internal_states"]),
+        "max_running_requests": number("effective_max_running_requests_per_dp") or number("max_running_requests"),
+        "max_total_num_tokens": state.get("memory_usage", {}).get("token_capacity") or number("max_total_num_tokens"),
+        "chunked_prefill_size": number("chunked_prefill_size"),
+        "max_prefill_tokens": number("max_prefill_tokens"),
+        "page_size": number("page_size"),
+        "disable_overlap": bool(info.get("disable_overlap_schedule", False)),
+    }

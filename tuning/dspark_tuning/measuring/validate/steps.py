@@ -1,0 +1,198 @@
+"""Where a deployment's step times come from: a measured curve, an SPS table of SGLang, or the roofline of its shape."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Collection, Mapping
+from typing import Any, NamedTuple, TypeAlias
+
+from dspark_simulator.costs import Cost, sps_additive
+from dspark_simulator.costs.base import Experts as LiveExperts
+from dspark_simulator.costs.base import GridCurve
+from dspark_simulator.costs.curve import CurveCost, Measurements
+from dspark_simulator.costs.roofline import RooflineCost
+from dspark_simulator.costs.table import TableCost
+from dspark_tuning.measuring.validate import parameters
+from dspark_tuning.measuring.validate.lookup import gpu, shapes
+from dspark_tuning.measuring.validate.parameters import Space
+from dspark_tuning.measuring.validate.rows import Row
+from sglang_dspark.policy import CostBelief
+from sglang_dspark.policy.belief import MAX_REQUESTS, MAX_TOKENS, SpsTable
+from sglang_dspark.shapes.known import known
+
+Measured: TypeAlias = Measurements | SpsTable | None
+Values: TypeAlias = Mapping[str, float]
+
+PROFILED_CONTEXT = 8192
+MEMORY_FRACTION = 0.85
+# Active / routed experts of DeepSeek-V4, where the model is not known.
+USUAL_EXPERT_SHARE = 6 / 256
+
+
+class Filled(NamedTuple):
+    """A row's blank fields, filled.
+
+    Attributes:
+        assumed: What was filled in, for the report.
+    """
+
+    gamma: int
+    tp: int
+    capture_tokens: int
+    output_tokens: int
+    assumed: tuple[str, ...]
+
+
+class Steps(ABC):
+    """Step times of a deployment; ``values`` are by name of a quantity of ``parameters``."""
+
+    name: str
+
+    @abstractmethod
+    def check(self, row: Row) -> None:
+        """Raises InputError where the row's steps cannot be timed."""
+
+    def possible_tp(self, row: Row) -> list[int]:
+        """The numbers of GPUs that a row may be of, fewest first."""
+        return [row.tp or 1]
+
+    @abstractmethod
+    def space(self, row: Row, arms: Collection[str]) -> Space:
+        """The quantities that matter, of which rows of ``arms`` can say something."""
+
+    @abstractmethod
+    def live(self, row: Row, filled: Filled, values: Values) -> Cost:
+        """What steps of the row's server take."""
+
+    @abstractmethod
+    def belief(self, row: Row, filled: Filled, values: Values) -> CostBelief:
+        """What the profile that an adaptive arm plans with has of them."""
+
+
+class Roofline(Steps):
+    """The roofline of the model's shape."""
+
+    name = "the roofline of its shape"
+
+    def check(self, row: Row) -> None:
+        shapes(row)
+
+    def possible_tp(self, row: Row) -> list[int]:
+        """Its own, or the powers of two that hold its weights."""
+        if row.tp is not None:
+            return [row.tp]
+        weights, memory = shapes(row).model.weight_bytes(), gpu(row).memory_bytes
+        return [tp for tp in (1, 2, 4, 8) if weights < MEMORY_FRACTION * tp * memory] or [8]
+
+    def space(self, row: Row, arms: Collection[str]) -> Space:
+        return parameters.roofline_space(shapes(row).model, gpu(row), arms)
+
+    def live(self, row: Row, filled: Filled, values: Values) -> Cost:
+        return self.profiled(row, filled, values).model_copy(update=_host(values))
+
+    def belief(self, row: Row, filled: Filled, values: Values) -> CostBelief:
+        return _additive(self.profiled(row, filled, values), filled)
+
+    def profiled(self, row: Row, filled: Filled, values: Values) -> RooflineCost:
+        """Kernels alone."""
+        found = shapes(row)
+        scale = values.get("scale", 1.0)
+        # Beside a measured curve the roofline gives the small parts only, at what is believed of it.
+        wanted = {name: values.get(name, p.centre) for name, p in parameters.roofline(found.model, gpu(row)).items()}
+        return RooflineCost.model_validate(
+            {
+                "kind": "roofline",
+                "gpu": row.hardware,
+                "tp": filled.tp,
+                "model": found.model,
+                "draft": found.draft,
+                "layer_s": wanted["layer_s"] * scale,
+                "eager_layer_s": wanted["eager_layer_s"] * scale,
+                "bandwidth_efficiency": min(wanted["bandwidth_efficiency"] / scale, 1.0),
+                "flops_efficiency": min(wanted["flops_efficiency"] / scale, 1.0),
+                "overhead_s": 0.0,
+                "request_s": 0.0,
+            }
+        )
+
+
+class Curve(Roofline):
+    """A measured curve; what a profile of decode steps leaves out comes from the roofline."""
+
+    name = "a measured curve"
+
+    def __init__(self, measured: Measurements) -> None:
+        self.measured = measured
+
+    def space(self, row: Row, arms: Collection[str]) -> Space:
+        return parameters.curve_space(shapes(row).model, gpu(row), arms)
+
+    def live(self, row: Row, filled: Filled, values: Values) -> Cost:
+        changed: dict[str, Any] = _host(values)
+        if "experts_s" in values:
+            share = shapes(row).model.active_share()
+            changed["experts"] = LiveExperts(seconds=values["experts_s"], share=share)
+        return self._curve(row, filled, values).model_copy(update=changed)
+
+    def belief(self, row: Row, filled: Filled, values: Values) -> CostBelief:
+        return _additive(self._curve(row, filled, values), filled)
+
+    def _curve(self, row: Row, filled: Filled, values: Values) -> CurveCost:
+        parts = self.profiled(row, filled, values).tabulate()[0]
+        return CurveCost(
+            kind="curve",
+            curve=self.measured,
+            profiled_context=PROFILED_CONTEXT,
+            context_s_per_token=float(parts["context_s_per_token"]),
+            prefill_context_s=float(parts["prefill_context_s"]),
+            inject_s_per_token=float(parts["inject_s_per_token"]),
+        )
+
+
+class Table(Steps):
+    """A table of whole steps, for any model and hardware. The planner looks it up as SGLang does.
+
+    A profile with dummy tokens, which are all routed alike, lacks most expert reads. The model is taken for a mixture
+    of experts, and live steps tell how much it reads.
+    """
+
+    name = "an SPS table"
+
+    def __init__(self, table: SpsTable) -> None:
+        self.table = table
+
+    def check(self, row: Row) -> None:
+        pass
+
+    def space(self, row: Row, arms: Collection[str]) -> Space:
+        return parameters.table_space(1 / self.table.sample_steps_per_sec[0], arms)
+
+    def live(self, row: Row, filled: Filled, values: Values) -> Cost:
+        found = known(row.model)
+        share = found.model.active_share() if found else USUAL_EXPERT_SHARE
+        experts = LiveExperts(seconds=values["experts_s"], share=share)
+        return TableCost(kind="table", table=self.table, experts=experts, prefill=_prefill(row), **_host(values))
+
+    def belief(self, row: Row, filled: Filled, values: Values) -> CostBelief:
+        return self.table
+
+
+def steps_of(measured: Measured) -> Steps:
+    """The step times of what was measured, the roofline where nothing was."""
+    if isinstance(measured, SpsTable):
+        return Table(measured)
+    return Roofline() if measured is None else Curve(measured)
+
+
+def _host(values: Values) -> dict[str, Any]:
+    novelty = values.get("draft_novelty", 1.0)
+    return {"overhead_s": values["overhead_s"], "request_s": values["request_s"], "draft_novelty": novelty}
+
+
+def _prefill(row: Row) -> GridCurve | None:
+    """Sweeps of decoding time decode steps alone."""
+    return None if row.context_tokens is None else GridCurve(tokens=(1,), seconds=(0.0,))
+
+
+def _additive(cost: RooflineCost | CurveCost, filled: Filled) -> CostBelief:
+    return sps_additive(cost.tabulate(filled.gamma), MAX_REQUESTS, MAX_TOKENS)

@@ -1,0 +1,191 @@
+"""Calibrating on published rows and predicting others, deployment by deployment."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import Executor
+from functools import partial
+from typing import NamedTuple
+
+from dspark_tuning.measuring.validate.baseline import interpolated
+from dspark_tuning.measuring.validate.deployment import Prediction, check, fill
+from dspark_tuning.measuring.validate.fit import ITERATIONS, Job, Subject, fit, run_jobs
+from dspark_tuning.measuring.validate.lookup import is_namesake, is_neighbour
+from dspark_tuning.measuring.validate.parameters import Space
+from dspark_tuning.measuring.validate.rows import Key, Row
+from dspark_tuning.measuring.validate.steps import Measured, steps_of
+from sglang_dspark.errors import InputError
+
+
+class Predicted(NamedTuple):
+    """A row, what the simulator says of it, and what interpolation does (tokens per second)."""
+
+    row: Row
+    said: Prediction
+    baseline: float | None
+    assumed: tuple[str, ...]
+
+
+class Calibration(NamedTuple):
+    """What a deployment was calibrated on, and with what result.
+
+    Attributes:
+        rows: Rows that counted.
+        of: Whose rows they are, where they are not the deployment's own.
+        steps: Where the step times come from.
+        free: Names of the quantities that were fitted.
+        values: All quantities by name.
+        residual: Mean absolute error of throughput, or of step times, on the same rows, a fraction.
+    """
+
+    key: Key
+    rows: int
+    of: str
+    steps: str
+    free: tuple[str, ...]
+    values: Mapping[str, float]
+    residual: float
+
+
+class Validation(NamedTuple):
+    """All predictions, in the order of the rows asked for."""
+
+    predicted: tuple[Predicted, ...]
+    calibrations: tuple[Calibration, ...]
+
+
+# A difference of the logarithms of two plausibilities that decides nothing.
+AS_PLAUSIBLE = 1.0
+
+
+def check_rows(rows: Sequence[Row], measured: Mapping[Key, Measured]) -> None:
+    """Checks rows before anything is fitted, which takes minutes.
+
+    Raises:
+        InputError: Rows that cannot be simulated: it says why of the first, and how many others there are.
+    """
+    errors = []
+    for row in rows:
+        try:
+            check(row, measured.get(row.key))
+        except InputError as error:
+            errors.append(error)
+    if errors:
+        others = f" ({len(errors) - 1} more of the rows cannot be simulated)" if len(errors) > 1 else ""
+        raise InputError(f"{errors[0]}{others}")
+
+
+def fit_steps(predict: Sequence[Row], measured: Mapping[Key, Measured]) -> int:
+    """Calls of ``progress`` that :func:`validate` makes at most."""
+    rows = {row.key: row for row in predict}.values()
+    return sum(1 + ITERATIONS * len(steps_of(measured.get(row.key)).possible_tp(row)) for row in rows)
+
+
+def validate(
+    fit_rows: Sequence[Row],
+    predict_rows: Sequence[Row],
+    measured: Mapping[Key, Measured],
+    pool: Executor | None = None,
+    without: str | None = None,
+    progress: Callable[[int], None] = lambda rows: None,
+) -> Validation:
+    """Predicts rows from others.
+
+    Each deployment (model, hardware, tp) is calibrated on its own rows of ``fit_rows``, or, where it has neither rows
+    nor measured steps, on those of other models of its kind on the same hardware, or else of the same model on other
+    hardware. Rows whose text was not valid are left out, since nobody knows what was accepted in them. Of
+    ``predict_rows`` only the description of each run is read, nothing that was measured.
+
+    Args:
+        measured: Curves and tables of steps.
+        without: A quantity whose effect is taken out of the model.
+        progress: Called after every step of a fit with the number of rows that are predicted.
+
+    Raises:
+        InputError: What :func:`check_rows` raises.
+    """
+    usable = [row for row in fit_rows if row.valid and (row.throughput_tok_s or row.step_s) is not None]
+    check_rows([*predict_rows, *usable], measured)
+    found: dict[Key, list[Prediction]] = {}
+    assumed: dict[Key, list[tuple[str, ...]]] = {}
+    calibrations = []
+    for key in dict.fromkeys(row.key for row in predict_rows):
+        wanted = [row for row in predict_rows if row.key == key]
+        done = sum(map(len, found.values()))
+        steps = steps_of(measured.get(key))
+        rows, of = _rows(wanted[0], usable, measured.get(key))
+        most = max(row.concurrency for row in (*wanted, *rows))
+        space = steps.space(wanted[0], {row.label for row in rows})
+        if without is not None:
+            space = space.without(without)
+        tp, subject, values = _fit(wanted[0], rows, most, measured.get(key), space, pool, partial(progress, done))
+        filled = [fill(row, most, tp) for row in wanted]
+        jobs = [Job(row, fields, values, measured.get(key)) for row, fields in zip(wanted, filled, strict=True)]
+        said = run_jobs([*jobs, *subject.jobs(values)], pool)
+        progress(done + len(wanted))
+        found[key] = said[: len(wanted)]
+        assumed[key] = [fields.assumed for fields in filled]
+        errors = [_error(row, prediction) for row, prediction in zip(rows, said[len(wanted) :], strict=True)]
+        calibrations.append(
+            Calibration(
+                key,
+                len(rows),
+                of,
+                steps.name,
+                space.free,
+                values,
+                sum(errors) / len(errors) if errors else float("nan"),
+            )
+        )
+    ordered = [
+        Predicted(row, found[row.key].pop(0), interpolated(row, usable), assumed[row.key].pop(0))
+        for row in predict_rows
+    ]
+    return Validation(tuple(ordered), tuple(calibrations))
+
+
+def _rows(wanted: Row, usable: Sequence[Row], measured: Measured) -> tuple[list[Row], str]:
+    """The rows that say most of a deployment, and whose they are where they are not its own."""
+    own = [row for row in usable if row.key == wanted.key]
+    if own:
+        return own, ""
+    # Of other deployments only the roofline is known, which measured steps do not need.
+    others = usable if measured is None else []
+    for whose, alike in (
+        (f"other models on {wanted.hardware}", is_neighbour),
+        (f"{wanted.model} on other hardware", is_namesake),
+    ):
+        found = [row for row in others if alike(row, wanted)]
+        if found:
+            return found, whose
+    return [], "nobody"
+
+
+def _fit(
+    wanted: Row,
+    rows: Sequence[Row],
+    most_clients: int,
+    measured: Measured,
+    space: Space,
+    pool: Executor | None,
+    progress: Callable[[], None],
+) -> tuple[int, Subject, dict[str, float]]:
+    """Calibrates, and finds how many GPUs there are where nobody says: the fewest that explain the rows about as well.
+
+    Returns:
+        The number of GPUs, the rows as they were fitted, and all quantities by name.
+    """
+    fits = []
+    for tp in steps_of(measured).possible_tp(wanted):
+        subject = Subject(rows, [fill(row, most_clients, tp) for row in rows], measured)
+        fits.append((tp, subject, fit(subject, space, pool, progress)))
+    best = min(found.loss for *_, found in fits)
+    tp, subject, found = next(each for each in fits if each[-1].loss <= best + AS_PLAUSIBLE)
+    return tp, subject, found.values
+
+
+def _error(row: Row, said: Prediction) -> float:
+    if row.throughput_tok_s is not None:
+        return abs(said.throughput_tok_s / row.throughput_tok_s - 1)
+    assert row.step_s is not None
+    return abs(said.step_s / row.step_s - 1)

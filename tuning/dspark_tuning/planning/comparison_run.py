@@ -1,0 +1,48 @@
+"""What a plan is worth beside other ways of serving on as many replicas."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from concurrent.futures import Executor
+from typing import Final, NamedTuple
+
+import pandas as pd
+
+from dspark_simulator.scenario import Scenario
+from dspark_simulator.simulation import Arm
+from dspark_tuning.planning.attainment import share_of
+from dspark_tuning.search import baselines
+from dspark_tuning.search.evaluation import Cell, evaluate, grid
+from dspark_tuning.search.traced_run import Watched, watch
+from dspark_tuning.search.tune import compare
+
+VERIFY_ALL: Final = "verify all"
+
+
+class Proof(NamedTuple):
+    """Attributes:
+    scenario: What was simulated: a replica at its part of the traffic, or all of them (:func:`share_of`).
+    versus: One row an arm and metric: the plan's paired ratio over the arm.
+    seeds: Of the rows behind ``versus``.
+    watched: One run of each arm from within, at the first of them.
+    """
+
+    scenario: Scenario
+    seeds: tuple[int, ...]
+    versus: pd.DataFrame
+    watched: tuple[Watched, ...]
+
+
+def prove(scenario: Scenario, replicas: int, arm: Arm, seeds: Sequence[int], pool: Executor | None) -> Proof:
+    """Simulates ``arm``, verifying everything and no speculation under the traffic of ``replicas``."""
+    part, _ = share_of(scenario, replicas)
+    compared = [arm, verify_all(scenario), baselines.plain(scenario)]
+    rows = evaluate(part, grid(compared, part.loads, seeds), pool)
+    watched = tuple(watch(part, Cell(one, part.loads[0], seeds[0])) for one in compared)
+    return Proof(part, tuple(seeds), compare(rows, arm.name, "goodput"), watched)
+
+
+def verify_all(scenario: Scenario) -> Arm:
+    """DSPARK with room and no schedule: whole blocks are drafted and verified."""
+    server = scenario.server.model_copy(update={"verify_mode": "static", "gamma": scenario.drafter_gamma})
+    return Arm(VERIFY_ALL, server, stock=True)

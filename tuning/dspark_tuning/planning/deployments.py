@@ -1,0 +1,210 @@
+"""Deployments of a plan: from a choice to a scenario, and the same hardware with a drafter of one token."""
+
+from __future__ import annotations
+
+from typing import Any, Final, NamedTuple
+
+from pydantic import ValidationError
+
+from dspark_simulator.costs import CurveCost, RooflineCost
+from dspark_simulator.deployment import Memory
+from dspark_simulator.profile import load as load_profile
+from dspark_simulator.scenario import Scenario
+from dspark_simulator.scenario import load as load_scenario
+from dspark_simulator.server import Server
+from dspark_simulator.workloads import Workload
+from dspark_tuning.planning.question import Choice, Question
+from sglang_dspark.errors import InputError, from_validation
+from sglang_dspark.shapes import config as hf_config
+from sglang_dspark.shapes.gpus import GPUS
+from sglang_dspark.shapes.known import known
+from sglang_dspark.shapes.known import names as known_models
+from sglang_dspark.shapes.kv_pool import PoolFlags, kv_capacity_tokens, most_running
+from sglang_dspark.shapes.model import DraftShape, ModelShape
+
+# DeepSpec's drafts of Qwen3 (deepseek-ai/DeepSpec, config): what stands in where nobody gives the shape.
+USUAL_DRAFT: Final = DraftShape(layers=5, block=7, hidden_states=5, markov_rank=256)
+# The span of live steps around a roofline at the usual efficiencies.
+ROOFLINE_LIVE: Final = {"overhead_s": (0.0, 0.003), "slope": (0.85, 1.15)}
+# An SGLang server with room: what a choice starts from before anything is tuned.
+ROOMY: Final[dict[str, Any]] = {
+    "verify_mode": "static",
+    "max_running_requests": 512,
+    "capture_requests": 512,
+    "cuda_graph_bs_decode": None,
+}
+
+
+class Deployment(NamedTuple):
+    """A choice that can be simulated.
+
+    Attributes:
+        scenario: One replica under the plan's whole traffic.
+        draft_layers: Of the DSpark draft.
+        derived: Its step times are a roofline's and not measured.
+    """
+
+    name: str
+    scenario: Scenario
+    price_per_gpu_hour: float
+    draft_layers: int
+    derived: bool
+
+
+def deployment(question: Question, choice: Choice) -> Deployment:
+    """The choice under the question's traffic.
+
+    Raises:
+        InputError: The source cannot be used, the model does not fit, or the traffic has a domain that the drafter's
+            acceptance does not describe.
+    """
+    if choice.scenario is not None:
+        scenario = load_scenario(choice.scenario)
+        content = scenario.model_dump()
+    else:
+        content = _profiled(choice) if choice.profile is not None else _roofline(choice)
+    content |= {
+        "name": choice.name or content.get("name") or _label(choice),
+        "workload": question.workload.model_dump(),
+        "loads": (1.0,),
+        "replicas": 1,
+        "router": question.router,
+    }
+    server = Server.model_validate(content.get("server", {}))
+    room = ROOMY | {"max_running_requests": content.pop("most_running", None) or ROOMY["max_running_requests"]}
+    content["server"] = server.model_copy(update=room if server.capture_requests else {}).model_dump()
+    try:
+        scenario = Scenario.model_validate(content)
+    except ValidationError as error:
+        raise from_validation(error, f"choices: {content['name']}", content) from error
+    found = known(scenario.model)
+    draft = choice.draft or (found.draft if found else USUAL_DRAFT)
+    return Deployment(
+        scenario.name, scenario, choice.price_per_gpu_hour, draft.layers, isinstance(scenario.cost, RooflineCost)
+    )
+
+
+def with_traffic(scenario: Scenario, workload: Workload) -> Scenario:
+    return scenario.model_copy(update={"workload": workload})
+
+
+def one_token(deployed: Deployment) -> Scenario | None:
+    """The deployment with multi-token prediction of one token (MTP-1) in place of DSpark; None where nobody knows.
+
+    Its token is accepted as the first of a DSpark block is, and it drafts with one layer: of a roofline by its shape,
+    of a measured curve in that layer's share of the draft time. A table does not tell the draft's share.
+    """
+    scenario = deployed.scenario
+    cost = scenario.cost
+    if isinstance(cost, RooflineCost):
+        shape = DraftShape(layers=1, block=1, hidden_states=1, markov_rank=1)
+        cost = cost.model_copy(update={"draft": shape})
+    elif isinstance(cost, CurveCost):
+        draft = cost.curve.draft
+        seconds = tuple(s / deployed.draft_layers for s in draft.seconds)
+        curve = cost.curve.model_copy(update={"draft": draft.model_copy(update={"seconds": seconds})})
+        cost = cost.model_copy(update={"curve": curve})
+    else:
+        return None
+    drafter = scenario.drafter()
+    first = {name: d.model_copy(update={"offsets": d.offsets[:1]}) for name, d in drafter.domains.items()}
+    acceptance = drafter.model_copy(
+        update={
+            "drafter": "MTP-1",
+            "slope": drafter.slope[:1],
+            "bias": drafter.bias[:1],
+            "sts": drafter.sts[:1],
+            "domains": first,
+        }
+    )
+    return scenario.model_copy(
+        update={
+            "cost": cost,
+            "acceptance": acceptance,
+            "drafter_quality": 0.0,
+            "drafter_gamma": 1,
+            "server": scenario.server.model_copy(update={"gamma": 1}),
+        }
+    )
+
+
+def _label(choice: Choice) -> str:
+    source = (
+        choice.profile.stem if choice.profile else choice.model or (choice.config.parent.name if choice.config else "")
+    )
+    return f"{source.rsplit('/', 1)[-1]} on {choice.tp}x{choice.gpu}" if choice.gpu else source
+
+
+def _profiled(choice: Choice) -> dict[str, Any]:
+    assert choice.profile is not None
+    return load_profile(choice.profile).deployment()
+
+
+def _roofline(choice: Choice) -> dict[str, Any]:
+    assert choice.gpu is not None
+    name, shape, draft = _shapes(choice)
+    gpu, room = GPUS[choice.gpu], ROOMY["max_running_requests"]
+    limit = most_running(gpu, choice.tp, choice.mem_fraction, shape, draft, draft.block)
+    running = room if limit is None else max(1, min(room, limit))
+    flags = Server.model_validate({"gamma": draft.block, **ROOMY, "max_running_requests": running}).pool_flags()
+    content: dict[str, Any] = {
+        "name": choice.name or _label(choice),
+        "model": name,
+        "hardware": f"{choice.tp}x{choice.gpu}" if choice.tp > 1 else choice.gpu,
+        "gpus": choice.tp,
+        "drafter_gamma": draft.block,
+        "server": {"gamma": draft.block},
+        "most_running": running,
+        "cost": {
+            "kind": "roofline",
+            "gpu": choice.gpu,
+            "tp": choice.tp,
+            "model": shape.model_dump(),
+            "draft": draft.model_dump(),
+        },
+        "live": ROOFLINE_LIVE,
+        "memory": memory(choice.gpu, choice.tp, choice.mem_fraction, shape, draft, flags, name).model_dump(),
+    }
+    return content
+
+
+def _shapes(choice: Choice) -> tuple[str, ModelShape, DraftShape]:
+    if choice.config is not None:
+        shape = hf_config.read(choice.config, choice.kv_cache_dtype)
+        return str(choice.config), shape, choice.draft or USUAL_DRAFT
+    assert choice.model is not None
+    found = known(choice.model, choice.kv_cache_dtype)
+    if found is None:
+        raise InputError(
+            f"choices: model: {choice.model!r} is not known by name; give its config.json as config, or one of "
+            f"{', '.join(known_models())}"
+        )
+    return choice.model, found.model, choice.draft or found.draft
+
+
+def memory(
+    gpu: str, tp: int, fraction: float, model: ModelShape, draft: DraftShape, flags: PoolFlags, name: str
+) -> Memory:
+    """The KV pools of a replica with ``flags``.
+
+    Raises:
+        InputError: The weights and the request slots do not fit; it says what they need.
+    """
+    found = GPUS[gpu]  # type: ignore[index]
+
+    def pools(gpus: int) -> Memory | None:
+        with_draft, without = (kv_capacity_tokens(found, gpus, fraction, model, d, flags) for d in (draft, None))
+        if min(with_draft, without) < 1:
+            return None
+        return Memory(kv_tokens=with_draft, kv_tokens_without_draft=without, at=flags)
+
+    here = pools(tp)
+    if here is None:
+        needed = model.weight_bytes() + draft.weight_bytes(model)
+        fits = next((n for n in range(tp + 1, 65) if pools(n)), None)
+        remedy = f"give tp {fits} or more" if fits else "choose a GPU with more memory"
+        raise InputError(
+            f"choices: {name}: weights of {needed / 1e9:.0f} GB and {flags.max_running_requests} request slots "
+            f"do not fit {tp} {gpu} of {found.memory_bytes / 1e9:.0f} GB at mem_fraction {fraction}; {remedy}"
+        )
+    return here

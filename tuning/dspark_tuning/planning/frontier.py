@@ -1,0 +1,60 @@
+"""Throughput against the speed of a user, and verified tokens against concurrency, by closed loops of many sizes."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from concurrent.futures import Executor
+from typing import Final, NamedTuple
+
+from dspark_simulator.scenario import Run, Scenario, seeds
+from dspark_simulator.simulation import Arm
+from dspark_simulator.workloads import Workload
+from dspark_simulator.workloads.arrivals import Closed
+from dspark_tuning.search.evaluation import Cell, evaluate
+
+CLIENTS: Final = (1, 4, 16, 64, 128, 256, 512)
+REPLICATIONS: Final = 2
+
+
+class Point(NamedTuple):
+    """A closed loop.
+
+    Attributes:
+        speed_tok_s: What a user sees, 1 / mean TPOT.
+        throughput_tok_s: Output tokens a second, a GPU.
+        verify_tokens: Verified a round and request, the anchor included.
+    """
+
+    serving: str
+    clients: int
+    speed_tok_s: float
+    throughput_tok_s: float
+    verify_tokens: float
+
+
+def frontier(ways: Mapping[str, tuple[Scenario, Arm]], seed: int, pool: Executor | None) -> list[Point]:
+    """The points of every way of serving, as in Figures 7 and 8 of arXiv 2607.05147."""
+    found = []
+    for name, (scenario, arm) in ways.items():
+        closed = scenario.model_copy(
+            update={
+                "workload": Workload(arrivals=Closed(clients=1), classes=scenario.workload.classes),
+                "replicas": 1,
+                "run": Run(),
+            }
+        )
+        cells = [Cell(arm, clients, s) for clients in CLIENTS for s in seeds("report", seed, REPLICATIONS)]
+        means = evaluate(closed, cells, pool).groupby("load").mean(numeric_only=True).to_dict("index")
+        for clients in CLIENTS:
+            row = means[clients]
+            verified = 1.0 + (row["verify_length"] if arm.server.speculative else 0.0)
+            found.append(
+                Point(
+                    name,
+                    clients,
+                    1.0 / row["tpot_mean_s"],
+                    row["throughput_tok_s"] / scenario.gpus,
+                    verified,
+                )
+            )
+    return found

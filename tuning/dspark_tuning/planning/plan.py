@@ -1,0 +1,291 @@
+"""The plan itself: for every choice the fewest replicas under each way of serving, and what changes would do."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable
+from concurrent.futures import Executor
+from itertools import groupby
+from typing import Any, Final, NamedTuple
+
+from dspark_simulator.scenario import Run, Scenario, seeds
+from dspark_simulator.simulation import Arm
+from dspark_simulator.workloads import Workload
+from dspark_simulator.workloads.arrivals import Closed
+from dspark_tuning.planning import tuned
+from dspark_tuning.planning.attainment import REPLICATIONS, Attained, attain, measure
+from dspark_tuning.planning.bound import Bound, bound
+from dspark_tuning.planning.capacity import Sized, replicas_for, size
+from dspark_tuning.planning.comparison_run import VERIFY_ALL, Proof, prove, verify_all
+from dspark_tuning.planning.deployments import Deployment, deployment, one_token
+from dspark_tuning.planning.frontier import Point, frontier
+from dspark_tuning.planning.question import Question
+from dspark_tuning.planning.what_if import Change
+from dspark_tuning.search import baselines
+from dspark_tuning.search.baselines import PLAIN, TUNED
+from dspark_tuning.search.tune import Stage
+from sglang_dspark.errors import InputError
+
+STAGE: Final = "plan"
+WAYS: Final = 4
+ONE_TOKEN: Final = "MTP-1"
+ALONE_REQUESTS: Final = 60
+
+Progress = Callable[[Stage], None]
+
+
+class Plan(NamedTuple):
+    """One way of serving on one choice.
+
+    Attributes:
+        serving: ``tuned``, ``verify all``, ``MTP-1`` or ``no speculation``.
+        sized: What a replica carries, and the fewest replicas; None where none meets the service levels at any rate.
+        cost: Per million output tokens, in the currency of the prices.
+    """
+
+    hardware: str
+    serving: str
+    scenario: Scenario
+    arm: Arm
+    price_per_gpu_hour: float
+    sized: Sized | None
+    bound: Bound | None
+
+    @property
+    def found(self) -> Attained | None:
+        """Of the fewest replicas; None where no number up to the limit meets the service levels."""
+        return None if self.sized is None else self.sized.found
+
+    @property
+    def gpus(self) -> int | None:
+        return None if self.found is None else self.found.replicas * self.scenario.gpus
+
+    @property
+    def cost(self) -> float | None:
+        if self.found is None or self.gpus is None:
+            return None
+        return self.gpus * self.price_per_gpu_hour / 3600.0 / self.found.figures["throughput_tok_s"] * 1e6
+
+
+class Effect(NamedTuple):
+    """What a change does to the chosen plan.
+
+    Attributes:
+        lost: Replicas that the change takes away.
+        left: The plan's replicas without them.
+        kept: What they attain under the change; None where none is left.
+        sized: Capacity and fewest replicas then, with the policy tuned again; the plan's own where replicas are lost.
+        bound: What bounds the replicas that are left.
+    """
+
+    text: str
+    lost: int
+    left: int
+    kept: Attained | None
+    sized: Sized | None
+    gpus: int | None
+    more_gpus: int | None
+    bound: Bound | None
+
+
+class Planned(NamedTuple):
+    """The answer.
+
+    Attributes:
+        plans: Of every choice and way of serving, in the order of the question.
+        chosen: The cheapest tuned plan; None where none meets the service levels.
+        points: Of the chosen deployment.
+        proof: Of the chosen plan, beside other ways of serving on as many replicas.
+    """
+
+    question: Question
+    plans: tuple[Plan, ...]
+    chosen: Plan | None
+    effects: tuple[Effect, ...]
+    points: tuple[Point, ...]
+    proof: Proof | None
+    seconds: float
+
+
+def choices(planned: Planned) -> list[tuple[str, Scenario, float]]:
+    """The hardware of each choice, its scenario as it was asked for, and its price."""
+    made = [(plan.hardware, plan.scenario, plan.price_per_gpu_hour) for plan in planned.plans]
+    return [next(same) for _, same in groupby(made, key=lambda one: one[0])]
+
+
+def plan(
+    question: Question,
+    changes: tuple[Change, ...] = (),
+    *,
+    trials: int = tuned.TRIALS,
+    seed: int = 0,
+    pool: Executor | None = None,
+    progress: Progress = lambda stage: None,
+) -> Planned:
+    """Answers ``question``.
+
+    Raises:
+        InputError: A choice cannot be used, a change does not apply, or no size of any choice meets the service levels.
+    """
+    started = time.perf_counter()
+    deployed = [deployment(question, choice) for choice in question.choices]
+    work = _Work(question, trials, seed, pool)
+    _check_possible(question, deployed, work)
+    plans: list[Plan] = []
+    total = stages(question, changes)
+    for one in deployed:
+        for made in work.ways(one):
+            plans.append(made)
+            progress(Stage(STAGE, total, 1))
+    met = [made for made in plans if made.serving == TUNED and made.cost is not None]
+    chosen = min(met, key=lambda made: made.cost or 0.0, default=None)
+    if chosen is None or chosen.found is None:
+        return Planned(question, tuple(plans), None, (), (), None, time.perf_counter() - started)
+    effects = []
+    for change in changes:
+        effects.append(work.effect(chosen, change))
+        progress(Stage(STAGE, total, 1))
+    ways = {
+        made.serving: (made.scenario, made.arm)
+        for made in plans
+        if made.hardware == chosen.hardware and made.serving != VERIFY_ALL
+    }
+    points = frontier(ways, seed, pool)
+    proof = prove(chosen.scenario, chosen.found.replicas, chosen.arm, work.seeds, pool)
+    progress(Stage(STAGE, total, 1))
+    return Planned(question, tuple(plans), chosen, tuple(effects), tuple(points), proof, time.perf_counter() - started)
+
+
+def stages(question: Question, changes: tuple[Change, ...]) -> int:
+    """How many :class:`Stage` a plan reports: one a way of serving, one a change, and one for curves and proof."""
+    return WAYS * len(question.choices) + len(changes) + 1
+
+
+class _Work:
+    """What the parts of a plan share."""
+
+    def __init__(self, question: Question, trials: int, seed: int, pool: Executor | None) -> None:
+        self.question, self.trials, self.seed, self.pool = question, trials, seed, pool
+        self.seeds = seeds("report", seed, REPLICATIONS)
+
+    def attain(self, scenario: Scenario, arm: Arm, replicas: int) -> Attained:
+        return attain(self.question, scenario, arm, replicas, self.seeds, self.pool)
+
+    def size(self, scenario: Scenario, arm: Arm, guess_per_s: float) -> Sized | None:
+        rate_per_s = scenario.workload.rate_per_s
+        # However high the rate that is asked for, a replica is not tried far beyond what its pool could hold.
+        guess_per_s = min(guess_per_s, (arm.server.gamma + 1) * scenario.largest_batch() / scenario.residence_s())
+
+        def attain(per_s: float) -> Attained:
+            replicas = min(replicas_for(rate_per_s, per_s), self.question.most_replicas)
+            return self.attain(scenario.with_workload(scenario.workload.with_rate(replicas * per_s)), arm, replicas)
+
+        return size(rate_per_s, self.question.attainment, attain, guess_per_s, self.question.most_replicas)
+
+    def ways(self, one: Deployment) -> list[Plan]:
+        """The plans of a deployment: tuned first."""
+        scenario = one.scenario
+        whole = verify_all(scenario)
+        base = self.size(scenario, whole, scenario.workload.rate_per_s)
+        best, found = self.tuned(scenario, base)
+        made = [self._plan(one, TUNED, scenario, best, found), self._plan(one, VERIFY_ALL, scenario, whole, base)]
+        guess_per_s = found.capacity.low if found else scenario.workload.rate_per_s
+        single = one_token(one)
+        if single is not None:
+            arm = verify_all(single)
+            made.append(self._plan(one, ONE_TOKEN, single, arm, self.size(single, arm, guess_per_s)))
+        plain = baselines.plain(scenario)
+        made.append(self._plan(one, PLAIN, scenario, plain, self.size(scenario, plain, guess_per_s)))
+        return made
+
+    def tuned(self, scenario: Scenario, base: Sized | None) -> tuple[Arm, Sized | None]:
+        """The tuned arm and its capacity; ``base`` is that of verifying everything.
+
+        Tuned where verifying everything is at its limit, and once more where the plan then has another load.
+        """
+        rivals = [verify_all(scenario), baselines.plain(scenario)]
+        at = _load(scenario, base)
+        arm = tuned.tuned(scenario, at, rivals, self.trials, self.seed, self.pool)
+        found = self.size(scenario, arm, base.capacity.low if base else at)
+        load = _load(scenario, found)
+        if found is not None and tuned.band(load) != tuned.band(at):
+            other = tuned.tuned(scenario, load, rivals, self.trials, self.seed, self.pool)
+            again = self.size(scenario, other, found.capacity.low)
+            if again is not None and again.capacity.low > found.capacity.low:
+                return other, again
+        return arm, found
+
+    def effect(self, chosen: Plan, change: Change) -> Effect:
+        scenario = change.apply(chosen.scenario)
+        assert chosen.sized is not None and chosen.found is not None and chosen.gpus is not None
+        left = max(0, chosen.found.replicas - change.lost)
+        arm = chosen.arm
+        limit = scenario.server.capture_requests
+        if limit != chosen.scenario.server.capture_requests:
+            arm = arm._replace(server=arm.server.model_copy(update={"capture_requests": limit}))
+        kept = self.attain(scenario, arm, left) if left else None
+        why = bound(scenario, arm, kept) if kept else None
+        if change.lost:
+            # The plan itself is what is needed; what was lost must be bought again.
+            lost = (chosen.found.replicas - left) * scenario.gpus
+            return Effect(change.text, change.lost, left, kept, chosen.sized, chosen.gpus, lost, why)
+        base = self.size(scenario, verify_all(scenario), chosen.sized.capacity.low)
+        _, sized = self.tuned(scenario, base)
+        gpus = None if sized is None or sized.found is None else sized.found.replicas * scenario.gpus
+        more = None if gpus is None else gpus - chosen.gpus
+        return Effect(change.text, change.lost, left, kept, sized, gpus, more, why)
+
+    def _plan(self, one: Deployment, serving: str, scenario: Scenario, arm: Arm, sized: Sized | None) -> Plan:
+        why = None if sized is None or sized.found is None else bound(scenario, arm, sized.found)
+        return Plan(one.name, serving, scenario, arm, one.price_per_gpu_hour, sized, why)
+
+
+def _load(scenario: Scenario, sized: Sized | None) -> float:
+    """Requests/s of a replica of the fewest; all of them where none meets the service levels."""
+    rate_per_s = scenario.workload.rate_per_s
+    return rate_per_s if sized is None else rate_per_s / replicas_for(rate_per_s, sized.capacity.low)
+
+
+def _check_possible(question: Question, deployed: list[Deployment], work: _Work) -> None:
+    """Refuses service levels that a request alone on a replica does not meet, whatever serves it, on any choice."""
+    best: dict[tuple[str, str], float] = {}
+    for one in deployed:
+        for arm in (verify_all(one.scenario), baselines.plain(one.scenario)):
+            for klass in one.scenario.workload.classes:
+                row = _alone(one.scenario, klass.name, arm, work.seeds[0])
+                if row["within"].get(klass.name, 0.0) >= question.attainment:
+                    best.pop((klass.name, "ttft_s"), None)
+                    best[klass.name, "met"] = 0.0
+                for field in ("ttft_s", "tpot_s"):
+                    name = (klass.name, field)
+                    best[name] = min(best.get(name, float("inf")), row[f"{field[:4]}_p99_s"])
+    for klass in question.workload.classes:
+        if (klass.name, "met") in best:
+            continue
+        if math.isinf(best[klass.name, "ttft_s"]):
+            raise InputError(
+                f"{question.name}: workload.classes.{klass.name}: none of its requests is served, even "
+                "alone on a replica of any choice: no KV pool holds one; shorten the prompts, or choose more memory"
+            )
+        for field in ("ttft_s", "tpot_s"):
+            asked, least = getattr(klass.slo, field), best[klass.name, field]
+            if asked < least < math.inf:
+                raise InputError(
+                    f"{question.name}: workload.classes.{klass.name}.slo.{field}: {asked:g} cannot be met at any size: "
+                    f"alone on the fastest choice 99 % of requests take {least:.3g} s, {least / asked:.1f} times as "
+                    f"long; give {least:.2g} or more"
+                )
+
+
+def _alone(scenario: Scenario, klass: str, arm: Arm, seed: int) -> dict[str, Any]:
+    """A client at a time, of one class, whose shared prefixes are all cached: nothing is faster."""
+    classes = tuple(one for one in scenario.workload.classes if one.name == klass)
+    if any(one.prompt is None or one.output is None for one in classes):
+        run = Run(requests=ALONE_REQUESTS, warmup_requests=1)
+        return measure(scenario.model_copy(update={"run": run}), arm, seed, scenario.live.draw(seed))
+    warm = tuple(one.model_copy(update={"prefixes": 0}) for one in classes)
+    workload = Workload(arrivals=Closed(clients=1), classes=warm)
+    run = Run(requests=ALONE_REQUESTS, warmup_requests=1, drain=True)
+    alone = scenario.model_copy(update={"workload": workload, "run": run})
+    return measure(alone, arm, seed, scenario.live.draw(seed))

@@ -1,0 +1,208 @@
+"""What-if changes: one at a time, of the traffic, the service levels, the drafter or the deployment."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping
+from typing import Any, Final, NamedTuple
+
+import numpy as np
+
+from dspark_simulator.acceptance import AcceptanceModel, propose
+from dspark_simulator.costs import RooflineCost
+from dspark_simulator.draws import stream
+from dspark_simulator.scenario import Scenario
+from dspark_simulator.workloads import Trace
+from dspark_simulator.workloads.lengths import Empirical, Fixed, LengthDistribution, Lognormal, Uniform
+from dspark_tuning.planning.deployments import memory
+from sglang_dspark.errors import InputError
+from sglang_dspark.shapes.gpus import GPUS
+
+BLOCKS: Final = 4000
+FURTHEST_LOGITS: Final = 12.0
+SPELLING: Final = "write NAME=2x, NAME=+10%, NAME=-10% or NAME=NUMBER"
+
+
+class Amount(NamedTuple):
+    """How much: a factor, or a value in place of the old one."""
+
+    factor: float | None
+    value: float | None
+
+    def of(self, old: float) -> float:
+        return old * self.factor if self.factor is not None else float(self.value or 0.0)
+
+
+class Change(NamedTuple):
+    """A change.
+
+    Attributes:
+        text: As it was asked for.
+        apply: From a scenario to the changed one.
+        lost: Replicas that are lost, of a plan that is otherwise the same.
+    """
+
+    text: str
+    apply: Callable[[Scenario], Scenario]
+    lost: int = 0
+
+
+def parse(text: str) -> Change:
+    """Reads ``NAME=AMOUNT``.
+
+    Raises:
+        InputError: No such change, or an amount that it cannot have.
+    """
+    name, equals, given = text.partition("=")
+    if not equals or name not in {*CHANGES, "gpu", "lost"}:
+        raise InputError(
+            f"--what-if: {text!r} is not valid; change one of {', '.join([*CHANGES, 'gpu', 'lost'])}, {SPELLING}"
+        )
+    if name == "gpu":
+        if given not in GPUS:
+            raise InputError(f"--what-if: {text!r}: the GPU is not known; use one of {', '.join(GPUS)}")
+        return Change(text, lambda scenario: _on_gpu(scenario, given, text))
+    if name == "lost":
+        if not given.isdigit() or int(given) < 1:
+            raise InputError(f"--what-if: {text!r} is not valid; give a whole number of replicas above 0")
+        return Change(text, lambda scenario: scenario, int(given))
+    amount = _amount(text, given)
+    return Change(text, lambda scenario: CHANGES[name](scenario, amount, text))
+
+
+def _amount(text: str, given: str) -> Amount:
+    found = re.fullmatch(r"([+-]?)(\d+(?:\.\d+)?)(x|%)?", given)
+    if found is None:
+        raise InputError(f"--what-if: {text!r} is not valid; {SPELLING}")
+    sign, number, unit = found[1], float(found[2]), found[3]
+    if unit == "%" and sign:
+        factor = 1.0 + (number if sign == "+" else -number) / 100.0
+    elif unit == "x" and not sign:
+        factor = number
+    elif unit is None and not sign:
+        if number <= 0:
+            raise InputError(f"--what-if: {text!r} is not valid; give a value above 0")
+        return Amount(None, number)
+    else:
+        raise InputError(f"--what-if: {text!r} is not valid; {SPELLING}")
+    if factor <= 0:
+        raise InputError(f"--what-if: {text!r} leaves nothing; give a factor above 0")
+    return Amount(factor, None)
+
+
+def _rate(scenario: Scenario, amount: Amount, text: str) -> Scenario:
+    workload = scenario.workload
+    return scenario.with_workload(workload.with_rate(amount.of(workload.rate_per_s)))
+
+
+def _lengths(field: str) -> Callable[[Scenario, Amount, str], Scenario]:
+    def changed(scenario: Scenario, amount: Amount, text: str) -> Scenario:
+        if isinstance(scenario.workload.arrivals, Trace):
+            raise InputError(f"--what-if: {text!r}: a trace brings its own lengths; give distributions in the plan")
+        if amount.factor is None:
+            raise InputError(f"--what-if: {text!r} is not valid; lengths take a factor, as {field}=1.5x")
+        factor = amount.factor
+        classes = tuple(
+            klass.model_copy(update={field: scaled(getattr(klass, field), factor)})
+            for klass in scenario.workload.classes
+        )
+        return scenario.with_workload(scenario.workload.model_copy(update={"classes": classes}))
+
+    return changed
+
+
+def scaled(lengths: LengthDistribution, factor: float) -> LengthDistribution:
+    """The same distribution, all lengths ``factor`` times as long."""
+
+    def tokens(length: int) -> int:
+        return max(1, round(length * factor))
+
+    if isinstance(lengths, Fixed):
+        return Fixed(tokens=tokens(lengths.tokens))
+    if isinstance(lengths, Uniform):
+        return Uniform(min=tokens(lengths.min), max=tokens(lengths.max))
+    if isinstance(lengths, Empirical):
+        return Empirical(values=tuple(tokens(length) for length in lengths.values))
+    assert isinstance(lengths, Lognormal)
+    return lengths.model_copy(
+        update={"mean": lengths.mean * factor, "min": tokens(lengths.min), "max": tokens(lengths.max)}
+    )
+
+
+def _slo(field: str) -> Callable[[Scenario, Amount, str], Scenario]:
+    def changed(scenario: Scenario, amount: Amount, text: str) -> Scenario:
+        classes = tuple(
+            klass.model_copy(update={"slo": klass.slo.model_copy(update={field: amount.of(getattr(klass.slo, field))})})
+            for klass in scenario.workload.classes
+        )
+        return scenario.with_workload(scenario.workload.model_copy(update={"classes": classes}))
+
+    return changed
+
+
+def _capture(scenario: Scenario, amount: Amount, text: str) -> Scenario:
+    server = scenario.server
+    limit = max(1, round(amount.of(server.capture_requests)))
+    return scenario.model_copy(update={"server": server.model_copy(update={"capture_requests": limit})})
+
+
+def _kv(scenario: Scenario, amount: Amount, text: str) -> Scenario:
+    memory = scenario.memory
+    pools = {name: max(1, int(amount.of(getattr(memory, name)))) for name in ("kv_tokens", "kv_tokens_without_draft")}
+    return scenario.model_copy(update={"memory": memory.model_copy(update=pools)})
+
+
+def _acceptance(scenario: Scenario, amount: Amount, text: str) -> Scenario:
+    if amount.factor is None:
+        raise InputError(f"--what-if: {text!r} is not valid; acceptance takes a factor, as acceptance=-10%")
+    domains = [klass.domain for klass in scenario.workload.classes]
+    drafter = scenario.drafter()
+    goal = amount.factor * accepted_drafts(drafter, domains)
+    low, high = -FURTHEST_LOGITS, FURTHEST_LOGITS
+    if not accepted_drafts(drafter.shifted(low), domains) < goal < accepted_drafts(drafter.shifted(high), domains):
+        raise InputError(f"--what-if: {text!r}: no drafter has {goal:.2f} of a block of {drafter.gamma}; ask for less")
+    for _ in range(24):
+        middle = (low + high) / 2
+        if accepted_drafts(drafter.shifted(middle), domains) < goal:
+            low = middle
+        else:
+            high = middle
+    return scenario.model_copy(update={"acceptance": drafter.shifted((low + high) / 2), "drafter_quality": 0.0})
+
+
+def accepted_drafts(drafter: AcceptanceModel, domains: list[str]) -> float:
+    """Mean accepted drafts of whole blocks, all of ``domains`` alike."""
+    compiled = drafter.compile(domains)
+    survival = np.empty(drafter.gamma, np.float32)
+    total = 0
+    for block in range(BLOCKS):
+        total += propose(compiled, np.uint64(stream(0, block)), block % len(domains), 0, drafter.gamma, survival)
+    return total / BLOCKS
+
+
+def _on_gpu(scenario: Scenario, gpu: str, text: str) -> Scenario:
+    cost = scenario.cost
+    if not isinstance(cost, RooflineCost) or cost.draft is None:
+        raise InputError(
+            f"--what-if: {text!r}: {scenario.name} has measured step times, which hold for its own GPU; "
+            "add the other hardware as a choice"
+        )
+    other = RooflineCost.model_validate(cost.model_dump() | {"gpu": gpu})
+    flags = scenario.server.pool_flags()
+    pools = memory(gpu, cost.tp, 0.85, cost.model, cost.draft, flags, scenario.name).known(
+        scenario.server, other.flag_costs()
+    )
+    hardware = f"{cost.tp}x{gpu}" if cost.tp > 1 else gpu
+    return scenario.model_copy(update={"cost": other, "memory": pools, "hardware": hardware})
+
+
+CHANGES: Final[Mapping[str, Callable[[Scenario, Amount, str], Any]]] = {
+    "rate": _rate,
+    "prompt": _lengths("prompt"),
+    "output": _lengths("output"),
+    "acceptance": _acceptance,
+    "ttft": _slo("ttft_s"),
+    "tpot": _slo("tpot_s"),
+    "capture": _capture,
+    "kv": _kv,
+}

@@ -1,0 +1,49 @@
+"""The files of a plan: what to start, with which policy, and the report."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from dspark_tuning.planning import tuned
+from dspark_tuning.planning.launch_script import launch
+from dspark_tuning.planning.plan import Planned
+from dspark_tuning.reporting.jsonable import jsonable
+from dspark_tuning.reporting.plan import page
+from dspark_tuning.reporting.plan.as_json import as_json
+from dspark_tuning.reporting.plan.tables import answer
+from dspark_tuning.search.tune import artifact_of
+from sglang_dspark.files import write_atomically
+from sglang_dspark.policy import artifact
+
+
+def write(planned: Planned, folder: Path, command: str, trials: int, seed: int) -> list[Path]:
+    """Writes plan.json and report.html, and of a plan that was found policy.json and launch.sh; returns them.
+
+    Everything is rendered before anything is written, and each file is there whole or not at all.
+
+    Args:
+        command: That gives the same plan again.
+
+    Raises:
+        InputError: The folder cannot be written.
+    """
+    contents = {
+        "plan.json": json.dumps(jsonable(as_json(planned)), indent=1, allow_nan=False) + "\n",
+        "report.html": page.render(planned, command, trials, seed),
+    }
+    chosen, proof = planned.chosen, planned.proof
+    if chosen is not None and proof is not None:
+        searched = tuned.searched(trials, seed)
+        searched.seeds["report"] = list(proof.seeds)
+        made = artifact_of(
+            proof.scenario, tuned.space_of(chosen.scenario), chosen.arm, searched, proof.versus, answer(planned)
+        )
+        contents["policy.json"] = artifact.dumps(made)
+        contents["launch.sh"] = launch(chosen)
+    for name, content in contents.items():
+        write_atomically(folder / name, content)
+    for name in {"policy.json", "launch.sh"} - contents.keys():
+        # One of an earlier run would pass for this plan's.
+        (folder / name).unlink(missing_ok=True)
+    return [folder / name for name in contents]

@@ -1,0 +1,188 @@
+"""The policy as a picture: what it asks of a draft, or what it believes, and how long blocks become."""
+
+from __future__ import annotations
+
+import numpy as np
+import plotly.graph_objects as go
+from numpy.typing import NDArray
+
+from dspark_simulator.scenario import Scenario
+from dspark_simulator.server import Server
+from dspark_simulator.simulation import Arm
+from dspark_tuning.reporting.numbers import load_label, number
+from dspark_tuning.reporting.page import Html, Row, Section, definitions, figure, paragraph, subheading, table
+from dspark_tuning.reporting.plots import SERIES, arm_lines, doubling, drawing, line, styles
+from dspark_tuning.reporting.tuning.by_load import mean_table
+from dspark_tuning.search.baselines import profiled_belief
+from dspark_tuning.search.tune import Outcome
+from sglang_dspark.policy import CostBelief, Threshold
+from sglang_dspark.policy.families import Static
+
+# Where a policy prices context, its threshold is drawn for a short and a long one.
+LONG_CONTEXT = 8192
+# Ticks of axes that double: all doublings would be too many for a narrow screen.
+FOURFOLD = [4**power for power in range(8)]
+
+
+def section(outcome: Outcome) -> Section:
+    parts = choice(outcome.scenario, outcome.winner)
+    return Section("policy", "The policy", [*parts, subheading("Verify length"), _verify_length(outcome)])
+
+
+def choice(scenario: Scenario, arm: Arm) -> list[Html]:
+    """The parameters of an arm's policy, and its threshold or its belief as a drawing."""
+    chosen = arm.policy
+    if chosen is None:
+        return [paragraph(f"'{arm.name}' schedules nothing: every block is verified whole, or not drafted.")]
+    pairs = [(name.replace("_", " "), _value(value)) for name, value in chosen.model_dump(mode="json").items()]
+    parts = [definitions(pairs)]
+    classes = [klass.name for klass in scenario.workload.classes]
+    if isinstance(chosen, Static):
+        chosen = Threshold(running=(1,), theta=(chosen.theta,), weight=(1.0,) * len(classes))
+    if isinstance(chosen, Threshold):
+        parts.append(_threshold(arm.server, classes, chosen))
+    elif chosen.needs_belief and arm.belief is not None:
+        parts.append(_belief(scenario, arm.server, arm.belief))
+    return parts
+
+
+def survival_needed(chosen: Threshold, running: NDArray[np.int64], weight: float, context: int) -> NDArray[np.float64]:
+    """float64 [n]: the survival from which a draft counts, at ``running`` [n] requests, ``context`` tokens each."""
+    theta: NDArray[np.float64] = np.interp(np.log2(running), np.log2(chosen.running), chosen.theta)
+    return theta * (1 + chosen.price_per_token * context) / weight
+
+
+def _threshold(server: Server, names: list[str], chosen: Threshold) -> Html:
+    most = server.max_running_requests
+    if chosen.off_above is not None:
+        most = min(most, chosen.off_above)
+    running = np.array(
+        sorted({*(2**power for power in range(most.bit_length())), *(k for k in chosen.running if k < most), most})
+    )
+    drawn = drawing("Running requests", "Survival that a draft needs", height=420)
+    doubling(drawn, FOURFOLD)
+    drawn.update_yaxes(range=[0, 1.02])
+    # Classes of one weight have one line.
+    classes: dict[float, list[str]] = {}
+    for name, weight in zip(names, chosen.weight, strict=False):
+        classes.setdefault(weight, []).append(name)
+    contexts = (0, LONG_CONTEXT) if chosen.price_per_token else (0,)
+    needed = {}
+    for weight, alike in classes.items():
+        for context in contexts:
+            name = ", ".join(alike) + (f": {context:,} tokens of context" if chosen.price_per_token else "")
+            needed[name] = survival_needed(chosen, running, weight, context)
+    for (name, values), style in zip(needed.items(), styles(list(needed)), strict=True):
+        line(drawn, name, style, running, values, showlegend=True, hovertemplate="%{y:.3f}", cliponaxis=False)
+    rows = [Row(name, [number(value) for value in values]) for name, values in needed.items()]
+    return figure(
+        "threshold",
+        drawn,
+        _threshold_caption(server, chosen),
+        table("Survival that a draft needs, by running requests", ["Requests", *(str(r) for r in running)], rows),
+    )
+
+
+def _threshold_caption(server: Server, chosen: Threshold) -> str:
+    longest = min(chosen.max_length, server.gamma)
+    text = (
+        "The survival from which the step's budget counts a draft, by running requests; above 1 no draft counts. "
+        f"A request verifies {chosen.min_length} to {longest} drafts."
+    )
+    if not chosen.price_per_token:
+        text += " Its context does not matter."
+    if chosen.fill:
+        text += " The budget is then raised to the captured size that the step is padded to."
+    if chosen.off_above is not None:
+        text += f" Above {chosen.off_above} running requests nothing is drafted."
+    return text
+
+
+def _belief(scenario: Scenario, server: Server, belief: CostBelief) -> Html:
+    profile = profiled_belief(scenario, server.gamma)
+    (low_s, high_s), (low, high) = scenario.live.overhead_s, scenario.live.slope
+    least, most = profile.corrected(low_s, low), profile.corrected(high_s, high)
+    drawn = drawing("Verify tokens of the step", "Step time, ms", height=460)
+    gamma = server.gamma
+    rows = []
+    for i, requests in enumerate(_batches(scenario, server.max_running_requests)):
+        tokens = requests * np.arange(1, gamma + 2)
+        times = [1e3 * step_time_s(table, requests, tokens) for table in (belief, profile, least, most)]
+        _band(drawn, tokens, times[2], times[3], showlegend=i == 0)
+        label = f"{requests} request{'s' if requests > 1 else ''}"
+        line(drawn, f"belief, {label}", SERIES[0]._replace(symbol=SERIES[i].symbol), tokens, times[0])
+        line(drawn, f"profile, {label}", SERIES[1]._replace(symbol=f"{SERIES[i].symbol}-open"), tokens, times[1])
+        rows += [
+            Row(f"{requests:,} requests, {count // requests} each", [str(count), *(number(time[j]) for time in times)])
+            for j, count in enumerate(tokens)
+        ]
+    doubling(drawn, FOURFOLD)
+    return figure(
+        "belief",
+        drawn,
+        "Step time by verify tokens, anchors included: what the policy believes, what a profiler would write down, "
+        "and, shaded, the range of the truths that the policies were scored on.",
+        table(
+            "Step time in ms",
+            ["Requests, tokens of each", "Verify tokens", "Belief", "Profile", "Least truth", "Most truth"],
+            rows,
+        ),
+    )
+
+
+def step_time_s(table: CostBelief, requests: int, tokens: NDArray[np.int64]) -> NDArray[np.float64]:
+    """float64 [n]: seconds of a step that verifies ``tokens`` [n] of ``requests`` requests, by ``table``."""
+    times = table.step_times()
+    by_tokens = times.tokens_s[tokens]
+    seconds: NDArray[np.float64] = times.requests_s[requests] + (1 / by_tokens if times.is_rate else by_tokens)
+    return seconds
+
+
+def _batches(scenario: Scenario, most: int) -> list[int]:
+    """A small, a middle and a large batch among the loads of a closed loop, or of round sizes."""
+    closed = scenario.workload.clients is not None
+    sizes = sorted({min(int(load), most) for load in (scenario.loads if closed else (1, 16, 128))})
+    return sorted({sizes[0], sizes[len(sizes) // 2], sizes[-1]})
+
+
+def _band(
+    drawn: go.Figure, tokens: NDArray[np.int64], low: NDArray[np.float64], high: NDArray[np.float64], showlegend: bool
+) -> None:
+    drawn.add_scatter(
+        x=[*tokens.tolist(), *tokens[::-1].tolist()],
+        y=[*low.tolist(), *high[::-1].tolist()],
+        fill="toself",
+        fillcolor="rgba(125,130,136,0.3)",
+        mode="lines",
+        line={"width": 0},
+        hoverinfo="skip",
+        name="range of truths",
+        legendgroup="truths",
+        showlegend=showlegend,
+    )
+
+
+def _verify_length(outcome: Outcome) -> Html:
+    means = outcome.rows.groupby(["arm", "load"], sort=False)["verify_length"].mean().reset_index()
+    drawn = drawing(load_label(outcome.scenario), "Drafts verified a round and request")
+    doubling(drawn, outcome.scenario.loads)
+    arm_lines(drawn, means, "load", "verify_length", side_by_side=True)
+    return figure(
+        "verify-length",
+        drawn,
+        "Mean verify length by load; arms are set side by side around their load, thin dotted lines are fixed lengths.",
+        mean_table(outcome, "Drafts verified a round and request", outcome.rows["verify_length"]),
+        mean_table(
+            outcome, "Accepted length: tokens a round, the target's own included", outcome.rows["accepted_length"]
+        ),
+    )
+
+
+def _value(value: object) -> str:
+    if isinstance(value, list):
+        return ", ".join(_value(item) for item in value)
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if value is None:
+        return "never"
+    return f"{value:.4g}" if isinstance(value, float) else str(value)

@@ -1,0 +1,46 @@
+"""The policies that the page compares: arms by the names of ``dspark simulate``, and policy files."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Final
+
+import pandas as pd
+
+from dspark_simulator.scenario import Scenario
+from dspark_simulator.simulation import Arm
+from dspark_tuning.search import named_arms
+from dspark_tuning.search.space import Space
+from dspark_tuning.search.tune import Searched, artifact_of
+from sglang_dspark.errors import InputError
+from sglang_dspark.policy.artifact import Artifact
+
+NAMES: Final = ("default", "plain", "argmax", "aligned", "greedy", "static-0.3", "fixed-1", "fixed-3", "oracle")
+
+
+def arm(text: str, scenario: Scenario) -> Arm:
+    """The arm that was typed.
+
+    Raises:
+        InputError: No such arm, or a policy file that does not fit the scenario.
+    """
+    text = text.strip()
+    if not text.endswith(".json"):
+        try:
+            return named_arms.named(text, scenario)
+        except InputError as error:
+            raise InputError(str(error).removeprefix("--arm: ") + ", or the path of a policy.json") from error
+    return named_arms.tuned(Path(text), scenario)
+
+
+def written(scenario: Scenario, chosen: Arm) -> Artifact:
+    """The arm as a policy file, without evidence: nobody has searched it.
+
+    Raises:
+        InputError: The step oracle, which is no policy.
+    """
+    if chosen.oracle:
+        raise InputError("the step oracle knows what will be accepted and is no policy; choose another to export")
+    none = Searched("throughput", 0, {})
+    advice = f"'{chosen.name}' was chosen by hand; `dspark tune` says what it is worth."
+    return artifact_of(scenario, Space(scenario, {}), chosen, none, pd.DataFrame(), advice)

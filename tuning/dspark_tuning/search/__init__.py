@@ -1,0 +1,1 @@
+"""Search of a policy in the simulator: space, trials, comparison with baselines."""
