@@ -16,7 +16,7 @@ from sglang_dspark.shapes.config import KvDtype
 from sglang_dspark.shapes.gpus import GpuName
 from sglang_dspark.shapes.model import DraftShape
 
-PACKAGED = resources.files("dspark_tuning") / "plan" / "plans"
+PACKAGED = resources.files("dspark_tuning.planning") / "plans"
 DEFAULT = "v4flash-chat"
 
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]

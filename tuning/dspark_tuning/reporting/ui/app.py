@@ -299,7 +299,7 @@ def _side(side: str, name: str) -> html.Div:
 
 
 def _index() -> str:
-    report = (resources.files("dspark_tuning") / "report" / "page.css").read_text(encoding="utf-8")
+    report = (resources.files("dspark_tuning.reporting") / "page.css").read_text(encoding="utf-8")
     return f"""<!DOCTYPE html>
 <html lang="en">
 <head>
