@@ -24,6 +24,7 @@ RULE = np.dtype(
         ("min_length", "i8"),
         ("max_length", "i8"),
         ("fill", "i8"),
+        ("counts_prompts", "i8"),
         ("off_above", "f8"),
         ("knots", "i8"),
         ("knot_log2", "f8", (MAX_KNOTS,)),

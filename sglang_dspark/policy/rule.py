@@ -25,6 +25,7 @@ from sglang_dspark.policy import families
 from sglang_dspark.policy.belief import MAX_GAMMA, MAX_REQUESTS, MAX_TOKENS
 from sglang_dspark.policy.families.argmax import best_budget
 from sglang_dspark.policy.families.base import Policy
+from sglang_dspark.policy.families.greedy import rate
 from sglang_dspark.policy.rank import kth_largest
 from sglang_dspark.policy.record import (
     RULE,
@@ -51,11 +52,6 @@ def compile_rule(policy: Policy, engine: Engine) -> Rule:
         raise InputError(f"engine: tiers: {engine.tiers[-1]} captured tokens; capture at most {MAX_TOKENS}")
     if not 1 <= engine.max_requests <= MAX_REQUESTS:
         raise InputError(f"engine: max_requests: {engine.max_requests} is not supported; use 1 to {MAX_REQUESTS}")
-    if policy.code not in families.CODES:
-        raise InputError(
-            f"policy: family: '{policy.family}' has code {policy.code}, which no rule decides by; "
-            "add its branch to `families.wanted`"
-        )
     if policy.needs_belief and engine.belief is None:
         raise InputError(f"policy: family: '{policy.family}' needs a cost belief; give a cost table")
     rule = np.zeros(1, RULE)
@@ -75,7 +71,14 @@ def compile_rule(policy: Policy, engine: Engine) -> Rule:
         record["rest_s"] = times.rest_s
         if times.eager_s is not None:
             record["knows_eager"], record["eager_s"] = True, times.eager_s
+    record["counts_prompts"] = policy.counts_prompts
     policy.write(record)
+    one = np.zeros(1, np.int64)
+    if families.wanted(rule, np.zeros((1, engine.gamma), np.float32), one, one) == families.NO_BRANCH:
+        raise InputError(
+            f"policy: family: '{policy.family}' has code {policy.code}, which no rule decides by; "
+            "add its branch to `families.wanted`"
+        )
     return rule
 
 
@@ -130,6 +133,42 @@ def plan(
     if record.fill:
         cap = min(tier - requests, most)
     return tier, cap, True
+
+
+@njit(cache=True)
+def plan_beside_prompts(
+    rule: Rule,
+    lagged: NDArray[np.float32],
+    context: NDArray[np.int64],
+    slo_class: NDArray[np.int64],
+    prompt_tokens: int,
+) -> tuple[int, int, bool]:
+    """:func:`plan` in an engine whose decoding steps carry prompt tokens too: (tier, cap, draft).
+
+    A family that counts prompts takes the budget with the highest expected throughput at the padded size of the whole
+    step, knows what an eager step costs, and always drafts (vLLM ``AdaptiveVerificationManager.get_num_tokens``).
+
+    Args:
+        lagged: float32 [R, gamma], survivals one step old.
+        prompt_tokens: Prompt tokens of the same step.
+    """
+    record = rule[0]
+    if not record.counts_prompts:
+        return plan(rule, lagged, context, slo_class)
+    requests = lagged.shape[0]
+    scores = np.sort(lagged[:, : record.gamma].ravel())[::-1]
+    tokens = requests + prompt_tokens
+    best, cap = 0.0, 0
+    accepted = float(requests)
+    for k in range(len(scores) + 1):
+        if k > 0:
+            accepted += scores[k - 1]
+        padded = min(pad(rule, requests, tokens + k), MAX_TOKENS)
+        eager = record.knows_eager == 1 and not fits(rule, requests, padded)
+        throughput = rate(record, accepted, requests, padded, eager)
+        if throughput > best:
+            best, cap = throughput, k
+    return pad(rule, requests, requests + cap), cap, True
 
 
 @njit(cache=True)

@@ -8,9 +8,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from dspark_simulator.costs import sps_additive
-from dspark_simulator.engines.round import adaptive
 from dspark_simulator.server import Server
 from sglang_dspark.policy import Argmax, Engine, Fixed, SpsAdditiveTable, compile_rule, vllm_tiers
+from sglang_dspark.policy.rule import plan_beside_prompts
 from tests.simulator.deployment import Bench, drafter, step_cost
 
 
@@ -181,7 +181,8 @@ def test_budget_is_vllms(requests: int, prompt: int, limit: int, seed: int) -> N
         tokens = requests + prompt + budget
         padded = tiers[np.searchsorted(tiers, tokens)] if tokens <= limit else tokens
         rates.append((requests + scores[:budget].sum()) / (times.requests_s[requests] + times.tokens_s[padded]))
-    _, cap, draft = adaptive(rule, survival, prompt)
+    zeros = np.zeros(requests, np.int64)
+    _, cap, draft = plan_beside_prompts(rule, survival, zeros, zeros, prompt)
     assert draft and rates[cap] == pytest.approx(max(rates), rel=1e-9)
 
 

@@ -1,4 +1,4 @@
-"""The policy families. A new one is a file here, a member of ``AnyPolicy``, and a branch of ``wanted`` in ``CODES``."""
+"""The policy families. A new one is a file here, a member of ``AnyPolicy``, and a branch of ``wanted``."""
 
 from __future__ import annotations
 
@@ -24,17 +24,20 @@ AnyPolicy = Annotated[
     Field(discriminator="family"),
 ]
 
-__all__ = ["CODES", "AnyPolicy", "Argmax", "Fixed", "Greedy", "NoDraft", "Policy", "Static", "Threshold", "wanted"]
+__all__ = ["AnyPolicy", "Argmax", "Fixed", "Greedy", "NoDraft", "Policy", "Static", "Threshold", "wanted"]
 
-_FIXED, _GREEDY, _ARGMAX, _THRESHOLD = Fixed.code, Greedy.code, Argmax.code, Threshold.code
+NO_BRANCH = -1
 
-CODES = frozenset((NoDraft.code, _FIXED, _GREEDY, _ARGMAX, _THRESHOLD))
-"""Codes that ``wanted`` has a branch for; a rule of any other is refused."""
+_NONE, _FIXED, _GREEDY, _ARGMAX, _THRESHOLD = NoDraft.code, Fixed.code, Greedy.code, Argmax.code, Threshold.code
 
 
 @njit(cache=True)
 def wanted(rule: Rule, survival: NDArray[np.float32], context: NDArray[np.int64], slo_class: NDArray[np.int64]) -> int:
-    """Drafts that the rule's family would verify in this step, before padding and limits."""
+    """Drafts that the rule's family would verify in this step, before padding and limits.
+
+    Returns:
+        Drafts, or ``NO_BRANCH`` for a code that no branch below handles; ``compile_rule`` refuses such a family.
+    """
     record = rule[0]
     requests = survival.shape[0]
     if record.family == _FIXED:
@@ -45,4 +48,6 @@ def wanted(rule: Rule, survival: NDArray[np.float32], context: NDArray[np.int64]
         return argmax.wanted(rule, requests, write_scores(rule, survival, context, slo_class, 0, record.max_length))
     if record.family == _THRESHOLD:
         return threshold.wanted(rule, survival, context, slo_class)
-    return 0  # None, which never drafts.
+    if record.family == _NONE:
+        return 0
+    return NO_BRANCH

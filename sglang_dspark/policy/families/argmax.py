@@ -22,6 +22,7 @@ class Argmax(Policy):
 
     code: ClassVar[int] = 4
     needs_belief: ClassVar[bool] = True
+    counts_prompts: ClassVar[bool] = True
     family: Literal["argmax"] = "argmax"
     fill: bool = False
 

@@ -18,11 +18,18 @@ class Policy(BaseModel, ABC):
 
     A member adds its parameters, its code, and beside it a compiled function ``wanted(rule, survival, context,
     slo_class) -> drafts`` that ``families.wanted`` dispatches to. Ranking, padding and limits are the same for all.
+
+    Attributes:
+        code: Number of the family in a compiled rule, by which ``families.wanted`` dispatches.
+        needs_belief: The family decides by a cost belief.
+        counts_prompts: In an engine whose decoding steps carry prompt tokens (vLLM), the budget is the one with the
+            highest expected throughput at the step's whole size (``rule.plan_beside_prompts``).
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
     code: ClassVar[int]
     needs_belief: ClassVar[bool] = False
+    counts_prompts: ClassVar[bool] = False
     family: str
 
     @abstractmethod

@@ -2,49 +2,15 @@
 
 from __future__ import annotations
 
-import numpy as np
-from numpy.typing import NDArray
-
 from dspark_simulator import draws
 from dspark_simulator.acceptance import propose
 from dspark_simulator.costs.numeric import draft_s, host_s, inject_s, verify_s
 from dspark_simulator.engines.slots import emit
 from dspark_simulator.state import CAP_ACCEPT, MAX_LAG, STATIC, Record
 from sglang_dspark.jit import njit
-from sglang_dspark.policy import Argmax
-from sglang_dspark.policy.belief import MAX_TOKENS
-from sglang_dspark.policy.families.greedy import rate
 from sglang_dspark.policy.lag import unseen
 from sglang_dspark.policy.record import Rule
-from sglang_dspark.policy.rule import admit, drops_schedule, fits, pad, plan
-
-_ARGMAX = Argmax.code
-
-
-@njit(cache=True)
-def adaptive(rule: Rule, lagged: NDArray[np.float32], prompt_tokens: int) -> tuple[int, int, bool]:
-    """vLLM's budget (``AdaptiveVerificationManager.get_num_tokens``): it counts the prompts of the step, knows what an
-    eager step costs, and always drafts.
-
-    Args:
-        lagged: float32 [R, gamma], survivals one step old.
-        prompt_tokens: Prompt tokens of the same step.
-    """
-    record = rule[0]
-    requests = lagged.shape[0]
-    scores = np.sort(lagged.ravel())[::-1]
-    tokens = requests + prompt_tokens
-    best, cap = 0.0, 0
-    accepted = float(requests)
-    for k in range(len(scores) + 1):
-        if k > 0:
-            accepted += scores[k - 1]
-        padded = min(pad(rule, requests, tokens + k), MAX_TOKENS)
-        eager = record.knows_eager == 1 and not fits(rule, requests, padded)
-        throughput = rate(record, accepted, requests, padded, eager)
-        if throughput > best:
-            best, cap = throughput, k
-    return pad(rule, requests, requests + cap), cap, True
+from sglang_dspark.policy.rule import admit, drops_schedule, fits, pad, plan, plan_beside_prompts
 
 
 @njit(cache=True)
@@ -71,8 +37,8 @@ def decide(
         for r in range(running):
             if s.drafts[r] < flags.lag:
                 unseen(lagged[r])
-        if flags.mixes and rule[0].family == _ARGMAX:
-            tier, s.cap, draft = adaptive(rule, lagged[:, :gamma], s.prefill_tokens)
+        if flags.mixes:
+            tier, s.cap, draft = plan_beside_prompts(rule, lagged, context, slo_class, s.prefill_tokens)
         else:
             tier, s.cap, draft = plan(rule, lagged, context, slo_class)
     # Upstream drops its schedule past the last captured graph and verifies whole blocks eagerly
