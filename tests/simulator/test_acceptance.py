@@ -23,7 +23,7 @@ from dspark_simulator.acceptance import AcceptanceModel, load, packaged, propose
 from dspark_simulator.draws import stream
 from dspark_simulator.sts import ece
 from sglang_dspark.errors import InputError
-from tests.shared_data import published
+from tests.published_data import published
 
 REQUESTS, TOKENS, SEED = 2000, 448, 11
 GROUPS = {

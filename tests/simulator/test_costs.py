@@ -19,7 +19,7 @@ from sglang_dspark.errors import from_validation
 from sglang_dspark.policy.belief import MAX_REQUESTS, MAX_TOKENS
 from sglang_dspark.shapes.gpus import GPUS
 from sglang_dspark.shapes.model import DraftShape, ModelShape
-from tests.shared_data import published
+from tests.published_data import published
 
 PARSER: TypeAdapter[CostModel] = TypeAdapter(Cost)
 

@@ -17,7 +17,7 @@ from dspark_simulator.server import Server
 from dspark_simulator.simulation import Arm, simulate
 from dspark_simulator.workloads import Workload
 from sglang_dspark.shapes.known import known
-from tests.shared_data import published
+from tests.published_data import published
 
 # As the published runs were made, as far as that is said: 512 tokens out, prompts of about 200.
 PROMPT = {"kind": "lognormal", "mean": 200, "sigma": 1.0, "max": 4096}

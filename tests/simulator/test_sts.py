@@ -8,7 +8,7 @@ import pytest
 
 from dspark_simulator.sts import GRID, ece, fit
 from sglang_dspark.errors import InputError
-from tests.shared_data import published
+from tests.published_data import published
 
 
 def naive_ece(survival: list[float], accepted: list[bool], bins: int) -> float:

@@ -34,7 +34,7 @@ from dspark_simulator.workloads import (
 )
 from dspark_simulator.workloads.sampling import normal_quantile
 from sglang_dspark.errors import InputError, from_validation
-from tests.shared_data import trace
+from tests.published_data import published
 
 DAY = Varying(points=((0.0, 2.0), (10.0, 8.0), (20.0, 0.0), (30.0, 0.0), (35.0, 4.0)))
 OPEN = [Poisson(rate_per_s=5.0), Gamma(rate_per_s=5.0, burstiness=2.5), DAY]
@@ -226,7 +226,7 @@ def test_cached_prefix_holds_on_average(fraction: float) -> None:
 @pytest.mark.parametrize("name", ["azure_llm_2023_conv.csv", "azure_llm_2023_code.csv"])
 @pytest.mark.parametrize("rate_scale", [1.0, 2.5])
 def test_replay_of_the_azure_traces(name: str, rate_scale: float) -> None:
-    path = trace(name)
+    path = published(name)
     table = pd.read_csv(path, parse_dates=["TIMESTAMP"])
     recorded_s = (table["TIMESTAMP"] - table["TIMESTAMP"].iloc[0]).dt.total_seconds().to_numpy()
     replay = Trace(path=path, rate_scale=rate_scale)

@@ -37,7 +37,7 @@ from sglang_dspark.policy import SpsAdditiveTable, Threshold
 from sglang_dspark.policy.artifact import Artifact
 from sglang_dspark.policy.belief import sps_json
 from tests.policy.test_artifact import ARTIFACT
-from tests.shared_data import trace
+from tests.published_data import published
 from tests.tuning.command import Ran, dspark
 from tests.tuning.interrupted_lock import interrupt_lock
 from tests.tuning.report_page import Page, check_nothing_is_loaded, check_readable
@@ -222,7 +222,7 @@ class TestSimulate:
         assert steps.loc[steps["kind"] == "decode", "running"].max() == 4
 
     def test_a_trace_is_replayed(self) -> None:
-        path = trace("azure_llm_2023_conv.csv")
+        path = published("azure_llm_2023_conv.csv")
         found = dspark("simulate", "--trace", path, "--requests", 300, "--json").json()["result"]
         rows = pd.read_csv(path, parse_dates=["TIMESTAMP"])
         warmup = load("b300-v4flash").with_trace(path).warmed().run.warmup_requests

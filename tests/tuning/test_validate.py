@@ -24,7 +24,7 @@ from dspark_tuning.measuring.validate.validation import Predicted
 from sglang_dspark.errors import InputError
 from sglang_dspark.shapes.gpus import GPUS
 from sglang_dspark.shapes.known import known
-from tests.shared_data import published
+from tests.published_data import published
 from tests.tuning.command import dspark
 
 # Fits are shared between tests.
