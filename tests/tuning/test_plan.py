@@ -48,8 +48,8 @@ from dspark_tuning.search.evaluation import executor
 from sglang_dspark.errors import InputError
 from sglang_dspark.policy import Argmax
 from sglang_dspark.policy import artifact as artifacts
-from tests.shapes.test_config import QWEN3_8B
 from tests.published_data import published
+from tests.shapes.test_config import QWEN3_8B
 from tests.tuning.command import dspark
 from tests.tuning.report_page import Page, check_nothing_is_loaded, check_readable
 
