@@ -1,18 +1,16 @@
-"""Published figures of the GPUs that the roofline knows: memory, bandwidth and dense matrix rates per GPU.
+"""Published memory, bandwidth and dense matrix rates of GPUs, for the roofline. A new GPU is an entry of ``GPUS``.
 
-Vendors' peaks, never reached: cost models multiply them by efficiency factors. Rates are dense (no structured
+These are vendors' peaks, never reached: cost models multiply them by efficiency factors. Rates are dense (no structured
 sparsity); a format that the GPU cannot multiply is absent.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Literal, NamedTuple
+from typing import Annotated, Literal, NamedTuple
 
-GpuName = Literal[
-    "A100", "L40S", "H20", "H100", "H200", "B200", "B300", "GB200", "GB300", "RTX PRO 6000", "MI300X", "MI325X",
-    "MI350X", "MI355X",
-]  # fmt: skip
+from sglang_dspark.shapes.registry import KeyOf
+
 Format = Literal["bf16", "fp8", "fp4"]
 
 # What weights are multiplied in: a rate of the GPU, or FP4 weights with FP8 activations.
@@ -55,7 +53,7 @@ class Gpu(NamedTuple):
         return self.fabric_bytes_per_s * min(size - 1, _MESH_PEERS) / _MESH_PEERS
 
 
-GPUS: Mapping[GpuName, Gpu] = {
+GPUS: Mapping[str, Gpu] = {
     # NVIDIA A100 80GB SXM data sheet (nvidia-a100-datasheet-us-nvidia-1758950-r4).
     "A100": Gpu(80e9, 2.039e12, {"bf16": 312e12}, 300e9, True),
     # NVIDIA L40S data sheet: no NVLink, PCIe Gen4 x16 of 64 GB/s in both directions.
@@ -86,3 +84,5 @@ GPUS: Mapping[GpuName, Gpu] = {
     # AMD Instinct MI355X data sheet: the MI350X with liquid cooling and higher rates.
     "MI355X": Gpu(288e9, 8e12, {"bf16": 2500e12, "fp8": 5000e12, "fp4": 10000e12}, 537.6e9, False, rocm=True),
 }
+
+GpuName = Annotated[str, KeyOf(GPUS)]

@@ -10,6 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from dspark_simulator import draws
 from dspark_simulator.costs.base import DRAFT_FIXED, DRAFT_FIXED_CENTRE
+from dspark_simulator.engines import ENGINES
 from dspark_simulator.server import Server
 from sglang_dspark.errors import InputError
 from sglang_dspark.shapes.kv_pool import FlagCosts, PoolFlags
@@ -110,7 +111,7 @@ class Memory(BaseModel):
         """
         speculative = server.speculative
         stated = self.kv_tokens if speculative else self.kv_tokens_without_draft
-        if self.costs is None or self.at is None or server.engine == "vllm":
+        if self.costs is None or self.at is None or not ENGINES[server.engine].pool_by_flags:
             return stated
         flags = server.pool_flags()
         more = self.costs.taken_bytes(flags, speculative) - self.costs.taken_bytes(self.at, speculative)

@@ -1,13 +1,13 @@
-"""Which replica a request goes to."""
+"""Routing of requests to replicas. A new router is a function here and an entry of ``ROUTERS``."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Sequence
-from typing import Final, Literal
+from typing import Annotated, Final
 
 from dspark_simulator import draws
+from sglang_dspark.shapes.registry import KeyOf
 
-RouterName = Literal["random", "round_robin", "least_loaded", "prefix_aware"]
 Router = Callable[[int, int, Sequence[int], Collection[int]], int]
 """(seed, request id, outstanding requests by replica, replicas that hold the request's prefix) -> replica."""
 
@@ -46,3 +46,5 @@ ROUTERS: dict[str, Router] = {
     "least_loaded": least_loaded,
     "prefix_aware": prefix_aware,
 }
+
+RouterName = Annotated[str, KeyOf(ROUTERS)]

@@ -127,7 +127,9 @@ class Scenario(BaseModel):
     def shape(self) -> ModelShape | None:
         """The shape of the model: the roofline's, or that of a model known by name."""
         shapes = known(self.model)
-        return self.cost.target() or (None if shapes is None else shapes.model)
+        computed = self.cost.computed_from()
+        known_shape = None if shapes is None else shapes.model
+        return known_shape if computed is None else computed.model
 
     def drafter(self) -> AcceptanceModel:
         """The acceptance model in force."""

@@ -8,11 +8,10 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from dspark_simulator.engines import EngineName
+from dspark_simulator.engines import ENGINES, CaptureFlags, EngineName
 from dspark_simulator.state import CAP_ACCEPT, COMPACT, SERVER, STATIC, Record
 from dspark_simulator.workloads import RequestClass
 from sglang_dspark.errors import InputError
-from sglang_dspark.policy import sglang_tiers, vllm_tiers
 from sglang_dspark.policy.belief import MAX_GAMMA, MAX_REQUESTS
 from sglang_dspark.shapes.kv_pool import PoolFlags
 
@@ -24,16 +23,6 @@ NEW_TOKEN_RATIO_DECAY_STEPS = 600
 # ``_handle_dspark`` limits DSPARK to 48 running requests unless told otherwise; without speculation the KV pool is the
 # limit, up to what a replica's arrays hold.
 DEFAULT_RUNNING = {True: 48, False: MAX_REQUESTS}
-
-# Flags that only SGLang has.
-SGLANG_ONLY = (
-    "max_queued_requests",
-    "cuda_graph_bs_decode",
-    "prefill_max_requests",
-    "prefill_decode_interval",
-    "prefill_decode_interval_min_bs",
-    "min_free_slots_delay",
-)
 
 UNLIMITED = 1 << 62
 
@@ -102,10 +91,9 @@ class Server(BaseModel):
             raise ValueError("chunked_prefill_size must exceed max_running_requests with enable_mixed_chunk; raise it")
         if self.cuda_graph_bs_decode is not None and self.capture_requests == 0:
             raise ValueError("cuda_graph_bs_decode lists captured batches, capture_requests 0 captures none; drop one")
-        if self.engine != "sglang":
-            for name in SGLANG_ONLY:
-                if getattr(self, name) != Server.model_fields[name].default:
-                    raise ValueError(f"{name} is a flag of SGLang that {self.engine} does not have; remove it")
+        for name in ENGINES[self.engine].lacks:
+            if getattr(self, name) != Server.model_fields[name].default:
+                raise ValueError(f"{name} is a flag that {self.engine} does not have; remove it")
         return self
 
     def without_speculation(self) -> Server:
@@ -116,29 +104,27 @@ class Server(BaseModel):
 
     def tiers(self) -> NDArray[np.int64]:
         """Captured step sizes in verify tokens, int64 ascending; empty where nothing is captured."""
-        if self.engine == "vllm":
-            return vllm_tiers(self.capture_tokens)
-        if self.capture_requests == 0:
-            return np.empty(0, np.int64)
-        gamma = self.gamma if self.speculative else 0
-        return sglang_tiers(self.captured_requests(), gamma, self.cuda_graph_bs_decode)
+        return ENGINES[self.engine].tiers(self._capture_flags())
 
     def captured_requests(self) -> int:
-        """Largest batch that runs captured; every batch is as good as captured where nothing is."""
-        if self.engine == "vllm":
-            return min(MAX_REQUESTS, self.capture_tokens)
-        if self.capture_requests == 0:
-            return self.max_running_requests
-        return min(max(self.cuda_graph_bs_decode or (self.capture_requests,)), self.max_running_requests)
+        """Largest batch that runs captured; every batch counts as captured where nothing is."""
+        return ENGINES[self.engine].captured_requests(self._capture_flags())
+
+    def _capture_flags(self) -> CaptureFlags:
+        return CaptureFlags(
+            requests=self.capture_requests,
+            batches=self.cuda_graph_bs_decode,
+            tokens=self.capture_tokens,
+            running=self.max_running_requests,
+            gamma=self.gamma if self.speculative else 0,
+        )
 
     def min_free_slots(self) -> int:
-        """Free slots that a prefill waits for while requests run (``resolve_min_free_slots``)."""
+        """Free slots that a prefill waits for while requests run."""
         slots = self.max_running_requests
         if self.min_free_slots_delay is not None:
             return min(self.min_free_slots_delay, slots)
-        if self.engine == "sglang" and self.speculative and slots >= 8:
-            return min(4, max(2, (slots + 5) // 6))
-        return 1
+        return ENGINES[self.engine].min_free_slots(slots) if self.speculative else 1
 
     def pool_flags(self) -> PoolFlags:
         """The flags that take memory from the KV pool."""
@@ -156,7 +142,7 @@ class Server(BaseModel):
         flags["speculative"] = self.speculative
         flags["gamma"] = self.gamma
         flags["mode"] = MODES[self.verify_mode] if self.speculative else COMPACT
-        flags["mixes"] = self.engine == "vllm"
+        flags["mixes"] = ENGINES[self.engine].mixes
         flags["lag"] = self.confidence_lag_steps
         flags["max_running"] = self.max_running_requests
         flags["chunk_tokens"] = self.chunked_prefill_size
@@ -182,7 +168,5 @@ class Server(BaseModel):
         return record
 
     def _kv_reserve(self) -> int:
-        """KV tokens that a running request must hold beyond its context (``get_alloc_reserve_per_decode``)."""
-        if not self.speculative:
-            return 1
-        return self.gamma + 1 if self.engine == "vllm" else 2 * (self.gamma + 1)
+        """KV tokens that a running request must hold beyond its context."""
+        return ENGINES[self.engine].kv_reserve(self.gamma) if self.speculative else 1

@@ -288,7 +288,8 @@ class _Replica:
     ) -> None:
         self.simulation, self.index = simulation, index
         self.env = simulation.env
-        self.receive, self.step = ENGINES[simulation.arm.server.engine]
+        rules = ENGINES[simulation.arm.server.engine]
+        self.receive, self.step = rules.receive, rules.step
         self.kv_tokens, self.max_queued = int(server[0]["kv_capacity"]), int(server[0]["max_queued"])
         self.max_new = [klass.max_new_tokens for klass in simulation.scenario.workload.classes]
         self.refused = 0

@@ -153,7 +153,8 @@ class Bench:
         self.acceptance = (acceptance or drafter(0.75)).compile([klass.domain for klass in classes])
         self.state, self.metrics, self.queue = np.zeros(1, STATE), np.zeros(1, METRICS), np.zeros(4096, QUEUED)
         self.state[0]["ratio"] = self.flags[0]["ratio_first"]
-        self.receive, self.advance = ENGINES[server.engine]
+        rules = ENGINES[server.engine]
+        self.receive, self.advance = rules.receive, rules.step
         self.now_s = 0.0
         self.sent = 0
 

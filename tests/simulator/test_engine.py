@@ -675,10 +675,10 @@ def test_an_explicit_capture_list() -> None:
 @pytest.mark.parametrize(
     ("fields", "said"),
     [
-        ({"engine": "vllm", "min_free_slots_delay": 1}, "min_free_slots_delay is a flag of SGLang"),
-        ({"engine": "vllm", "prefill_decode_interval": 4}, "prefill_decode_interval is a flag of SGLang"),
-        ({"engine": "vllm", "max_queued_requests": 4}, "max_queued_requests is a flag of SGLang"),
-        ({"engine": "vllm", "cuda_graph_bs_decode": [4]}, "cuda_graph_bs_decode is a flag of SGLang"),
+        ({"engine": "vllm", "min_free_slots_delay": 1}, "min_free_slots_delay is a flag that vllm does not have"),
+        ({"engine": "vllm", "prefill_decode_interval": 4}, "prefill_decode_interval is a flag that vllm does not have"),
+        ({"engine": "vllm", "max_queued_requests": 4}, "max_queued_requests is a flag that vllm does not have"),
+        ({"engine": "vllm", "cuda_graph_bs_decode": [4]}, "cuda_graph_bs_decode is a flag that vllm does not have"),
         ({"cuda_graph_bs_decode": [4], "capture_requests": 0}, "drop one"),
         ({"cuda_graph_bs_decode": []}, "at least 1 item"),
         ({"max_queued_requests": 0}, "greater than or equal to 1"),

@@ -82,7 +82,7 @@ def test_flags_of_sglang_on_another_engine_are_refused_in_one_line(tmp_path: Pat
     path = tmp_path / "policy.json"
     said = {"--prefill-decode-interval": "8"}
     path.write_text(ARTIFACT.model_copy(update={"server_flags": said}).model_dump_json())
-    with pytest.raises(InputError, match="prefill_decode_interval is a flag of SGLang that vllm"):
+    with pytest.raises(InputError, match="prefill_decode_interval is a flag that vllm does not have"):
         named_arms.tuned(path, vllm)
 
 

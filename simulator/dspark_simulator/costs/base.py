@@ -5,7 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from itertools import pairwise
-from typing import Annotated, Final, Literal, Self
+from typing import Annotated, Final, Literal, NamedTuple, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,7 +15,7 @@ from dspark_simulator.costs.belief import sps_additive
 from dspark_simulator.costs.numeric import COST, GRID_POINTS, CostRecord
 from sglang_dspark.policy.belief import MAX_GAMMA, MAX_REQUESTS, MAX_TOKENS, CostBelief
 from sglang_dspark.shapes.kv_pool import FlagCosts
-from sglang_dspark.shapes.model import ModelShape
+from sglang_dspark.shapes.model import DraftShape, ModelShape
 
 Seconds = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 Share = Annotated[float, Field(gt=0, le=1, allow_inf_nan=False)]
@@ -41,6 +41,19 @@ class Overhead(BaseModel):
     request_s: Seconds = 0.0
 
 
+class ComputedFrom(NamedTuple):
+    """The shapes that a model computes its step times from.
+
+    Attributes:
+        draft: None without speculation.
+        tp: Tensor-parallel GPUs.
+    """
+
+    model: ModelShape
+    draft: DraftShape | None
+    tp: int
+
+
 class CostModel(BaseModel, ABC):
     """A member of the family. Members add ``kind: Literal[...]``, the key by which scenarios choose them.
 
@@ -59,8 +72,12 @@ class CostModel(BaseModel, ABC):
     draft_novelty: Share = 1.0
 
     def measured_tokens(self) -> int | None:
-        """Tokens of the largest captured step that was measured; None where steps are computed."""
+        """Tokens of the largest captured step that was measured; None where step times are computed."""
         return None
+
+    @abstractmethod
+    def describe(self) -> str:
+        """Sentences that tell a reader where the step times come from."""
 
     @abstractmethod
     def tabulate(self, gamma: int | None = None, draft_fixed: float = DRAFT_FIXED_CENTRE) -> CostRecord:
@@ -80,8 +97,26 @@ class CostModel(BaseModel, ABC):
         """What server flags take from the KV pool, where the model knows the shapes."""
         return None
 
-    def target(self) -> ModelShape | None:
-        """The shape of the target, where the model knows it."""
+    def computed_from(self) -> ComputedFrom | None:
+        """The shapes behind the step times; None where the times were measured."""
+        return None
+
+    def on_gpu(self, gpu: str) -> CostModel | None:
+        """The same deployment on another GPU of :data:`sglang_dspark.shapes.gpus.GPUS`.
+
+        None where the times were measured: they hold for the GPU that they were measured on.
+        """
+        return None
+
+    def with_one_token_draft(self, layers: int) -> Self | None:
+        """The same deployment with a draft model of one layer that drafts one token (MTP-1).
+
+        Args:
+            layers: Layers of the present draft model.
+
+        Returns:
+            None where the draft's part of the step times is unknown.
+        """
         return None
 
     def with_draft_block(self, block: int) -> Self:
@@ -175,6 +210,18 @@ class MeasuredCost(CostModel):
     prefill_context_s: Seconds = 0.0
     experts: Experts | None = None
     prefill: GridCurve | None = None
+
+    def describe(self) -> str:
+        given = (self.overhead_s, self.inject_s_per_token, self.context_s_per_token, self.prefill_context_s)
+        added = (
+            " What such measurements leave out (overhead, attention over the context, injection into the drafter) is "
+            "added at rates that the scenario gives."
+        )
+        return self._describe_measurements() + (added if any(given) else "")
+
+    @abstractmethod
+    def _describe_measurements(self) -> str:
+        """A sentence that names the measurements."""
 
     def with_draft_block(self, block: int) -> Self:
         return self if self.draft_block is not None else self.model_copy(update={"draft_block": block})

@@ -55,6 +55,20 @@ class CurveCost(MeasuredCost):
         self._check_context(self.curve.captured.seconds[0])
         return self
 
+    def _describe_measurements(self) -> str:
+        captured, draft = self.curve.captured, self.curve.draft
+        return (
+            "Interpolated between measurements that others published or the scenario gives: verify at "
+            f"{len(captured.tokens)} step sizes up to {captured.tokens[-1]:,} tokens, draft at "
+            f"{len(draft.requests)} batch sizes up to {draft.requests[-1]:,} requests."
+        )
+
+    def with_one_token_draft(self, layers: int) -> CurveCost:
+        draft = self.curve.draft
+        seconds = tuple(draft_s / layers for draft_s in draft.seconds)
+        curve = self.curve.model_copy(update={"draft": draft.model_copy(update={"seconds": seconds})})
+        return self.model_copy(update={"curve": curve})
+
     def measured_tokens(self) -> int:
         return self.curve.captured.tokens[-1]
 

@@ -6,12 +6,12 @@ from typing import Literal
 
 import numpy as np
 
-from dspark_simulator.costs.base import DRAFT_FIXED_CENTRE, CostModel, Seconds, Share, fill_grid, spaced
+from dspark_simulator.costs.base import DRAFT_FIXED_CENTRE, ComputedFrom, CostModel, Seconds, Share, fill_grid, spaced
 from dspark_simulator.costs.numeric import CostRecord
 from sglang_dspark.policy.belief import MAX_REQUESTS, MAX_TOKENS
 from sglang_dspark.shapes import efficiencies
 from sglang_dspark.shapes.kv_pool import FlagCosts, flag_costs
-from sglang_dspark.shapes.model import ModelShape
+from sglang_dspark.shapes.model import DraftShape
 from sglang_dspark.shapes.roofline import Roofline
 
 
@@ -50,8 +50,22 @@ class RooflineCost(Roofline, CostModel):
         cost["prefill_context_s"] = self.prefill_context_s()
         return cost
 
-    def target(self) -> ModelShape:
-        return self.model
+    def describe(self) -> str:
+        reached = self.reached
+        return (
+            f"Computed, not measured: a roofline of the model's shape and the published peaks of {self.tp} "
+            f"{self.gpu}, of which {reached.bandwidth_efficiency:.0%} of the bandwidth and "
+            f"{reached.flops_efficiency:.0%} of the FLOP rate are reached."
+        )
+
+    def computed_from(self) -> ComputedFrom:
+        return ComputedFrom(self.model, self.draft, self.tp)
+
+    def on_gpu(self, gpu: str) -> RooflineCost:
+        return RooflineCost.model_validate(self.model_dump() | {"gpu": gpu})
+
+    def with_one_token_draft(self, layers: int) -> RooflineCost:
+        return self.model_copy(update={"draft": DraftShape(layers=1, block=1, hidden_states=1, markov_rank=1)})
 
     def flag_costs(self) -> FlagCosts:
         return flag_costs(self.model, self.draft, self.tp, self.hardware)

@@ -55,6 +55,9 @@ class TableCost(MeasuredCost):
         self._check_context(float(self.tabulate()["captured_s"][0, 1]))
         return self
 
+    def _describe_measurements(self) -> str:
+        return "Looked up in the SGLang cost table that the scenario gives."
+
     def measured_tokens(self) -> int:
         return (self.table.sample_batch_tokens if isinstance(self.table, SpsTable) else self.table.m_probes)[-1]
 

@@ -1,28 +1,16 @@
-"""Batch formation by engine. A new one is a file with ``receive`` and ``step``, and a line in ``ENGINES``."""
+"""Batch formation by engine. A new engine is a file here that defines ``RULES``, and an entry of ``ENGINES``."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Literal, NamedTuple
+from collections.abc import Mapping
+from typing import Annotated
 
 from dspark_simulator.engines import sglang, vllm
+from dspark_simulator.engines.base import CaptureFlags, Rules
+from sglang_dspark.shapes.registry import KeyOf
 
-EngineName = Literal["sglang", "vllm"]
+ENGINES: Mapping[str, Rules] = {"sglang": sglang.RULES, "vllm": vllm.RULES}
 
+EngineName = Annotated[str, KeyOf(ENGINES)]
 
-class Rules(NamedTuple):
-    """What differs between engines.
-
-    Attributes:
-        receive: What becomes of a request on arrival.
-        step: Forms and runs the next step; compiled.
-    """
-
-    receive: Callable[[int, int, int, int], tuple[int, int, int]]
-    step: Callable[..., tuple[float, int]]
-
-
-ENGINES: dict[EngineName, Rules] = {
-    "sglang": Rules(sglang.receive, sglang.step),
-    "vllm": Rules(vllm.receive, vllm.step),
-}
+__all__ = ["ENGINES", "CaptureFlags", "EngineName", "Rules"]

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import numpy as np
+from numpy.typing import NDArray
+
 from dspark_simulator.costs.numeric import host_s, inject_s, prefill_s
+from dspark_simulator.engines.base import CaptureFlags, Rules
 from dspark_simulator.engines.memory import LEAST_OUTPUT, has_room, make_room, reserve
 from dspark_simulator.engines.prefill import finish_prefill, prompt_pairs, take
 from dspark_simulator.engines.round import accept, count_step, decide, round_s
 from dspark_simulator.engines.slots import fetch, sweep
 from dspark_simulator.state import DECODE, IDLE, MIXED, PREFILL, Record
 from sglang_dspark.jit import njit
+from sglang_dspark.policy import sglang_tiers
 from sglang_dspark.policy.record import Rule
 from sglang_dspark.policy.rule import fits
 
@@ -238,3 +243,28 @@ def _remaining_total(state: Record, server: Record) -> float:
         ratio = 1.0 if flags.ignore_eos[s.slo_class[r]] else s.ratio
         left -= min(s.max_new[r] - s.produced[r], CLIP_MAX_NEW_TOKENS) * ratio
     return left
+
+
+def _tiers(flags: CaptureFlags) -> NDArray[np.int64]:
+    if flags.requests == 0:
+        return np.empty(0, np.int64)
+    return sglang_tiers(_captured_requests(flags), flags.gamma, flags.batches)
+
+
+def _captured_requests(flags: CaptureFlags) -> int:
+    if flags.requests == 0:
+        return flags.running
+    return min(max(flags.batches or (flags.requests,)), flags.running)
+
+
+def _kv_reserve(gamma: int) -> int:
+    """``get_alloc_reserve_per_decode``"""
+    return 2 * (gamma + 1)
+
+
+def _min_free_slots(running: int) -> int:
+    """``resolve_min_free_slots``"""
+    return min(4, max(2, (running + 5) // 6)) if running >= 8 else 1
+
+
+RULES = Rules(receive, step, _tiers, _captured_requests, _kv_reserve, _min_free_slots)

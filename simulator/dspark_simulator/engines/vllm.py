@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from dspark_simulator.costs.numeric import inject_s
+from dspark_simulator.engines.base import CaptureFlags, Rules
 from dspark_simulator.engines.memory import LAST_ARRIVED, make_room
 from dspark_simulator.engines.prefill import finish_prefill, prompt_pairs, take
 from dspark_simulator.engines.round import accept, count_step, decide, round_s
 from dspark_simulator.engines.slots import abort, fetch, sweep
 from dspark_simulator.state import DECODE, IDLE, MIXED, PREFILL, Record
 from sglang_dspark.jit import njit
+from sglang_dspark.policy import vllm_tiers
+from sglang_dspark.policy.belief import MAX_REQUESTS
 from sglang_dspark.policy.record import Rule
 from sglang_dspark.policy.rule import fits, pad
 
@@ -124,3 +127,28 @@ def _form_prefill(state: Record, queue: Record, server: Record, metrics: Record,
         if tokens < target - cached:
             break
     return joined, rejected
+
+
+def _captured_requests(flags: CaptureFlags) -> int:
+    return min(MAX_REQUESTS, flags.tokens)
+
+
+RULES = Rules(
+    receive,
+    step,
+    tiers=lambda flags: vllm_tiers(flags.tokens),
+    captured_requests=_captured_requests,
+    kv_reserve=lambda gamma: gamma + 1,
+    min_free_slots=lambda running: 1,
+    mixes=True,
+    # vLLM measures the memory that it needs besides the pool.
+    pool_by_flags=False,
+    lacks=(
+        "max_queued_requests",
+        "cuda_graph_bs_decode",
+        "prefill_max_requests",
+        "prefill_decode_interval",
+        "prefill_decode_interval_min_bs",
+        "min_free_slots_delay",
+    ),
+)

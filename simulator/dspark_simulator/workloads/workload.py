@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from pydantic import Field, ValidationError, field_validator, model_validator
 
 from dspark_simulator.draws import OUTPUT, PREFIX, PROMPT, SLO_CLASS
-from dspark_simulator.workloads.arrivals import Arrivals, Closed, Trace
+from dspark_simulator.workloads.arrivals import Arrivals, Closed
 from dspark_simulator.workloads.lengths import LengthDistribution
 from dspark_simulator.workloads.model import Described
 from dspark_simulator.workloads.request_class import RequestClass
@@ -47,7 +47,7 @@ class Workload(Described):
 
     @model_validator(mode="after")
     def _has_lengths(self) -> Workload:
-        if not isinstance(self.arrivals, Trace):
+        if not self.arrivals.has_lengths:
             for spec in self.classes:
                 if spec.prompt is None or spec.output is None:
                     raise ValueError(
@@ -58,7 +58,7 @@ class Workload(Described):
     @property
     def clients(self) -> int | None:
         """Clients of a closed loop; None for arrivals that do not wait for the server."""
-        return self.arrivals.clients if isinstance(self.arrivals, Closed) else None
+        return self.arrivals.concurrency()
 
     @property
     def rate_per_s(self) -> float:
@@ -122,7 +122,7 @@ class Workload(Described):
         rows["id"] = np.arange(first, first + size)
         rows["arrival_s"] = arrival_s
         rows["slo_class"] = self._classes(uniforms(seed, first, size, SLO_CLASS))
-        if isinstance(self.arrivals, Trace):
+        if self.arrivals.has_lengths:
             rows["prompt"], rows["output"] = self.arrivals.lengths(seed, first, size)
         else:
             rows["prompt"] = _lengths(

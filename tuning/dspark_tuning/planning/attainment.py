@@ -13,7 +13,6 @@ from dspark_simulator.deployment import Truth
 from dspark_simulator.scenario import Run, Scenario
 from dspark_simulator.simulation import Arm, simulate
 from dspark_simulator.workloads import Workload
-from dspark_simulator.workloads.arrivals import Poisson, Varying
 from dspark_tuning.planning.question import Question
 from dspark_tuning.search.comparison import t_quantile
 
@@ -103,7 +102,7 @@ def share_of(scenario: Scenario, replicas: int) -> tuple[Scenario, int]:
     like every other. Any other routing or arrivals need all replicas at once.
     """
     rate_per_s = scenario.workload.rate_per_s
-    alone = scenario.router == "random" and isinstance(scenario.workload.arrivals, Poisson | Varying)
+    alone = scenario.router == "random" and scenario.workload.arrivals.splits_at_random
     count = 1 if alone else replicas
     workload = scenario.workload.with_rate(rate_per_s / replicas) if alone else scenario.workload
     a_replica_s = rate_per_s / replicas

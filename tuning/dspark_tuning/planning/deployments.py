@@ -6,7 +6,6 @@ from typing import Any, Final, NamedTuple
 
 from pydantic import ValidationError
 
-from dspark_simulator.costs import CurveCost, RooflineCost
 from dspark_simulator.deployment import Memory
 from dspark_simulator.profile import load as load_profile
 from dspark_simulator.scenario import Scenario
@@ -79,9 +78,8 @@ def deployment(question: Question, choice: Choice) -> Deployment:
         raise from_validation(error, f"choices: {content['name']}", content) from error
     found = known(scenario.model)
     draft = choice.draft or (found.draft if found else USUAL_DRAFT)
-    return Deployment(
-        scenario.name, scenario, choice.price_per_gpu_hour, draft.layers, isinstance(scenario.cost, RooflineCost)
-    )
+    computed = scenario.cost.computed_from() is not None
+    return Deployment(scenario.name, scenario, choice.price_per_gpu_hour, draft.layers, computed)
 
 
 def with_traffic(scenario: Scenario, workload: Workload) -> Scenario:
@@ -95,16 +93,8 @@ def one_token(deployed: Deployment) -> Scenario | None:
     of a measured curve in that layer's share of the draft time. A table does not tell the draft's share.
     """
     scenario = deployed.scenario
-    cost = scenario.cost
-    if isinstance(cost, RooflineCost):
-        shape = DraftShape(layers=1, block=1, hidden_states=1, markov_rank=1)
-        cost = cost.model_copy(update={"draft": shape})
-    elif isinstance(cost, CurveCost):
-        draft = cost.curve.draft
-        seconds = tuple(s / deployed.draft_layers for s in draft.seconds)
-        curve = cost.curve.model_copy(update={"draft": draft.model_copy(update={"seconds": seconds})})
-        cost = cost.model_copy(update={"curve": curve})
-    else:
+    cost = scenario.cost.with_one_token_draft(deployed.draft_layers)
+    if cost is None:
         return None
     drafter = scenario.drafter()
     first = {name: d.model_copy(update={"offsets": d.offsets[:1]}) for name, d in drafter.domains.items()}
@@ -190,7 +180,7 @@ def memory(
     Raises:
         InputError: The weights and the request slots do not fit; it says what they need.
     """
-    found = GPUS[gpu]  # type: ignore[index]
+    found = GPUS[gpu]
 
     def pools(gpus: int) -> Memory | None:
         with_draft, without = (kv_capacity_tokens(found, gpus, fraction, model, d, flags) for d in (draft, None))

@@ -9,11 +9,8 @@ from typing import Any, Final, NamedTuple
 import numpy as np
 
 from dspark_simulator.acceptance import AcceptanceModel, propose
-from dspark_simulator.costs import RooflineCost
 from dspark_simulator.draws import stream
 from dspark_simulator.scenario import Scenario
-from dspark_simulator.workloads import Trace
-from dspark_simulator.workloads.lengths import Empirical, Fixed, LengthDistribution, Lognormal, Uniform
 from dspark_tuning.planning.deployments import memory
 from sglang_dspark.errors import InputError
 from sglang_dspark.shapes.gpus import GPUS
@@ -97,36 +94,18 @@ def _rate(scenario: Scenario, amount: Amount, text: str) -> Scenario:
 
 def _lengths(field: str) -> Callable[[Scenario, Amount, str], Scenario]:
     def changed(scenario: Scenario, amount: Amount, text: str) -> Scenario:
-        if isinstance(scenario.workload.arrivals, Trace):
+        if scenario.workload.arrivals.has_lengths:
             raise InputError(f"--what-if: {text!r}: a trace brings its own lengths; give distributions in the plan")
         if amount.factor is None:
             raise InputError(f"--what-if: {text!r} is not valid; lengths take a factor, as {field}=1.5x")
         factor = amount.factor
         classes = tuple(
-            klass.model_copy(update={field: scaled(getattr(klass, field), factor)})
+            klass.model_copy(update={field: getattr(klass, field).scaled(factor)})
             for klass in scenario.workload.classes
         )
         return scenario.with_workload(scenario.workload.model_copy(update={"classes": classes}))
 
     return changed
-
-
-def scaled(lengths: LengthDistribution, factor: float) -> LengthDistribution:
-    """The same distribution, all lengths ``factor`` times as long."""
-
-    def tokens(length: int) -> int:
-        return max(1, round(length * factor))
-
-    if isinstance(lengths, Fixed):
-        return Fixed(tokens=tokens(lengths.tokens))
-    if isinstance(lengths, Uniform):
-        return Uniform(min=tokens(lengths.min), max=tokens(lengths.max))
-    if isinstance(lengths, Empirical):
-        return Empirical(values=tuple(tokens(length) for length in lengths.values))
-    assert isinstance(lengths, Lognormal)
-    return lengths.model_copy(
-        update={"mean": lengths.mean * factor, "min": tokens(lengths.min), "max": tokens(lengths.max)}
-    )
 
 
 def _slo(field: str) -> Callable[[Scenario, Amount, str], Scenario]:
@@ -181,18 +160,17 @@ def accepted_drafts(drafter: AcceptanceModel, domains: list[str]) -> float:
 
 
 def _on_gpu(scenario: Scenario, gpu: str, text: str) -> Scenario:
-    cost = scenario.cost
-    if not isinstance(cost, RooflineCost) or cost.draft is None:
+    other, shapes = scenario.cost.on_gpu(gpu), scenario.cost.computed_from()
+    if other is None or shapes is None or shapes.draft is None:
         raise InputError(
             f"--what-if: {text!r}: {scenario.name} has measured step times, which hold for its own GPU; "
             "add the other hardware as a choice"
         )
-    other = RooflineCost.model_validate(cost.model_dump() | {"gpu": gpu})
     flags = scenario.server.pool_flags()
-    pools = memory(gpu, cost.tp, 0.85, cost.model, cost.draft, flags, scenario.name).known(
+    pools = memory(gpu, shapes.tp, 0.85, shapes.model, shapes.draft, flags, scenario.name).known(
         scenario.server, other.flag_costs()
     )
-    hardware = f"{cost.tp}x{gpu}" if cost.tp > 1 else gpu
+    hardware = f"{shapes.tp}x{gpu}" if shapes.tp > 1 else gpu
     return scenario.model_copy(update={"cost": other, "memory": pools, "hardware": hardware})
 
 

@@ -1,4 +1,7 @@
-"""The arrival processes. A new one is a file here and a member of ``Arrivals``."""
+"""Arrival processes.
+
+A new process is a file here with a subclass of :class:`ArrivalProcess`, and a member of ``Arrivals``.
+"""
 
 from __future__ import annotations
 

@@ -1,16 +1,27 @@
-"""What every arrival process has in common."""
+"""Base class of the arrival processes."""
 
 from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Iterator
+from pathlib import Path
+from typing import ClassVar
 
 from dspark_simulator.workloads.model import Described
-from dspark_simulator.workloads.sampling import FloatArray
+from dspark_simulator.workloads.sampling import FloatArray, IntArray
 
 
 class ArrivalProcess(Described):
-    """When requests arrive."""
+    """The times at which requests arrive. Members add ``kind: Literal[...]``, the key by which scenarios choose them.
+
+    Attributes:
+        has_lengths: The process also gives prompt and output lengths (:meth:`lengths`), so that classes need none.
+        splits_at_random: A random subset of the requests arrives by the same kind of process at the subset's rate,
+            independently of the rest (Poisson streams).
+    """
+
+    has_lengths: ClassVar[bool] = False
+    splits_at_random: ClassVar[bool] = False
 
     @abstractmethod
     def times(self, seed: int, size: int) -> Iterator[FloatArray]:
@@ -23,4 +34,19 @@ class ArrivalProcess(Described):
 
     @abstractmethod
     def with_rate(self, rate_per_s: float) -> ArrivalProcess:
-        """The same process, faster or slower, so that its mean rate is ``rate_per_s`` > 0."""
+        """The same process at a mean rate of ``rate_per_s`` > 0."""
+
+    def concurrency(self) -> int | None:
+        """Clients of a closed loop; None for arrivals that do not wait for the server."""
+        return None
+
+    def lengths(self, seed: int, first: int, size: int) -> tuple[IntArray, IntArray]:
+        """Prompt and output lengths in tokens, int64 [size] each, of the requests ``first .. first + size - 1``.
+
+        Only processes with ``has_lengths`` have them.
+        """
+        raise NotImplementedError(f"{type(self).__name__} has no lengths")
+
+    def recording(self) -> Path | None:
+        """File of the recorded traffic that the process replays; None for a model of traffic."""
+        return None

@@ -27,6 +27,9 @@ class Closed(ArrivalProcess):
     def mean_rate_per_s(self) -> None:
         return None
 
+    def concurrency(self) -> int:
+        return self.clients
+
     def with_rate(self, rate_per_s: float) -> Poisson:
         """Poisson arrivals instead: a closed loop has no rate of its own."""
         return Poisson(rate_per_s=rate_per_s)

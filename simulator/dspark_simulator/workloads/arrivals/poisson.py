@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from itertools import count
-from typing import Literal
+from typing import ClassVar, Literal
 
 import numpy as np
 
@@ -18,6 +18,7 @@ from sglang_dspark.jit import njit
 class Poisson(ArrivalProcess):
     """Exponential gaps at a constant rate."""
 
+    splits_at_random: ClassVar[bool] = True
     kind: Literal["poisson"] = "poisson"
     rate_per_s: Positive
 

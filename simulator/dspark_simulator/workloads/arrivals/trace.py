@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from itertools import count
 from pathlib import Path
-from typing import Literal
+from typing import ClassVar, Literal
 
 import numpy as np
 from pydantic import ValidationInfo, field_validator
@@ -30,6 +30,7 @@ class Trace(ArrivalProcess):
         rate_scale: how many times faster than recorded the requests arrive.
     """
 
+    has_lengths: ClassVar[bool] = True
     kind: Literal["trace"] = "trace"
     path: Path
     rate_scale: Positive = 1.0
@@ -50,10 +51,12 @@ class Trace(ArrivalProcess):
             yield (rows.time_s[place] + passes * rows.period_s - rows.time_s[start]) / self.rate_scale
 
     def lengths(self, seed: int, first: int, size: int) -> tuple[IntArray, IntArray]:
-        """Prompt and output lengths in tokens, int64 [size] each, of the requests ``first .. first + size - 1``."""
         rows = self._rows
         place = (np.arange(first, first + size) + self._start(seed)) % len(rows.time_s)
         return rows.prompt[place], rows.output[place]
+
+    def recording(self) -> Path:
+        return self.path
 
     def _start(self, seed: int) -> int:
         """The row that a seed starts at."""

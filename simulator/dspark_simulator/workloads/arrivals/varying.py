@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from itertools import pairwise
-from typing import Annotated, Literal
+from typing import Annotated, ClassVar, Literal
 
 import numpy as np
 from pydantic import Field, field_validator
@@ -25,6 +25,7 @@ class Varying(ArrivalProcess):
         points: ``[time_s, rate_per_s]`` pairs. Times start at 0 and increase; the last one is the period.
     """
 
+    splits_at_random: ClassVar[bool] = True
     kind: Literal["varying"] = "varying"
     points: tuple[tuple[NonNegative, NonNegative], ...] = Field(min_length=2)
 
