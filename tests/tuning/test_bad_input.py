@@ -14,6 +14,7 @@ import pytest
 import yaml
 
 from dspark_simulator.scenario import DEFAULT, PACKAGED
+from sglang_dspark.errors import InputError
 from tests.policy.test_artifact import CONTENT
 from tests.tuning.command import Ran, dspark
 
@@ -280,6 +281,28 @@ def test_the_installed_command_prints_no_traceback() -> None:
     script = Path(sys.executable).with_name("dspark")
     ran = subprocess.run([script, "simulate", "--trace", "gone.csv"], capture_output=True, text=True)
     refused(Ran(ran.returncode, ran.stdout, ran.stderr), "gone.csv: cannot be read")
+
+
+@pytest.mark.parametrize(
+    ("command", "message", "shown"),
+    [
+        ("simulate", "arm: 'best' is not known", "--arm: 'best' is not known"),
+        ("tune", "pin gamma: 9 is not valid", "--pin gamma: 9 is not valid"),
+        ("plan", "what_if: 'x' is not valid", "--what-if: 'x' is not valid"),
+        ("tune", "arm: 'best' is not known", "arm: 'best' is not known"),
+        ("simulate", "scenario: is not known", "scenario: is not known"),
+        ("tune", "out/mine.yaml: no such file", "out/mine.yaml: no such file"),
+    ],
+)
+def test_a_field_is_named_as_the_option_that_sets_it(
+    command: str, message: str, shown: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(source: str) -> None:
+        raise InputError(message)
+
+    monkeypatch.setattr("dspark_tuning.planning.load", refuse)
+    monkeypatch.setattr("dspark_simulator.scenario.load", refuse)
+    assert dspark(command).err == f"dspark: error: {shown}\n"
 
 
 def test_an_error_of_ours_is_not_passed_off_as_one_of_the_user(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,10 +1,14 @@
 """The ``dspark`` command.
 
-Nothing here or in ``commands`` imports numba, pandas, pydantic or optuna before a command runs: help and usage errors
-answer at once.
+No module of this package imports numba, pandas, pydantic or optuna before a command runs, so that help and usage errors
+appear at once. This package alone knows the names of command-line options: library errors name fields.
 """
 
 from __future__ import annotations
+
+import re
+import sys
+from typing import Any
 
 import typer
 
@@ -54,10 +58,11 @@ app.add_typer(kernels.app, name="kernels")
 
 
 def main(arguments: list[str] | None = None) -> None:
-    """Runs a command line, ``sys.argv`` by default, and exits.
+    """Run a command line, by default ``sys.argv``, and exit.
 
-    Exit codes: 0; 2 for input that a person can mend, said in one line on stderr; 130 when interrupted.
+    Exit codes: 0; 2 for input that a person can mend, with one line on stderr; 130 when interrupted.
     """
+    arguments = sys.argv[1:] if arguments is None else arguments
     try:
         app(arguments, prog_name="dspark")
     except ValueError as error:
@@ -65,4 +70,18 @@ def main(arguments: list[str] | None = None) -> None:
 
         if not isinstance(error, InputError):
             raise
-        end("dspark", error)
+        end("dspark", InputError(_naming_the_option(str(error), arguments)))
+
+
+def _naming_the_option(message: str, arguments: list[str]) -> str:
+    """Replace the field that starts a library's error by the option of the running command that sets it.
+
+    ``arm: 'best' is not known`` becomes ``--arm: 'best' is not known``.
+    """
+    command: Any = typer.main.get_command(app)
+    for word in arguments:
+        command = getattr(command, "commands", {}).get(word, command)
+    field = re.match(r"[\w-]+(?=[: ])", message)
+    options = {parameter.name: parameter.opts[0] for parameter in command.params}
+    option = options.get(field[0].replace("-", "_"), "") if field else ""
+    return option + message[field.end() :] if field and option.startswith("--") else message

@@ -337,7 +337,7 @@ def serve(source: str, port: int) -> None:
         try:
             opened.bind((HOST, port))
         except OSError as error:
-            raise InputError(f"--port: {port} on {HOST} cannot be opened ({error.strerror}); choose another") from error
+            raise InputError(f"port: {port} on {HOST} cannot be opened ({error.strerror}); choose another") from error
         print("Simulating once; the first time on a machine compiles, for up to a minute.", flush=True)
         first = scenarios.load(source)
         _looks(*_asked(source, (*(shown(control, first) for control in CONTROLS), *SIDES.values())))

@@ -29,7 +29,7 @@ def arm(text: str, scenario: Scenario) -> Arm:
         try:
             return named_arms.named(text, scenario)
         except InputError as error:
-            raise InputError(str(error).removeprefix("--arm: ") + ", or the path of a policy.json") from error
+            raise InputError(f"{error}, or the path of a policy.json") from error
     return named_arms.tuned(Path(text), scenario)
 
 

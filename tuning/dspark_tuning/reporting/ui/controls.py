@@ -87,7 +87,7 @@ def moved(scenario: Scenario, values: Mapping[str, str]) -> Scenario:
         try:
             scenario = _applied(scenario, control, values.get(control.key) or "")
         except InputError as error:
-            lines[control.key] = str(error).removeprefix("--what-if: ")
+            lines[control.key] = str(error)
     if lines:
         raise RefusedError(lines)
     return scenario.model_copy(update={"run": run(scenario, float(values["output"]))})
