@@ -6,11 +6,12 @@ from typing import NamedTuple
 
 import torch
 
-from dspark_kernels import checks, targets
+from dspark_kernels import checks
 from dspark_kernels.accept_chain import launch_accept_chain, reference_accept_chain
+from dspark_kernels.argmax_partials import launch_pick, reference_pick
 from dspark_kernels.heads import reference_latent
 from dspark_kernels.interpreter import launches
-from dspark_kernels.pick import launch_pick, reference_pick
+from dspark_kernels.launch_configs import ScanConfig
 from dspark_kernels.residual_scan import Proposal, launch_residual_scan, reference_residual
 from dspark_kernels.target_rows import launch_target_rows, reference_target_rows
 
@@ -40,7 +41,7 @@ def accept(
     requests: torch.Tensor,
     positions: torch.Tensor,
     seed: int,
-    scan: targets.Scan | None = None,
+    scan: ScanConfig | None = None,
 ) -> Accepted:
     """Accepts drafts so that what comes out is distributed as the target alone would have it.
 

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import torch
 
-from dspark_kernels import checks, targets
+from dspark_kernels import checks
 from dspark_kernels.heads import MarkovHead, Shard, reference_latent
 from dspark_kernels.interpreter import launches
-from dspark_kernels.markov_finish import Outputs, finish, reference_finish
+from dspark_kernels.launch_configs import ScanConfig
+from dspark_kernels.markov_finish import DraftOutputs, finish, reference_finish
 from dspark_kernels.markov_merge import merge
 from dspark_kernels.markov_scan import reference_scan, scan
 
@@ -33,9 +34,9 @@ def draft_block(
     sample: bool = True,
     shard: Shard | None = None,
     kept: torch.Tensor | None = None,
-    outputs: Outputs | None = None,
-    config: targets.Scan | None = None,
-) -> Outputs:
+    outputs: DraftOutputs | None = None,
+    config: ScanConfig | None = None,
+) -> DraftOutputs:
     """Draws token k of each row from ``softmax((U_k + latent_k W2) / T)``, or takes the argmax at temperature 0.
 
     Equal keys go to the lowest token; NaN wins, as in ``torch.argmax``. A row with NaN or infinity has a NaN
@@ -112,10 +113,10 @@ def draft_block(
     return outputs
 
 
-def make_outputs(head: MarkovHead, rows: int, gamma: int, device: torch.device) -> Outputs:
+def make_outputs(head: MarkovHead, rows: int, gamma: int, device: torch.device) -> DraftOutputs:
     """Tensors for a block of ``rows`` requests, unwritten."""
     vanilla = head.kind == "vanilla"
-    return Outputs(
+    return DraftOutputs(
         torch.empty((rows, gamma), dtype=torch.int64, device=device),
         torch.empty((rows, gamma), dtype=torch.float32, device=device),
         torch.empty((rows, gamma), dtype=torch.float32, device=device),
@@ -124,7 +125,7 @@ def make_outputs(head: MarkovHead, rows: int, gamma: int, device: torch.device) 
     )
 
 
-def _check_outputs(head: MarkovHead, outputs: Outputs, rows: int, gamma: int, like: torch.Tensor) -> None:
+def _check_outputs(head: MarkovHead, outputs: DraftOutputs, rows: int, gamma: int, like: torch.Tensor) -> None:
     checks.tensor("outputs.tokens", outputs.tokens, torch.int64, (rows, gamma), like)
     checks.tensor("outputs.log_probs", outputs.log_probs, torch.float32, (rows, gamma), like)
     checks.tensor("outputs.log_sums", outputs.log_sums, torch.float32, (rows, gamma), like)
@@ -149,9 +150,9 @@ def reference_draft_block(
     seed: int,
     sample: bool = True,
     kept: torch.Tensor | None = None,
-    outputs: Outputs | None = None,
+    outputs: DraftOutputs | None = None,
     shard: Shard | None = None,
-) -> Outputs:
+) -> DraftOutputs:
     """Reference of :func:`draft_block`."""
     rows, gamma, _ = base_logits.shape
     outputs = outputs or make_outputs(head, rows, gamma, base_logits.device)

@@ -8,7 +8,7 @@ import torch
 import triton
 import triton.language as tl
 
-from dspark_kernels import targets
+from dspark_kernels import launch_configs
 from dspark_kernels.heads import CHUNKS, NO_TOKEN, MarkovHead, Shard
 from dspark_kernels.markov_merge import combine, reference_merge
 
@@ -17,7 +17,7 @@ BLOCK_ROWS = 16
 BLOCK_COLUMN = 32
 
 
-class Outputs(NamedTuple):
+class DraftOutputs(NamedTuple):
     """Where a draft block is written; all [R, gamma, ...].
 
     Attributes:
@@ -161,7 +161,7 @@ def finish(
     partials: torch.Tensor | None,
     anchors: torch.Tensor,
     from_hidden: torch.Tensor | None,
-    outputs: Outputs,
+    outputs: DraftOutputs,
     step: int,
     merged: bool = False,
 ) -> None:
@@ -206,7 +206,7 @@ def finish(
         BLOCK_ROWS=BLOCK_ROWS,
         BLOCK_COUNT=triton.next_power_of_2(count),
         BLOCK_COLUMN=BLOCK_COLUMN,
-        PRECISION=targets.of(outputs.tokens.device).precision,
+        PRECISION=launch_configs.of(outputs.tokens.device).precision,
         num_warps=4,
     )
 

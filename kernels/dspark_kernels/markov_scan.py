@@ -12,8 +12,9 @@ import torch
 import triton
 import triton.language as tl
 
-from dspark_kernels import targets
+from dspark_kernels import launch_configs
 from dspark_kernels.heads import NO_TOKEN, MarkovHead
+from dspark_kernels.launch_configs import ScanConfig
 from dspark_kernels.markov_tile import corrected, load_latents
 from dspark_kernels.philox import DRAFT, exponentials, reference_exponentials
 
@@ -137,7 +138,7 @@ def scan(
     sample: bool,
     vocab_start: int = 0,
     kept: torch.Tensor | None = None,
-    config: targets.Scan | None = None,
+    config: ScanConfig | None = None,
 ) -> torch.Tensor:
     """Launches the pass; :func:`dspark_kernels.draft.draft_block` checks the arguments.
 
@@ -158,7 +159,7 @@ def scan(
     """
     rows, width = base_logits.shape
     wide = torch.float32 in (base_logits.dtype, base_logits.dtype if kept is None else kept.dtype)
-    config = config or targets.draft_scan(base_logits.device, rows, head.w2.element_size(), wide)
+    config = config or launch_configs.draft_scan(base_logits.device, rows, head.w2.element_size(), wide)
     grid = (triton.cdiv(rows, config.block_rows), config.parts(width, rows))
     partials = torch.empty((FIELDS, grid[1], rows), dtype=torch.float32, device=base_logits.device)
     source = head.w1 if latents is None else latents
@@ -185,7 +186,7 @@ def scan(
         GATHER=latents is None,
         SAMPLE=sample,
         KEEP=kept is not None,
-        PRECISION=targets.of(base_logits.device).precision,
+        PRECISION=launch_configs.of(base_logits.device).precision,
         BLOCK_ROWS=config.block_rows,
         BLOCK_VOCAB=config.block_vocab,
         BLOCK_RANK=max(16, triton.next_power_of_2(head.rank)),

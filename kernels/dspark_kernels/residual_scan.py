@@ -12,8 +12,9 @@ import torch
 import triton
 import triton.language as tl
 
-from dspark_kernels import targets
+from dspark_kernels import launch_configs
 from dspark_kernels.heads import NO_TOKEN, MarkovHead, Shard
+from dspark_kernels.launch_configs import ScanConfig
 from dspark_kernels.markov_tile import corrected, load_latents
 from dspark_kernels.philox import RESIDUAL, exponentials, reference_exponentials
 from dspark_kernels.target_rows import TargetRows, scaled_logits
@@ -172,7 +173,7 @@ def launch_residual_scan(
     requests: torch.Tensor,
     positions: torch.Tensor,
     seed: int,
-    config: targets.Scan | None = None,
+    config: ScanConfig | None = None,
 ) -> torch.Tensor:
     """Launches the pass; :func:`dspark_kernels.acceptance.accept` checks the arguments.
 
@@ -185,7 +186,7 @@ def launch_residual_scan(
     count, gamma = drafts.shape
     head = None if proposal is None else proposal.head
     width = target.shape[1] if proposal is None else proposal.logits.shape[2]
-    config = config or targets.residual_scan(target.device, count, 2 if head is None else head.w2.element_size())
+    config = config or launch_configs.residual_scan(target.device, count, 2 if head is None else head.w2.element_size())
     grid = (triton.cdiv(count, config.block_rows), config.parts(width, count))
     partials = torch.empty((2, grid[1], count), dtype=torch.float32, device=target.device)
     logits = target if proposal is None else proposal.logits
@@ -221,7 +222,7 @@ def launch_residual_scan(
         ONE_HOT=proposal is None,
         CORRECT=head is not None,
         GATHER=latents is None,
-        PRECISION=targets.of(target.device).precision,
+        PRECISION=launch_configs.of(target.device).precision,
         BLOCK_ROWS=config.block_rows,
         BLOCK_VOCAB=config.block_vocab,
         BLOCK_RANK=16 if head is None else max(16, triton.next_power_of_2(head.rank)),

@@ -71,7 +71,7 @@ exit $failed
 # Imported where the kit is checked: what the stages and the servers that they start import as they go.
 IMPORTS: Final = (
     *(f"sglang_dspark.gpu_check.{stage}" for stage in STAGES),
-    "dspark_kernels.bench",
+    "dspark_kernels.bench.command",
     "dspark_tuning.cli",
     "sglang.launch_server",
     "sglang.srt.entrypoints.http_server",

@@ -18,12 +18,13 @@ from typing import Any, Final
 import numpy as np
 import torch
 
-from dspark_kernels import acceptance, ahead, confidence, draft, results, selfcheck, targets, verify_lengths
+from dspark_kernels import acceptance, confidence, draft, launch_configs, verify_lengths
 from dspark_kernels.heads import MarkovHead, Shard
 from dspark_kernels.interpreter import launches
-from dspark_kernels.markov_finish import Outputs
+from dspark_kernels.markov_finish import DraftOutputs
 from dspark_kernels.residual_scan import Proposal
-from dspark_kernels.specimens import Served, absent_ranks
+from dspark_kernels.startup import bench_results, compile_check, selfcheck
+from dspark_kernels.startup.served_shapes import ServedShapes, absent_ranks
 from sglang_dspark.errors import InputError, end
 from sglang_dspark.policy.belief import MAX_REQUESTS
 from sglang_dspark.policy.record import SURVIVAL_FLOOR, Load, Rule
@@ -46,7 +47,7 @@ class Installed:
     """What is in use in a scheduler process, and the tensors that captured graphs read and write.
 
     Attributes:
-        stages: Of ``dspark_kernels.selfcheck.STAGES``, those in use.
+        stages: Of ``dspark_kernels.startup.selfcheck.STAGES``, those in use.
         markov_head: SGLang's head that ``head`` was made of.
         head: Its weights; of ``W2`` the rows of ``shard``.
         shard: The part of the vocabulary that this rank's base logits are of; None for all.
@@ -78,10 +79,10 @@ class Installed:
     def accepts(self) -> bool:
         return "accept" in self.stages and not self.block_verification and not _checks_logits()
 
-    def outputs(self, requests: int) -> Outputs:
+    def outputs(self, requests: int) -> DraftOutputs:
         """Where a block of ``requests`` is drafted: probabilities in place, tokens in a tensor of their own."""
         all_rows = self._outputs
-        return Outputs(
+        return DraftOutputs(
             torch.empty_like(all_rows.tokens[:requests]),
             all_rows.log_probs[:requests],
             all_rows.log_sums[:requests],
@@ -155,16 +156,16 @@ def _choose(proposer: Any, choice: str) -> tuple[frozenset[str], MarkovHead, Sha
     if getattr(proposer.draft_model_runner.server_args, "enable_nvidia_megakernel", False):
         return "the NVIDIA megakernel drafts"
     device = torch.device(proposer.draft_model_runner.device)
-    target = targets.covering(device)
+    target = launch_configs.covering(device)
     if target is None:
-        return f"{torch.cuda.get_device_name(device)} is no target of ours ({', '.join(targets.TARGETS)})"
+        return f"{torch.cuda.get_device_name(device)} is no target of ours ({', '.join(launch_configs.TARGETS)})"
     shard, stages = made_shard(proposer), frozenset(selfcheck.STAGES)
     served = _served(proposer, head, None if isinstance(shard, str) else shard)
     if choice == "auto":
-        stages = results.wins(device, served)
+        stages = bench_results.wins(device, served)
         if not stages:
             return (
-                f"no bench has shown ours to be faster here for this draft ({results.path()}); run "
+                f"no bench has shown ours to be faster here for this draft ({bench_results.path()}); run "
                 f"python -m dspark_kernels.bench --requests {served.requests} {served.flags()}"
             )
     if isinstance(shard, str):
@@ -184,14 +185,14 @@ def _choose(proposer: Any, choice: str) -> tuple[frozenset[str], MarkovHead, Sha
         if device.type == "cuda":
             started_s = time.monotonic()
             try:
-                count = ahead.compile_served(target, served, stages)
+                count = compile_check.compile_served(target, served, stages)
             except Exception as error:  # Whatever Triton raises: the other ranks wait for this one's answer.
                 return f"they do not compile here ({type(error).__name__}: {error})"
             logger.info("sglang-dspark: kernels: %d compiled in %.0f s", count, time.monotonic() - started_s)
     return (stages, head, shard) if stages else "none passed the start-up check"
 
 
-def _served(proposer: Any, head: MarkovHead, shard: Shard | None) -> Served:
+def _served(proposer: Any, head: MarkovHead, shard: Shard | None) -> ServedShapes:
     """What this server launches kernels on, as far as it is known before graphs are captured."""
     from sglang.srt.environ import envs
 
@@ -204,7 +205,7 @@ def _served(proposer: Any, head: MarkovHead, shard: Shard | None) -> Served:
     hidden = runner.model_config.hidden_size if head.joint is None else head.split()[2].shape[1]
     lm_head = proposer.draft_model.lm_head
     padded = int(lm_head.num_embeddings_per_partition), int(lm_head.tp_size)
-    return Served(
+    return ServedShapes(
         head.kind,
         head.w2.shape[0],
         head.rank,

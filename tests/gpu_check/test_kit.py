@@ -58,7 +58,7 @@ def test_it_holds_what_runs_and_not_what_does_not(small: Path, capsys: pytest.Ca
     with zipfile.ZipFile(next((small / "wheels").iterdir())) as wheel:
         assert wheel.namelist() == ["sglang/srt/server.py", "sglang/srt/rust_extensions/torch_build.py"]
     for name in (
-        "kernels/dspark_kernels/bench.py",
+        "kernels/dspark_kernels/bench/command.py",
         "tests/kernels/conftest.py",
         "sglang_dspark/demo/draft/config.json",
     ):

@@ -8,16 +8,16 @@ import pytest
 import torch
 from scipy import stats
 
-from dspark_kernels import targets
 from dspark_kernels.acceptance import Accepted, accept, reference_accept
 from dspark_kernels.draft import draft_block, reference_draft_block
 from dspark_kernels.heads import Kind
+from dspark_kernels.launch_configs import ScanConfig
 from dspark_kernels.residual_scan import Proposal
 from dspark_kernels.target_rows import launch_target_rows, reference_target_rows
-from tests.kernels.made import DTYPES, Block, block
+from tests.kernels.draft_inputs import DTYPES, Block, block
 
 SEED = 987654321
-CUTS = (targets.Scan(16, 64, 4, 2, 6), targets.Scan(32, 128, 4, 1, 1))
+CUTS = (ScanConfig(16, 64, 4, 2, 6), ScanConfig(32, 128, 4, 1, 1))
 
 
 class Case(NamedTuple):

@@ -13,7 +13,7 @@ from dspark_kernels.confidence import confidence_block
 from dspark_kernels.draft import draft_block
 from dspark_kernels.heads import Shard
 from dspark_kernels.verify_lengths import verify_lengths
-from tests.kernels.made import block
+from tests.kernels.draft_inputs import block
 from tests.kernels.test_acceptance import case
 
 GIVEN = block(1, "gated", torch.float32, 4, 3, 60, 16)

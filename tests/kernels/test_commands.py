@@ -10,7 +10,8 @@ from typing import Any
 
 import pytest
 
-from dspark_kernels import ahead, targets
+from dspark_kernels import launch_configs
+from dspark_kernels.startup import compile_check
 
 GOALS = {"1": 1.0, "16": 1.0, "64": 0.65, "256": 0.45}
 
@@ -84,9 +85,9 @@ def test_kernels_compile_for_a_target_without_a_spill() -> None:
 
 def test_a_spill_is_read_from_the_code_object() -> None:
     text = "  .vgpr_count: 256\n  .vgpr_spill_count: 6\n  .private_segment_fixed_size: 48\n"
-    assert ahead._amd(text) == (256, 48)
+    assert compile_check._amd(text) == (256, 48)
     with pytest.raises(ValueError, match="private_segment_fixed_size"):
-        ahead._amd("  .vgpr_count: 256\n")
+        compile_check._amd("  .vgpr_count: 256\n")
 
 
 def test_an_unknown_target_is_named() -> None:
@@ -96,7 +97,7 @@ def test_an_unknown_target_is_named() -> None:
 
 
 def test_configurations_fit_their_rows() -> None:
-    for target in targets.TARGETS.values():
+    for target in launch_configs.TARGETS.values():
         for table in (target.draft, target.residual, target.single, target.wide or target.draft):
             blocks = [scan.block_rows for scan in table]
             assert blocks == sorted(blocks) and blocks[0] == 16

@@ -7,7 +7,7 @@ import torch
 
 from dspark_kernels.confidence import confidence_block, reference_confidence
 from sglang_dspark.policy import survival
-from tests.kernels.made import DTYPES
+from tests.kernels.draft_inputs import DTYPES
 
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)

@@ -9,19 +9,24 @@ import pytest
 import torch
 from scipy import stats
 
-from dspark_kernels import targets
+from dspark_kernels import launch_configs
 from dspark_kernels.draft import draft_block, reference_draft_block, worth_keeping
 from dspark_kernels.heads import Kind, reference_latent
-from dspark_kernels.markov_finish import Outputs, reference_finish
+from dspark_kernels.launch_configs import ScanConfig
+from dspark_kernels.markov_finish import DraftOutputs, reference_finish
 from dspark_kernels.markov_scan import reference_scan
-from tests.kernels.made import DTYPES, Block, block, integers
+from tests.kernels.draft_inputs import DTYPES, Block, block, integers
 
 SEED = 1234567890123
 # Tiles, parts and blocks of rows that do not divide, one and several.
-CUTS = (targets.Scan(16, 64, 4, 2, 6), targets.Scan(32, 128, 4, 1, 1), targets.Scan(16, 32, 4, 2, 40))
+CUTS = (
+    ScanConfig(16, 64, 4, 2, 6),
+    ScanConfig(32, 128, 4, 1, 1),
+    ScanConfig(16, 32, 4, 2, 40),
+)
 
 
-def run(given: Block, **options: Any) -> Outputs:
+def run(given: Block, **options: Any) -> DraftOutputs:
     return draft_block(
         given.head,
         given.logits,
@@ -35,7 +40,7 @@ def run(given: Block, **options: Any) -> Outputs:
     )
 
 
-def reference(given: Block, sample: bool = True, kept: torch.Tensor | None = None) -> Outputs:
+def reference(given: Block, sample: bool = True, kept: torch.Tensor | None = None) -> DraftOutputs:
     hidden = None if given.head.kind == "vanilla" else given.head.from_hidden(given.hidden)
     return reference_draft_block(
         given.head,
@@ -51,7 +56,7 @@ def reference(given: Block, sample: bool = True, kept: torch.Tensor | None = Non
     )
 
 
-def same(found: Outputs, wanted: Outputs) -> None:
+def same(found: DraftOutputs, wanted: DraftOutputs) -> None:
     assert torch.equal(found.tokens, wanted.tokens)
     torch.testing.assert_close(found.log_sums, wanted.log_sums, atol=1e-4, rtol=1e-5, equal_nan=True)
     torch.testing.assert_close(found.log_probs, wanted.log_probs, atol=1e-4, rtol=1e-5, equal_nan=True)
@@ -59,7 +64,7 @@ def same(found: Outputs, wanted: Outputs) -> None:
         torch.testing.assert_close(found.latents, wanted.latents, atol=2e-2, rtol=2e-2)
 
 
-def follows(found: Outputs, given: Block) -> None:
+def follows(found: DraftOutputs, given: Block) -> None:
     """As :func:`same`, step by step from the kernels' own latents: half-precision ones may be rounded either way."""
     hidden, state = given.head.from_hidden(given.hidden), None
     before = given.anchors
@@ -119,8 +124,8 @@ def test_the_longest_block_and_a_large_vocabulary(rows: int) -> None:
 
 
 def test_the_configurations_of_every_target() -> None:
-    for name, target in targets.TARGETS.items():
-        with targets.using(name):
+    for name, target in launch_configs.TARGETS.items():
+        with launch_configs.using(name):
             for cut in (target.draft[0], target.draft[-1]):
                 given = block(
                     5, "vanilla", torch.bfloat16, cut.block_rows + 1 if cut is target.draft[-1] else 3, 1, 301, 40
@@ -216,7 +221,7 @@ def test_tokens_are_distributed_as_the_softmax() -> None:
                 requests=torch.arange(draws),
                 positions=torch.full((draws,), turn),
             ),
-            config=targets.Scan(64, 32, 4, 1, 1),
+            config=ScanConfig(64, 32, 4, 1, 1),
         )
         for index in range(2):
             counts[index] += torch.bincount(found.tokens[index::2, 0], minlength=24)

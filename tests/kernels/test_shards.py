@@ -10,8 +10,8 @@ import torch
 from dspark_kernels import acceptance, draft
 from dspark_kernels.acceptance import Accepted
 from dspark_kernels.heads import Kind, Shard
-from dspark_kernels.markov_finish import Outputs
-from tests.kernels.made import DTYPES, Block, block, integers
+from dspark_kernels.markov_finish import DraftOutputs
+from tests.kernels.draft_inputs import DTYPES, Block, block, integers
 from tests.kernels.ranks import Ranks
 from tests.kernels.test_acceptance import Case, case
 
@@ -28,7 +28,7 @@ def launched(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) ->
             monkeypatch.setattr(module, "launches", lambda tensor: False)
 
 
-def drafted(given: Block, shard: Shard | None, **options: Any) -> Outputs:
+def drafted(given: Block, shard: Shard | None, **options: Any) -> DraftOutputs:
     columns = slice(None) if shard is None else shard.columns
     kept = options.pop("kept", None)
     return draft.draft_block(
@@ -46,7 +46,7 @@ def drafted(given: Block, shard: Shard | None, **options: Any) -> Outputs:
     )
 
 
-def alike(ranks: list[Outputs], whole: Outputs) -> None:
+def alike(ranks: list[DraftOutputs], whole: DraftOutputs) -> None:
     for found in ranks:
         assert torch.equal(found.tokens, whole.tokens)
         for name in ("log_probs", "log_sums"):

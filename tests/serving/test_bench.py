@@ -18,12 +18,14 @@ import pytest
 import torch
 from torch.overrides import TorchFunctionMode
 
-from dspark_kernels import bench, contestants, results, retune, selfcheck, targets, timing
-from dspark_kernels.contestants import ROUND
-from dspark_kernels.specimens import Served
-from dspark_kernels.timing import Timing
+from dspark_kernels import launch_configs
+from dspark_kernels.bench import command, nearby_configs, operations, timing
+from dspark_kernels.bench.operations import ROUND
+from dspark_kernels.bench.timing import Timing
+from dspark_kernels.startup import bench_results, selfcheck
+from dspark_kernels.startup.served_shapes import ServedShapes
 
-SMALL = Served.of(torch.float32, vocab=1000, hidden=64, requests=5)
+SMALL = ServedShapes.of(torch.float32, vocab=1000, hidden=64, requests=5)
 
 
 def test_the_bench_compares_every_number_of_requests(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -35,7 +37,7 @@ def test_the_bench_compares_every_number_of_requests(monkeypatch: pytest.MonkeyP
         return found._replace(tokens=found.tokens + 1) if len(found.tokens) == 20 else found
 
     monkeypatch.setattr(selfcheck.acceptance, "accept", broken)
-    cpu, served = torch.device("cpu"), Served(rank=32, requests=24)
+    cpu, served = torch.device("cpu"), ServedShapes(rank=32, requests=24)
     assert selfcheck.differing(cpu, served) == {}
     found = selfcheck.differing(cpu, served, every=True)
     assert found == {"accept": "accept: ends rounds with other tokens at 20 requests"}
@@ -78,10 +80,10 @@ def test_the_bench_times_replays_of_graphs_with_cold_caches(monkeypatch: pytest.
 def test_the_bench_without_a_gpu_goes_as_far_as_a_launch(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(targets, "TARGETS", {"sm_90": targets.TARGETS["sm_90"]})
-    assert bench.main(["--vocab", "5000"]) == 2
+    monkeypatch.setattr(launch_configs, "TARGETS", {"sm_90": launch_configs.TARGETS["sm_90"]})
+    assert command.main(["--vocab", "5000"]) == 2
     printed = capsys.readouterr()
-    for operation in contestants.OPERATIONS:
+    for operation in operations.OPERATIONS:
         assert f"{operation}: reference runs" in printed.out
     assert re.search(r"sm_90: \d+ kernels compiled for 64 requests, 0 spill", printed.out)
     assert "nothing was launched and nothing timed" in printed.err
@@ -90,15 +92,15 @@ def test_the_bench_without_a_gpu_goes_as_far_as_a_launch(
 @pytest.mark.parametrize("kind", ["vanilla", "gated", "rnn"])
 def test_its_options_name_every_shape_that_a_result_holds_for(kind: Any) -> None:
     """What a server's log says to run times that server's draft."""
-    served = Served(kind, 1000, 32, 64, 3, 20, torch.float32, torch.float16, torch.float16, torch.float32)
-    parsed, _ = bench._parse(["--requests", "20", *served.flags().split()])
+    served = ServedShapes(kind, 1000, 32, 64, 3, 20, torch.float32, torch.float16, torch.float16, torch.float32)
+    parsed, _ = command._parse(["--requests", "20", *served.flags().split()])
     assert parsed == served
 
 
 def test_an_option_out_of_range_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
     for option, value in (("--repeat", "0"), ("--requests", "1025"), ("--vocab", "63"), ("--gamma", "17")):
         with pytest.raises(SystemExit) as stopped:
-            bench.main([option, value])
+            command.main([option, value])
         assert stopped.value.code == 2 and f"{option}: {int(value):,}, expected" in capsys.readouterr().err
 
 
@@ -117,9 +119,9 @@ class OnTheDevice(TorchFunctionMode):
 @pytest.mark.parametrize("kind", ["vanilla", "gated", "rnn"])
 def test_references_and_launchers_stay_on_the_device_of_what_they_are_given(kind: Any) -> None:
     """The bench and the start-up check run both on a GPU, beside nothing that lies in the CPU's memory."""
-    given = contestants.inputs(SMALL._replace(kind=kind), torch.device("cpu"))
+    given = operations.inputs(SMALL._replace(kind=kind), torch.device("cpu"))
     with OnTheDevice():
-        for calls in (contestants.references(given), contestants.ours(given)):
+        for calls in (operations.references(given), operations.ours(given)):
             for call in calls.values():
                 call()
 
@@ -131,13 +133,13 @@ import torch
 from sglang_dspark.cpu_engine import early
 early.prepare([])
 torch.manual_seed(0)
-from dspark_kernels import contestants
-from dspark_kernels.specimens import Served
+from dspark_kernels.bench import operations
+from dspark_kernels.startup.served_shapes import ServedShapes
 from sglang_dspark.serving.evidence import upstream_calls
 for kind, w2 in (("vanilla", "float32"), ("gated", "float32"), ("rnn", "float32"), ("vanilla", "bfloat16")):
-    served = Served.of(torch.float32, kind=kind, vocab=500, requests=5, hidden=64)._replace(w2=getattr(torch, w2))
-    given = contestants.inputs(served, torch.device("cpu")).first(3)
-    ours, theirs = contestants.references(given), upstream_calls.calls(given, served)
+    served = ServedShapes.of(torch.float32, kind=kind, vocab=500, requests=5, hidden=64)._replace(w2=getattr(torch, w2))
+    given = operations.inputs(served, torch.device("cpu")).first(3)
+    ours, theirs = operations.references(given), upstream_calls.calls(given, served)
     assert ours.keys() == theirs.keys()
     results = {name: call() for name, call in theirs.items()}
     # SGLang rounds the bias to the dtype of W2 before it adds it, which may change a token.
@@ -190,20 +192,20 @@ def gpu(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> dict[str, float]:
     times_us: dict[str, float] = {}
     cpu = torch.device("cpu")
 
-    def named(who: str, calls: contestants.Calls) -> contestants.Calls:
+    def named(who: str, calls: operations.Calls) -> operations.Calls:
         return {name: _Named(f"{who} {name}", call) for name, call in calls.items()}
 
     def time_call(call: Any, repeat: int) -> Timing:
         call()
         return Timing(*(times_us.get(getattr(call, "name", ""), 10.0),) * 3)
 
-    ours, theirs = contestants.ours, contestants.references
-    monkeypatch.setattr(contestants, "ours", lambda given, scan=None: named("ours", ours(given)))
-    monkeypatch.setattr(bench, "upstream", lambda given, served: named("theirs", theirs(given)))
-    monkeypatch.setattr(bench, "ProcessPoolExecutor", Pool)
-    monkeypatch.setattr(bench, "CHECKED", 4)
-    monkeypatch.setattr(bench, "compile_at", lambda *given: 0)
-    monkeypatch.setattr(retune, "_compile", lambda *given: None)
+    ours, theirs = operations.ours, operations.references
+    monkeypatch.setattr(operations, "ours", lambda given, scan=None: named("ours", ours(given)))
+    monkeypatch.setattr(command, "upstream", lambda given, served: named("theirs", theirs(given)))
+    monkeypatch.setattr(command, "ProcessPoolExecutor", Pool)
+    monkeypatch.setattr(command, "CHECKED", 4)
+    monkeypatch.setattr(command, "compile_at", lambda *given: 0)
+    monkeypatch.setattr(nearby_configs, "_compile", lambda *given: None)
     monkeypatch.setattr(timing, "DEVICE", cpu)
     monkeypatch.setattr(timing, "replay", lambda call: call)
     monkeypatch.setattr(timing, "time_call", time_call)
@@ -212,7 +214,7 @@ def gpu(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> dict[str, float]:
     monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: "NVIDIA Imaginary")
     properties = SimpleNamespace(multi_processor_count=132)
     monkeypatch.setattr(torch.cuda, "get_device_properties", lambda device: properties)
-    monkeypatch.setenv(results.VARIABLE, str(tmp_path / "kernels.json"))
+    monkeypatch.setenv(bench_results.VARIABLE, str(tmp_path / "kernels.json"))
     return times_us
 
 
@@ -231,23 +233,25 @@ def test_a_stage_wins_that_is_faster_in_all_its_operations(gpu: dict[str, float]
     """Greedy drafts are slower than SGLang's here, and so drafting is not won; confidence is as fast, and not won."""
     gpu |= {"theirs draft sampled": 20.0, "theirs draft greedy": 9.0, "theirs accept": 11.0, "theirs lengths": 30.0}
     out = tmp_path / "report.json"
-    assert bench.main([*OPTIONS, "--out", str(out)]) == 0
+    assert command.main([*OPTIONS, "--out", str(out)]) == 0
     report = json.loads(out.read_text())
     assert report["wins"] == {"draft": False, "confidence": False, "lengths": True, "accept": True}
     rows = {(row["operation"], row["requests"]): row for row in report["rows"]}
     assert len(rows) == 6 * 3 and rows["draft sampled", 2]["of_upstream"] == 0.5
     assert rows["draft greedy", 1]["goal_missed"] and not rows["draft sampled", 1]["goal_missed"]
-    bound_us = 1e6 * contestants.moved_bytes(bench._parse(OPTIONS)[0], 2, targets.TARGETS["sm_90"])[ROUND] / 1e12
+    bound_us = (
+        1e6 * operations.moved_bytes(command._parse(OPTIONS)[0], 2, launch_configs.TARGETS["sm_90"])[ROUND] / 1e12
+    )
     assert rows[ROUND, 2]["bound_us"] == bound_us and rows[ROUND, 2]["of_bound"] == 10.0 / bound_us
-    served, _ = bench._parse(OPTIONS)
-    entry = json.loads((tmp_path / "kernels.json").read_text())["results"][results.key(timing.DEVICE, served)]
+    served, _ = command._parse(OPTIONS)
+    entry = json.loads((tmp_path / "kernels.json").read_text())["results"][bench_results.key(timing.DEVICE, served)]
     assert entry["wins"] == report["wins"] and entry["requests"] == 3
 
 
 def test_a_stage_that_is_not_its_reference_does_not_win(
     gpu: dict[str, float], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    gpu |= {f"theirs {operation}": 20.0 for operation in contestants.OPERATIONS}
+    gpu |= {f"theirs {operation}": 20.0 for operation in operations.OPERATIONS}
     true = selfcheck.acceptance.accept
 
     def broken(*given: Any, **named: Any) -> Any:
@@ -256,16 +260,16 @@ def test_a_stage_that_is_not_its_reference_does_not_win(
 
     monkeypatch.setattr(selfcheck.acceptance, "accept", broken)
     out = tmp_path / "report.json"
-    assert bench.main([*OPTIONS, "--out", str(out)]) == 1
+    assert command.main([*OPTIONS, "--out", str(out)]) == 1
     report = json.loads(out.read_text())
     assert report["wins"] == {"draft": True, "confidence": True, "lengths": True, "accept": False}
     assert report["differing"] == {"accept": "accept: ends rounds with other tokens at 4 requests"}
 
 
 def test_nothing_is_won_where_time_ran_out(gpu: dict[str, float], tmp_path: Path) -> None:
-    gpu |= {f"theirs {operation}": 20.0 for operation in contestants.OPERATIONS}
+    gpu |= {f"theirs {operation}": 20.0 for operation in operations.OPERATIONS}
     out = tmp_path / "report.json"
-    assert bench.main([*OPTIONS, "--out", str(out), "--budget-s", "0"]) == 0
+    assert command.main([*OPTIONS, "--out", str(out), "--budget-s", "0"]) == 0
     report = json.loads(out.read_text())
     assert len(report["rows"]) == 1 and not any(report["wins"].values())
 
@@ -283,9 +287,9 @@ def test_a_contestant_that_fails_is_left_out_and_not_tried_again(
     def fail() -> None:
         raise kind("no memory\nat all")
 
-    monkeypatch.setattr(bench, "upstream", lambda given, served: {"accept": fail})
+    monkeypatch.setattr(command, "upstream", lambda given, served: {"accept": fail})
     out = tmp_path / "report.json"
-    assert bench.main([*OPTIONS, "--out", str(out)]) == 0
+    assert command.main([*OPTIONS, "--out", str(out)]) == 0
     report = json.loads(out.read_text())
     assert all(row["upstream"] is None and row["of_upstream"] is None for row in report["rows"])
     assert capsys.readouterr().err == f"SGLang's accept at 1: {kind.__name__}: no memory\n"
@@ -300,16 +304,16 @@ def test_figures_are_written_before_advice_is_sought(
     def ended(*given: Any) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(retune, "advise", ended)
+    monkeypatch.setattr(nearby_configs, "advise", ended)
     out = tmp_path / "report.json"
     with pytest.raises(KeyboardInterrupt):
-        bench.main([*OPTIONS, "--out", str(out)])
+        command.main([*OPTIONS, "--out", str(out)])
     assert len(json.loads(out.read_text())["rows"]) == 6 * 3 and (tmp_path / "kernels.json").exists()
 
 
 def test_a_goal_is_speed_against_sglang_and_in_large_batches_against_memory() -> None:
-    def row(operation: str, requests: int, ours_us: float, upstream_us: float) -> bench.Row:
-        return bench.Row(operation, requests, Timing(ours_us, 0, 0), Timing(upstream_us, 0, 0), None, 100.0)
+    def row(operation: str, requests: int, ours_us: float, upstream_us: float) -> command.BenchRow:
+        return command.BenchRow(operation, requests, Timing(ours_us, 0, 0), Timing(upstream_us, 0, 0), None, 100.0)
 
     assert row("draft sampled", 64, 116.0, 200.0).missed and not row("draft sampled", 64, 114.0, 200.0).missed
     assert not row("draft sampled", 63, 300.0, 301.0).missed and row("draft sampled", 1, 300.0, 300.0).missed
@@ -319,21 +323,21 @@ def test_a_goal_is_speed_against_sglang_and_in_large_batches_against_memory() ->
 def test_configurations_nearby_are_timed_and_the_fastest_named(
     gpu: dict[str, float], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    now = targets.TARGETS["sm_90"].single[0]
-    near = list(retune.neighbours(now, 132))
+    now = launch_configs.TARGETS["sm_90"].single[0]
+    near = list(nearby_configs.neighbours(now, 132))
     assert len(near) == len(set(near)) >= 8 and now not in near
     assert all(sum(a != b for a, b in zip(scan, now, strict=True)) == 1 for scan in near)
     times_us = dict(zip(near, [9.0, 50.0, 7.0, 8.0] + [60.0] * len(near), strict=False))
 
-    def ours(given: Any, scan: targets.Scan) -> contestants.Calls:
+    def ours(given: Any, scan: launch_configs.ScanConfig) -> operations.Calls:
         if scan == near[2]:
             raise RuntimeError("out of resources")
         return {"accept": _Named(str(scan), lambda: None)}
 
     gpu |= {str(scan): time_us for scan, time_us in times_us.items()}
-    monkeypatch.setattr(contestants, "ours", ours)
-    case, target = retune.Case("accept", 2, 10.0), targets.TARGETS["sm_90"]
-    advice = retune.advise(SMALL, [case], target, Pool(), 1, float("inf"))  # type: ignore[arg-type]
-    assert advice == [retune.Advice("accept", 2, now, 10.0, near[3], 8.0)]
-    late = retune.advise(SMALL, [case], target, Pool(), 1, 0.0)  # type: ignore[arg-type]
+    monkeypatch.setattr(operations, "ours", ours)
+    case, target = nearby_configs.Case("accept", 2, 10.0), launch_configs.TARGETS["sm_90"]
+    advice = nearby_configs.advise(SMALL, [case], target, Pool(), 1, float("inf"))  # type: ignore[arg-type]
+    assert advice == [nearby_configs.Advice("accept", 2, now, 10.0, near[3], 8.0)]
+    late = nearby_configs.advise(SMALL, [case], target, Pool(), 1, 0.0)  # type: ignore[arg-type]
     assert late == []

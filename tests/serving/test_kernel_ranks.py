@@ -48,7 +48,7 @@ def _run(name: str, number: int) -> dict[str, Any]:
     from sglang.srt.models.dspark import VanillaMarkov
     from sglang.srt.speculative.dspark_components.dspark_draft import DraftNoise, draft_markov_block
 
-    from dspark_kernels import results, selfcheck
+    from dspark_kernels.startup import bench_results, selfcheck
     from sglang_dspark.serving import kernels, settings
     from tests.serving.test_agreement import _group
 
@@ -94,7 +94,7 @@ def _run(name: str, number: int) -> dict[str, Any]:
     kernels.logger.setLevel(logging.INFO)
     with (
         mock.patch.object(selfcheck, "differing", lambda *given: {"draft": "draft: other tokens"} if fails else {}),
-        mock.patch.object(results, "wins", lambda device, served: won),
+        mock.patch.object(bench_results, "wins", lambda device, served: won),
         mock.patch.object(kernels, "launches", lambda tensor: True),
     ):
         kernels.install(None, proposer)

@@ -15,9 +15,11 @@ import numpy as np
 import pytest
 import torch
 
-from dspark_kernels import ahead, results, selfcheck, targets
+from dspark_kernels import launch_configs
 from dspark_kernels.heads import MarkovHead
-from dspark_kernels.specimens import Served, _draft, of_server
+from dspark_kernels.startup import bench_results, compile_check, selfcheck
+from dspark_kernels.startup.launch_cases import _draft, of_server
+from dspark_kernels.startup.served_shapes import ServedShapes
 from sglang_dspark.errors import InputError
 from sglang_dspark.policy import Engine, Load, Threshold, compile_rule
 from sglang_dspark.serving import kernels, launch, settings
@@ -37,7 +39,7 @@ def environment(monkeypatch: pytest.MonkeyPatch) -> None:
 def result(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Where a bench's result is looked for, on a GPU of this name."""
     monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: "NVIDIA Imaginary")
-    monkeypatch.setenv(results.VARIABLE, str(tmp_path / "deep" / "kernels.json"))
+    monkeypatch.setenv(bench_results.VARIABLE, str(tmp_path / "deep" / "kernels.json"))
     return tmp_path / "deep" / "kernels.json"
 
 
@@ -48,9 +50,9 @@ def proposer(monkeypatch: pytest.MonkeyPatch) -> Any:
     monkeypatch.setattr(kernels, "made_head", lambda markov_head: head)
     monkeypatch.setattr(kernels, "launches", lambda tensor: True)
     monkeypatch.setattr(torch, "empty", lambda *shape, device: None)
-    monkeypatch.setattr(targets, "covering", lambda device: targets.TARGETS["sm_90"])
+    monkeypatch.setattr(launch_configs, "covering", lambda device: launch_configs.TARGETS["sm_90"])
     monkeypatch.setattr(selfcheck, "differing", lambda device, served: {})
-    monkeypatch.setattr(ahead, "compile_served", lambda target, served, stages: len(stages))
+    monkeypatch.setattr(compile_check, "compile_served", lambda target, served, stages: len(stages))
     rated = SimpleNamespace(proj=SimpleNamespace(bias=None), with_markov=True)
     runner = SimpleNamespace(
         device="cuda",
@@ -106,36 +108,38 @@ def test_auto_takes_what_a_bench_has_shown_to_win_on_this_gpu(result: Path, prop
     served = kernels._served(proposer, kernels.made_head(None), None)
     assert f"--requests 48 {served.flags()}" in said
     won = {"draft": True, "confidence": False, "lengths": True}
-    assert results.write(GPU, served, won, []) == result
+    assert bench_results.write(GPU, served, won, []) == result
     stages, *_ = kernels._choose(proposer, "auto")
     assert stages == {"draft", "lengths"}
     # A bench of another draft, or of fewer requests, says nothing of this one.
     for other in (served._replace(gamma=3), served._replace(w1=torch.float16), served._replace(requests=47)):
         result.unlink()
-        results.write(GPU, other, won, [])
+        bench_results.write(GPU, other, won, [])
         assert isinstance(kernels._choose(proposer, "auto"), str)
     result.unlink()
-    results.write(GPU, served._replace(requests=64, bias=True), won, [])
+    bench_results.write(GPU, served._replace(requests=64, bias=True), won, [])
     assert kernels._choose(proposer, "auto")[0] == stages
 
 
 def test_a_result_of_another_gpu_or_triton_or_no_result_at_all_wins_nothing(
     result: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    served = Served()
-    results.write(GPU, served, {"draft": True}, [])
-    assert results.wins(GPU, served) == {"draft"} and results.wins(torch.device("cpu"), served) == frozenset()
+    served = ServedShapes()
+    bench_results.write(GPU, served, {"draft": True}, [])
+    assert (
+        bench_results.wins(GPU, served) == {"draft"} and bench_results.wins(torch.device("cpu"), served) == frozenset()
+    )
     file = json.loads(result.read_text())
     for broken in ("", "[]", json.dumps(file | {"format": 1})):
         result.write_text(broken)
-        assert results.wins(GPU, served) == frozenset()
-    results.write(GPU, served, {"accept": True}, [])
-    assert results.wins(GPU, served) == {"accept"}
+        assert bench_results.wins(GPU, served) == frozenset()
+    bench_results.write(GPU, served, {"accept": True}, [])
+    assert bench_results.wins(GPU, served) == {"accept"}
     monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: "NVIDIA Other")
-    assert results.wins(GPU, served) == frozenset()
-    results.write(GPU, served, {"draft": True}, [])
+    assert bench_results.wins(GPU, served) == frozenset()
+    bench_results.write(GPU, served, {"draft": True}, [])
     assert set(json.loads(result.read_text())["results"]) == {
-        f"{name}, triton {results.triton.__version__}, {served.flags()}"
+        f"{name}, triton {bench_results.triton.__version__}, {served.flags()}"
         for name in ("NVIDIA Imaginary", "NVIDIA Other")
     }
 
@@ -153,8 +157,8 @@ def test_a_stage_that_differs_is_left_to_sglang_with_a_line(
 
 def test_a_gpu_or_a_head_that_is_not_covered_is_told(proposer: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: "NVIDIA Old")
-    monkeypatch.setattr(targets, "covering", lambda device: None)
-    assert kernels._choose(proposer, "ours") == f"NVIDIA Old is no target of ours ({', '.join(targets.TARGETS)})"
+    monkeypatch.setattr(launch_configs, "covering", lambda device: None)
+    assert kernels._choose(proposer, "ours") == f"NVIDIA Old is no target of ours ({', '.join(launch_configs.TARGETS)})"
 
 
 @pytest.mark.parametrize(
@@ -184,7 +188,7 @@ def test_a_head_of_another_kind_is_told() -> None:
     assert kernels.made_head(SimpleNamespace()) == "a head of type SimpleNamespace is not covered"
 
 
-SMALL = Served(rank=32, requests=70)
+SMALL = ServedShapes(rank=32, requests=70)
 
 
 def test_the_check_at_start_finds_a_stage_that_is_broken(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -226,7 +230,7 @@ def test_the_check_at_start_runs_the_tiles_of_large_batches(
 
 @pytest.mark.parametrize("kind", ["gated", "rnn"])
 def test_the_check_at_start_runs_the_servers_own_head(monkeypatch: pytest.MonkeyPatch, kind: Any) -> None:
-    cpu, served = torch.device("cpu"), Served(kind=kind, rank=32, requests=5)
+    cpu, served = torch.device("cpu"), ServedShapes(kind=kind, rank=32, requests=5)
     assert selfcheck.differing(cpu, served) == {}
     true = selfcheck.draft.draft_block
 
@@ -239,10 +243,10 @@ def test_the_check_at_start_runs_the_servers_own_head(monkeypatch: pytest.Monkey
 
 
 def test_row_counts_of_the_check_are_the_ends_of_every_configuration() -> None:
-    with targets.using("sm_90"):
-        counts = selfcheck.row_counts(GPU, Served(requests=300))
+    with launch_configs.using("sm_90"):
+        counts = selfcheck.row_counts(GPU, ServedShapes(requests=300))
         assert counts == [1, 5, 16, 17, 32, 33, 64, 65, 128, 129, 256, 257, 300]
-        assert selfcheck.row_counts(GPU, Served(requests=48)) == [1, 5, 16, 17, 32, 33, 48]
+        assert selfcheck.row_counts(GPU, ServedShapes(requests=48)) == [1, 5, 16, 17, 32, 33, 48]
 
 
 POLICIES = (
@@ -379,11 +383,11 @@ def test_no_kernel_is_left_to_compile_when_the_server_is_ready(
     assert not isinstance(shard, str)
     ours = kernels.Installed(drafter.proposer, STAGES, drafter.head, shard)
     monkeypatch.setattr(kernels, "_installed", ours)
-    target = targets.TARGETS["sm_90"]
-    with ahead.counting_kernels(target) as at_start:
+    target = launch_configs.TARGETS["sm_90"]
+    with compile_check.counting_kernels(target) as at_start:
         for call in of_server(kernels._served(drafter.proposer, drafter.head, shard), STAGES):
             call()
-    with ahead.counting_kernels(target) as later:
+    with compile_check.counting_kernels(target) as later:
         for policy, graph in itertools.product(POLICIES, (True, False)):
             rule = compile_rule(policy, Engine(3, np.arange(4, 88, 4), 20))
             for rows in range(1, 21):
@@ -395,7 +399,7 @@ def test_a_gpu_takes_the_launch_table_that_fits_its_shared_memory() -> None:
     """On 8.6 and 8.9 a program has 99 KiB, on 8.0 and 8.7 163: the table of 8.0 does not fit the former."""
 
     def name(major: int, minor: int, shared_kib: int) -> str | None:
-        target = targets.for_capability(major, minor, shared_kib * 1024)
+        target = launch_configs.for_capability(major, minor, shared_kib * 1024)
         return None if target is None else target.name
 
     assert [name(8, 0, 163), name(8, 6, 99), name(8, 7, 163), name(8, 9, 99)] == ["sm_80", "sm_86", "sm_86", "sm_89"]
@@ -407,9 +411,9 @@ def test_a_gpu_takes_the_launch_table_that_fits_its_shared_memory() -> None:
 @pytest.mark.parametrize("name", ["sm_86", "sm_89", "sm_120"])
 def test_launches_of_every_batch_fit_a_small_shared_memory(name: str) -> None:
     """As DeepSeek-V4 drafts: float32 logits, of which most must lie in shared memory."""
-    target = targets.TARGETS[name]
-    served = Served(gamma=1, logits=torch.float32, kept=torch.float32)
+    target = launch_configs.TARGETS[name]
+    served = ServedShapes(gamma=1, logits=torch.float32, kept=torch.float32)
     calls = [_draft(served, scan.block_rows, True, True) for scan in target.draft]
-    found = [one for one in ahead.compile_calls(name, calls) if one.kernel == "markov_scan"]
+    found = [one for one in compile_check.compile_calls(name, calls) if one.kernel == "markov_scan"]
     assert len(found) == len(target.draft)
     assert all(one.shared_bytes <= target.shared_bytes and one.spill_bytes == 0 for one in found)

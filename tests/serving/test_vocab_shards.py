@@ -132,7 +132,7 @@ class Drafter:
 
         import torch
 
-        from dspark_kernels import selfcheck
+        from dspark_kernels.startup import selfcheck
         from sglang_dspark.serving import kernels, settings
         from sglang_dspark.serving.evidence.offline import OneRank
 

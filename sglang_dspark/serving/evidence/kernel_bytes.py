@@ -6,22 +6,22 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any, Final
 
-from dspark_kernels import traffic
+from dspark_kernels.bench import traffic
+from dspark_kernels.bench.traffic import MemoryTraffic, RoundShape
 from dspark_kernels.draft import worth_keeping
-from dspark_kernels.targets import TARGETS, Scan, Target, for_rows
-from dspark_kernels.traffic import Shape, Traffic
+from dspark_kernels.launch_configs import TARGETS, GpuTarget, ScanConfig, for_rows
 from sglang_dspark.errors import InputError
 from sglang_dspark.serving.evidence import upstream_traffic as upstream
 
 ROWS: Final = (1, 16, 64, 256)
 # Small enough to interpret in seconds; tiles, parts and blocks of rows that do not divide, one and several.
 SCALED: Final = (
-    Shape(1, 1000, 24, 4, 70, 2),
-    Shape(5, 2100, 24, 4, 70, 2),
-    Shape(40, 1500, 24, 4, 70, 2),
-    Shape(3, 10_000, 16, 4, 70, 2),
+    RoundShape(1, 1000, 24, 4, 70, 2),
+    RoundShape(5, 2100, 24, 4, 70, 2),
+    RoundShape(40, 1500, 24, 4, 70, 2),
+    RoundShape(3, 10_000, 16, 4, 70, 2),
 )
-CUT: Final = Scan(16, 64, 4, 2, 6)
+CUT: Final = ScanConfig(16, 64, 4, 2, 6)
 DEFAULT_TARGET: Final = "sm_90"
 
 
@@ -54,13 +54,13 @@ def run() -> dict[str, Any]:
     }
 
 
-def check(shape: Shape) -> dict[str, Any]:
+def check(shape: RoundShape) -> dict[str, Any]:
     """Counts every stage, ours and upstream's, at a shape.
 
     Raises:
         InputError: A count is not what the formula says.
     """
-    stages: dict[str, tuple[Callable[[], Traffic], Traffic]] = {
+    stages: dict[str, tuple[Callable[[], MemoryTraffic], MemoryTraffic]] = {
         "confidence": (lambda: traffic.count_confidence(shape), traffic.confidence_of_block(shape)),
         "schedule": (lambda: traffic.count_schedule(shape), traffic.schedule(shape)),
         "kept": (lambda: traffic.count_position(shape, CUT, True, True), traffic.position(shape, CUT, True, True)),
@@ -81,12 +81,12 @@ def check(shape: Shape) -> dict[str, Any]:
     return {"rows": shape.rows, "vocab": shape.vocab, "rank": shape.rank, "gamma": shape.gamma, "stages": list(stages)}
 
 
-def _target(target: Target) -> dict[str, Any]:
+def _target(target: GpuTarget) -> dict[str, Any]:
     sampled: dict[str, Any] = {}
     greedy: dict[str, Any] = {}
     rounds: dict[str, Any] = {}
     for rows in ROWS:
-        shape = Shape(rows)
+        shape = RoundShape(rows)
         cut = for_rows(target.draft, rows)
         for found, is_sampled in ((sampled, True), (greedy, False)):
             found[str(rows)] = _beside(
@@ -103,7 +103,7 @@ def _target(target: Target) -> dict[str, Any]:
     return {"gpu": target.gpu, "sampled": sampled, "greedy": greedy, "round": rounds}
 
 
-def _round(shape: Shape, target: Target, sampled: bool, graph: bool) -> dict[str, Any]:
+def _round(shape: RoundShape, target: GpuTarget, sampled: bool, graph: bool) -> dict[str, Any]:
     """gamma positions, confidence, schedule and acceptance; greedy acceptance is upstream's in both.
 
     Args:
@@ -122,7 +122,7 @@ def _round(shape: Shape, target: Target, sampled: bool, graph: bool) -> dict[str
     return _beside(ours, theirs, None, target)
 
 
-def _beside(ours: Traffic, theirs: Traffic, least: int | None, target: Target) -> dict[str, Any]:
+def _beside(ours: MemoryTraffic, theirs: MemoryTraffic, least: int | None, target: GpuTarget) -> dict[str, Any]:
     """Plain keys count every access; ``*_l2`` leave out what the L2 cache serves again."""
     found: dict[str, Any] = {"bytes": ours.every, "bytes_l2": ours.distinct}
     if least is not None:

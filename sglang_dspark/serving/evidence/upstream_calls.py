@@ -7,11 +7,11 @@ from typing import Any
 
 import torch
 
-from dspark_kernels.contestants import Calls, Inputs, with_round
-from dspark_kernels.specimens import Served
+from dspark_kernels.bench.operations import BenchInputs, Calls, with_round
+from dspark_kernels.startup.served_shapes import ServedShapes
 
 
-def calls(given: Inputs, served: Served) -> Calls:
+def calls(given: BenchInputs, served: ServedShapes) -> Calls:
     """By operation of the bench, and the whole round."""
     from sglang.kernels.ops.speculative.dspark.dspark_accept import AcceptSampling, SoftmaxTemp
     from sglang.kernels.ops.speculative.dspark.dspark_schedule import ScheduleVerifyLensTopk
@@ -69,7 +69,7 @@ def calls(given: Inputs, served: Served) -> Calls:
     )
 
 
-def _head(given: Inputs, served: Served) -> Any:
+def _head(given: BenchInputs, served: ServedShapes) -> Any:
     """SGLang's head of that kind with the bench's weights."""
     from sglang.srt.models.dspark import GatedMarkovHead, RNNHead, VanillaMarkov
 

@@ -13,8 +13,8 @@ from typing import Any, Final
 
 import torch
 
-from dspark_kernels.count import counting
-from dspark_kernels.traffic import FLOAT, INT, LONG, Shape, Traffic, decided_target, total
+from dspark_kernels.bench.access_counter import counting
+from dspark_kernels.bench.traffic import FLOAT, INT, LONG, MemoryTraffic, RoundShape, decided_target, total
 
 SAMPLE_BLOCK: Final = 1024
 GREEDY_BLOCK: Final = 256
@@ -22,7 +22,7 @@ CHAIN_BLOCK: Final = 4096
 SCHEDULE_BLOCK: Final = 64
 
 
-def position(shape: Shape, sampled: bool) -> Traffic:
+def position(shape: RoundShape, sampled: bool) -> MemoryTraffic:
     """A draft position: ``MarkovGreedyStep`` for one greedy row, else the bias by GEMM and ``MarkovSampleStep``.
 
     Sampling keeps the step's logits, from which acceptance takes the proposal.
@@ -34,18 +34,18 @@ def position(shape: Shape, sampled: bool) -> Traffic:
     if rows == 1 and not sampled:
         tiles = math.ceil(vocab / GREEDY_BLOCK)
         rest = weights + logits + 2 * tiles * (FLOAT + INT) + LONG
-        return Traffic(gather + tiles * latent + rest, gather + latent + rest, 3)
+        return MemoryTraffic(gather + tiles * latent + rest, gather + latent + rest, 3)
     parts = math.ceil(vocab / SAMPLE_BLOCK)
     product = latent + weights + logits
     moved = 2 * logits + (logits if sampled else 0) + 4 * rows * parts * FLOAT + rows * LONG
     staged = gather + product + moved
     if not sampled:
-        return Traffic(staged, staged, 4)
+        return MemoryTraffic(staged, staged, 4)
     # Every program reads its row's temperature and the counter.
-    return Traffic(staged + rows * parts * (FLOAT + LONG), staged + rows * FLOAT + LONG, 4)
+    return MemoryTraffic(staged + rows * parts * (FLOAT + LONG), staged + rows * FLOAT + LONG, 4)
 
 
-def confidence_of_block(shape: Shape) -> Traffic:
+def confidence_of_block(shape: RoundShape) -> MemoryTraffic:
     """``DSparkConfidenceHead.predict``, which is PyTorch throughout: each operator at its minimum."""
     b, count, width = shape.logit_bytes, shape.rows * shape.gamma, shape.hidden + shape.rank
     tokens = 2 * count * LONG
@@ -54,10 +54,10 @@ def confidence_of_block(shape: Shape) -> Traffic:
     linear = count * width * FLOAT + (width + 1) * FLOAT + count * FLOAT
     tempered = 4 * count * FLOAT + FLOAT
     moved = tokens + gather + features + linear + tempered
-    return Traffic(moved, moved, 7)
+    return MemoryTraffic(moved, moved, 7)
 
 
-def schedule(shape: Shape) -> Traffic:
+def schedule(shape: RoundShape) -> MemoryTraffic:
     """``ScheduleVerifyLensTopk``: survivals, all pairs of candidates, lengths; three launches."""
     rows, candidates = shape.rows, shape.rows * shape.gamma
     programs = math.ceil(candidates / SCHEDULE_BLOCK)
@@ -65,10 +65,10 @@ def schedule(shape: Shape) -> Traffic:
     finish = rows * 2 * INT
     pairs = candidates * (FLOAT + 2 * INT) + programs * candidates * FLOAT
     distinct = candidates * FLOAT + rows * 2 * INT
-    return Traffic(prepare + pairs + finish, prepare + distinct + finish, 3)
+    return MemoryTraffic(prepare + pairs + finish, prepare + distinct + finish, 3)
 
 
-def accept(shape: Shape) -> Traffic:
+def accept(shape: RoundShape) -> MemoryTraffic:
     """``AcceptSampling`` over the kept logits: two softmaxes, coins, the chain, the cut and the bonus token."""
     b, t, rows, gamma, vocab = shape.logit_bytes, shape.target_bytes, shape.rows, shape.gamma, shape.vocab
     drafts, targets = rows * gamma, rows * (gamma + 1)
@@ -84,22 +84,24 @@ def accept(shape: Shape) -> Traffic:
     walked = rows * (chain + cut)
     every = softmax_every + written + coins + walked + rows * (vocab + read) * 2 * FLOAT
     # A chain kernel reads the first drafts' probabilities, then whole rows, of which the rejected one holds one more.
-    return Traffic(every, softmax + written + coins + walked + rows * (vocab * 2 * FLOAT - 2 * FLOAT), 7)
+    return MemoryTraffic(every, softmax + written + coins + walked + rows * (vocab * 2 * FLOAT - 2 * FLOAT), 7)
 
 
-def block(shape: Shape, sampled: bool) -> Traffic:
+def block(shape: RoundShape, sampled: bool) -> MemoryTraffic:
     """What a round adds to its positions: the drafts stacked, and the counter of the noise."""
     stacked = 2 * shape.rows * shape.gamma * LONG
-    return Traffic(stacked + (2 * LONG if sampled else 0), stacked + (2 * LONG if sampled else 0), 2 if sampled else 1)
+    return MemoryTraffic(
+        stacked + (2 * LONG if sampled else 0), stacked + (2 * LONG if sampled else 0), 2 if sampled else 1
+    )
 
 
-def greedy_accept(shape: Shape) -> Traffic:
+def greedy_accept(shape: RoundShape) -> MemoryTraffic:
     """``AcceptGreedy``: the argmax of the target's rows at its minimum. Nothing of ours stands in for it."""
     moved = shape.rows * (shape.gamma + 1) * (shape.vocab * shape.target_bytes + LONG)
-    return Traffic(moved, moved, 1)
+    return MemoryTraffic(moved, moved, 1)
 
 
-def count_position(shape: Shape, sampled: bool) -> Traffic:
+def count_position(shape: RoundShape, sampled: bool) -> MemoryTraffic:
     """:func:`position`: its kernels counted, its gather and GEMM at their minimum."""
     from sglang.kernels.ops.speculative.dspark import dspark_draft_model, markov_sample
 
@@ -111,13 +113,13 @@ def count_position(shape: Shape, sampled: bool) -> Traffic:
     latent = torch.randn(rows, shape.rank).to(dtype)
     w2 = torch.randn(shape.vocab, shape.rank).to(dtype)
     gather = rows * (LONG + 2 * shape.rank * b)
-    operators = Traffic(gather, gather, 1)
+    operators = MemoryTraffic(gather, gather, 1)
     with counting() as launches:
         if rows == 1 and not sampled:
             dspark_draft_model.markov_greedy_step_triton(base_logits=logits, prev_embeds=latent, w2_weight=w2)
         else:
             moved = (rows * shape.rank + shape.vocab * shape.rank + rows * shape.vocab) * b
-            operators = operators.plus(Traffic(moved, moved, 1))
+            operators = operators.plus(MemoryTraffic(moved, moved, 1))
             markov_sample.MarkovSampleStep.triton(
                 base_logits=logits,
                 bias=latent @ w2.T,
@@ -132,7 +134,7 @@ def count_position(shape: Shape, sampled: bool) -> Traffic:
     return operators.plus(total(launches))
 
 
-def count_schedule(shape: Shape) -> Traffic:
+def count_schedule(shape: RoundShape) -> MemoryTraffic:
     """:func:`schedule`, counted."""
     from sglang.kernels.ops.speculative.dspark import dspark_schedule
 
@@ -144,7 +146,7 @@ def count_schedule(shape: Shape) -> Traffic:
     return total(launches)
 
 
-def count_accept(shape: Shape) -> Traffic:
+def count_accept(shape: RoundShape) -> MemoryTraffic:
     """:func:`accept`: its kernels counted, its coins at their minimum."""
     from sglang.kernels.ops.speculative import reject_sampling
     from sglang.kernels.ops.speculative.dspark import dspark_accept
@@ -159,7 +161,7 @@ def count_accept(shape: Shape) -> Traffic:
         bs=rows, draft_token_num=gamma + 1, device=torch.device("cpu")
     )
     drawn = rows * (gamma + 1) * FLOAT
-    coins = Traffic(drawn, drawn, 2)
+    coins = MemoryTraffic(drawn, drawn, 2)
     chain = getattr(reject_sampling.chain_speculative_sampling_triton, "__wrapped__", None)
     with counting() as launches:
         q = dspark_accept.softmax_temp_triton(logits=kept, temperatures=ones, rows_per_request=gamma)

@@ -26,8 +26,8 @@ def check(
     from sglang_dspark.errors import InputError
 
     try:
-        from dspark_kernels.ahead import ALLOWED_SPILL, compile_all
-        from dspark_kernels.targets import TARGETS
+        from dspark_kernels.launch_configs import TARGETS
+        from dspark_kernels.startup.compile_check import ALLOWED_SPILL, compile_all
     except ImportError as error:
         raise _missing(error) from error
     if unknown := [name for name in target or () if name not in TARGETS]:

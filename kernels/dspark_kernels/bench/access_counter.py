@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from triton.runtime import interpreter
 
 
-class Launch(NamedTuple):
+class LaunchTraffic(NamedTuple):
     """The traffic of one launch in bytes.
 
     Attributes:
@@ -44,7 +44,7 @@ class _Accesses:
 
 
 @contextmanager
-def counting() -> Iterator[list[Launch]]:
+def counting() -> Iterator[list[LaunchTraffic]]:
     """Counts every launch in the block, of anybody's kernels, in the list that it gives."""
     builder, executor = interpreter.InterpreterBuilder, interpreter.GridExecutor
     load, store, update, run = (
@@ -53,7 +53,7 @@ def counting() -> Iterator[list[Launch]]:
         builder.create_atomic_rmw,
         executor.__call__,
     )
-    launches: list[Launch] = []
+    launches: list[LaunchTraffic] = []
     current: list[_Accesses] = []
 
     def note(kind: str, pointers: Any, mask: Any) -> None:
@@ -77,7 +77,7 @@ def counting() -> Iterator[list[Launch]]:
         current.append(_Accesses())
         result = run(self, *arguments, **options)
         accesses = current.pop()
-        launches.append(Launch(self.fn.__name__, accesses.every, accesses.distinct()))
+        launches.append(LaunchTraffic(self.fn.__name__, accesses.every, accesses.distinct()))
         return result
 
     builder.create_masked_load, builder.create_masked_store = create_masked_load, create_masked_store

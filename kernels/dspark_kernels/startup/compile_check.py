@@ -15,8 +15,9 @@ from triton.backends.compiler import GPUTarget
 from triton.runtime import driver
 from triton.runtime.jit import JITFunction
 
-from dspark_kernels.specimens import Served, of_server, specimens
-from dspark_kernels.targets import TARGETS, Target, using
+from dspark_kernels.launch_configs import TARGETS, GpuTarget, using
+from dspark_kernels.startup.launch_cases import of_server, specimens
+from dspark_kernels.startup.served_shapes import ServedShapes
 
 # Bytes of a thread's registers in memory that a check lets pass. NVIDIA's assembler trades up to ten registers for one
 # more program a multiprocessor, other ones in each version; in which configuration cannot be foreseen.
@@ -24,7 +25,7 @@ ALLOWED_SPILL = 40
 NVIDIA_TOOLS = Path(triton.__file__).parent / "backends" / "nvidia" / "bin"
 
 
-class Compiled(NamedTuple):
+class CompiledKernel(NamedTuple):
     """One kernel, specialised as a launch specialises it.
 
     Attributes:
@@ -53,7 +54,7 @@ class Compiled(NamedTuple):
 class _Absent:
     """A driver of a GPU that is not there: it says what it is and cannot launch."""
 
-    def __init__(self, target: Target) -> None:
+    def __init__(self, target: GpuTarget) -> None:
         self._target = target
 
     def get_current_target(self) -> GPUTarget:
@@ -82,7 +83,7 @@ def _compiling(found: list[Any]) -> Iterator[None]:
 
 
 @contextmanager
-def _absent(target: Target) -> Iterator[None]:
+def _absent(target: GpuTarget) -> Iterator[None]:
     """A GPU that is not there, to compile for."""
     before = driver._active
     driver.set_active(_Absent(target))
@@ -93,7 +94,7 @@ def _absent(target: Target) -> Iterator[None]:
         driver._active = before
 
 
-def compile_served(target: Target, served: Served, stages: frozenset[str]) -> int:
+def compile_served(target: GpuTarget, served: ServedShapes, stages: frozenset[str]) -> int:
     """Compiles for the active GPU all that a server will launch, so that no request waits for a compiler.
 
     Returns:
@@ -107,7 +108,7 @@ def compile_served(target: Target, served: Served, stages: frozenset[str]) -> in
 
 
 @contextmanager
-def counting_kernels(target: Target) -> Iterator[set[str]]:
+def counting_kernels(target: GpuTarget) -> Iterator[set[str]]:
     """The kernels that launches in the block would compile for a GPU that is not there, by their hashes."""
     found: list[Any] = []
     hashes: set[str] = set()
@@ -116,20 +117,20 @@ def counting_kernels(target: Target) -> Iterator[set[str]]:
     hashes.update(kernel.hash for kernel in found)
 
 
-def compile_all(target_name: str) -> Iterator[Compiled]:
-    """Compiles for one of ``targets.TARGETS`` and yields each kernel once for each distinct machine code."""
+def compile_all(target_name: str) -> Iterator[CompiledKernel]:
+    """Compiles for one of ``launch_configs.TARGETS`` and yields each kernel once for each distinct machine code."""
     seen: set[str] = set()
     for specimen in specimens(TARGETS[target_name]):
         yield from _compile(target_name, specimen.call, specimen.name, seen)
 
 
-def compile_calls(target_name: str, calls: Iterable[Callable[[], object]]) -> list[Compiled]:
+def compile_calls(target_name: str, calls: Iterable[Callable[[], object]]) -> list[CompiledKernel]:
     """The kernels that calls launch, on tensors without storage, compiled for a target."""
     seen: set[str] = set()
     return [one for call in calls for one in _compile(target_name, call, "", seen)]
 
 
-def _compile(target_name: str, call: Callable[[], object], name: str, seen: set[str]) -> Iterator[Compiled]:
+def _compile(target_name: str, call: Callable[[], object], name: str, seen: set[str]) -> Iterator[CompiledKernel]:
     target, found = TARGETS[target_name], list[Any]()
     with _absent(target), _compiling(found):
         call()
@@ -139,12 +140,12 @@ def _compile(target_name: str, call: Callable[[], object], name: str, seen: set[
             yield _read(target, kernel, name)
 
 
-def _read(target: Target, kernel: Any, specimen: str) -> Compiled:
+def _read(target: GpuTarget, kernel: Any, specimen: str) -> CompiledKernel:
     meta = kernel.metadata
     amd = target.backend == "hip"
     code = kernel.asm["hsaco" if amd else "cubin"]
     registers, spill_bytes = _amd(kernel.asm["amdgcn"]) if amd else _nvidia(code)
-    return Compiled(
+    return CompiledKernel(
         target.name,
         meta.name,
         specimen,

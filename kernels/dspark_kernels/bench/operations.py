@@ -7,10 +7,12 @@ from typing import Any, Final, NamedTuple
 
 import torch
 
-from dspark_kernels import acceptance, confidence, draft, heads, targets, traffic, verify_lengths
-from dspark_kernels.markov_finish import Outputs
+from dspark_kernels import acceptance, confidence, draft, heads, launch_configs, verify_lengths
+from dspark_kernels.bench import traffic
+from dspark_kernels.launch_configs import GpuTarget, ScanConfig
+from dspark_kernels.markov_finish import DraftOutputs
 from dspark_kernels.residual_scan import Proposal
-from dspark_kernels.specimens import Served
+from dspark_kernels.startup.served_shapes import ServedShapes
 
 # Each operation and its stage. A server with CUDA graphs keeps the corrected logits of sampled drafts for acceptance,
 # and none of greedy ones.
@@ -28,7 +30,7 @@ IN_A_ROUND: Final = ("draft sampled", "confidence", "lengths", "accept")
 Calls = dict[str, Callable[[], object]]
 
 
-class Inputs(NamedTuple):
+class BenchInputs(NamedTuple):
     """A decode step of R requests, whose blocks are verified whole.
 
     Attributes:
@@ -56,13 +58,13 @@ class Inputs(NamedTuple):
     confidences: torch.Tensor
     kept: torch.Tensor
 
-    def first(self, rows: int) -> Inputs:
+    def first(self, rows: int) -> BenchInputs:
         """The first requests, in the same memory."""
         of_all = ("head", "weight")
         return self._replace(**{name: one[:rows] for name, one in self._asdict().items() if name not in of_all})
 
 
-def inputs(served: Served, device: torch.device) -> Inputs:
+def inputs(served: ServedShapes, device: torch.device) -> BenchInputs:
     """For ``served.requests`` requests, drawn on the device."""
     rows, gamma, vocab, rank = served.requests, served.gamma, served.vocab, served.rank
 
@@ -76,7 +78,7 @@ def inputs(served: Served, device: torch.device) -> Inputs:
     if chunks := heads.CHUNKS[served.kind]:
         width = served.hidden + rank * (2 if served.kind == "rnn" else 1)
         head = head._replace(joint=normal(chunks * rank, width, to=served.w1), bias=normal(chunks * rank, to=served.w1))
-    return Inputs(
+    return BenchInputs(
         head,
         normal(rows, gamma, vocab, to=served.logits),
         normal(rows, gamma, served.hidden, to=served.w1),
@@ -91,12 +93,12 @@ def inputs(served: Served, device: torch.device) -> Inputs:
     )
 
 
-def ours(given: Inputs, scan: targets.Scan | None = None) -> Calls:
+def ours(given: BenchInputs, scan: ScanConfig | None = None) -> Calls:
     """Our kernels, by operation, and the whole round; ``scan``: in place of the target's configurations."""
     named: dict[str, Any] = {"requests": given.names, "positions": given.names, "seed": 1}
     outputs, rated = _outputs(given), _rated(given)
 
-    def drafted(sample: bool) -> Outputs:
+    def drafted(sample: bool) -> DraftOutputs:
         return draft.draft_block(
             given.head,
             given.logits,
@@ -122,12 +124,12 @@ def ours(given: Inputs, scan: targets.Scan | None = None) -> Calls:
     return with_round(calls)
 
 
-def references(given: Inputs) -> Calls:
+def references(given: BenchInputs) -> Calls:
     """The PyTorch references, by operation, on tensors of any device."""
     from_hidden = None if given.head.kind == "vanilla" else given.head.from_hidden(given.hidden)
     greedy, outputs, rated = torch.zeros_like(given.temperatures), _outputs(given), _rated(given)
 
-    def drafted(sample: bool) -> Outputs:
+    def drafted(sample: bool) -> DraftOutputs:
         at, kept = (given.temperatures, given.kept) if sample else (greedy, None)
         names = given.names, given.names
         return draft.reference_draft_block(
@@ -153,13 +155,13 @@ def with_round(calls: Calls) -> Calls:
     return calls | {ROUND: lambda: [calls[operation]() for operation in IN_A_ROUND]}
 
 
-def moved_bytes(served: Served, requests: int, target: targets.Target) -> dict[str, int]:
+def moved_bytes(served: ServedShapes, requests: int, target: GpuTarget) -> dict[str, int]:
     """Bytes that our kernels move at least, by operation: each address of a launch once, as :mod:`traffic` counts."""
     # The formulas have one width for weights, logits, kept logits and hidden states.
     if len({one.itemsize for one in (served.logits, served.w1, served.w2, served.kept)}) > 1:
         return {}
     width = served.w2.itemsize
-    shape = traffic.Shape(
+    shape = traffic.RoundShape(
         requests,
         served.vocab,
         served.rank,
@@ -168,8 +170,8 @@ def moved_bytes(served: Served, requests: int, target: targets.Target) -> dict[s
         logit_bytes=width,
         target_bytes=served.target.itemsize,
     )
-    scan = targets.for_rows(target.draft if width == 2 else target.single, requests)
-    residual = targets.for_rows(target.residual if width == 2 else target.single, requests)
+    scan = launch_configs.for_rows(target.draft if width == 2 else target.single, requests)
+    residual = launch_configs.for_rows(target.residual if width == 2 else target.single, requests)
     moved = {
         "draft sampled": traffic.position(shape, scan, True, True).times(shape.gamma).distinct,
         "draft greedy": traffic.position(shape, scan, False).times(shape.gamma).distinct,
@@ -180,19 +182,19 @@ def moved_bytes(served: Served, requests: int, target: targets.Target) -> dict[s
     return moved | {ROUND: sum(moved[operation] for operation in IN_A_ROUND)}
 
 
-def _cap(given: Inputs) -> int:
+def _cap(given: BenchInputs) -> int:
     return 3 * len(given.anchors)
 
 
 def _rated(
-    given: Inputs,
+    given: BenchInputs,
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor, None, torch.Tensor, torch.Tensor]:
     gamma = given.drafts.shape[1]
     ones = torch.ones(gamma, device=given.anchors.device)
     return given.hidden, given.anchors, given.drafts, given.weight, None, ones, given.head.w1
 
 
-def _outputs(given: Inputs) -> Outputs:
+def _outputs(given: BenchInputs) -> DraftOutputs:
     """What drafting writes and acceptance reads; acceptance may be timed before anything was drafted."""
     rows, gamma = given.drafts.shape
     outputs = draft.make_outputs(given.head, rows, gamma, given.anchors.device)
@@ -202,7 +204,7 @@ def _outputs(given: Inputs) -> Outputs:
 
 
 def _verified(
-    given: Inputs, outputs: Outputs
+    given: BenchInputs, outputs: DraftOutputs
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor, Proposal]:
     """Arguments of acceptance; the server makes its small tensors at each step too."""
     rows, gamma = given.drafts.shape

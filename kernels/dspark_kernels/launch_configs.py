@@ -16,7 +16,7 @@ from typing import Any, Final, NamedTuple
 import torch
 
 
-class Scan(NamedTuple):
+class ScanConfig(NamedTuple):
     """How a pass over the vocabulary is cut.
 
     Attributes:
@@ -38,7 +38,7 @@ class Scan(NamedTuple):
         return max(1, min(-(-width // self.block_vocab), self.programs // blocks))
 
 
-class Target(NamedTuple):
+class GpuTarget(NamedTuple):
     """A GPU that kernels are compiled for.
 
     Attributes:
@@ -59,10 +59,10 @@ class Target(NamedTuple):
     warp_size: int
     bytes_per_s: float
     shared_bytes: int
-    draft: tuple[Scan, ...]
-    residual: tuple[Scan, ...]
-    single: tuple[Scan, ...]
-    wide: tuple[Scan, ...] = ()
+    draft: tuple[ScanConfig, ...]
+    residual: tuple[ScanConfig, ...]
+    single: tuple[ScanConfig, ...]
+    wide: tuple[ScanConfig, ...] = ()
 
     @property
     def precision(self) -> str:
@@ -70,21 +70,22 @@ class Target(NamedTuple):
         return "tf32x3" if self.backend == "cuda" else "ieee"
 
 
+def _scans(*shapes: tuple[int, int, int, int, int]) -> tuple[ScanConfig, ...]:
+    """Configurations from tuples in the order of the fields: rows, columns, warps, stages, programs."""
+    return tuple(ScanConfig(*shape) for shape in shapes)
+
+
 # Shared memory that a program may have on compute capabilities 8.6, 8.9 and 12.0 (CUDA programming guide): 99 KiB.
 SMALL_SHARED: Final = 101_376
 
 
-def _small(name: str, gpu: str, arch: int, bandwidth: float, programs: int, warps: int = 4) -> Target:
+def _small(name: str, gpu: str, arch: int, bandwidth: float, programs: int, warps: int = 4) -> GpuTarget:
     """A GPU of little shared memory: float32 logits fit too, and 128 rows beside tiles of 16 columns.
 
     Args:
         warps: Of draft passes over 16 and 32 rows.
     """
-
-    def scans(*shapes: tuple[int, int, int, int]) -> tuple[Scan, ...]:
-        return tuple(Scan(*shape, programs) for shape in shapes)
-
-    return Target(
+    return GpuTarget(
         name,
         gpu,
         "cuda",
@@ -92,9 +93,14 @@ def _small(name: str, gpu: str, arch: int, bandwidth: float, programs: int, warp
         32,
         bandwidth,
         SMALL_SHARED,
-        draft=scans((16, 64, warps, 3), (32, 64, warps, 2), (64, 32, 4, 3), (128, 16, 8, 2)),
-        residual=scans((16, 64, 4, 3), (32, 32, 4, 3), (64, 32, 8, 2)),
-        single=scans((16, 32, 8, 1)),
+        draft=_scans(
+            (16, 64, warps, 3, programs),
+            (32, 64, warps, 2, programs),
+            (64, 32, 4, 3, programs),
+            (128, 16, 8, 2, programs),
+        ),
+        residual=_scans((16, 64, 4, 3, programs), (32, 32, 4, 3, programs), (64, 32, 8, 2, programs)),
+        single=_scans((16, 32, 8, 1, programs)),
     )
 
 
@@ -110,7 +116,7 @@ def _small(name: str, gpu: str, arch: int, bandwidth: float, programs: int, warp
 TARGETS: Final = {
     target.name: target
     for target in (
-        Target(
+        GpuTarget(
             "sm_80",
             "A100",
             "cuda",
@@ -118,18 +124,13 @@ TARGETS: Final = {
             32,
             2.039e12,  # NVIDIA A100 80GB SXM data sheet.
             166_912,
-            draft=(
-                Scan(16, 64, 4, 3, 108),
-                Scan(32, 64, 4, 3, 108),
-                Scan(64, 128, 8, 2, 108),
-                Scan(128, 32, 8, 3, 108),
-            ),
-            residual=(Scan(16, 64, 4, 3, 108), Scan(32, 32, 4, 3, 108), Scan(64, 32, 8, 3, 108)),
-            single=(Scan(16, 32, 4, 2, 108),),
+            draft=_scans((16, 64, 4, 3, 108), (32, 64, 4, 3, 108), (64, 128, 8, 2, 108), (128, 32, 8, 3, 108)),
+            residual=_scans((16, 64, 4, 3, 108), (32, 32, 4, 3, 108), (64, 32, 8, 3, 108)),
+            single=_scans((16, 32, 4, 2, 108)),
         ),
         _small("sm_86", "A10", 86, 6e11, 72),  # NVIDIA A10 data sheet.
         _small("sm_89", "L40S", 89, 8.64e11, 142),  # NVIDIA L40S data sheet.
-        Target(
+        GpuTarget(
             "sm_90",
             "H100",
             "cuda",
@@ -137,17 +138,17 @@ TARGETS: Final = {
             32,
             3.35e12,  # NVIDIA H100 SXM5 data sheet.
             232_448,
-            draft=(
-                Scan(16, 64, 4, 3, 132),
-                Scan(32, 64, 4, 3, 132),
-                Scan(64, 64, 8, 3, 108),
-                Scan(128, 64, 8, 2, 108),
-                Scan(256, 32, 8, 2, 108),
+            draft=_scans(
+                (16, 64, 4, 3, 132),
+                (32, 64, 4, 3, 132),
+                (64, 64, 8, 3, 108),
+                (128, 64, 8, 2, 108),
+                (256, 32, 8, 2, 108),
             ),
-            residual=(Scan(16, 64, 4, 3, 132), Scan(32, 32, 4, 3, 132), Scan(64, 32, 8, 3, 132)),
-            single=(Scan(16, 32, 4, 2, 132),),
+            residual=_scans((16, 64, 4, 3, 132), (32, 32, 4, 3, 132), (64, 32, 8, 3, 132)),
+            single=_scans((16, 32, 4, 2, 132)),
         ),
-        Target(
+        GpuTarget(
             "sm_100",
             "B200",
             "cuda",
@@ -155,25 +156,20 @@ TARGETS: Final = {
             32,
             8e12,  # NVIDIA DGX B200 data sheet, one of eight.
             232_448,
-            draft=(
-                Scan(16, 64, 8, 3, 148),
-                Scan(32, 64, 8, 3, 148),
-                Scan(64, 128, 8, 2, 108),
-                Scan(128, 64, 8, 2, 108),
-                Scan(256, 16, 8, 2, 108),
+            draft=_scans(
+                (16, 64, 8, 3, 148),
+                (32, 64, 8, 3, 148),
+                (64, 128, 8, 2, 108),
+                (128, 64, 8, 2, 108),
+                (256, 16, 8, 2, 108),
             ),
-            residual=(Scan(16, 64, 4, 3, 148), Scan(32, 32, 4, 3, 148), Scan(64, 32, 4, 3, 148)),
-            single=(Scan(16, 32, 4, 2, 148),),
-            wide=(
-                Scan(16, 64, 8, 3, 148),
-                Scan(32, 64, 8, 3, 148),
-                Scan(64, 128, 8, 2, 108),
-                Scan(128, 32, 8, 2, 108),
-            ),
+            residual=_scans((16, 64, 4, 3, 148), (32, 32, 4, 3, 148), (64, 32, 4, 3, 148)),
+            single=_scans((16, 32, 4, 2, 148)),
+            wide=_scans((16, 64, 8, 3, 148), (32, 64, 8, 3, 148), (64, 128, 8, 2, 108), (128, 32, 8, 2, 108)),
         ),
         # NVIDIA RTX PRO 6000 Blackwell data sheet.
         _small("sm_120", "RTX PRO 6000", 120, 1.792e12, 188, warps=8),
-        Target(
+        GpuTarget(
             "gfx942",
             "MI300X",
             "hip",
@@ -181,22 +177,22 @@ TARGETS: Final = {
             64,
             5.3e12,  # AMD Instinct MI300X data sheet.
             65_536,
-            draft=(Scan(16, 64, 4, 2, 304), Scan(32, 32, 4, 2, 304), Scan(64, 64, 4, 2, 304), Scan(128, 64, 8, 2, 304)),
-            residual=(Scan(16, 64, 4, 2, 304), Scan(32, 32, 4, 2, 304), Scan(64, 64, 4, 2, 304)),
-            single=(Scan(16, 32, 4, 2, 304),),
-            wide=(Scan(16, 64, 4, 2, 304), Scan(32, 32, 4, 2, 304), Scan(64, 64, 4, 2, 304), Scan(128, 16, 8, 2, 304)),
+            draft=_scans((16, 64, 4, 2, 304), (32, 32, 4, 2, 304), (64, 64, 4, 2, 304), (128, 64, 8, 2, 304)),
+            residual=_scans((16, 64, 4, 2, 304), (32, 32, 4, 2, 304), (64, 64, 4, 2, 304)),
+            single=_scans((16, 32, 4, 2, 304)),
+            wide=_scans((16, 64, 4, 2, 304), (32, 32, 4, 2, 304), (64, 64, 4, 2, 304), (128, 16, 8, 2, 304)),
         ),
     )
 }
 
 # The interpreter pays for operations, not for their width; a few parts, so that parts are combined there too.
-INTERPRETED: Final = Scan(64, 256, 4, 1, 4)
+INTERPRETED: Final = ScanConfig(64, 256, 4, 1, 4)
 
-_chosen: ContextVar[Target | None] = ContextVar("target", default=None)
+_chosen: ContextVar[GpuTarget | None] = ContextVar("target", default=None)
 
 
 @contextmanager
-def using(name: str) -> Iterator[Target]:
+def using(name: str) -> Iterator[GpuTarget]:
     """Launches as for a target, whatever the machine is: for compiling ahead of time and for the interpreter."""
     token = _chosen.set(TARGETS[name])
     try:
@@ -205,7 +201,7 @@ def using(name: str) -> Iterator[Target]:
         _chosen.reset(token)
 
 
-def covering(device: torch.device) -> Target | None:
+def covering(device: torch.device) -> GpuTarget | None:
     """The target that a device is; None for a GPU that nothing here is compiled for. Without a GPU, an H100."""
     if (chosen := _chosen.get()) is not None:
         return chosen
@@ -218,7 +214,7 @@ def covering(device: torch.device) -> Target | None:
     return for_capability(major, minor, properties.shared_memory_per_block_optin)
 
 
-def for_capability(major: int, minor: int, shared_bytes: int) -> Target | None:
+def for_capability(major: int, minor: int, shared_bytes: int) -> GpuTarget | None:
     """The target of an NVIDIA GPU: its own, or the nearest before it of its generation that fits its shared memory.
 
     Args:
@@ -235,7 +231,7 @@ def for_capability(major: int, minor: int, shared_bytes: int) -> Target | None:
     return max(fitting, key=lambda target: int(target.arch), default=None)
 
 
-def of(device: torch.device) -> Target:
+def of(device: torch.device) -> GpuTarget:
     """As :func:`covering`.
 
     Raises:
@@ -246,7 +242,7 @@ def of(device: torch.device) -> Target:
     return target
 
 
-def draft_scan(device: torch.device, rows: int, itemsize: int, wide: bool) -> Scan:
+def draft_scan(device: torch.device, rows: int, itemsize: int, wide: bool) -> ScanConfig:
     """The draft pass for weights of ``itemsize`` bytes; ``wide`` where 4-byte logits are read or kept."""
     if _is_interpreted(device):
         return INTERPRETED
@@ -255,7 +251,7 @@ def draft_scan(device: torch.device, rows: int, itemsize: int, wide: bool) -> Sc
     return for_rows(half if itemsize == 2 else target.single, rows)
 
 
-def residual_scan(device: torch.device, rows: int, itemsize: int) -> Scan:
+def residual_scan(device: torch.device, rows: int, itemsize: int) -> ScanConfig:
     """The pass that draws from the residual."""
     if _is_interpreted(device):
         return INTERPRETED
@@ -267,5 +263,5 @@ def _is_interpreted(device: torch.device) -> bool:
     return device.type == "cpu" and _chosen.get() is None
 
 
-def for_rows(table: tuple[Scan, ...], rows: int) -> Scan:
+def for_rows(table: tuple[ScanConfig, ...], rows: int) -> ScanConfig:
     return next((scan for scan in table if rows <= scan.block_rows), table[-1])

@@ -7,117 +7,63 @@ from typing import Any, Final, NamedTuple
 
 import torch
 
-from dspark_kernels import acceptance, confidence, draft, heads, targets, verify_lengths
+from dspark_kernels import acceptance, confidence, draft, heads, verify_lengths
+from dspark_kernels.launch_configs import GpuTarget, ScanConfig
 from dspark_kernels.residual_scan import Proposal
+from dspark_kernels.startup.served_shapes import GAMMA, VOCAB, ServedShapes, absent_ranks
 
-VOCAB, RANK, GAMMA, HIDDEN = 151_936, 256, 7, 4096
 
-
-class Specimen(NamedTuple):
+class LaunchCase(NamedTuple):
     """A call that launches kernels, and what tells it from others."""
 
     name: str
     call: Callable[[], object]
 
 
-class Served(NamedTuple):
-    """What a server launches kernels on: shapes and dtypes, which decide the code that they compile to.
-
-    Attributes:
-        vocab: Of the model: with a ``shard`` that of all ranks.
-        requests: The most that run at once.
-        logits, w1, w2, kept, target: Of base logits, the head's matrices, kept logits and the target's logits.
-        bias, markov: Whether the confidence head has a bias, and reads the embedding of the token before.
-        greedy: Whether drafts are argmax at any temperature.
-        stride, target_stride: Columns in memory of a row of base logits and of the target's logits, where SGLang pads
-            the vocabulary and cuts the padding off; 0 for none.
-        shard: Of the vocabulary, that base logits are of.
-    """
-
-    kind: heads.Kind = "vanilla"
-    vocab: int = VOCAB
-    rank: int = RANK
-    hidden: int = HIDDEN
-    gamma: int = GAMMA
-    requests: int = 1024
-    logits: torch.dtype = torch.bfloat16
-    w1: torch.dtype = torch.bfloat16
-    w2: torch.dtype = torch.bfloat16
-    kept: torch.dtype = torch.bfloat16
-    target: torch.dtype = torch.float32
-    bias: bool = True
-    markov: bool = True
-    greedy: bool = False
-    stride: int = 0
-    target_stride: int = 0
-    shard: heads.Shard | None = None
-
-    @property
-    def columns(self) -> slice:
-        """The tokens that base logits are of."""
-        return slice(0, self.vocab) if self.shard is None else self.shard.columns
-
-    @classmethod
-    def of(cls, dtype: torch.dtype, **fields: Any) -> Served:
-        """Of one dtype throughout, target included."""
-        return cls(logits=dtype, w1=dtype, w2=dtype, kept=dtype, target=dtype, **fields)
-
-    def flags(self) -> str:
-        """The shapes and dtypes as options of ``python -m dspark_kernels.bench``; requests, the confidence head and
-        where logits lie aside. A shard is a vocabulary of its padded size, which all ranks have alike."""
-        whole = self if self.shard is None else self._replace(vocab=self.stride)
-        named = {
-            name: str(value).removeprefix("torch.")
-            for name, value in whole._asdict().items()
-            if name not in ("requests", "bias", "markov", "greedy", "stride", "target_stride", "shard")
-        }
-        return " ".join(f"--{name} {value}" for name, value in named.items())
-
-
-def specimens(target: targets.Target) -> Iterator[Specimen]:
+def specimens(target: GpuTarget) -> Iterator[LaunchCase]:
     """Everything that a server may launch on ``target``."""
     for dtype in (torch.bfloat16, torch.float16, torch.float32):
         name = str(dtype).removeprefix("torch.")
         half = dtype != torch.float32
-        served = Served.of(dtype, gamma=2)
+        served = ServedShapes.of(dtype, gamma=2)
         for rows in _rows(target.draft if half else target.single):
             # float16 takes bfloat16's instructions.
             for sample, kept in ((True, False), (False, False), (True, True))[: 1 if dtype == torch.float16 else 3]:
                 how = ("sampled" if sample else "greedy") + (", kept" if kept else "")
-                yield Specimen(f"vanilla {name} R {rows} {how}", _draft(served, rows, sample, kept))
+                yield LaunchCase(f"vanilla {name} R {rows} {how}", _draft(served, rows, sample, kept))
         rows_max = _rows(target.draft if half else target.single)[-1]
         for kind in KINDS[1:]:
             of_kind = served._replace(kind=kind)
-            yield Specimen(f"{kind} {name} R {rows_max} sampled", _draft(of_kind, rows_max, True, False))
+            yield LaunchCase(f"{kind} {name} R {rows_max} sampled", _draft(of_kind, rows_max, True, False))
         served = served._replace(gamma=GAMMA)
         for rows in _rows(target.residual if half else target.single):
-            yield Specimen(f"{name} R {rows}", _accept(served, rows, "again"))
-        yield Specimen(f"{name} kept", _accept(served, 16, "kept"))
-        yield Specimen(f"{name} greedy draft", _accept(served, 16, "certain"))
+            yield LaunchCase(f"{name} R {rows}", _accept(served, rows, "again"))
+        yield LaunchCase(f"{name} kept", _accept(served, 16, "kept"))
+        yield LaunchCase(f"{name} greedy draft", _accept(served, 16, "certain"))
         # What a server of a 2-byte model gives: its target's logits are float32.
         if half:
             given = served._replace(target=torch.float32)
-            yield Specimen(f"{name}, float32 target", _accept(given, _rows(target.residual)[-1], "again"))
+            yield LaunchCase(f"{name}, float32 target", _accept(given, _rows(target.residual)[-1], "again"))
     # DeepSeek-V4: float32 logits are kept, and drafted from where its head is computed so.
     for logits in (torch.bfloat16, torch.float32):
-        served = Served(gamma=2, logits=logits, kept=torch.float32)
+        served = ServedShapes(gamma=2, logits=logits, kept=torch.float32)
         name = f"vanilla bfloat16, {str(logits).removeprefix('torch.')} logits"
         for rows in _rows(target.wide or target.draft):
-            yield Specimen(f"{name} R {rows} sampled, float32 kept", _draft(served, rows, True, True))
+            yield LaunchCase(f"{name} R {rows} sampled, float32 kept", _draft(served, rows, True, True))
     shard = heads.Shard(VOCAB // 8, VOCAB // 4, absent_ranks(8))
     for rows in (1, 64):
-        served = Served(gamma=2, shard=shard)
-        yield Specimen(f"shard of 8, R {rows}", _draft(served, rows, True, True))
-        yield Specimen(f"shard of 8, R {rows}", _accept(served, rows, "again"))
-    yield Specimen("bfloat16", _confidence(Served(), 64))
+        served = ServedShapes(gamma=2, shard=shard)
+        yield LaunchCase(f"shard of 8, R {rows}", _draft(served, rows, True, True))
+        yield LaunchCase(f"shard of 8, R {rows}", _accept(served, rows, "again"))
+    yield LaunchCase("bfloat16", _confidence(ServedShapes(), 64))
     for requests, gamma in ((16, 7), (1024, 16)):
         for factor in (False, True):
-            yield Specimen(
+            yield LaunchCase(
                 f"R {requests} gamma {gamma}{' weighted' if factor else ''}", _lengths(requests, gamma, factor)
             )
 
 
-def of_server(served: Served, stages: frozenset[str]) -> Iterator[Callable[[], object]]:
+def of_server(served: ServedShapes, stages: frozenset[str]) -> Iterator[Callable[[], object]]:
     """The calls that a server makes, at every number of requests."""
     # The target's logits are contiguous where they were copied, otherwise as SGLang cut them off.
     strides = [served._replace(target_stride=stride) for stride in {0, served.target_stride}]
@@ -142,15 +88,10 @@ def of_server(served: Served, stages: frozenset[str]) -> Iterator[Callable[[], o
                 yield _accept(of_stride, 1, proposals[-1], top_k, top_p)
 
 
-def absent_ranks(count: int) -> Callable[[torch.Tensor], torch.Tensor]:
-    """A gather that waits for no other rank, and whose result is unwritten."""
-    return lambda values: values.new_empty((count, *values.shape))
-
-
 KINDS: Final[tuple[heads.Kind, ...]] = ("vanilla", "gated", "rnn")
 
 
-def _rows(table: tuple[targets.Scan, ...]) -> list[int]:
+def _rows(table: tuple[ScanConfig, ...]) -> list[int]:
     return [scan.block_rows for scan in table]
 
 
@@ -162,7 +103,7 @@ def _ints(*shape: int) -> torch.Tensor:
     return _empty(*shape, dtype=torch.int64)
 
 
-def _head(served: Served) -> heads.MarkovHead:
+def _head(served: ServedShapes) -> heads.MarkovHead:
     w1 = _empty(served.vocab, served.rank, dtype=served.w1)
     w2 = _empty(served.vocab, served.rank, dtype=served.w2)[served.columns]
     if served.kind == "vanilla":
@@ -173,16 +114,16 @@ def _head(served: Served) -> heads.MarkovHead:
     return heads.MarkovHead(served.kind, w1, w2, joint, _empty(chunks * served.rank, dtype=served.w1))
 
 
-def _base_logits(served: Served, rows: int) -> torch.Tensor:
+def _base_logits(served: ServedShapes, rows: int) -> torch.Tensor:
     width = served.columns.stop - served.columns.start
     return _empty(rows, served.gamma, served.stride or width, dtype=served.logits)[:, :, :width]
 
 
-def _kept(served: Served, rows: int) -> torch.Tensor:
+def _kept(served: ServedShapes, rows: int) -> torch.Tensor:
     return _empty(rows, served.gamma, served.vocab, dtype=served.kept)[:, :, served.columns]
 
 
-def _draft(served: Served, rows: int, sample: bool, kept: bool) -> Callable[[], object]:
+def _draft(served: ServedShapes, rows: int, sample: bool, kept: bool) -> Callable[[], object]:
     return lambda: draft.draft_block(
         _head(served),
         _base_logits(served, rows),
@@ -198,7 +139,7 @@ def _draft(served: Served, rows: int, sample: bool, kept: bool) -> Callable[[], 
     )
 
 
-def _accept(served: Served, rows: int, how: str, top_k: bool = True, top_p: bool = True) -> Callable[[], object]:
+def _accept(served: ServedShapes, rows: int, how: str, top_k: bool = True, top_p: bool = True) -> Callable[[], object]:
     """``how``: the proposal is computed again, was kept, or was certain of each draft."""
 
     def call() -> object:
@@ -233,7 +174,7 @@ def _accept(served: Served, rows: int, how: str, top_k: bool = True, top_p: bool
     return call
 
 
-def _confidence(served: Served, rows: int, temperatures: int = 0) -> Callable[[], object]:
+def _confidence(served: ServedShapes, rows: int, temperatures: int = 0) -> Callable[[], object]:
     return lambda: confidence.confidence_block(
         _empty(rows, served.gamma, served.hidden, dtype=served.w1),
         _ints(rows),

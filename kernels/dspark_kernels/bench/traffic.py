@@ -12,30 +12,31 @@ from typing import NamedTuple
 
 import torch
 
-from dspark_kernels import acceptance, confidence, draft, markov_finish, targets, verify_lengths
-from dspark_kernels.count import Launch, counting
+from dspark_kernels import acceptance, confidence, draft, markov_finish, verify_lengths
+from dspark_kernels.bench.access_counter import LaunchTraffic, counting
 from dspark_kernels.heads import MarkovHead
+from dspark_kernels.launch_configs import ScanConfig
 from dspark_kernels.markov_scan import FIELDS, scan
 from dspark_kernels.residual_scan import Proposal
 
 INT, LONG, FLOAT = 4, 8, 4
 
 
-class Traffic(NamedTuple):
+class MemoryTraffic(NamedTuple):
     """Bytes and launches."""
 
     every: int
     distinct: int
     launches: int
 
-    def plus(self, other: Traffic) -> Traffic:
-        return Traffic(*(a + b for a, b in zip(self, other, strict=True)))
+    def plus(self, other: MemoryTraffic) -> MemoryTraffic:
+        return MemoryTraffic(*(a + b for a, b in zip(self, other, strict=True)))
 
-    def times(self, count: int) -> Traffic:
-        return Traffic(*(count * a for a in self))
+    def times(self, count: int) -> MemoryTraffic:
+        return MemoryTraffic(*(count * a for a in self))
 
 
-class Shape(NamedTuple):
+class RoundShape(NamedTuple):
     """What the bytes hang on.
 
     Attributes:
@@ -56,13 +57,13 @@ class Shape(NamedTuple):
     target_bytes: int = 4
 
 
-def total(launches: Iterable[Launch]) -> Traffic:
+def total(launches: Iterable[LaunchTraffic]) -> MemoryTraffic:
     """The traffic of counted launches."""
     found = list(launches)
-    return Traffic(sum(one.every for one in found), sum(one.distinct for one in found), len(found))
+    return MemoryTraffic(sum(one.every for one in found), sum(one.distinct for one in found), len(found))
 
 
-def minimum(shape: Shape, sampled: bool) -> int:
+def minimum(shape: RoundShape, sampled: bool) -> int:
     """A position with each input read once and each output written once.
 
     Inputs are the base logits, ``W2``, a row of ``W1``, a token and a temperature for each request, and if sampled what
@@ -74,7 +75,7 @@ def minimum(shape: Shape, sampled: bool) -> int:
     return weights + shape.rows * row
 
 
-def position(shape: Shape, cut: targets.Scan, sampled: bool, kept: bool = False) -> Traffic:
+def position(shape: RoundShape, cut: ScanConfig, sampled: bool, kept: bool = False) -> MemoryTraffic:
     """Ours: the pass over the vocabulary and its end; ``kept``: the corrected logits are written as well."""
     b, rows = shape.logit_bytes, shape.rows
     parts, blocks = cut.parts(shape.vocab, rows), math.ceil(rows / cut.block_rows)
@@ -83,24 +84,24 @@ def position(shape: Shape, cut: targets.Scan, sampled: bool, kept: bool = False)
     partials = FIELDS * parts * rows * FLOAT
     outputs = rows * (LONG + 2 * FLOAT) + (logits if kept else 0)
     every = blocks * weights + logits + parts * heads + 2 * partials + outputs
-    return Traffic(every, weights + logits + heads + 2 * partials + outputs, 2)
+    return MemoryTraffic(every, weights + logits + heads + 2 * partials + outputs, 2)
 
 
-def confidence_of_block(shape: Shape) -> Traffic:
+def confidence_of_block(shape: RoundShape) -> MemoryTraffic:
     """Ours: the confidence of all positions, one launch."""
     b, rows, gamma = shape.logit_bytes, shape.rows, shape.gamma
     each = gamma * (shape.hidden + shape.rank) * b + gamma * LONG + 3 * gamma * FLOAT
     shared = (shape.hidden + shape.rank) * FLOAT + FLOAT + gamma * FLOAT
-    return Traffic(rows * (each + shared), rows * each + shared, 1)
+    return MemoryTraffic(rows * (each + shared), rows * each + shared, 1)
 
 
-def schedule(shape: Shape) -> Traffic:
+def schedule(shape: RoundShape) -> MemoryTraffic:
     """Ours: lengths from confidences, one launch."""
     moved = shape.rows * (shape.gamma * FLOAT + INT)
-    return Traffic(moved, moved, 1)
+    return MemoryTraffic(moved, moved, 1)
 
 
-def accept(shape: Shape, cut: targets.Scan, kept: bool = False) -> Traffic:
+def accept(shape: RoundShape, cut: ScanConfig, kept: bool = False) -> MemoryTraffic:
     """Ours, sampled, whole blocks verified: the target's rows, the chain, the residual and the token.
 
     Args:
@@ -116,14 +117,14 @@ def accept(shape: Shape, cut: targets.Scan, kept: bool = False) -> Traffic:
     named = rows * (2 * INT + 5 * LONG + 5 * FLOAT + (0 if kept else 2 * LONG + shape.rank * b))
     partials = 2 * parts * rows * FLOAT
     ends = 2 * partials + rows * LONG
-    return Traffic(
+    return MemoryTraffic(
         stats + rows * (gamma + 1) * request + chain + blocks * weights + logits + parts * named + ends,
         stats + rows * request + chain + weights + logits + named + ends,
         4,
     )
 
 
-def count_position(shape: Shape, cut: targets.Scan, sampled: bool, kept: bool = False) -> Traffic:
+def count_position(shape: RoundShape, cut: ScanConfig, sampled: bool, kept: bool = False) -> MemoryTraffic:
     """:func:`position`, counted under the interpreter on tensors of that shape."""
     rows = shape.rows
     head, logits, tokens, temperatures = _inputs(shape)
@@ -147,7 +148,7 @@ def count_position(shape: Shape, cut: targets.Scan, sampled: bool, kept: bool = 
     return total(launches)
 
 
-def count_confidence(shape: Shape) -> Traffic:
+def count_confidence(shape: RoundShape) -> MemoryTraffic:
     """:func:`confidence_of_block`, counted."""
     head, _, anchors, _ = _inputs(shape)
     hidden = torch.randn(shape.rows, shape.gamma, shape.hidden).to(head.w1.dtype)
@@ -158,7 +159,7 @@ def count_confidence(shape: Shape) -> Traffic:
     return total(launches)
 
 
-def count_schedule(shape: Shape) -> Traffic:
+def count_schedule(shape: RoundShape) -> MemoryTraffic:
     """:func:`schedule`, counted."""
     given = torch.rand(shape.rows, shape.gamma)
     with counting() as launches:
@@ -166,7 +167,7 @@ def count_schedule(shape: Shape) -> Traffic:
     return total(launches)
 
 
-def count_accept(shape: Shape, cut: targets.Scan, kept: bool = False) -> Traffic:
+def count_accept(shape: RoundShape, cut: ScanConfig, kept: bool = False) -> MemoryTraffic:
     """:func:`accept`, counted on a block that is accepted up to ``shape.accepted``."""
     rows, gamma = shape.rows, shape.gamma
     head, logits, anchors, temperatures = _inputs(shape)
@@ -192,8 +193,8 @@ def count_accept(shape: Shape, cut: targets.Scan, kept: bool = False) -> Traffic
     return total(launches)
 
 
-def decided_target(shape: Shape, drafts: torch.Tensor) -> torch.Tensor:
-    """Target logits [R * (gamma + 1), V] that take each block's first ``accepted`` drafts and refuse the next."""
+def decided_target(shape: RoundShape, drafts: torch.Tensor) -> torch.Tensor:
+    """GpuTarget logits [R * (gamma + 1), V] that take each block's first ``accepted`` drafts and refuse the next."""
     target = torch.zeros(shape.rows, shape.gamma + 1, shape.vocab)
     each = torch.arange(shape.rows)
     for k in range(shape.gamma):
@@ -201,12 +202,12 @@ def decided_target(shape: Shape, drafts: torch.Tensor) -> torch.Tensor:
     return target.view(-1, shape.vocab)
 
 
-def _distinct_drafts(shape: Shape) -> torch.Tensor:
+def _distinct_drafts(shape: RoundShape) -> torch.Tensor:
     """int64 [R, gamma], no token twice, none an anchor: rows of ``W1`` that are read twice would count once."""
     return (shape.rows + torch.arange(shape.rows * shape.gamma)).view(shape.rows, shape.gamma)
 
 
-def _inputs(shape: Shape) -> tuple[MarkovHead, torch.Tensor, torch.Tensor, torch.Tensor]:
+def _inputs(shape: RoundShape) -> tuple[MarkovHead, torch.Tensor, torch.Tensor, torch.Tensor]:
     """Head, base logits, tokens and temperatures."""
     dtype = torch.bfloat16 if shape.logit_bytes == 2 else torch.float32
     torch.manual_seed(0)

@@ -12,12 +12,12 @@ from typing import Final, NamedTuple
 
 import torch
 
-from dspark_kernels import acceptance, confidence, draft, heads, targets, verify_lengths
+from dspark_kernels import acceptance, confidence, draft, heads, launch_configs, verify_lengths
 from dspark_kernels.heads import MarkovHead
-from dspark_kernels.markov_finish import Outputs, reference_finish
+from dspark_kernels.markov_finish import DraftOutputs, reference_finish
 from dspark_kernels.markov_scan import reference_scan
 from dspark_kernels.residual_scan import Proposal
-from dspark_kernels.specimens import Served
+from dspark_kernels.startup.served_shapes import ServedShapes
 
 GAMMA, VOCAB, HIDDEN = 2, 1003, 64
 TOLERANCE: Final = 2e-3
@@ -28,7 +28,7 @@ ROWS_A_TIE: Final = 64
 
 
 def differing(
-    device: torch.device, served: Served, every: bool = False, stages: Collection[str] | None = None
+    device: torch.device, served: ServedShapes, every: bool = False, stages: Collection[str] | None = None
 ) -> dict[str, str]:
     """The stages that differ, and how.
 
@@ -49,9 +49,9 @@ def differing(
     return found
 
 
-def row_counts(device: torch.device, served: Served) -> list[int]:
+def row_counts(device: torch.device, served: ServedShapes) -> list[int]:
     """The numbers of requests to check: a few, the last of every configuration and the first of the next."""
-    target = targets.of(device)
+    target = launch_configs.of(device)
     tables = (target.draft, target.wide, target.residual) if served.w2.itemsize == 2 else (target.single,)
     ends = {scan.block_rows for table in tables for scan in table}
     counts = {1, 5, served.requests} | ends | {end + 1 for end in ends}
@@ -75,7 +75,7 @@ class Inputs(NamedTuple):
         return Inputs(self.head, *(one[:rows] for one in self[1:]))
 
 
-def inputs(served: Served, device: torch.device) -> Inputs:
+def inputs(served: ServedShapes, device: torch.device) -> Inputs:
     """For ``served.requests`` rows, drawn on the CPU."""
     random = torch.Generator().manual_seed(5)
 
@@ -113,18 +113,18 @@ def _beside_nothing(merged: torch.Tensor) -> torch.Tensor:
     return torch.stack([merged, nothing])
 
 
-def _shard(served: Served) -> heads.Shard | None:
+def _shard(served: ServedShapes) -> heads.Shard | None:
     return None if served.shard is None else heads.Shard(0, VOCAB, _beside_nothing)
 
 
-def _draft(device: torch.device, served: Served, counts: Sequence[int]) -> str | None:
+def _draft(device: torch.device, served: ServedShapes, counts: Sequence[int]) -> str | None:
     of_all = inputs(served, device)
     kept_by_all = torch.empty((served.requests, GAMMA, VOCAB), dtype=served.kept, device=device)
     greedy_of_all = of_all._replace(temperatures=torch.zeros_like(of_all.temperatures))
     ends = row_counts(device, served)
     for block_of_all, sample, keeps in ((of_all, True, False), (of_all, True, True), (greedy_of_all, False, False)):
 
-        def drafted(block: Inputs, kept: torch.Tensor | None, sample: bool = sample) -> Outputs:
+        def drafted(block: Inputs, kept: torch.Tensor | None, sample: bool = sample) -> DraftOutputs:
             return draft.draft_block(
                 block.head,
                 block.logits,
@@ -150,7 +150,7 @@ def _draft(device: torch.device, served: Served, counts: Sequence[int]) -> str |
     return None
 
 
-def _same(found: Outputs, whole: Outputs) -> str | None:
+def _same(found: DraftOutputs, whole: DraftOutputs) -> str | None:
     """How blocks of the first requests differ from those of a batch of more."""
     rows = len(found.tokens)
     if int((found.tokens != whole.tokens[:rows]).sum()) > rows // ROWS_A_TIE:
@@ -160,7 +160,7 @@ def _same(found: Outputs, whole: Outputs) -> str | None:
     return None if off <= TOLERANCE else f"log-sum-exp off by {off:.1e}"
 
 
-def _follows(given: Inputs, found: Outputs, kept: torch.Tensor | None) -> str | None:
+def _follows(given: Inputs, found: DraftOutputs, kept: torch.Tensor | None) -> str | None:
     """How a block differs from the reference, each position given the tokens and latents before it."""
     head, names = given.head, given.names
     tokens, log_probs, log_sums, latents = found.tokens, found.log_probs, found.log_sums, found.latents
@@ -200,7 +200,7 @@ def _follows(given: Inputs, found: Outputs, kept: torch.Tensor | None) -> str | 
     return None
 
 
-def _confidence(device: torch.device, served: Served, counts: Sequence[int]) -> str | None:
+def _confidence(device: torch.device, served: ServedShapes, counts: Sequence[int]) -> str | None:
     rows = 5
     block = inputs(served._replace(requests=rows), device)
     random = torch.Generator().manual_seed(6)
@@ -214,7 +214,7 @@ def _confidence(device: torch.device, served: Served, counts: Sequence[int]) -> 
     return None if off <= TOLERANCE else f"off by {off:.1e}"
 
 
-def _lengths(device: torch.device, served: Served, counts: Sequence[int]) -> str | None:
+def _lengths(device: torch.device, served: ServedShapes, counts: Sequence[int]) -> str | None:
     random = torch.Generator().manual_seed(8)
     of_all = (torch.randint(1, 9, (served.requests, served.gamma), generator=random) / 8).to(device)
     for rows in counts:
@@ -227,7 +227,7 @@ def _lengths(device: torch.device, served: Served, counts: Sequence[int]) -> str
     return None
 
 
-def _accept(device: torch.device, served: Served, counts: Sequence[int]) -> str | None:
+def _accept(device: torch.device, served: ServedShapes, counts: Sequence[int]) -> str | None:
     requests, random = served.requests, torch.Generator().manual_seed(9)
     given = inputs(served, device)
     head, logits, names = given.head, given.logits, given.names
@@ -255,7 +255,7 @@ def _accept(device: torch.device, served: Served, counts: Sequence[int]) -> str 
         target[starts, drafted.tokens[:, 0]] = 12.0
 
         def verified(
-            rows: int, drafted: Outputs = drafted, again: bool = again
+            rows: int, drafted: DraftOutputs = drafted, again: bool = again
         ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor, Proposal]:
             proposal = Proposal(
                 (logits if again else kept)[:rows],
@@ -289,7 +289,7 @@ def _accept(device: torch.device, served: Served, counts: Sequence[int]) -> str 
     return None
 
 
-STAGES: Final[dict[str, Callable[[torch.device, Served, Sequence[int]], str | None]]] = {
+STAGES: Final[dict[str, Callable[[torch.device, ServedShapes, Sequence[int]], str | None]]] = {
     "draft": _draft,
     "confidence": _confidence,
     "lengths": _lengths,

@@ -9,8 +9,11 @@ from typing import Final, NamedTuple
 
 import torch
 
-from dspark_kernels import ahead, contestants, targets, timing
-from dspark_kernels.specimens import Served
+from dspark_kernels import launch_configs
+from dspark_kernels.bench import operations, timing
+from dspark_kernels.launch_configs import GpuTarget, ScanConfig
+from dspark_kernels.startup import compile_check
+from dspark_kernels.startup.served_shapes import ServedShapes
 
 # The operations whose pass over the vocabulary has a configuration.
 CONFIGURED: Final = ("draft sampled", "draft greedy", "accept")
@@ -29,13 +32,13 @@ class Advice(NamedTuple):
 
     operation: str
     requests: int
-    now: targets.Scan
+    now: ScanConfig
     now_us: float
-    best: targets.Scan
+    best: ScanConfig
     best_us: float
 
 
-def neighbours(scan: targets.Scan, multiprocessors: int) -> Iterator[targets.Scan]:
+def neighbours(scan: ScanConfig, multiprocessors: int) -> Iterator[ScanConfig]:
     """Configurations that differ from one in a single respect."""
     for columns in (scan.block_vocab // 2, 2 * scan.block_vocab):
         if columns >= 16:
@@ -52,9 +55,9 @@ def neighbours(scan: targets.Scan, multiprocessors: int) -> Iterator[targets.Sca
 
 
 def advise(
-    served: Served,
+    served: ServedShapes,
     cases: Sequence[Case],
-    target: targets.Target,
+    target: GpuTarget,
     pool: ProcessPoolExecutor,
     repeat: int,
     until_s: float,
@@ -75,18 +78,23 @@ def advise(
 
 
 def _best(
-    served: Served, case: Case, present: targets.Scan, near: list[targets.Scan], repeat: int, until_s: float
+    served: ServedShapes,
+    case: Case,
+    present: ScanConfig,
+    near: list[ScanConfig],
+    repeat: int,
+    until_s: float,
 ) -> Advice | None:
     """None where time ran out before all of them were timed."""
     if time.monotonic() > until_s:
         return None
-    given = contestants.inputs(served._replace(requests=case.requests), timing.DEVICE)
+    given = operations.inputs(served._replace(requests=case.requests), timing.DEVICE)
     best, best_us = present, case.now_us
     for scan in near:
         if time.monotonic() > until_s:
             return None
         try:
-            median_us = timing.time_call(timing.replay(contestants.ours(given, scan)[case.operation]), repeat).median_us
+            median_us = timing.time_call(timing.replay(operations.ours(given, scan)[case.operation]), repeat).median_us
         except Exception:  # Triton, its compiler and CUDA each have their own.
             continue
         if median_us < best_us:
@@ -94,11 +102,11 @@ def _best(
     return Advice(case.operation, case.requests, present, case.now_us, best, best_us)
 
 
-def _present(served: Served, case: Case, target: targets.Target) -> targets.Scan:
+def _present(served: ServedShapes, case: Case, target: GpuTarget) -> ScanConfig:
     table = target.residual if case.operation == "accept" else target.draft
-    return targets.for_rows(table if served.w2.itemsize == 2 else target.single, case.requests)
+    return launch_configs.for_rows(table if served.w2.itemsize == 2 else target.single, case.requests)
 
 
-def _compile(target: str, served: Served, case: Case, scan: targets.Scan) -> None:
-    given = contestants.inputs(served._replace(requests=case.requests), torch.device("meta"))
-    ahead.compile_calls(target, [contestants.ours(given, scan)[case.operation]])
+def _compile(target: str, served: ServedShapes, case: Case, scan: ScanConfig) -> None:
+    given = operations.inputs(served._replace(requests=case.requests), torch.device("meta"))
+    compile_check.compile_calls(target, [operations.ours(given, scan)[case.operation]])

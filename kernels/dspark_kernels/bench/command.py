@@ -27,11 +27,14 @@ from typing import Any, Final, NamedTuple
 import torch
 import triton
 
-from dspark_kernels import ahead, contestants, heads, results, retune, selfcheck, targets, timing
-from dspark_kernels.contestants import OPERATIONS, ROUND
+from dspark_kernels import heads, launch_configs
+from dspark_kernels.bench import nearby_configs, operations, timing
+from dspark_kernels.bench.operations import OPERATIONS, ROUND
+from dspark_kernels.bench.timing import Timing
 from dspark_kernels.interpreter import interpreted
-from dspark_kernels.specimens import Served
-from dspark_kernels.timing import Timing
+from dspark_kernels.launch_configs import GpuTarget
+from dspark_kernels.startup import bench_results, compile_check, selfcheck
+from dspark_kernels.startup.served_shapes import ServedShapes
 
 # Numbers of requests in the table, timed first; references, which are slow, are timed there only.
 ROWS: Final = (1, 16, 64, 256)
@@ -48,7 +51,7 @@ ADVICE_S: Final = 45.0
 UPSTREAM: Final = "sglang_dspark.serving.evidence.upstream_calls"
 
 
-class Row(NamedTuple):
+class BenchRow(NamedTuple):
     """An operation at a number of requests; times in microseconds, None where a contestant is missing.
 
     Attributes:
@@ -110,7 +113,7 @@ def main(arguments: list[str] | None = None) -> int:
     # Some of it is left for advice on what missed a goal.
     timed_until_s = deadline_s - min(ADVICE_S, asked.budget_s / 4)
     device = timing.DEVICE
-    target = targets.of(device)
+    target = launch_configs.of(device)
     header = {
         "device": torch.cuda.get_device_name(device),
         "target": target.name,
@@ -130,7 +133,7 @@ def main(arguments: list[str] | None = None) -> int:
             print(f"not what the reference computes: {text}", file=sys.stderr)
         ends = selfcheck.row_counts(device, served)
         list(pool.map(compile_at, *zip(*((target.name, served, count) for count in ends), strict=True)))
-        rows: list[Row] = []
+        rows: list[BenchRow] = []
         for row in time_all(served, target, header["copy_bytes_per_s"], asked.repeat):
             rows.append(row)
             if time.monotonic() > timed_until_s:
@@ -140,14 +143,14 @@ def main(arguments: list[str] | None = None) -> int:
         show([row for row in rows if row.requests in ROWS])
         won = {stage: stage not in differing and _won(stage, rows, served.requests) for stage in selfcheck.STAGES}
         report = {**header, "differing": differing, "wins": won, "rows": [row.as_json() for row in rows]}
-        print("written:", results.write(device, served, won, report["rows"]))
+        print("written:", bench_results.write(device, served, won, report["rows"]))
         _write(asked.out, report)
         cases = [
-            retune.Case(row.operation, row.requests, row.ours.median_us)
+            nearby_configs.Case(row.operation, row.requests, row.ours.median_us)
             for row in rows
-            if row.missed and row.requests in ROWS and row.operation in retune.CONFIGURED
+            if row.missed and row.requests in ROWS and row.operation in nearby_configs.CONFIGURED
         ]
-        advice = retune.advise(served, cases, target, pool, asked.repeat, deadline_s)
+        advice = nearby_configs.advise(served, cases, target, pool, asked.repeat, deadline_s)
     finally:
         pool.shutdown(wait=False, cancel_futures=True)
     for one in advice:
@@ -163,7 +166,7 @@ def _write(out: Path | None, report: dict[str, Any]) -> None:
         print("written:", out)
 
 
-def _parse(arguments: list[str] | None) -> tuple[Served, argparse.Namespace]:
+def _parse(arguments: list[str] | None) -> tuple[ServedShapes, argparse.Namespace]:
     parser = argparse.ArgumentParser(prog="python -m dspark_kernels.bench", description=__doc__)
     parser.add_argument("--repeat", type=int, default=50, help="timed calls of each (default 50)")
     parser.add_argument(
@@ -174,7 +177,7 @@ def _parse(arguments: list[str] | None) -> tuple[Served, argparse.Namespace]:
         "--requests", type=int, default=REQUESTS, help=f"most requests that are served at once (default {REQUESTS})"
     )
     parser.add_argument("--kind", choices=tuple(heads.CHUNKS), default="vanilla", help="of the draft's Markov head")
-    default = Served()
+    default = ServedShapes()
     for name, least, most in (("vocab", 64, 262_144), ("rank", 1, 256), ("hidden", 1, 65_536), ("gamma", 1, 16)):
         number = getattr(default, name)
         parser.add_argument(f"--{name}", type=int, default=number, help=f"{least} to {most:,} (default {number:,})")
@@ -188,16 +191,16 @@ def _parse(arguments: list[str] | None) -> tuple[Served, argparse.Namespace]:
             parser.error(f"--{name}: {getattr(asked, name):,}, expected {least:,} to {most:,}")
     fields = {name: getattr(asked, name) for name in ("kind", "vocab", "rank", "hidden", "gamma", "requests")}
     dtypes = {name: getattr(torch, getattr(asked, name)) for name in ("logits", "w1", "w2", "kept", "target")}
-    return Served(**fields, **dtypes), asked
+    return ServedShapes(**fields, **dtypes), asked
 
 
-def check_all(served: Served, pool: ProcessPoolExecutor) -> dict[str, str]:
+def check_all(served: ServedShapes, pool: ProcessPoolExecutor) -> dict[str, str]:
     """Compare every stage at every number of requests up to 1,024, as served and in one dtype throughout.
 
     A process each: most of the time goes to compilers.
     """
     same = {"kind": served.kind, "rank": served.rank, "requests": CHECKED}
-    cases = [served._replace(requests=CHECKED), *(Served.of(getattr(torch, dtype), **same) for dtype in DTYPES)]
+    cases = [served._replace(requests=CHECKED), *(ServedShapes.of(getattr(torch, dtype), **same) for dtype in DTYPES)]
     asked = [(case, stage) for case in cases for stage in selfcheck.STAGES]
     found: dict[str, str] = {}
     for of_stage in pool.map(differs, *zip(*asked, strict=True)):
@@ -205,15 +208,15 @@ def check_all(served: Served, pool: ProcessPoolExecutor) -> dict[str, str]:
     return found
 
 
-def differs(served: Served, stage: str) -> dict[str, str]:
+def differs(served: ServedShapes, stage: str) -> dict[str, str]:
     """As :func:`selfcheck.differing` of one stage, in a process of its own."""
     return selfcheck.differing(timing.DEVICE, served, every=True, stages=[stage])
 
 
-def compile_at(target: str, served: Served, requests: int) -> int:
+def compile_at(target: str, served: ServedShapes, requests: int) -> int:
     """Compile what is timed at a number of requests, in a process of its own; Triton keeps it on disk."""
-    given = contestants.inputs(served._replace(requests=requests), torch.device("meta"))
-    return len(ahead.compile_calls(target, contestants.ours(given).values()))
+    given = operations.inputs(served._replace(requests=requests), torch.device("meta"))
+    return len(compile_check.compile_calls(target, operations.ours(given).values()))
 
 
 def _version(package: str) -> str | None:
@@ -223,7 +226,7 @@ def _version(package: str) -> str | None:
         return None
 
 
-def _won(stage: str, rows: list[Row], requests: int) -> bool:
+def _won(stage: str, rows: list[BenchRow], requests: int) -> bool:
     """Whether a stage was faster than SGLang's in all its operations at every number of requests."""
     of_stage = [row for row in rows if OPERATIONS.get(row.operation) == stage]
     operations = sum(one == stage for one in OPERATIONS.values())
@@ -231,31 +234,31 @@ def _won(stage: str, rows: list[Row], requests: int) -> bool:
     return faster and len(of_stage) == operations * requests
 
 
-def rehearse(served: Served) -> None:
+def rehearse(served: ServedShapes) -> None:
     """Everything up to a launch: arguments, references on a small case, and the code for every target."""
     small = served._replace(requests=2, vocab=min(served.vocab, 1000), hidden=64, logits=torch.float32)
     small = small._replace(w1=torch.float32, w2=torch.float32, kept=torch.float32)
-    for operation, call in contestants.references(contestants.inputs(small, torch.device("cpu"))).items():
+    for operation, call in operations.references(operations.inputs(small, torch.device("cpu"))).items():
         call()
         print(f"{operation}: reference runs")
-    given = contestants.inputs(served._replace(requests=64), torch.device("meta"))
-    for name in targets.TARGETS:
-        made = ahead.compile_calls(name, contestants.ours(given).values())
+    given = operations.inputs(served._replace(requests=64), torch.device("meta"))
+    for name in launch_configs.TARGETS:
+        made = compile_check.compile_calls(name, operations.ours(given).values())
         print(f"{name}: {len(made)} kernels compiled for 64 requests, {sum(one.spill_bytes > 0 for one in made)} spill")
     print("bench: no GPU here, so nothing was launched and nothing timed; run this where there is one", file=sys.stderr)
 
 
-def time_all(served: Served, target: targets.Target, bytes_per_s: float, repeat: int) -> Iterator[Row]:
+def time_all(served: ServedShapes, target: GpuTarget, bytes_per_s: float, repeat: int) -> Iterator[BenchRow]:
     """Every operation at every number of requests; those of the table first."""
-    of_all = contestants.inputs(served, timing.DEVICE)
+    of_all = operations.inputs(served, timing.DEVICE)
     in_table = [count for count in ROWS if count <= served.requests]
     rest = [count for count in range(1, served.requests + 1) if count not in in_table]
     failed: set[str] = set()
     for count in in_table + rest:
         given = of_all.first(count)
-        ours, theirs = contestants.ours(given), upstream(given, served)
-        slow = contestants.references(given) if count in in_table else {}
-        moved = contestants.moved_bytes(served, count, target)
+        ours, theirs = operations.ours(given), upstream(given, served)
+        slow = operations.references(given) if count in in_table else {}
+        moved = operations.moved_bytes(served, count, target)
         for operation, call in ours.items():
             own = _timed(call, f"our {operation} at {count}", repeat)
             if own is None:
@@ -267,7 +270,7 @@ def time_all(served: Served, target: targets.Target, bytes_per_s: float, repeat:
                 failed |= {operation} if others is None else set()
             # The references wait for the host, so no graph holds them.
             plain = _timed(slow.get(operation), f"PyTorch's {operation} at {count}", 3, graph=False)
-            yield Row(
+            yield BenchRow(
                 operation,
                 count,
                 own,
@@ -289,7 +292,7 @@ def _timed(call: Callable[[], object] | None, name: str, repeat: int, graph: boo
         return None
 
 
-def upstream(given: contestants.Inputs, served: Served) -> contestants.Calls:
+def upstream(given: operations.BenchInputs, served: ServedShapes) -> operations.Calls:
     """SGLang's own, by operation; none where it is not installed."""
     try:
         return dict(importlib.import_module(UPSTREAM).calls(given, served))
@@ -298,7 +301,7 @@ def upstream(given: contestants.Inputs, served: Served) -> contestants.Calls:
         return {}
 
 
-def show(rows: list[Row]) -> None:
+def show(rows: list[BenchRow]) -> None:
     """A table in Markdown."""
     print(
         "| operation | R | ours, us (10 % to 90 %) | memory alone, us | SGLang's, us | PyTorch, us | ours / SGLang's |"
@@ -310,7 +313,3 @@ def show(rows: list[Row]) -> None:
         cells = ["" if one is None else f"{one:.1f}" for one in times]
         ratio = "" if row.of_upstream is None else f"{row.of_upstream:.2f}"
         print(f"| {row.operation} | {row.requests} | {spread} | {' | '.join(cells)} | {ratio} |")
-
-
-if __name__ == "__main__":
-    sys.exit(main())

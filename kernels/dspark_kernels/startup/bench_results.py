@@ -10,7 +10,7 @@ from typing import Any, Final
 import torch
 import triton
 
-from dspark_kernels.specimens import Served
+from dspark_kernels.startup.served_shapes import ServedShapes
 
 VARIABLE: Final = "DSPARK_KERNELS_RESULT"
 FORMAT: Final = 2
@@ -24,12 +24,12 @@ def path() -> Path:
     return Path(os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")) / "sglang-dspark" / "kernels.json"  # noqa: PTH111
 
 
-def key(device: torch.device, served: Served) -> str:
+def key(device: torch.device, served: ServedShapes) -> str:
     """What a result holds for: a GPU, the version of Triton that compiles the kernels, and the shapes they run on."""
     return f"{torch.cuda.get_device_name(device)}, triton {triton.__version__}, {served.flags()}"
 
 
-def wins(device: torch.device, served: Served) -> frozenset[str]:
+def wins(device: torch.device, served: ServedShapes) -> frozenset[str]:
     """The stages that a bench found faster than SGLang's at every number of requests; none without a bench."""
     if device.type != "cuda":
         return frozenset()
@@ -45,7 +45,7 @@ def wins(device: torch.device, served: Served) -> frozenset[str]:
     return frozenset(stage for stage, won in result.get("wins", {}).items() if won is True)
 
 
-def write(device: torch.device, served: Served, stages: dict[str, bool], rows: list[dict[str, Any]]) -> Path:
+def write(device: torch.device, served: ServedShapes, stages: dict[str, bool], rows: list[dict[str, Any]]) -> Path:
     """Add or replace a result. Written in one piece."""
     place = path()
     try:

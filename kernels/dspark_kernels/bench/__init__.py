@@ -1,0 +1,1 @@
+"""``python -m dspark_kernels.bench``: time the kernels on a GPU, and count the bytes that they move."""
