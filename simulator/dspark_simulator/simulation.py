@@ -3,26 +3,25 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Generator, Iterator
-from typing import Any, NamedTuple
+from collections.abc import Generator
+from typing import NamedTuple
 
 import numpy as np
 import simpy
-from numpy.typing import NDArray
 
 from dspark_simulator.costs.numeric import COST
 from dspark_simulator.deployment import Truth
 from dspark_simulator.engines import ENGINES
-from dspark_simulator.engines.slots import abort
+from dspark_simulator.engines.slots import abort, enqueue
 from dspark_simulator.prefixes import Prefix, Prefixes, prefix_of
 from dspark_simulator.result import Result, Snapshot, summarise
 from dspark_simulator.router import ROUTERS
 from dspark_simulator.scenario import Scenario
 from dspark_simulator.server import Server
-from dspark_simulator.state import DECODE, METRICS, MIXED, PREFILL, QUEUED, STATE, Record
+from dspark_simulator.state import DECODE, METRICS, MIXED, PREFILL, QUEUED, STATE, Record, Waiting
+from dspark_simulator.workloads import Request
 from sglang_dspark.errors import InputError
 from sglang_dspark.policy import AnyPolicy, CostBelief, Engine, NoDraft, compile_rule
-from sglang_dspark.policy.belief import MAX_REQUESTS
 
 FIRST_QUEUE = 4096
 # A run is as long as this many requests one after another, or it says nothing of a steady state.
@@ -119,7 +118,7 @@ class _Simulation:
         else:
             # As many follow the measured requests as there are of them: under overload the queue would grow for ever.
             self.end = 2 * self.last - self.first
-        self.requests = _Requests(scenario, seed)
+        self.requests = scenario.workload.requests(seed)
         self.sent = 0
         self.backlog: list[int] = []
         self.route = ROUTERS[scenario.router]
@@ -206,9 +205,9 @@ class _Simulation:
         for replica in self.replicas:
             replica.close()
 
-    def send(self, at_s: float) -> None:
-        """Sends the next request to a replica."""
-        row = self.requests.next()
+    def send(self, at_s: float, request: Request | None = None) -> None:
+        """Sends a request to a replica, by default the workload's next one."""
+        request = next(self.requests) if request is None else request
         if self.sent == self.first:
             self.opened = self._snapshot()
         elif self.sent == self.last and self.opened is not None and self.env.now > self.opened.at_s:
@@ -216,12 +215,12 @@ class _Simulation:
         if self.sent < self.last:
             self.backlog.append(sum(self.outstanding))
         self._count()
-        prefix = prefix_of(self.scenario.workload.classes, row[4], self.seed, row[0])
+        prefix = prefix_of(self.scenario.workload.classes, request.slo_class, self.seed, request.id)
         holders = [r.index for r in self.replicas if prefix in r.prefixes] if prefix is not None else []
         replica = self.route(self.seed, self.sent, self.outstanding, holders)
         self.outstanding[replica] += 1
         self.sent += 1
-        self.replicas[replica].enqueue(row, at_s, prefix)
+        self.replicas[replica].enqueue(request, at_s, prefix)
 
     def ended(self, replica: int, requests: int) -> None:
         """Takes note that a replica ended ``requests`` requests; clients of a closed loop send their next ones."""
@@ -237,10 +236,10 @@ class _Simulation:
 
     def _arrivals(self) -> Generator[simpy.Event, None, None]:
         while self.sent < self.end:
-            at_s = self.requests.peek()
+            request = next(self.requests)
             # Waits that do not add up exactly may end a rounding error late.
-            yield self.env.timeout(max(at_s - self.env.now, 0.0))
-            self.send(at_s)
+            yield self.env.timeout(max(request.arrival_s - self.env.now, 0.0))
+            self.send(request.arrival_s, request)
 
     def metrics(self) -> Record:
         """METRICS [replicas] so far."""
@@ -254,30 +253,6 @@ class _Simulation:
         """Brings the integral of requests in the system up to now."""
         self.requests_s += sum(self.outstanding) * (self.env.now - self.counted_s)
         self.counted_s = self.env.now
-
-
-class _Requests:
-    """The workload's requests one by one, with a look at the next one's arrival."""
-
-    def __init__(self, scenario: Scenario, seed: int) -> None:
-        self.chunks: Iterator[NDArray[Any]] = scenario.workload.chunks(seed)
-        self.rows: list[tuple[Any, ...]] = []
-        self.at = 0
-
-    def peek(self) -> float:
-        """Arrival of the next request in seconds."""
-        self._fill()
-        return float(self.rows[self.at][1])
-
-    def next(self) -> tuple[Any, ...]:
-        """The next request, fields in the order of REQUEST."""
-        self._fill()
-        self.at += 1
-        return self.rows[self.at - 1]
-
-    def _fill(self) -> None:
-        if self.at == len(self.rows):
-            self.rows, self.at = next(self.chunks).tolist(), 0
 
 
 class _Replica:
@@ -304,26 +279,21 @@ class _Replica:
         self.serving = self._serve()
         self.env.process(self.serving)
 
-    def enqueue(self, row: Any, at_s: float, prefix: Prefix | None = None) -> None:
+    def enqueue(self, request: Request, at_s: float, prefix: Prefix | None = None) -> None:
         """Takes a request into the queue; a full one refuses it (``Scheduler._abort_on_queued_limit``)."""
-        state = self.state[0]
-        request, slo_class, cached = row[0], row[4], row[5]
-        queued = int(state["queued"])
-        if queued >= self.max_queued:
-            abort(self.metrics, self.server, request, slo_class)
+        if int(self.state[0]["queued"]) >= self.max_queued:
+            abort(self.metrics, self.server, request.id, request.slo_class)
             self.refused += 1
             return
-        # Every running request may come back to the queue.
-        if queued + MAX_REQUESTS >= len(self.queue):
-            queue = np.zeros(2 * len(self.queue), QUEUED)
-            queue[: len(self.queue)] = np.roll(self.queue, -int(state["queue_head"]))
-            self.queue, state["queue_head"] = queue, 0
-        place = (int(state["queue_head"]) + queued) % len(self.queue)
-        prompt, output, max_new = self.receive(row[2], row[3], self.max_new[slo_class], self.kv_tokens)
-        if prefix is not None and output > 0 and not self.prefixes.use(prefix, cached, int(state["kv_used"])):
-            cached = 0
-        self.queue[place] = (request, at_s, prompt, output, max_new, slo_class, cached, 0, 0.0, 0.0)
-        state["queued"] = queued + 1
+        prompt, output, max_new = self.receive(
+            request.prompt, request.output, self.max_new[request.slo_class], self.kv_tokens
+        )
+        cached = request.cached
+        if prefix is not None and output > 0:
+            kv_used = int(self.state[0]["kv_used"])
+            cached = cached if self.prefixes.use(prefix, cached, kv_used) else 0
+        waiting = Waiting(request.id, at_s, prompt, output, max_new, request.slo_class, cached)
+        self.queue = enqueue(self.state, self.queue, waiting)
         if not self.wake.triggered:
             self.wake.succeed()
 

@@ -1,8 +1,9 @@
-"""The state of one simulated replica, structure of arrays in one record, so that numba unboxes it in one piece."""
+"""State of one simulated replica: a structure of arrays in one record, which numba unboxes in one piece."""
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Iterable
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,22 +14,49 @@ from sglang_dspark.policy.record import MAX_CLASSES
 
 MAX_LAG = 2
 
-# A request in the waiting queue. ``max_new`` bounds ``output`` and is what the engine admits by; ``output`` 0 is a
-# request that the engine answers with an error. ``produced`` and the two times are kept by one that was retracted.
-QUEUED = np.dtype(
-    [
-        ("id", "i8"),
-        ("arrival_s", "f8"),
-        ("prompt", "i8"),
-        ("output", "i8"),
-        ("max_new", "i8"),
-        ("slo_class", "i8"),
-        ("cached", "i8"),
-        ("produced", "i8"),
-        ("first_s", "f8"),
-        ("last_s", "f8"),
-    ],
-    align=True,
+
+class Waiting(NamedTuple):
+    """A request in the waiting queue; one that was retracted keeps its output and its times.
+
+    Attributes:
+        output: Tokens that it will write; 0 for a request that the engine answers with an error.
+        max_new: Bound of ``output`` that the engine admits by.
+        cached: Prompt tokens in the prefix cache.
+        produced: Output tokens that its client has.
+        first_s, last_s: When its client got the first and the last of them.
+    """
+
+    id: int
+    arrival_s: float
+    prompt: int
+    output: int
+    max_new: int
+    slo_class: int
+    cached: int
+    produced: int = 0
+    first_s: float = 0.0
+    last_s: float = 0.0
+
+
+def _typed(names: Iterable[str]) -> list[tuple[str, str]]:
+    """Fields of a record: times are floats, everything else is a count."""
+    return [(name, "f8" if name.endswith("_s") else "i8") for name in names]
+
+
+QUEUED = np.dtype(_typed(Waiting._fields), align=True)
+
+# Fields that a request takes from the queue into a slot and back, and all that it has in a slot.
+CARRIED = ("id", "arrival_s", "prompt", "output", "max_new", "slo_class", "produced", "first_s", "last_s")
+HELD = (
+    *CARRIED,
+    # Place in SGLang's running batch; a freed slot takes the last request, so slots do not keep it.
+    "order",
+    # KV tokens that are computed, that the pool holds for it, and at which its prefill is complete.
+    "context",
+    "allocated",
+    "target",
+    # Blocks drafted for the request since it took the slot.
+    "drafts",
 )
 
 # Flags of the server, fixed during a run. The class arrays are by index of the workload's classes.
@@ -65,8 +93,7 @@ SERVER = np.dtype(
     align=True,
 )
 
-# Slots 0..running-1 decode; if ``partial``, slot ``running`` holds the request whose prompt is prefilled in chunks. A
-# freed slot takes the last request, so ``order`` keeps the order of SGLang's running batch.
+# Slots 0..running-1 decode; if ``partial``, slot ``running`` holds the request whose prompt is prefilled in chunks.
 STATE = np.dtype(
     [
         ("running", "i8"),
@@ -74,7 +101,7 @@ STATE = np.dtype(
         ("full", "i8"),
         ("kv_used", "i8"),
         ("ratio", "f8"),
-        # Steps that drafted: where in the ring of survivals the last one wrote.
+        # Steps that drafted; ``engines.lag_ring`` keeps the survivals of the last ones.
         ("round", "i8"),
         ("interval_left", "i8"),
         ("order_front", "i8"),
@@ -86,24 +113,8 @@ STATE = np.dtype(
         ("cap", "i8"),
         ("tier", "i8"),
         ("prefill_tokens", "i8"),
-        ("id", "i8", (MAX_REQUESTS,)),
-        ("arrival_s", "f8", (MAX_REQUESTS,)),
-        ("prompt", "i8", (MAX_REQUESTS,)),
-        ("output", "i8", (MAX_REQUESTS,)),
-        ("max_new", "i8", (MAX_REQUESTS,)),
-        ("order", "i8", (MAX_REQUESTS,)),
-        ("slo_class", "i8", (MAX_REQUESTS,)),
-        ("context", "i8", (MAX_REQUESTS,)),
-        ("produced", "i8", (MAX_REQUESTS,)),
-        ("first_s", "f8", (MAX_REQUESTS,)),
-        ("last_s", "f8", (MAX_REQUESTS,)),
-        ("allocated", "i8", (MAX_REQUESTS,)),
-        ("target", "i8", (MAX_REQUESTS,)),
-        ("take", "i8", (MAX_REQUESTS,)),
-        # Blocks drafted for the request since it took the slot.
-        ("drafts", "i8", (MAX_REQUESTS,)),
-        ("drafts_accepted", "i8", (MAX_REQUESTS,)),
-        ("length", "i8", (MAX_REQUESTS,)),
+        # By slot: the request, and what this step does with it.
+        *((*field, (MAX_REQUESTS,)) for field in _typed((*HELD, "take", "drafts_accepted", "length"))),
         ("survival", "f4", (MAX_LAG + 1, MAX_REQUESTS, MAX_GAMMA)),
     ],
     align=True,

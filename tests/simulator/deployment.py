@@ -11,10 +11,11 @@ from dspark_simulator.acceptance import MAX_GAMMA, AcceptanceModel, Domain
 from dspark_simulator.costs import CurveCost, live
 from dspark_simulator.deployment import Memory
 from dspark_simulator.engines import ENGINES
+from dspark_simulator.engines.slots import enqueue
 from dspark_simulator.scenario import Run, Scenario
 from dspark_simulator.server import Server
 from dspark_simulator.simulation import KINDS, StepLog
-from dspark_simulator.state import METRICS, QUEUED, STATE, Record
+from dspark_simulator.state import METRICS, QUEUED, STATE, Record, Waiting
 from dspark_simulator.workloads import Arrivals, Fixed, Lengths, RequestClass, Slo, Workload
 from sglang_dspark.policy import AnyPolicy, CostBelief, Engine, NoDraft, compile_rule
 
@@ -160,11 +161,9 @@ class Bench:
 
     def send(self, prompt: int, output: int, *, cached: int = 0, slo_class: int = 0) -> int:
         """A request that arrives now; returns its id."""
-        s = self.state[0]
-        place = (int(s["queue_head"]) + int(s["queued"])) % len(self.queue)
         prompt, output, most = self.receive(prompt, output, self.max_new[slo_class], self.kv_tokens)
-        self.queue[place] = (self.sent, self.now_s, prompt, output, most, slo_class, cached, 0, 0.0, 0.0)
-        s["queued"] += 1
+        waiting = Waiting(self.sent, self.now_s, prompt, output, most, slo_class, cached)
+        self.queue = enqueue(self.state, self.queue, waiting)
         self.sent += 1
         return self.sent - 1
 

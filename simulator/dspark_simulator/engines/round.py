@@ -5,10 +5,10 @@ from __future__ import annotations
 from dspark_simulator import draws
 from dspark_simulator.acceptance import propose
 from dspark_simulator.costs.numeric import draft_s, host_s, inject_s, verify_s
+from dspark_simulator.engines import lag_ring
 from dspark_simulator.engines.slots import emit
-from dspark_simulator.state import CAP_ACCEPT, MAX_LAG, STATIC, Record
+from dspark_simulator.state import CAP_ACCEPT, STATIC, Record
 from sglang_dspark.jit import njit
-from sglang_dspark.policy.lag import unseen
 from sglang_dspark.policy.record import Rule
 from sglang_dspark.policy.rule import admit, drops_schedule, fits, pad, plan, plan_beside_prompts
 
@@ -28,15 +28,12 @@ def decide(
     s, flags, m = state[0], server[0], metrics[0]
     running, gamma = s.running, flags.gamma
     context, slo_class, length = s.context[:running], s.slo_class[:running], s.length[:running]
-    current = s.survival[s.round % (MAX_LAG + 1), :running]
+    current = lag_ring.current(state)
     whole = running * (gamma + 1)
     if flags.mode == STATIC or flags.oracle:
         tier, s.cap, draft = pad(rule, running, whole), whole - running, True
     else:
-        lagged = s.survival[(s.round - flags.lag) % (MAX_LAG + 1), :running]
-        for r in range(running):
-            if s.drafts[r] < flags.lag:
-                unseen(lagged[r])
+        lagged = lag_ring.lagged(state, flags.lag)
         if flags.mixes:
             tier, s.cap, draft = plan_beside_prompts(rule, lagged, context, slo_class, s.prefill_tokens)
         else:
@@ -45,7 +42,8 @@ def decide(
     # (``ragged_layout_exceeds_captured_grid``).
     dropped = flags.stock == 1 and flags.speculative == 1 and not fits(rule, running, tier)
     draft = draft or dropped
-    s.round += draft
+    if draft:
+        lag_ring.advance(state)
     positions = gamma if draft else 0
     for r in range(running):
         if draft:

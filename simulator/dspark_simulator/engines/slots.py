@@ -2,9 +2,31 @@
 
 from __future__ import annotations
 
+import numpy as np
+from numba import literal_unroll
+
+from dspark_simulator.engines import lag_ring
 from dspark_simulator.histogram import observe
-from dspark_simulator.state import Record
+from dspark_simulator.state import CARRIED, HELD, QUEUED, Record, Waiting
 from sglang_dspark.jit import njit
+from sglang_dspark.policy.belief import MAX_REQUESTS
+
+
+def enqueue(state: Record, queue: Record, request: Waiting) -> Record:
+    """Puts a request at the end of the waiting queue.
+
+    Returns:
+        The queue, QUEUED [n]: a longer copy where every running request could no longer return to the old one.
+    """
+    s = state[0]
+    queued = int(s["queued"])
+    if queued + MAX_REQUESTS >= len(queue):
+        longer = np.zeros(2 * len(queue), QUEUED)
+        longer[: len(queue)] = np.roll(queue, -int(s["queue_head"]))
+        queue, s["queue_head"] = longer, 0
+    queue[(int(s["queue_head"]) + queued) % len(queue)] = request
+    s["queued"] = queued + 1
+    return queue
 
 
 @njit(cache=True)
@@ -12,15 +34,8 @@ def fetch(state: Record, queue: Record, slot: int) -> None:
     """Moves the head of the waiting queue into ``slot``. Its prefix-cache hit is context that needs no prefill."""
     s = state[0]
     waiting = queue[s.queue_head]
-    s.id[slot] = waiting.id
-    s.arrival_s[slot] = waiting.arrival_s
-    s.prompt[slot] = waiting.prompt
-    s.output[slot] = waiting.output
-    s.max_new[slot] = waiting.max_new
-    s.slo_class[slot] = waiting.slo_class
-    s.produced[slot] = waiting.produced
-    s.first_s[slot] = waiting.first_s
-    s.last_s[slot] = waiting.last_s
+    for field in literal_unroll(CARRIED):
+        s[field][slot] = waiting[field]
     s.target[slot] = waiting.prompt + waiting.produced
     # A hit leaves at least the last token to compute (``Req.init_next_round_input``).
     s.context[slot] = min(waiting.cached, s.target[slot] - 1)
@@ -42,16 +57,10 @@ def give_back(state: Record, queue: Record, slot: int, in_front: bool) -> None:
         place = (s.queue_head + s.queued) % queue.size
     s.queued += 1
     waiting = queue[place]
-    waiting.id = s.id[slot]
-    waiting.arrival_s = s.arrival_s[slot]
-    waiting.prompt = s.prompt[slot]
-    waiting.output = s.output[slot]
-    waiting.max_new = s.max_new[slot]
-    waiting.slo_class = s.slo_class[slot]
+    for field in literal_unroll(CARRIED):
+        waiting[field] = s[field][slot]
+    # Its cached prefix counted for the first prefill only.
     waiting.cached = 0
-    waiting.produced = s.produced[slot]
-    waiting.first_s = s.first_s[slot]
-    waiting.last_s = s.last_s[slot]
     remove(state, slot)
 
 
@@ -73,23 +82,9 @@ def _move(state: Record, source: int, slot: int) -> None:
     s = state[0]
     if source == slot:
         return
-    s.id[slot] = s.id[source]
-    s.arrival_s[slot] = s.arrival_s[source]
-    s.prompt[slot] = s.prompt[source]
-    s.output[slot] = s.output[source]
-    s.max_new[slot] = s.max_new[source]
-    s.order[slot] = s.order[source]
-    s.slo_class[slot] = s.slo_class[source]
-    s.context[slot] = s.context[source]
-    s.produced[slot] = s.produced[source]
-    s.first_s[slot] = s.first_s[source]
-    s.last_s[slot] = s.last_s[source]
-    s.allocated[slot] = s.allocated[source]
-    s.target[slot] = s.target[source]
-    s.drafts[slot] = s.drafts[source]
-    for lag in range(s.survival.shape[0]):
-        for j in range(s.survival.shape[2]):
-            s.survival[lag, slot, j] = s.survival[lag, source, j]
+    for field in literal_unroll(HELD):
+        s[field][slot] = s[field][source]
+    lag_ring.move(state, source, slot)
 
 
 @njit(cache=True)

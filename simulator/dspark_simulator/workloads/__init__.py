@@ -5,7 +5,7 @@ from __future__ import annotations
 from dspark_simulator.workloads.arrivals import ArrivalProcess, Arrivals, Closed, Gamma, Poisson, Trace, Varying
 from dspark_simulator.workloads.lengths import Empirical, Fixed, LengthDistribution, Lengths, Lognormal, Uniform
 from dspark_simulator.workloads.request_class import RequestClass, Slo
-from dspark_simulator.workloads.workload import REQUEST, Workload
+from dspark_simulator.workloads.workload import REQUEST, Request, Workload
 
 __all__ = [
     "REQUEST",
@@ -19,6 +19,7 @@ __all__ = [
     "Lengths",
     "Lognormal",
     "Poisson",
+    "Request",
     "RequestClass",
     "Slo",
     "Trace",

@@ -6,6 +6,7 @@ import math
 from collections import Counter
 from collections.abc import Iterator
 from itertools import count
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,12 +20,29 @@ from dspark_simulator.workloads.request_class import RequestClass
 from dspark_simulator.workloads.sampling import FloatArray, IntArray, uniforms
 from sglang_dspark.errors import InputError, from_validation
 
-# A request in numbers: arrival in seconds, prompt, output and cached (prompt tokens in the prefix cache) in tokens,
-# slo_class as the place of its class in the workload.
+
+class Request(NamedTuple):
+    """A request in numbers.
+
+    Attributes:
+        arrival_s: 0 in a closed loop.
+        prompt, output: Tokens.
+        slo_class: Index of its class in the workload.
+        cached: Prompt tokens in the prefix cache.
+    """
+
+    id: int
+    arrival_s: float
+    prompt: int
+    output: int
+    slo_class: int
+    cached: int
+
+
 REQUEST: np.dtype[np.void] = np.dtype(
-    [("id", "i8"), ("arrival_s", "f8"), ("prompt", "i8"), ("output", "i8"), ("slo_class", "i8"), ("cached", "i8")],
-    align=True,
+    [(name, "f8" if name == "arrival_s" else "i8") for name in Request._fields], align=True
 )
+"""The same as a record, for arrays of requests."""
 
 
 class Workload(Described):
@@ -76,6 +94,10 @@ class Workload(Described):
         """
         for first, arrival_s in zip(count(0, size), self.arrivals.times(seed, size), strict=False):
             yield self._rows(seed, first, arrival_s)
+
+    def requests(self, seed: int) -> Iterator[Request]:
+        """The rows of :meth:`chunks` one by one."""
+        return (Request(*row) for chunk in self.chunks(seed) for row in chunk.tolist())
 
     def class_counts(self, seed: int, first: int, last: int) -> list[int]:
         """How many of the requests ``first`` to ``last - 1`` are of each class."""
