@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from dspark_simulator.acceptance import AcceptanceModel
+from dspark_simulator.acceptance_model import AcceptanceModel
 from dspark_simulator.costs import Cost
 from dspark_simulator.deployment import Live, Memory
 from dspark_simulator.server import Server

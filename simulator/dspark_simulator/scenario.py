@@ -12,8 +12,8 @@ import yaml
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, field_validator, model_validator
 
-from dspark_simulator.acceptance import AcceptanceModel, packaged
-from dspark_simulator.acceptance import load as load_acceptance
+from dspark_simulator.acceptance_model import AcceptanceModel, packaged
+from dspark_simulator.acceptance_model import load as load_acceptance
 from dspark_simulator.costs import Cost, CostModel, CostRecord, live, numeric
 from dspark_simulator.deployment import Live, Memory, Truth
 from dspark_simulator.profile import load as load_profile

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from dspark_simulator.acceptance import MAX_GAMMA, AcceptanceModel, Domain
+from dspark_simulator.acceptance_model import MAX_GAMMA, AcceptanceModel, Domain
 from dspark_simulator.costs import CurveCost, live
 from dspark_simulator.deployment import Memory
 from dspark_simulator.engines import ENGINES

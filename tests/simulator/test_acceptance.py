@@ -19,7 +19,7 @@ from numba import njit
 from scipy.stats import mannwhitneyu
 
 from dspark_simulator import acceptance
-from dspark_simulator.acceptance import AcceptanceModel, load, packaged, propose, quality
+from dspark_simulator.acceptance_model import AcceptanceModel, load, packaged, propose, quality
 from dspark_simulator.draws import stream
 from dspark_simulator.sts import ece
 from sglang_dspark.errors import InputError

@@ -9,7 +9,7 @@ import pytest
 from pydantic import ValidationError
 
 from dspark_simulator import draws
-from dspark_simulator.acceptance import propose
+from dspark_simulator.acceptance_model import propose
 from dspark_simulator.costs import sps_additive
 from dspark_simulator.server import Server
 from sglang_dspark.policy import Fixed, NoDraft, Policy, Static, Threshold

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import yaml
 
-from dspark_simulator.acceptance import packaged
+from dspark_simulator.acceptance_model import packaged
 from dspark_simulator.costs.numeric import prefill_s
 from dspark_simulator.costs.roofline import RooflineCost
 from dspark_simulator.scenario import Run, Scenario, load

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from dspark_simulator import draws
-from dspark_simulator.acceptance import propose
+from dspark_simulator.acceptance_model import propose
 from dspark_simulator.histogram import empty, observe
 from dspark_simulator.prefixes import prefix_of
 from dspark_simulator.scenario import Run, Scenario

@@ -16,7 +16,7 @@ from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
 from dspark_simulator import draws, simulation
-from dspark_simulator.acceptance import propose
+from dspark_simulator.acceptance_model import propose
 from dspark_simulator.scenario import Run, Scenario, load
 from dspark_simulator.server import Server
 from dspark_simulator.simulation import Arm, StepLog, simulate

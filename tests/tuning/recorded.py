@@ -9,7 +9,7 @@ import numpy as np
 import pyarrow as pa
 
 from dspark_simulator import draws
-from dspark_simulator.acceptance import AcceptanceModel, propose
+from dspark_simulator.acceptance_model import AcceptanceModel, propose
 from dspark_tuning.measuring.recording.schema import SCHEMA, About
 
 GAMMA = 7

@@ -17,7 +17,7 @@ from scipy import optimize, special
 from scipy.optimize import nnls
 
 from dspark_simulator import profile as profiles
-from dspark_simulator.acceptance import AcceptanceModel, packaged
+from dspark_simulator.acceptance_model import AcceptanceModel, packaged
 from dspark_simulator.costs.numeric import draft_s, host_s, prefill_s, verify_s
 from dspark_simulator.deployment import Truth
 from dspark_simulator.scenario import Run, Scenario, load

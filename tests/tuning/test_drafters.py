@@ -13,7 +13,7 @@ import pytest
 import yaml
 from typer.testing import CliRunner
 
-from dspark_simulator.acceptance import load as load_acceptance
+from dspark_simulator.acceptance_model import load as load_acceptance
 from dspark_simulator.scenario import load as load_scenario
 from dspark_tuning.cli import app, data
 from dspark_tuning.measuring.calibrate.rounds import Rounds

@@ -17,7 +17,7 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from dspark_simulator import profile as profiles
-from dspark_simulator.acceptance import propose
+from dspark_simulator.acceptance_model import propose
 from dspark_simulator.costs import RooflineCost
 from dspark_simulator.draws import stream
 from dspark_simulator.profile import Profile

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dspark_simulator import draws
-from dspark_simulator.acceptance import propose
+from dspark_simulator.acceptance_model import propose
 from dspark_simulator.costs.numeric import draft_s, host_s, inject_s, verify_s
 from dspark_simulator.engines import lag_ring
 from dspark_simulator.engines.slots import emit

@@ -8,7 +8,7 @@ from typing import Any, Final, NamedTuple
 
 import numpy as np
 
-from dspark_simulator.acceptance import AcceptanceModel, propose
+from dspark_simulator.acceptance_model import AcceptanceModel, propose
 from dspark_simulator.draws import stream
 from dspark_simulator.scenario import Scenario
 from dspark_tuning.planning.deployments import memory

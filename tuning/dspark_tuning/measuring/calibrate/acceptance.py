@@ -1,6 +1,6 @@
 """What was accepted as an acceptance model of the simulator: one domain for each class of requests.
 
-The model (``dspark_simulator.acceptance``) gives every token a latent quality, and its acceptance is a logistic draw on
+The model (``dspark_simulator.acceptance_model``) gives every token a latent quality, and its acceptance is a logistic draw on
 it. The head's logit is taken for a linear image of that quality, so its spread within and between requests is the
 quality's; where no confidences are recorded the packaged drafter's spreads stand in. Then every position's offset is
 set so that the chance of acceptance, given that the prefix was, is what was recorded: a draft counts for its position
@@ -16,7 +16,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from dspark_simulator.acceptance import AcceptanceModel, Domain, packaged
+from dspark_simulator.acceptance_model import AcceptanceModel, Domain, packaged
 from dspark_tuning.measuring.calibrate.confidence import LEAST_ROUNDS
 from dspark_tuning.measuring.calibrate.rounds import Rounds
 

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import pandas as pd
 
-from dspark_simulator.acceptance import packaged
+from dspark_simulator.acceptance_model import packaged
 from dspark_simulator.deployment import Memory
 from dspark_simulator.profile import Profile
 from dspark_simulator.server import Server

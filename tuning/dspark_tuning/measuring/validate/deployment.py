@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 from pydantic import ValidationError
 
-from dspark_simulator.acceptance import AcceptanceModel, packaged
+from dspark_simulator.acceptance_model import AcceptanceModel, packaged
 from dspark_simulator.deployment import Memory, Truth
 from dspark_simulator.scenario import Run, Scenario
 from dspark_simulator.server import Server

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dspark_simulator.acceptance import packaged
+from dspark_simulator.acceptance_model import packaged
 from dspark_tuning.measuring.validate.rows import Row
 from sglang_dspark.errors import InputError
 from sglang_dspark.shapes.gpus import GPUS, Gpu

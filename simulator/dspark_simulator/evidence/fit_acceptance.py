@@ -1,4 +1,4 @@
-"""Refits the packaged acceptance profile to published figures: ``python -m dspark_simulator.fit_acceptance DIR``.
+"""Refits the packaged acceptance profile to published figures: ``python -m dspark_simulator.evidence.fit_acceptance DIR``.
 
 DIR holds tables read off arXiv 2607.05147 (DSpark on Qwen3-4B): conditional acceptance by position (Fig. 2), the
 confidence threshold sweep (Fig. 5), calibration of the head (Fig. 6) and accepted length by data set (Table 1). Needs
@@ -28,7 +28,7 @@ from numpy.typing import NDArray
 from scipy.optimize import least_squares
 
 from dspark_simulator import sts
-from dspark_simulator.acceptance import PROFILE, AcceptanceModel, Domain, propose, quality
+from dspark_simulator.acceptance_model import PROFILE, AcceptanceModel, Domain, propose, quality
 from dspark_simulator.draws import stream
 from sglang_dspark.files import write_atomically
 from sglang_dspark.jit import njit
@@ -333,7 +333,7 @@ def main(folder: Path, target: Path) -> None:
     fields = _rounded(described(_minimised(read(folder))).model_dump(mode="json"))
     fields["sts"] = _rounded(temperatures(AcceptanceModel.model_validate(fields)).tolist())
     content = yaml.safe_dump(fields, sort_keys=False, default_flow_style=None, width=120)
-    write_atomically(target, f"# Written by python -m dspark_simulator.fit_acceptance.\n{content}")
+    write_atomically(target, f"# Written by python -m dspark_simulator.evidence.fit_acceptance.\n{content}")
 
 
 def _rounded(value: Any) -> Any:
@@ -345,4 +345,4 @@ def _rounded(value: Any) -> Any:
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]), Path(__file__).with_name(PROFILE))
+    main(Path(sys.argv[1]), Path(__file__).parents[1] / PROFILE)

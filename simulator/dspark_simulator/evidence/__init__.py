@@ -1,0 +1,1 @@
+"""Builders of packaged data from published figures; no part of a simulation."""
