@@ -2,8 +2,11 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/pip install --quiet --disable-pip-version-check
+# tests/conftest.py orders and groups the tests.
+TESTS := $(BIN)/pytest -n 2 --dist loadgroup --no-loadscope-reorder
+FAST := tests/policy tests/shapes tests/simulator $(addprefix tests/tuning/test_,arms.py baselines.py compare.py objectives.py)
 
-.PHONY: demo serve-demo sim2real smollm2 test slow lint bench pins upstream-check gpu-kit gpu-check clean
+.PHONY: demo serve-demo sim2real smollm2 test test-fast slow lint bench pins upstream-check gpu-kit gpu-check clean
 
 demo: $(VENV)/base
 	$(BIN)/dspark tune --trials 64 --replications 8 --out out
@@ -14,9 +17,14 @@ serve-demo: $(VENV)/serve
 sim2real: $(VENV)/serve
 	$(BIN)/dspark sim2real --out out/sim2real
 
+# Everything, on two cores. A process runs Triton's kernels in its interpreter from the start or not at all.
 test: $(VENV)/dev
-	$(BIN)/pytest -n 2 --dist loadgroup
-	TRITON_INTERPRET=1 $(BIN)/pytest -n 2 --dist loadgroup tests/kernels tests/gpu_check
+	$(TESTS) --durations 20 --ignore tests/kernels --ignore tests/gpu_check
+	TRITON_INTERPRET=1 $(TESTS) --durations 20 tests/kernels tests/gpu_check
+
+# For an editing loop: the policy, the simulator and the search, without servers and without PyTorch.
+test-fast: $(VENV)/dev
+	$(TESTS) $(FAST)
 
 slow: $(VENV)/dev
 	$(BIN)/pytest -m slow

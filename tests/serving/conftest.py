@@ -8,7 +8,6 @@ from collections.abc import Iterator
 import pytest
 
 os.environ["SGLANG_USE_CPU_ENGINE"] = "1"
-os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 from sglang_dspark.cpu_engine import early
 

@@ -290,8 +290,6 @@ def continued(tmp_path_factory: pytest.TempPathFactory) -> Continued:
         stderr=subprocess.PIPE,
         text=True,
         start_new_session=True,
-        # A shell starts what runs in its background with interrupts ignored, and children inherit that.
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
     while _stored(folder) < 16:
         assert running.poll() is None, running.communicate()
