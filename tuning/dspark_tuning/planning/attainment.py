@@ -14,7 +14,7 @@ from dspark_simulator.scenario import Run, Scenario
 from dspark_simulator.simulation import Arm, simulate
 from dspark_simulator.workloads import Workload
 from dspark_tuning.planning.question import Question
-from dspark_tuning.search.comparison import t_quantile
+from dspark_tuning.search.comparison import t_margin
 
 REPLICATIONS: Final = 32
 # So far below what is asked, a few replications are enough to know.
@@ -77,7 +77,7 @@ def attain(
     share, margin = within[worst], 0.0
     if not hopeless:
         shares = np.array([row["within"].get(worst, 1.0) for row in rows])
-        margin = t_quantile(question.confidence, len(rows) - 1) * float(shares.std(ddof=1)) / math.sqrt(len(rows))
+        margin = t_margin(shares, question.confidence)
     figures = {key: float(np.mean([row[key] for row in rows])) for key in rows[0] if key != "within"}
     for rate in ("throughput_tok_s", "goodput_tok_s"):
         figures[rate] *= copies

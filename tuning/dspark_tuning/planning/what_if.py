@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping
 from typing import Any, Final, NamedTuple
 
 import numpy as np
+from scipy.optimize import brentq
 
 from dspark_simulator.acceptance_model import AcceptanceModel, propose
 from dspark_simulator.draws import stream
@@ -17,6 +18,7 @@ from sglang_dspark.shapes.gpus import GPUS
 
 BLOCKS: Final = 4000
 FURTHEST_LOGITS: Final = 12.0
+PRECISION_LOGITS: Final = 1e-6
 SPELLING: Final = "write NAME=2x, NAME=+10%, NAME=-10% or NAME=NUMBER"
 
 
@@ -137,16 +139,14 @@ def _acceptance(scenario: Scenario, amount: Amount, text: str) -> Scenario:
     domains = [klass.domain for klass in scenario.workload.classes]
     drafter = scenario.drafter()
     goal = amount.factor * accepted_drafts(drafter, domains)
-    low, high = -FURTHEST_LOGITS, FURTHEST_LOGITS
-    if not accepted_drafts(drafter.shifted(low), domains) < goal < accepted_drafts(drafter.shifted(high), domains):
+
+    def excess(logits: float) -> float:
+        return accepted_drafts(drafter.shifted(logits), domains) - goal
+
+    if not excess(-FURTHEST_LOGITS) < 0 < excess(FURTHEST_LOGITS):
         raise InputError(f"--what-if: {text!r}: no drafter has {goal:.2f} of a block of {drafter.gamma}; ask for less")
-    for _ in range(24):
-        middle = (low + high) / 2
-        if accepted_drafts(drafter.shifted(middle), domains) < goal:
-            low = middle
-        else:
-            high = middle
-    return scenario.model_copy(update={"acceptance": drafter.shifted((low + high) / 2), "drafter_quality": 0.0})
+    logits = brentq(excess, -FURTHEST_LOGITS, FURTHEST_LOGITS, xtol=PRECISION_LOGITS)
+    return scenario.model_copy(update={"acceptance": drafter.shifted(logits), "drafter_quality": 0.0})
 
 
 def accepted_drafts(drafter: AcceptanceModel, domains: list[str]) -> float:

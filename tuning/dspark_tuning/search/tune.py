@@ -16,7 +16,7 @@ from dspark_simulator.scenario import Scenario, seeds
 from dspark_simulator.server import Server
 from dspark_simulator.simulation import Arm
 from dspark_tuning.search import baselines
-from dspark_tuning.search.comparison import gain, gained_ratio
+from dspark_tuning.search.comparison import LEAST_REPLICATIONS, gain, gained_ratio
 from dspark_tuning.search.evaluation import Cell, evaluate, grid
 from dspark_tuning.search.objectives import METRICS, REQUIRED_ATTAINMENT, Objective, figures, scores, ttft_attainment
 from dspark_tuning.search.search import RUNGS, Plan, finished, open_study, params_of, search
@@ -30,7 +30,6 @@ from sglang_dspark.policy.artifact import Artifact, EvidenceRow, Provenance
 FINALISTS = 6
 # Length of a cell that looks for the flags of a baseline.
 BASELINE_LENGTH = 0.5
-LEAST_REPLICATIONS = 6
 # What every arm is compared in, beside the objective.
 COMPARED: tuple[Objective, ...] = ("throughput", "goodput")
 

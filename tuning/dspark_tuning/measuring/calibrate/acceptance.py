@@ -10,11 +10,13 @@ whose drafts fare badly has more rounds the more is verified.
 
 from __future__ import annotations
 
-from statistics import NormalDist, fmean
+from statistics import fmean
 from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.optimize import brentq, minimize
+from scipy.special import expit, ndtri
 
 from dspark_simulator.acceptance_model import AcceptanceModel, Domain, packaged
 from dspark_tuning.measuring.calibrate.confidence import LEAST_ROUNDS
@@ -141,19 +143,19 @@ def _head(rounds: Rounds) -> tuple[Floats, Floats]:
     return slope, bias
 
 
-def _logistic(x: Floats, happened: NDArray[np.bool_], prior: Floats, strength: float) -> Floats:
-    """Intercept and steepness of a logistic regression, drawn towards ``prior`` by so many rounds (Newton)."""
+def _logistic(x: Floats, accepted: NDArray[np.bool_], prior: Floats, strength: float) -> Floats:
+    """Intercept and steepness of a logistic regression; ``prior`` weighs as much as ``strength`` rounds."""
     design = np.stack([np.ones(len(x)), x], 1)
-    found = prior.copy()
-    for _ in range(30):
-        chance = 0.5 * (1.0 + np.tanh(0.5 * design @ found))
-        gradient = design.T @ (chance - happened) + strength * (found - prior)
-        hessian = design.T @ ((chance * (1 - chance))[:, None] * design) + strength * np.eye(2)
-        move = np.linalg.solve(hessian, gradient)
-        found = found - np.clip(move, -2.0, 2.0)
-        if np.abs(move).max() < 1e-9:
-            break
-    return np.asarray(found, np.float64)
+
+    def loss(weights: Floats) -> float:
+        logits = design @ weights
+        off = weights - prior
+        return float(np.logaddexp(0, logits).sum() - logits[accepted].sum() + strength / 2 * off @ off)
+
+    def gradient(weights: Floats) -> Floats:
+        return np.asarray(design.T @ (expit(design @ weights) - accepted) + strength * (weights - prior), np.float64)
+
+    return np.asarray(minimize(loss, prior, jac=gradient, method="BFGS", options={"gtol": 1e-8}).x, np.float64)
 
 
 def _spreads(rounds: Rounds, slope: Floats, bias: Floats) -> _Spreads:
@@ -189,7 +191,7 @@ def _offsets(wanted: Floats, spreads: _Spreads) -> tuple[Floats, Floats]:
     A request of low quality takes more rounds for the same output, so it weighs more among rounds: by the inverse of
     its accepted length.
     """
-    shared = np.array([NormalDist().inv_cdf((i + 0.5) / REQUESTS) for i in range(REQUESTS)])
+    shared = ndtri((np.arange(REQUESTS) + 0.5) / REQUESTS)
     own = np.random.default_rng(SEED).standard_normal((BLOCKS, len(wanted)))
     quality = np.hypot(spreads.ability, spreads.persistence) * shared[:, None, None] + spreads.variation * own
     offsets = np.zeros(len(wanted))
@@ -201,7 +203,7 @@ def _offsets(wanted: Floats, spreads: _Spreads) -> tuple[Floats, Floats]:
         length = np.ones((REQUESTS, BLOCKS))
         for k, share in enumerate(wanted):
             offsets[k] = _solve(quality[:, :, k], prefix, float(np.clip(share, 0.002, 0.998)))
-            chance[:, :, k] = _sigmoid(quality[:, :, k] + offsets[k])
+            chance[:, :, k] = expit(quality[:, :, k] + offsets[k])
             prefix = prefix * chance[:, :, k]
             alive = alive * chance[:, :, k]
             length = length + alive
@@ -216,16 +218,6 @@ def _offsets(wanted: Floats, spreads: _Spreads) -> tuple[Floats, Floats]:
 
 
 def _solve(quality: Floats, weight: Floats, share: float) -> float:
-    """The offset at which the weighted mean of ``sigmoid(quality + offset)`` is ``share``, by bisection."""
-    low, high = -60.0, 60.0
-    for _ in range(60):
-        middle = (low + high) / 2
-        if float((weight * _sigmoid(quality + middle)).sum() / weight.sum()) < share:
-            low = middle
-        else:
-            high = middle
-    return (low + high) / 2
-
-
-def _sigmoid(x: Floats) -> Floats:
-    return np.asarray(0.5 * (1.0 + np.tanh(0.5 * x)), np.float64)
+    """The offset at which the weighted mean of ``expit(quality + offset)`` is ``share``."""
+    total = weight.sum()
+    return float(brentq(lambda offset: (weight * expit(quality + offset)).sum() / total - share, -60.0, 60.0))

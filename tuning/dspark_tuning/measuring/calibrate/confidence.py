@@ -6,6 +6,8 @@ from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.special import expit
+from scipy.stats import rankdata
 
 from dspark_simulator import sts
 from dspark_tuning.measuring.calibrate.rounds import Rounds
@@ -49,8 +51,8 @@ def calibrate(rounds: Rounds) -> Calibration | None:
         return None
     half = (np.arange(n) // (LEAST_ROUNDS // 4)) % 2 == 0
     fitted = sts.fit(whole.logits[half], whole.survived[half])
-    raw = np.cumprod(_sigmoid(whole.logits), axis=1, dtype=np.float64)
-    survival = np.cumprod(_sigmoid(whole.logits / fitted), axis=1, dtype=np.float64)
+    raw = np.cumprod(expit(whole.logits), axis=1, dtype=np.float64)
+    survival = np.cumprod(expit(whole.logits / fitted), axis=1, dtype=np.float64)
     held = ~half
     return Calibration(
         sts.fit(whole.logits, whole.survived),
@@ -70,11 +72,5 @@ def auc(score: Floats, happened: NDArray[np.bool_]) -> float:
     yes, no = int(happened.sum()), int((~happened).sum())
     if not yes or not no:
         return float("nan")
-    values, place = np.unique(score, return_inverse=True)
-    counts = np.bincount(place, minlength=len(values))
-    rank = np.cumsum(counts) - (counts - 1) / 2
-    return float((rank[place][happened].sum() - yes * (yes + 1) / 2) / (yes * no))
-
-
-def _sigmoid(logits: Floats) -> Floats:
-    return np.asarray(0.5 * (1.0 + np.tanh(0.5 * logits)), np.float64)
+    ranks = rankdata(score)
+    return float((ranks[happened].sum() - yes * (yes + 1) / 2) / (yes * no))

@@ -7,47 +7,9 @@ from itertools import pairwise
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.optimize import nnls
 
 Floats = NDArray[np.float64]
-
-
-def solve(design: Floats, target: Floats) -> Floats:
-    """``argmin |design @ x - target|`` over ``x >= 0`` (Lawson and Hanson's active set method).
-
-    Args:
-        design: float64 [rows, columns].
-        target: float64 [rows].
-
-    Returns:
-        float64 [columns].
-    """
-    columns = design.shape[1]
-    x = np.zeros(columns)
-    free = np.zeros(columns, np.bool_)
-    scale = np.linalg.norm(design, axis=0)
-    tolerance = 1e-10 * max(float(np.linalg.norm(target)), 1e-300)
-    for _ in range(3 * columns):
-        gradient = design.T @ (target - design @ x)
-        gradient[free | (scale == 0)] = -np.inf
-        best = int(np.argmax(gradient))
-        if gradient[best] <= tolerance * max(scale[best], 1e-300):
-            break
-        free[best] = True
-        while True:
-            trial = np.zeros(columns)
-            trial[free] = np.linalg.lstsq(design[:, free], target, rcond=None)[0]
-            if (trial[free] > 0).all():
-                x = trial
-                break
-            falling = free & (trial <= 0)
-            with np.errstate(divide="ignore", invalid="ignore"):
-                step = float(np.min(x[falling] / (x[falling] - trial[falling])))
-            x = x + step * (trial - x)
-            free &= x > tolerance
-            x[~free] = 0.0
-            if not free.any():
-                break
-    return x
 
 
 def robust(
@@ -66,7 +28,7 @@ def robust(
     x = np.zeros(design.shape[1])
     for _ in range(rounds):
         by = relative * scale
-        x = solve(np.concatenate([design * by[:, None], rules]), np.concatenate([target * by, np.zeros(len(rules))]))
+        x, _ = nnls(np.concatenate([design * by[:, None], rules]), np.concatenate([target * by, np.zeros(len(rules))]))
         error = design @ x / target - 1
         scale = 1 / np.sqrt(np.sqrt(1 + (error / width) ** 2))
     return x

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from typing import NamedTuple
 
 import numpy as np
+from scipy.stats import spearmanr
 
 from dspark_tuning.measuring.validate.rows import Row
 from dspark_tuning.measuring.validate.validation import Predicted
@@ -144,14 +145,9 @@ def _order(lines: Lines) -> float:
     for arms in lines.values():
         for load in sorted({load for line in arms.values() for load in line.measured}):
             here = [line for line in arms.values() if load in line.measured]
-            measured = _ranks([line.measured[load] for line in here])
-            said = _ranks([line.said[load] for line in here])
+            measured = [line.measured[load] for line in here]
+            said = [line.said[load] for line in here]
             # Arms that are all equal have no order.
             if any(line.predicted for line in here) and len(set(measured)) > 1 and len(set(said)) > 1:
-                found.append(float(np.corrcoef(measured, said)[0, 1]))
+                found.append(float(spearmanr(measured, said).statistic))
     return _mean(found)
-
-
-def _ranks(values: Sequence[float]) -> list[float]:
-    """Ranks, equal values sharing the mean of theirs."""
-    return [sum(other < value for other in values) + sum(other == value for other in values) / 2 for value in values]
