@@ -10,9 +10,10 @@ from rich.progress import BarColumn, Progress, SpinnerColumn, TaskProgressColumn
 
 from dspark_simulator.scenario import Scenario
 from dspark_tuning.search import baselines
+from dspark_tuning.search.comparison import LEAST_REPLICATIONS
 from dspark_tuning.search.search import FRONT_RUNGS, RUNGS
 from dspark_tuning.search.space import Space
-from dspark_tuning.search.tune import BASELINE_LENGTH, FINALISTS, LEAST_REPLICATIONS, Options, Stage
+from dspark_tuning.search.tune import BASELINE_LENGTH, FINALISTS, Options, Stage
 
 SEARCH = "search"
 

@@ -1,11 +1,11 @@
-"""What was accepted as an acceptance model of the simulator: one domain for each class of requests.
+"""Acceptance model from recorded rounds, with one domain for each class of requests.
 
-The model (``dspark_simulator.acceptance_model``) gives every token a latent quality, and its acceptance is a logistic draw on
-it. The head's logit is taken for a linear image of that quality, so its spread within and between requests is the
-quality's; where no confidences are recorded the packaged drafter's spreads stand in. Then every position's offset is
-set so that the chance of acceptance, given that the prefix was, is what was recorded: a draft counts for its position
-if the target judged it. Where there are enough rounds that verified the whole block, only those count, since a request
-whose drafts fare badly has more rounds the more is verified.
+The model (``dspark_simulator.acceptance_model``) gives every token a latent quality, and acceptance is a logistic draw
+on it. The head's logit is assumed to be a linear image of that quality, so the spreads of the logit within and between
+requests are those of the quality; without recorded confidences the spreads of the packaged drafter are used. The offset
+of each position is then set so that the probability of acceptance, given an accepted prefix, is the recorded one: a
+draft counts at its position if the target judged it. With enough rounds that verified the whole block, only those
+count, since a request with low acceptance has more rounds the more is verified.
 """
 
 from __future__ import annotations
