@@ -173,7 +173,7 @@ def load(path: str | Path) -> AcceptanceModel:
 
 @cache
 def packaged() -> AcceptanceModel:
-    """DSpark on Qwen3-4B, fitted to the figures of arXiv 2607.05147 by :mod:`dspark_simulator.evidence.fit_acceptance`."""
+    """DSpark on Qwen3-4B, fitted to the figures of arXiv 2607.05147 (``dspark_simulator.evidence.fit_acceptance``)."""
     with resources.as_file(resources.files("dspark_simulator") / PROFILE) as path:
         return load(path)
 

@@ -69,10 +69,9 @@ class Live(BaseModel):
         by the powers of the generalised golden ratio (the R sequence of M. Roberts, 2018), which keeps the quantities
         apart and the first truths spread over the whole.
         """
-        ratio = 2.0
-        for _ in range(64):
-            ratio = (1.0 + ratio) ** (1.0 / (len(Truth._fields) + 1))
-        steps = ratio ** -np.arange(1.0, len(Truth._fields) + 1)
+        quantities = len(Truth._fields)
+        ratio = float(np.roots([1.0, *[0.0] * (quantities - 1), -1.0, -1.0]).real.max())
+        steps = ratio ** -np.arange(1.0, quantities + 1)
         sequence = (0.5 + np.outer(np.arange(count), steps)) % 1.0
         ranks = sequence.argsort(axis=0).argsort(axis=0)
         return [self._at(places) for places in ((ranks + 0.5) / count).tolist()]

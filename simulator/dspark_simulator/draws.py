@@ -10,7 +10,7 @@ import numpy as np
 
 from sglang_dspark.jit import njit
 
-# One number per purpose; a new use takes a new number, since changing one changes every published result.
+# One number per purpose; changing one changes every published result. 9 is spent: a new purpose takes a new number.
 ARRIVAL = 1
 SLO_CLASS = 2
 PROMPT = 3
@@ -19,7 +19,6 @@ PREFIX = 5
 ABILITY = 6
 PERSISTENCE = 7
 VARIATION = 8
-HEAD_NOISE = 9
 ACCEPT = 10
 ROUTE = 11
 TRUTH = 12

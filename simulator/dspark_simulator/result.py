@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
+from scipy.special import stdtrit
 
 from dspark_simulator.histogram import quantile
 from dspark_simulator.state import Record
@@ -22,10 +23,10 @@ class Latency(NamedTuple):
     p99_s: float
 
 
-# The backlog of a run is compared over so many parts of it, and its growth is significant beyond this many standard
-# errors: the 90 % quantile of Student's t with one degree of freedom less.
+# The backlog's growth is tested over this many equal parts of a run, and is significant beyond this many standard
+# errors: the 90 % quantile of Student's t.
 PARTS = 20
-SIGNIFICANT = 1.328
+SIGNIFICANT = float(stdtrit(PARTS - 1, 0.9))
 
 
 class ClassResult(NamedTuple):

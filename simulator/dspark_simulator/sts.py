@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
+from scipy.special import expit
 
 from sglang_dspark.errors import InputError
 
@@ -40,7 +41,7 @@ def fit(raw_logits: ArrayLike, prefix_accepted: ArrayLike, bins: int = BINS) -> 
     temperatures = np.empty(logits.shape[1])
     survival = np.ones(len(logits))
     for position in range(logits.shape[1]):
-        candidates = [survival * _sigmoid(logits[:, position] / temperature) for temperature in GRID]
+        candidates = [survival * expit(logits[:, position] / temperature) for temperature in GRID]
         best = int(np.argmin([ece(candidate, accepted[:, position], bins) for candidate in candidates]))
         temperatures[position] = GRID[best]
         survival = candidates[best]
@@ -64,8 +65,3 @@ def ece(survival: ArrayLike, accepted: ArrayLike, bins: int = BINS) -> float:
         return float("nan")
     index = np.clip((predicted * bins).astype(np.int64), 0, bins - 1)
     return float(np.abs(np.bincount(index, predicted - happened, bins)).sum() / predicted.size)
-
-
-def _sigmoid(logits: NDArray[np.float64]) -> NDArray[np.float64]:
-    # The halved tangent does not overflow for large negative logits, as 1 / (1 + exp(-x)) does.
-    return 0.5 * (1.0 + np.tanh(0.5 * logits))

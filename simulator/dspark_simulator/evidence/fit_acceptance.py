@@ -1,8 +1,8 @@
-"""Refits the packaged acceptance profile to published figures: ``python -m dspark_simulator.evidence.fit_acceptance DIR``.
+"""Refit the packaged acceptance profile to published figures.
 
-DIR holds tables read off arXiv 2607.05147 (DSpark on Qwen3-4B): conditional acceptance by position (Fig. 2), the
-confidence threshold sweep (Fig. 5), calibration of the head (Fig. 6) and accepted length by data set (Table 1). Needs
-SciPy (the ``dev`` extra) and about ten minutes.
+``python -m dspark_simulator.evidence.fit_acceptance DIR``; DIR holds tables read off arXiv 2607.05147 (DSpark on
+Qwen3-4B): conditional acceptance by position (Fig. 2), the confidence threshold sweep (Fig. 5), calibration of the head
+(Fig. 6) and accepted length by data set (Table 1). It takes about ten minutes.
 
 The fitted figures are expectations over the acceptance draws, not counts, so that they are smooth in the parameters:
 given the latent quality of an output, the chance that a block starts at a token follows from the chances of the tokens
@@ -26,6 +26,7 @@ import yaml
 from numpy.lib.stride_tricks import sliding_window_view
 from numpy.typing import NDArray
 from scipy.optimize import least_squares
+from scipy.special import expit, logit
 
 from dspark_simulator import sts
 from dspark_simulator.acceptance_model import PROFILE, AcceptanceModel, Domain, propose, quality
@@ -120,7 +121,7 @@ def described(values: Values) -> AcceptanceModel:
         group = index // 3
         apart = index == CALIBRATED
         spread = np.exp(values["log_spread"][group])
-        shared = 1.0 / (1.0 + np.exp(-values["shared"][int(apart)]))
+        shared = expit(values["shared"][int(apart)])
         common = float(spread * np.sqrt(shared / 2.0))
         domains[name.lower()] = Domain(
             mean=values["mean"][index],
@@ -189,10 +190,6 @@ def _blocks(
     return verified / blocks, accepted / blocks
 
 
-def _sigmoid(x: Floats) -> Floats:
-    return np.asarray(0.5 * (1.0 + np.tanh(0.5 * x)), np.float64)
-
-
 class _Outputs:
     """Outputs of one data set under a model, and what the figures would show of them."""
 
@@ -203,8 +200,7 @@ class _Outputs:
 
     def blocks(self, threshold: float = 0.0) -> tuple[Floats, Floats, Floats]:
         start = np.empty((REQUESTS, TOKENS - BLOCK))
-        logit = np.log(threshold / (1.0 - threshold)) if threshold > 0.0 else -np.inf
-        verified, accepted = _blocks(self.record, 0, self.latent, logit, start)
+        verified, accepted = _blocks(self.record, 0, self.latent, float(logit(threshold)), start)
         return start, verified, accepted
 
     def calibration(self, start: Floats) -> tuple[Floats, Floats, Floats]:
@@ -213,7 +209,7 @@ class _Outputs:
         x = sliding_window_view(self.latent, BLOCK, axis=1)[:, : start.shape[1]].reshape(-1, BLOCK)
         weight: Floats = start.ravel() / start.sum()
         logits: Floats = m["gain"][:BLOCK] * x + m["shift"][0, :BLOCK]
-        return weight, logits, _sigmoid(x + m["offset"][0, :BLOCK]).cumprod(axis=1)
+        return weight, logits, expit(x + m["offset"][0, :BLOCK]).cumprod(axis=1)
 
 
 def _auc(weight: Floats, score: Floats, chance: Floats) -> float:
@@ -226,9 +222,9 @@ def _calibration_residuals(
     values: Values, published: Published, weight: Floats, logits: Floats, prefix: Floats
 ) -> list[Floats]:
     residuals = []
-    raw = _sigmoid(logits).cumprod(axis=1)
+    raw = expit(logits).cumprod(axis=1)
     sts_by_position = np.exp(np.interp(np.arange(1, BLOCK + 1), CALIBRATED_POSITIONS, values["log_sts"]))
-    scaled = _sigmoid(logits / sts_by_position).cumprod(axis=1)
+    scaled = expit(logits / sts_by_position).cumprod(axis=1)
     for row, position in enumerate(CALIBRATED_POSITIONS):
         score, chance = raw[:, position - 1], prefix[:, position - 1]
         share, observed = published.histogram[row], published.observed[row]
@@ -323,7 +319,7 @@ def temperatures(model: AcceptanceModel, requests: int = 300, tokens: int = 448)
         blocks = _answers(raw, domain, requests, tokens, survival, accepted)
         products = np.concatenate([np.ones((blocks, 1)), survival[:blocks]], axis=1)
         confidence = np.clip(products[:, 1:] / products[:, :-1], 1e-7, 1.0 - 1e-7)
-        logits.append(np.log(confidence / (1.0 - confidence)))
+        logits.append(logit(confidence))
         prefix_accepted.append(accepted[:blocks, None] > np.arange(BLOCK))
     return sts.fit(np.concatenate(logits), np.concatenate(prefix_accepted))
 
