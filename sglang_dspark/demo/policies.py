@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from sglang_dspark.demo.serve import temperatures
-from sglang_dspark.drafter.text import CLASSES
+from sglang_dspark.demo.text import CLASSES
 from sglang_dspark.policy import Argmax, Fixed, Greedy, NoDraft, SpsAdditiveTable, Static, Threshold
 from sglang_dspark.policy.artifact import Artifact
 from sglang_dspark.serving.evidence import offline

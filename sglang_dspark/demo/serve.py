@@ -28,7 +28,7 @@ from sglang_dspark.demo import STS
 from sglang_dspark.demo.load import Loaded, Prompt, closed_loop
 from sglang_dspark.demo.profile import fit, measure, worst_error
 from sglang_dspark.demo.server import DSPARK, Server
-from sglang_dspark.drafter.text import CLASSES, held_out
+from sglang_dspark.demo.text import CLASSES, held_out
 from sglang_dspark.policy import AnyPolicy, Fixed, SpsAdditiveTable
 from sglang_dspark.policy.artifact import Artifact, load, save, untuned
 from sglang_dspark.policy.belief import sps_json

@@ -1,1 +1,5 @@
-"""Draft models in PyTorch: the DSpark drafter, its training, and rounds played offline."""
+"""Draft models in PyTorch: families, training by recipe, and speculative decoding offline.
+
+A new family is one file (a recipe shape, a configuration and a :class:`base.Drafter`) and one line in
+``families.FAMILIES``.
+"""

@@ -1,29 +1,48 @@
-"""Drafters from their checkpoints, whatever their family."""
+"""Reading draft checkpoints of every family."""
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
+from typing import Any
 
 import torch
 
-from sglang_dspark.drafter.block import BlockDrafter
-from sglang_dspark.drafter.config import BlockConfig, Eagle3Config, read
-from sglang_dspark.drafter.eagle3 import Eagle3Drafter
-
-AnyDrafter = BlockDrafter | Eagle3Drafter
-
-
-def make(config: BlockConfig | Eagle3Config) -> AnyDrafter:
-    """A drafter with torch's own first weights."""
-    return Eagle3Drafter(config) if isinstance(config, Eagle3Config) else BlockDrafter(config)
+from sglang_dspark.drafter import families
+from sglang_dspark.drafter.base import Drafter
+from sglang_dspark.drafter.config import DraftConfig
+from sglang_dspark.errors import InputError
 
 
-def load(folder: Path, dtype: torch.dtype = torch.float32) -> AnyDrafter:
-    """Reads a checkpoint and casts it to ``dtype``.
+def read_config(folder: Path) -> DraftConfig:
+    """Read ``config.json`` of a checkpoint.
 
     Raises:
-        InputError: Files are absent, or hold another model than ``config.json`` says.
+        InputError: It is absent, is not JSON, or describes no draft of a known family.
     """
-    drafter = make(read(folder))
+    path = folder / "config.json"
+    try:
+        content = json.loads(path.read_text())
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read ({error.strerror}); give the folder of a checkpoint") from error
+    except ValueError as error:
+        raise InputError(f"{path}: is not JSON ({error})") from error
+    names = content.get("architectures") if isinstance(content, dict) else None
+    if not isinstance(names, list) or len(names) != 1:
+        raise InputError(f"{path}: architectures: {names!r} is not a list of one draft model")
+    try:
+        family = families.drafter_class(names[0]).config_class
+    except InputError as error:
+        raise InputError(f"{path}: {error}") from error
+    return family.from_content(content, names[0], path)
+
+
+def load(folder: Path, dtype: torch.dtype = torch.float32) -> Drafter[Any]:
+    """Read a checkpoint and cast it to ``dtype``.
+
+    Raises:
+        InputError: Files are absent, or the weights do not fit ``config.json``.
+    """
+    drafter = families.make(read_config(folder))
     drafter.read_weights(folder)
     return drafter.to(dtype)

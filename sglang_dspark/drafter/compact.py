@@ -1,11 +1,11 @@
-"""Checkpoints without what their target has and without Markov rows that no training text has touched.
+"""Compact checkpoints: without the target's weights, and with the Markov rows of the trained tokens only.
 
     python -m sglang_dspark.drafter.compact shrink DRAFT OUT --target TARGET --texts FILE ...
     python -m sglang_dspark.drafter.compact expand DRAFT OUT
 
-A token that training has not seen has no bias before it and gets none, so its rows of the Markov head are zeros,
-which a compact file leaves out. Our code reads both forms; SGLang reads what ``expand`` writes, without the target's
-embedding and output head.
+Markov rows of tokens that occur in no training text are replaced by zeros, which the compact file leaves out. This
+package reads both forms; SGLang reads the output of ``expand``, which has whole tables but not the target's embedding
+and output head.
 """
 
 from __future__ import annotations
@@ -17,29 +17,27 @@ from pathlib import Path
 import numpy as np
 import torch
 from safetensors.torch import save
-from torch import Tensor
 
 from sglang_dspark.drafter import checkpoint
 from sglang_dspark.drafter.base import WEIGHTS
-from sglang_dspark.drafter.block import BlockDrafter
 from sglang_dspark.drafter.data.passages import passages
-from sglang_dspark.drafter.rows import ROWS, TABLES
+from sglang_dspark.drafter.sparse_markov import ROWS, TABLES
 from sglang_dspark.drafter.target import load_tokenizer
 from sglang_dspark.errors import InputError, end
 from sglang_dspark.files import write_atomically
 
 
 def shrink(folder: Path, out: Path, tokens: Iterable[int]) -> None:
-    """Writes the compact form of a checkpoint, with the Markov rows of ``tokens``.
+    """Write the compact form of a checkpoint with the Markov rows of ``tokens``.
 
     Raises:
         InputError: The checkpoint cannot be read, or has no Markov head.
     """
     drafter = checkpoint.load(folder, torch.bfloat16)
-    if not isinstance(drafter, BlockDrafter) or drafter.markov_head is None:
+    weights = drafter.own_weights()
+    if not set(TABLES) <= weights.keys():
         raise InputError(f"{folder}: has no Markov head; only a DSpark draft has a compact form")
     rows = torch.tensor(sorted(set(tokens)), dtype=torch.int32)
-    weights: dict[str, Tensor] = drafter.own_weights()
     for table in TABLES:
         weights[table] = weights[table][rows.long()].contiguous()
     weights[ROWS] = rows
@@ -48,18 +46,18 @@ def shrink(folder: Path, out: Path, tokens: Iterable[int]) -> None:
 
 
 def expand(folder: Path, out: Path) -> None:
-    """Writes a checkpoint with whole tables, as SGLang reads it."""
+    """Write a checkpoint with whole tables, as SGLang reads it."""
     checkpoint.load(folder, torch.bfloat16).save(out, shared=False)
 
 
 def main() -> None:
-    """The command line."""
-    parser = argparse.ArgumentParser(prog="python -m sglang_dspark.drafter.compact")
+    """Shrink or expand a draft checkpoint."""
+    parser = argparse.ArgumentParser(prog="python -m sglang_dspark.drafter.compact", description=main.__doc__)
     parser.add_argument("what", choices=("shrink", "expand"))
     parser.add_argument("draft", type=Path)
     parser.add_argument("out", type=Path)
-    parser.add_argument("--target", help="whose tokenizer the texts are read with")
-    parser.add_argument("--texts", type=Path, nargs="+", help="what the draft was trained on")
+    parser.add_argument("--target", help="the target whose tokenizer reads the texts")
+    parser.add_argument("--texts", type=Path, nargs="+", help="the texts that the draft was trained on")
     parser.add_argument("--max-length", type=int, default=4096, help="tokens of a text, as in the recipe")
     given = parser.parse_args()
     try:
@@ -68,8 +66,8 @@ def main() -> None:
         elif given.target is None or given.texts is None:
             parser.error("shrink needs --target and --texts")
         else:
-            read = passages(given.texts, load_tokenizer(given.target), given.max_length)
-            shrink(given.draft, given.out, np.unique(np.concatenate([text.tokens for text in read])).tolist())
+            texts = passages(given.texts, load_tokenizer(given.target), given.max_length)
+            shrink(given.draft, given.out, np.unique(np.concatenate([text.tokens for text in texts])).tolist())
     except InputError as error:
         end("compact", error)
     size = (given.out / WEIGHTS).stat().st_size

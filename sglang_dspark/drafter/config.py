@@ -1,18 +1,11 @@
-"""What a draft checkpoint's ``config.json`` says, in the layouts of DeepSpec and SGLang. No torch.
-
-``architectures`` names the family and the style of its layers:
-
-- DeepSpec's ``Qwen3DSparkModel`` and ``Gemma4DSparkModel`` are DSpark, or its DFlash where ``markov_rank`` is 0;
-  ``Qwen3Eagle3Model`` and ``Gemma4Eagle3Model`` are Eagle3.
-- ``DFlashDraftModel`` and ``LlamaForCausalLMEagle3`` are what SGLang serves as ``DFLASH`` and ``EAGLE3``. The first
-  drafts from the mask tokens only, the second does not norm queries and keys.
-"""
+"""Draft configurations as ``config.json`` of a checkpoint, in the layouts of DeepSpec and SGLang. No torch."""
 
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal, NamedTuple, Self
+from typing import Any, ClassVar, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
@@ -20,38 +13,23 @@ from sglang_dspark.errors import InputError, from_validation
 from sglang_dspark.files import write_atomically
 
 Style = Literal["qwen3", "gemma4", "llama"]
-SerialHead = Literal["vanilla", "gated", "rnn"]
+"""The model whose layers a drafter copies."""
+
 MAX_GAMMA = 16
 
 
-class Architecture(NamedTuple):
-    """What a name in ``architectures`` stands for."""
-
-    family: Literal["block", "eagle3"]
-    style: Style
-    masks_only: bool = False
-    """Whether the anchor's own position drafts nothing."""
-
-
-ARCHITECTURES: dict[str, Architecture] = {
-    "Qwen3DSparkModel": Architecture("block", "qwen3"),
-    "Gemma4DSparkModel": Architecture("block", "gemma4"),
-    "DFlashDraftModel": Architecture("block", "qwen3", masks_only=True),
-    "Qwen3Eagle3Model": Architecture("eagle3", "qwen3"),
-    "Gemma4Eagle3Model": Architecture("eagle3", "gemma4"),
-    "LlamaForCausalLMEagle3": Architecture("eagle3", "llama"),
-}
-
-
 class DraftConfig(BaseModel):
-    """The fields that every drafter reads, by their names in the file where it has one of its own.
+    """Base of a family's configuration; fields have the file's names where the file has them.
 
-    ``target_layer_ids`` are the target's layers, from 0, whose outputs are injected. ``head_dim`` and
-    ``num_key_value_heads`` are those of Gemma 4's full-attention layers. Fields of the file that are not here are the
-    target's, copied there by DeepSpec, and are ignored.
+    ``target_layer_ids`` are the target layers, from 0, whose outputs are injected. ``head_dim`` and
+    ``num_key_value_heads`` are those of Gemma 4's full-attention layers. Other fields of the file are ignored: DeepSpec
+    copies the target's configuration there.
     """
 
     model_config = ConfigDict(extra="ignore", frozen=True)
+
+    STYLES: ClassVar[Mapping[str, Style]]
+    """The values of ``architectures`` that the family reads, and the style of layers of each."""
 
     architecture: str
     vocab_size: int = Field(gt=0)
@@ -70,14 +48,39 @@ class DraftConfig(BaseModel):
     final_logit_softcapping: float | None = Field(default=None, gt=0.0)
     keys_are_values: bool = False
 
+    @classmethod
+    def from_content(cls, content: dict[str, Any], architecture: str, source: str | Path) -> Self:
+        """Parse the content of a ``config.json``.
+
+        Raises:
+            InputError: A field is missing, out of range, or asks for what is not implemented.
+        """
+        try:
+            flat = _flatten(content, architecture, cls.STYLES[architecture])
+            return cls.model_validate(cls.nested_fields(content) | flat)
+        except ValidationError as error:
+            raise from_validation(error, source, content) from error
+        except InputError as error:
+            raise InputError(f"{source}: {error}") from error
+
     @property
     def style(self) -> Style:
-        return ARCHITECTURES[self.architecture].style
+        """The style of the layers."""
+        return self.STYLES[self.architecture]
 
     @property
     def gamma(self) -> int:
         """Drafts of a block."""
         raise NotImplementedError
+
+    @classmethod
+    def nested_fields(cls, content: dict[str, Any]) -> dict[str, Any]:
+        """Return fields that the family's files nest; a field at the top level of the file takes precedence."""
+        return {}
+
+    def family_content(self) -> dict[str, Any]:
+        """Return what the family's files hold besides the common fields."""
+        return {}
 
     @model_validator(mode="after")
     def _fits(self) -> Self:
@@ -97,7 +100,7 @@ class DraftConfig(BaseModel):
         return self
 
     def save(self, folder: Path) -> None:
-        """Writes ``config.json`` with what DeepSpec, transformers and SGLang read beside our own fields."""
+        """Write ``config.json`` with the fields that DeepSpec, transformers and SGLang read."""
         content = self.model_dump(mode="json", exclude={"architecture", "rotary_share", "keys_are_values"})
         content |= {
             "architectures": [self.architecture],
@@ -110,122 +113,26 @@ class DraftConfig(BaseModel):
         }
         if self.final_logit_softcapping is None:
             del content["final_logit_softcapping"]
-        content |= _gemma(self) if self.style == "gemma4" else _plain(self)
-        content |= self._written()
+        content |= _gemma_content(self) if self.style == "gemma4" else _plain_content(self)
+        content |= self.family_content()
         write_atomically(folder / "config.json", json.dumps(content, indent=2, sort_keys=True) + "\n")
 
-    def _written(self) -> dict[str, Any]:
-        """What the family's files hold besides."""
-        return {}
 
-
-class BlockConfig(DraftConfig):
-    """DSpark, and DFlash, which has neither a serial head (``markov_rank`` is 0) nor a confidence head.
-
-    ``block_size`` counts a block's tokens: as many as it drafts, or one more where the anchor drafts nothing.
-    """
-
-    block_size: int = Field(gt=0, le=MAX_GAMMA + 1)
-    mask_token_id: int = Field(ge=0)
-    num_anchors: int = Field(default=512, gt=0)
-    markov_rank: int = Field(default=0, ge=0)
-    markov_head_type: SerialHead = "vanilla"
-    enable_confidence_head: bool = False
-    confidence_head_with_markov: bool = False
-
-    @property
-    def masks_only(self) -> bool:
-        return ARCHITECTURES[self.architecture].masks_only
-
-    @property
-    def gamma(self) -> int:
-        return self.block_size - self.masks_only
-
-    @model_validator(mode="after")
-    def _blocks(self) -> Self:
-        if not 1 <= self.gamma <= MAX_GAMMA:
-            raise InputError(f"block_size: {self.block_size} gives {self.gamma} drafts; 1 to {MAX_GAMMA} are possible")
-        if self.mask_token_id >= self.vocab_size:
-            raise InputError(f"mask_token_id: {self.mask_token_id} is outside the vocabulary of {self.vocab_size}")
-        if self.masks_only and (self.markov_rank or self.enable_confidence_head):
-            raise InputError("markov_rank, enable_confidence_head: DFlashDraftModel has neither; set both to 0, false")
-        if self.confidence_head_with_markov and not self.markov_rank:
-            raise InputError("confidence_head_with_markov: true needs a markov_rank above 0")
-        return self
-
-    def _written(self) -> dict[str, Any]:
-        if not self.masks_only:
-            return {}
-        injected = {"mask_token_id": self.mask_token_id, "target_layer_ids": list(self.target_layer_ids)}
-        return {"dflash_config": injected}
-
-
-class Eagle3Config(DraftConfig):
-    """Eagle3: one layer, unrolled ``ttt_length`` times in training, whose step k weighs ``step_loss_decay`` ** k."""
-
-    ttt_length: int = Field(default=7, gt=0, le=MAX_GAMMA)
-    step_loss_decay: float = Field(default=0.8, gt=0.0, le=1.0)
-
-    @property
-    def gamma(self) -> int:
-        return self.ttt_length
-
-    @model_validator(mode="after")
-    def _one_layer(self) -> Self:
-        if self.num_hidden_layers != 1:
-            raise InputError(f"num_hidden_layers: {self.num_hidden_layers} is not implemented for Eagle3; use 1")
-        return self
-
-    def _written(self) -> dict[str, Any]:
-        layers = list(self.target_layer_ids)
-        return {
-            "draft_num_hidden_layers": self.num_hidden_layers,
-            "draft_vocab_size": self.vocab_size,
-            "eagle_config": {"eagle_aux_hidden_state_layer_ids": layers, "use_aux_hidden_state": True},
-            "num_aux_hidden_states": len(layers),
-        }
-
-
-def read(folder: Path) -> BlockConfig | Eagle3Config:
-    """Reads ``config.json`` of a checkpoint.
-
-    Raises:
-        InputError: It is absent, is not JSON, or is not a draft that is implemented here.
-    """
-    path = folder / "config.json"
-    try:
-        content = json.loads(path.read_text())
-    except OSError as error:
-        raise InputError(f"{path}: cannot be read ({error.strerror}); give the folder of a checkpoint") from error
-    except ValueError as error:
-        raise InputError(f"{path}: is not JSON ({error})") from error
-    names = content.get("architectures") if isinstance(content, dict) else None
-    if not isinstance(names, list) or len(names) != 1 or names[0] not in ARCHITECTURES:
-        raise InputError(f"{path}: architectures: {names!r} is not a draft; one of {', '.join(ARCHITECTURES)}")
-    family = Eagle3Config if ARCHITECTURES[names[0]].family == "eagle3" else BlockConfig
-    try:
-        return family.model_validate(_flat(content, names[0]))
-    except ValidationError as error:
-        raise from_validation(error, path, content) from error
-    except InputError as error:
-        raise InputError(f"{path}: {error}") from error
-
-
-def _flat(content: dict[str, Any], architecture: str) -> dict[str, Any]:
-    """The file's content with what other layouts nest, or call otherwise, at the names of the fields here."""
+def _flatten(content: dict[str, Any], architecture: str, style: Style) -> dict[str, Any]:
+    """Return the file's content under this module's field names; other layouts nest or rename some fields."""
     flat = content | {"architecture": architecture}
-    nested = content.get("rope_parameters") or {}
-    # Gemma 4 has one rotary embedding a kind of layer; transformers 5 nests what transformers 4 wrote at the top.
-    nested = nested.get("full_attention", nested)
-    if content.get("rope_theta") is None and "rope_theta" in nested:
-        flat["rope_theta"] = nested["rope_theta"]
-    kind = nested.get("rope_type", "default")
-    if kind not in ("default", "proportional"):
-        raise InputError(f"rope_parameters.rope_type: {kind!r}; only 'default' and 'proportional' are implemented")
-    flat["rotary_share"] = nested.get("partial_rotary_factor", 1.0)
-    if ARCHITECTURES[architecture].style == "gemma4":
-        for field, refused in (("enable_moe_block", True), ("use_double_wide_mlp", True)):
-            if content.get(field) is refused:
+    rope = content.get("rope_parameters") or {}
+    # Gemma 4 has one rotary embedding per kind of layer; transformers 5 nests what transformers 4 wrote at the top.
+    rope = rope.get("full_attention", rope)
+    if content.get("rope_theta") is None and "rope_theta" in rope:
+        flat["rope_theta"] = rope["rope_theta"]
+    rope_type = rope.get("rope_type", "default")
+    if rope_type not in ("default", "proportional"):
+        raise InputError(f"rope_parameters.rope_type: {rope_type!r}; only 'default' and 'proportional' are implemented")
+    flat["rotary_share"] = rope.get("partial_rotary_factor", 1.0)
+    if style == "gemma4":
+        for field in ("enable_moe_block", "use_double_wide_mlp"):
+            if content.get(field) is True:
                 raise InputError(f"{field}: true is not implemented")
         if content.get("hidden_size_per_layer_input"):
             raise InputError(f"hidden_size_per_layer_input: {content['hidden_size_per_layer_input']!r}; must be 0")
@@ -233,15 +140,10 @@ def _flat(content: dict[str, Any], architecture: str) -> dict[str, Any]:
         flat["keys_are_values"] = bool(content.get("attention_k_eq_v"))
         if flat["keys_are_values"]:
             flat["num_key_value_heads"] = content.get("num_global_key_value_heads")
-    for field, value in (content.get("dflash_config") or {}).items():
-        flat.setdefault(field, value)
-    aux = (content.get("eagle_config") or {}).get("eagle_aux_hidden_state_layer_ids")
-    if aux is not None:
-        flat.setdefault("target_layer_ids", aux)
     return flat
 
 
-def _plain(config: DraftConfig) -> dict[str, Any]:
+def _plain_content(config: DraftConfig) -> dict[str, Any]:
     return {
         "hidden_act": "silu",
         "model_type": "llama" if config.style == "llama" else "qwen3",
@@ -249,7 +151,7 @@ def _plain(config: DraftConfig) -> dict[str, Any]:
     }
 
 
-def _gemma(config: DraftConfig) -> dict[str, Any]:
+def _gemma_content(config: DraftConfig) -> dict[str, Any]:
     rope = {"rope_theta": config.rope_theta, "rope_type": "default"}
     if config.rotary_share < 1.0:
         rope |= {"rope_type": "proportional", "partial_rotary_factor": config.rotary_share}

@@ -1,24 +1,81 @@
 """Eagle3 (arXiv 2503.01840): one autoregressive layer over the target's fused hidden states.
 
-At place i the layer reads the hidden state of token i, which is the target's, fused, or its own output of the step
-before, and the embedding of token i + 1, and drafts token i + 2. Training unrolls what drafting does: step k, at the
-same i, stands for place i + k, reads the layer's output of step k - 1 and sees the target's states up to i and its own
-since.
+At position i the layer reads the hidden state of token i (the target's, fused, or its own output of the previous step)
+and the embedding of token i + 1, and drafts token i + 2. Training unrolls drafting: step k at index i stands for
+position i + k, reads the layer's output of step k - 1, and attends to the target's states up to i and to the layer's
+own states after it.
 """
 
 from __future__ import annotations
 
+from typing import Any, Literal, Self
+
 import torch
+from pydantic import Field, model_validator
 from torch import Tensor, nn
 
 from sglang_dspark.drafter import masks
 from sglang_dspark.drafter.base import Batch, Drafter, Proposal, sample
-from sglang_dspark.drafter.config import Eagle3Config
+from sglang_dspark.drafter.config import MAX_GAMMA, DraftConfig
 from sglang_dspark.drafter.layers import Layer, Mask, norm, rope
+from sglang_dspark.drafter.shape import DraftShape
+from sglang_dspark.errors import InputError
+
+
+class Eagle3Config(DraftConfig):
+    """One layer, unrolled ``ttt_length`` times in training; step k has weight ``step_loss_decay`` ** k in the loss.
+
+    ``LlamaForCausalLMEagle3`` is what SGLang serves; it does not norm queries and keys. The others are DeepSpec's.
+    """
+
+    STYLES = {  # noqa: RUF012
+        "Qwen3Eagle3Model": "qwen3",
+        "Gemma4Eagle3Model": "gemma4",
+        "LlamaForCausalLMEagle3": "llama",
+    }
+
+    ttt_length: int = Field(default=7, gt=0, le=MAX_GAMMA)
+    step_loss_decay: float = Field(default=0.8, gt=0.0, le=1.0)
+
+    @property
+    def gamma(self) -> int:
+        return self.ttt_length
+
+    @classmethod
+    def nested_fields(cls, content: dict[str, Any]) -> dict[str, Any]:
+        layers = (content.get("eagle_config") or {}).get("eagle_aux_hidden_state_layer_ids")
+        return {} if layers is None else {"target_layer_ids": layers}
+
+    def family_content(self) -> dict[str, Any]:
+        layers = list(self.target_layer_ids)
+        return {
+            "draft_num_hidden_layers": self.num_hidden_layers,
+            "draft_vocab_size": self.vocab_size,
+            "eagle_config": {"eagle_aux_hidden_state_layer_ids": layers, "use_aux_hidden_state": True},
+            "num_aux_hidden_states": len(layers),
+        }
+
+    @model_validator(mode="after")
+    def _one_layer(self) -> Self:
+        if self.num_hidden_layers != 1:
+            raise InputError(f"num_hidden_layers: {self.num_hidden_layers} is not implemented for Eagle3; use 1")
+        return self
+
+
+class Eagle3Shape(DraftShape):
+    """Eagle3, unrolled ``ttt_length`` times; ``qk_norm`` selects DeepSpec's layer, which SGLang does not serve."""
+
+    family: Literal["eagle3"]
+    ttt_length: int = Field(default=7, gt=0, le=MAX_GAMMA)
+    qk_norm: bool = False
+
+    def config(self, backbone: dict[str, Any], gemma: bool, anchors: int) -> Eagle3Config:
+        name = "Gemma4Eagle3Model" if gemma else "Qwen3Eagle3Model" if self.qk_norm else "LlamaForCausalLMEagle3"
+        return Eagle3Config(architecture=name, num_hidden_layers=1, ttt_length=self.ttt_length, **backbone)
 
 
 class EagleLayer(Layer):
-    """A layer that attends over embedding and hidden state side by side."""
+    """A layer that attends over the concatenation of embedding and hidden state."""
 
     def __init__(self, config: Eagle3Config) -> None:
         super().__init__(config, width=2 * config.hidden_size)
@@ -26,7 +83,9 @@ class EagleLayer(Layer):
 
 
 class Eagle3Drafter(Drafter[Eagle3Config]):
-    """The layer, its norm before the output head, and the projection that fuses the target's states."""
+    """The layer, the norm before the output head, and the projection that fuses the target's states."""
+
+    config_class = Eagle3Config
 
     def __init__(self, config: Eagle3Config) -> None:
         super().__init__(config)
@@ -40,14 +99,14 @@ class Eagle3Drafter(Drafter[Eagle3Config]):
         past: tuple[Tensor, Tensor] | None = None,
         mask: Mask = None,
     ) -> tuple[Tensor, tuple[Tensor, Tensor]]:
-        """One step.
+        """Run one step.
 
         Args:
-            tokens: [B, Q], each the one after the place of its hidden state.
-            hidden: [B, Q, H], fused states of the target or outputs of the step before.
-            positions: [B, Q] places of the hidden states, from 0.
-            past: keys and values of earlier steps, [B, kv_heads, K, D].
-            mask: over the past's keys and then these.
+            tokens: [B, Q], each the successor of the token of its hidden state.
+            hidden: [B, Q, H], fused states of the target or outputs of the previous step.
+            positions: [B, Q] of the hidden states, from 0.
+            past: Keys and values of earlier steps, [B, kv_heads, K, D].
+            mask: Over the keys of ``past`` followed by those of this step.
 
         Returns:
             Outputs [B, Q, H], not normed, and keys and values for the next step.
@@ -63,10 +122,10 @@ class Eagle3Drafter(Drafter[Eagle3Config]):
         return layer.after(hidden, attended), (keys, values)
 
     def logits(self, hidden: Tensor, columns: Tensor | None = None) -> Tensor:
-        """[..., V] from outputs [..., H]."""
+        """Compute draft logits [..., V] from outputs [..., H]."""
         return self.cap(self.head(self.norm(hidden), columns))
 
-    def forced(
+    def teacher_forced(
         self, batch: Batch, anchors: Tensor, previous: Tensor, columns: Tensor | None = None
     ) -> tuple[Tensor, Tensor | None]:
         sequences, length = batch.tokens.shape
@@ -78,7 +137,7 @@ class Eagle3Drafter(Drafter[Eagle3Config]):
         past = None
         steps = []
         for step in range(self.config.gamma):
-            # What is shifted in at the end belongs to places beyond the text, which nothing earlier sees.
+            # The zeros shifted in at the end are positions beyond the text, which no earlier position attends to.
             tokens = torch.cat([tokens[:, 1:], torch.zeros_like(tokens[:, :1])], dim=1)
             mask = masks.build(masks.unrolled(length), sequences, length, (step + 1) * length, device)
             hidden, past = self(tokens, hidden, places + step, past, mask)

@@ -1,6 +1,7 @@
-"""Attention of transformers' models that does not copy the keys and values of a group for each of its query heads.
+"""Grouped-query attention for transformers' models that does not repeat keys and values for every query head.
 
-``sdpa`` does where a mask is given, which in a batch of prompts of several lengths is most of a decoding step.
+transformers' ``sdpa`` repeats them where a mask is given; in a batch of prompts of different lengths that is most of
+the time of a decoding step.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ NAME = "grouped"
 
 
 def use(model: PreTrainedModel) -> None:
-    """Has the model attend so from now on."""
+    """Make a model use this attention from now on."""
     AttentionInterface.register(NAME, attend)
     AttentionMaskInterface.register(NAME, sdpa_mask)
     model.set_attn_implementation(NAME)
@@ -32,9 +33,9 @@ def attend(
     scaling: float | None = None,
     **more: Any,
 ) -> tuple[Tensor, Tensor | None]:
-    """As ``sdpa_attention_forward``: query [B, heads, n, D], key and value [B, groups, S, D], to [B, n, heads, D].
+    """Attend as ``sdpa_attention_forward``: [B, heads, n, D] over keys [B, groups, S, D] to [B, n, heads, D].
 
-    Where one token is decoded, the queries of a group are rows of one matrix and share its mask [B, 1, 1, S].
+    When one token is decoded, the queries of a group are rows of one matrix and share the mask [B, 1, 1, S].
     """
     texts, heads, tokens, width = query.shape
     if tokens > 1:

@@ -1,21 +1,25 @@
-"""DSpark's serial heads and confidence head (arXiv 2607.05147, section 3.1). Names of modules are those of checkpoints.
+"""DSpark's serial heads and confidence head (arXiv 2607.05147, section 3.1). Module names are those of checkpoints.
 
-A serial head turns the token before a draft, and for some heads the hidden state at its place, into a bias on the
-draft's logits. R is its rank.
+A serial head turns the token before a draft, and in some heads the hidden state at its position, into a bias on the
+draft's logits. R is its rank. A new serial head is a class here and a line in ``SERIAL_HEADS``.
 """
 
 from __future__ import annotations
+
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from sglang_dspark.drafter.config import BlockConfig
 from sglang_dspark.drafter.vocabulary import rows
+
+if TYPE_CHECKING:
+    from sglang_dspark.drafter.block import BlockConfig
 
 
 class MarkovHead(nn.Module):
-    """The bias ``W2 W1[x]``: that of the token before alone. Base of the other heads."""
+    """The bias ``W2 W1[x]`` of the previous token x alone, and the base of the other heads."""
 
     def __init__(self, config: BlockConfig) -> None:
         super().__init__()
@@ -23,33 +27,35 @@ class MarkovHead(nn.Module):
         self.markov_w2 = nn.Linear(config.markov_rank, config.vocab_size, bias=False)
 
     def step(self, previous: Tensor, hidden: Tensor, state: Tensor | None) -> tuple[Tensor, Tensor | None]:
-        """One draft's bias.
+        """Compute the latent of one draft's bias.
 
         Args:
             previous: [...] tokens before the drafts.
-            hidden: [..., H] at the drafts' places.
-            state: [..., R] what the head kept of the drafts before; None at a block's first draft.
+            hidden: [..., H] hidden states at the drafts' positions.
+            state: [..., R] what the head keeps of the earlier drafts of the block; None at the first.
 
         Returns:
-            [..., R], of which ``markov_w2`` makes the bias, and the state for the next draft.
+            [..., R], from which ``markov_w2`` makes the bias, and the state for the next draft.
         """
         return self.markov_w1(previous), None
 
     def latents(self, previous: Tensor, hidden: Tensor) -> Tensor:
-        """:meth:`step` for whole blocks, [..., gamma, R]."""
+        """Apply :meth:`step` to whole blocks, [..., gamma, R]."""
         return self.step(previous, hidden, None)[0]
 
     def forward(self, previous: Tensor, hidden: Tensor, columns: Tensor | None = None) -> Tensor:
-        """Biases of whole blocks, [..., gamma, V], from the tokens before [..., gamma] and [..., gamma, H].
+        """Compute the biases [..., gamma, V] of whole blocks.
 
         Args:
-            columns: [V] tokens to make biases for; all by default.
+            previous: [..., gamma] tokens before the drafts.
+            hidden: [..., gamma, H] hidden states at the drafts' positions.
+            columns: [V] tokens to compute biases for; the whole vocabulary by default.
         """
         return functional.linear(self.latents(previous, hidden), rows(self.markov_w2.weight, columns))
 
 
 class GatedHead(MarkovHead):
-    """The token's embedding is gated by the hidden state and itself."""
+    """A Markov head whose token embedding is gated by the hidden state and the embedding."""
 
     def __init__(self, config: BlockConfig) -> None:
         super().__init__(config)
@@ -61,7 +67,7 @@ class GatedHead(MarkovHead):
 
 
 class RnnHead(MarkovHead):
-    """A gated recurrent state carries what was drafted in the block so far."""
+    """A Markov head with a gated recurrent state over the drafts of a block."""
 
     def __init__(self, config: BlockConfig) -> None:
         super().__init__(config)
@@ -77,8 +83,8 @@ class RnnHead(MarkovHead):
     def latents(self, previous: Tensor, hidden: Tensor) -> Tensor:
         state: Tensor | None = None
         latents = []
-        for place in range(previous.shape[-1]):
-            latent, state = self.step(previous[..., place], hidden[..., place, :], state)
+        for position in range(previous.shape[-1]):
+            latent, state = self.step(previous[..., position], hidden[..., position, :], state)
             latents.append(latent)
         return torch.stack(latents, dim=-2)
 
@@ -87,7 +93,7 @@ SERIAL_HEADS: dict[str, type[MarkovHead]] = {"vanilla": MarkovHead, "gated": Gat
 
 
 class ConfidenceHead(nn.Module):
-    """The logit that a draft is accepted, given that those before it were: linear in ``[h; W1[x]]``, or in ``h``."""
+    """The logit that a draft is accepted given that its prefix was, linear in ``[h; W1[x]]`` or in ``h``."""
 
     def __init__(self, config: BlockConfig) -> None:
         super().__init__()
@@ -95,6 +101,6 @@ class ConfidenceHead(nn.Module):
         self.proj = nn.Linear(width, 1)
 
     def forward(self, features: Tensor) -> Tensor:
-        """[..., width] to logits [...]."""
+        """Map [..., width] to logits [...]."""
         logits: Tensor = self.proj(features).squeeze(-1)
         return logits

@@ -18,16 +18,16 @@ from sglang_dspark.drafter.config import DraftConfig
 Rope = tuple[Tensor, Tensor]
 """Cosines and sines, each [B, 1, length, D]."""
 Mask = Tensor | BlockMask | None
-"""True where seen, [B or 1, 1, Q, K], or the same for FlexAttention; nothing where all is seen."""
+"""True where a query sees a key, [B or 1, 1, Q, K], or the same for FlexAttention; None where all keys are seen."""
 
 
 def norm(config: DraftConfig, width: int | None = None) -> nn.RMSNorm:
-    """The norm that all styles share."""
+    """Make the norm that all styles share."""
     return nn.RMSNorm(width or config.hidden_size, eps=config.rms_norm_eps)
 
 
 def rope(config: DraftConfig, positions: Tensor, dtype: torch.dtype) -> Rope:
-    """Cosines and sines of places [B, length]. Gemma 4 turns only the first ``rotary_share`` of a head."""
+    """Compute cosines and sines of positions [B, length]; Gemma 4 rotates only the first ``rotary_share`` of a head."""
     exponents = torch.arange(0, config.head_dim, 2, dtype=torch.float32, device=positions.device) / config.head_dim
     frequencies = config.rope_theta**-exponents
     frequencies[int(config.rotary_share * config.head_dim / 2) :] = 0.0
@@ -37,9 +37,9 @@ def rope(config: DraftConfig, positions: Tensor, dtype: torch.dtype) -> Rope:
 
 
 class Attention(nn.Module):
-    """Attention whose keys and values may come from elsewhere than its queries.
+    """Attention whose keys and values may come from another source than its queries.
 
-    Qwen3 norms queries and keys; Gemma 4 values too, does not scale, and may take its values from the keys' projection.
+    Qwen3 norms queries and keys. Gemma 4 also norms values, does not scale, and may reuse the key projection as values.
     """
 
     def __init__(self, config: DraftConfig, width: int) -> None:
@@ -63,32 +63,32 @@ class Attention(nn.Module):
         )
 
     def queries(self, source: Tensor, rope: Rope) -> Tensor:
-        """[B, Q, width] to [B, heads, Q, D]."""
+        """Project [B, Q, width] to queries [B, heads, Q, D]."""
         return _rotate(self.q_norm(self.q_proj(source).unflatten(-1, (self.heads, -1))).transpose(1, 2), rope)
 
     def keys_values(self, source: Tensor, rope: Rope) -> tuple[Tensor, Tensor]:
-        """[B, K, width] to keys and values, [B, kv_heads, K, D]."""
+        """Project [B, K, width] to keys and values, [B, kv_heads, K, D] each."""
         projected = self.k_proj(source).unflatten(-1, (self.kv_heads, -1))
         keys = _rotate(self.k_norm(projected).transpose(1, 2), rope)
         values = projected if self.v_proj is None else self.v_proj(source).unflatten(-1, (self.kv_heads, -1))
         return keys, self.v_norm(values).transpose(1, 2)
 
     def attend(self, queries: Tensor, keys: Tensor, values: Tensor, mask: Mask) -> Tensor:
-        """[B, Q, H]."""
-        # Under autocast rotary embeddings leave float32 where the values are bfloat16.
+        """Attend and project the output to [B, Q, H]."""
+        # Under autocast, rotary embeddings return float32 where the values are bfloat16.
         queries, keys = queries.to(values.dtype), keys.to(values.dtype)
         if isinstance(mask, BlockMask):
-            seen = _flex(queries.is_cuda)(queries, keys, values, block_mask=mask, scale=self.scale, enable_gqa=True)
+            attended = _flex(queries.is_cuda)(queries, keys, values, block_mask=mask, scale=self.scale, enable_gqa=True)
         else:
-            seen = functional.scaled_dot_product_attention(
+            attended = functional.scaled_dot_product_attention(
                 queries, keys, values, attn_mask=mask, scale=self.scale, enable_gqa=True
             )
-        output: Tensor = self.o_proj(seen.transpose(1, 2).flatten(-2))
+        output: Tensor = self.o_proj(attended.transpose(1, 2).flatten(-2))
         return output
 
 
 class FeedForward(nn.Module):
-    """Gated: by SiLU, in Gemma 4 by GELU."""
+    """A feed-forward layer gated by SiLU, or by GELU in Gemma 4."""
 
     def __init__(self, config: DraftConfig) -> None:
         super().__init__()
@@ -105,7 +105,7 @@ class FeedForward(nn.Module):
 
 
 class Layer(nn.Module):
-    """Norms and residuals around attention and feed-forward; what attends to what is the family's."""
+    """Norms and residuals around attention and feed-forward; the families decide what attends to what."""
 
     layer_scalar: Tensor
 
@@ -122,7 +122,7 @@ class Layer(nn.Module):
             self.register_buffer("layer_scalar", torch.ones(1))
 
     def after(self, residual: Tensor, attended: Tensor) -> Tensor:
-        """The layer's output, [B, Q, H], from its input and what attention made of it."""
+        """Compute the layer's output [B, Q, H] from its input and the output of its attention."""
         if self.gemma:
             hidden = residual + self.post_attention_layernorm(attended)
             hidden = hidden + self.post_feedforward_layernorm(self.mlp(self.pre_feedforward_layernorm(hidden)))
@@ -134,7 +134,7 @@ class Layer(nn.Module):
 
 
 def _rotate(states: Tensor, rope: Rope) -> Tensor:
-    """Rotary embedding in which a coordinate's partner is half a head away."""
+    """Apply the rotary embedding that pairs coordinates half a head apart."""
     cos, sin = rope
     first, second = states.chunk(2, dim=-1)
     return states * cos + torch.cat([-second, first], dim=-1) * sin
@@ -142,5 +142,5 @@ def _rotate(states: Tensor, rope: Rope) -> Tensor:
 
 @cache
 def _flex(compiled: bool) -> Any:
-    # Not compiled, FlexAttention holds all scores at once: right for a test and no more.
+    # Uncompiled FlexAttention materialises all scores, which is acceptable in tests only.
     return torch.compile(flex_attention) if compiled else flex_attention

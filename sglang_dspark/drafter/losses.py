@@ -1,4 +1,4 @@
-"""The losses of drafters: DSpark's (arXiv 2607.05147, section 3.3), of which DFlash has the first, and Eagle3's."""
+"""Training losses: DSpark's three terms (arXiv 2607.05147, section 3.3), of which DFlash uses one, and Eagle3's."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from sglang_dspark.drafter.base import Forced, accepted
+from sglang_dspark.drafter.base import TeacherForced, accepted
 
 
 class Weights(NamedTuple):
-    """What each term weighs, and by what factor a place weighs less than the one before it."""
+    """The weight of each loss term, and the ratio of a position's weight to that of the position before it."""
 
     cross_entropy: float
     total_variation: float
@@ -24,7 +24,7 @@ class Weights(NamedTuple):
 
 
 class Losses(NamedTuple):
-    """Scalars: the weighted sum to minimise, then its terms unweighted; those that weigh nothing are 0."""
+    """The weighted sum to minimise and its unweighted terms, all scalars; terms of weight 0 are 0."""
 
     total: Tensor
     cross_entropy: Tensor
@@ -33,15 +33,15 @@ class Losses(NamedTuple):
     distillation: Tensor
 
 
-def losses(forced: Forced, weights: Weights) -> Losses:
-    """Losses of blocks, averaged over their known places with the places' weights.
+def losses(forced: TeacherForced, weights: Weights) -> Losses:
+    """Compute the losses of blocks, averaged over their known positions with the positions' weights.
 
-    The total variation term is the whole L1 distance, twice the rejection probability. The confidence head learns the
-    acceptance probability under rejection sampling at temperature 1, which trains nothing but its own logits.
+    The total variation term is the L1 distance, twice the rejection probability. The confidence head learns the
+    acceptance probability under rejection sampling at temperature 1; its term has no gradient to the draft logits.
     """
-    places = torch.arange(forced.labels.shape[1], device=forced.labels.device)
-    share = forced.known * weights.place_ratio**places
-    # Without a known place all terms are 0, not NaN.
+    positions = torch.arange(forced.labels.shape[1], device=forced.labels.device)
+    share = forced.known * weights.place_ratio**positions
+    # Without a known position all terms are 0, not NaN.
     share = share / share.sum().clamp(min=1e-6)
     zero = forced.draft_logits.new_zeros(())
     entropy = distance = doubt = distillation = zero

@@ -1,4 +1,4 @@
-"""The target as a drafter sees it: hidden states of some layers, the last ones, embedding and output head.
+"""The target model as a drafter uses it: hidden states, embedding and output head.
 
 Letters in shapes: B texts, S tokens, H hidden size, L layers captured, V vocabulary.
 """
@@ -20,18 +20,18 @@ DEMO = "demo"
 """The name of the packaged target."""
 
 
-class Seen(NamedTuple):
-    """What a target made of texts."""
+class TargetStates(NamedTuple):
+    """Hidden states of the target for a batch of texts."""
 
     features: Tensor
-    """[B, S, L * H], outputs of the layers asked for, side by side."""
+    """[B, S, L * H], outputs of the requested layers, concatenated."""
 
     last: Tensor
-    """[B, S, H], after the final norm: what the output head reads."""
+    """[B, S, H], after the final norm: the input of the output head."""
 
 
 class Target:
-    """A frozen causal language model of transformers."""
+    """A frozen causal language model from transformers."""
 
     def __init__(self, model: PreTrainedModel) -> None:
         self.model: Any = model.eval().requires_grad_(False)
@@ -40,18 +40,18 @@ class Target:
         self.decoder: Any = getattr(decoder, "language_model", decoder)
         self.config: Any = model.config.get_text_config()
         self.layers: nn.ModuleList = self.decoder.layers
-        # generate() gives a slice of [B, S, H]; PyTorch on a CPU copies the weight for every text of such a one.
+        # generate() passes a slice of [B, S, H]; for a non-contiguous input PyTorch copies the weight for every text.
         self.model.get_output_embeddings().register_forward_pre_hook(lambda _, given: given[0].contiguous())
 
     @classmethod
     def load(cls, name: str, dtype: torch.dtype = torch.float32, device: str = "cpu") -> Target:
-        """A model by its folder, its name on the hub, or ``demo``, the packaged one.
+        """Load a model by its folder, its name on the hub, or ``demo`` for the packaged one.
 
         Raises:
-            InputError: There is no such model, or transformers cannot load it.
+            InputError: The model does not exist, or transformers cannot load it.
         """
         try:
-            model: Any = AutoModelForCausalLM.from_pretrained(where(name), dtype=dtype, attn_implementation="sdpa")
+            model: Any = AutoModelForCausalLM.from_pretrained(resolve(name), dtype=dtype, attn_implementation="sdpa")
         except (OSError, ValueError, KeyError) as error:
             raise InputError(f"target: {name}: cannot be loaded ({_first_line(error)})") from error
         return cls(model.to(torch.device(device)))
@@ -63,27 +63,28 @@ class Target:
 
     @property
     def embedding(self) -> Tensor:
-        """[V, H]."""
+        """The input embedding, [V, H]."""
         weight: Tensor = self.model.get_input_embeddings().weight
         return weight
 
     @property
     def head(self) -> Tensor:
-        """[V, H]."""
+        """The weight of the output head, [V, H]."""
         weight: Tensor = self.model.get_output_embeddings().weight
         return weight
 
     def stop_tokens(self) -> frozenset[int]:
-        """Tokens that end an answer."""
+        """Return the tokens that end an answer."""
         ends = self.model.generation_config.eos_token_id
         return frozenset(ends if isinstance(ends, list) else [] if ends is None else [ends])
 
     @torch.no_grad()
-    def look(self, tokens: Tensor, layers: Sequence[int]) -> Seen:
-        """One pass over texts [B, S], padded on the right, where causal attention does not see it.
+    def hidden_states(self, tokens: Tensor, layers: Sequence[int]) -> TargetStates:
+        """Run one pass over texts.
 
         Args:
-            layers: whose outputs to give, from 0.
+            tokens: [B, S], padded on the right, where causal attention does not reach.
+            layers: The layers, from 0, whose outputs to return.
         """
         outputs: dict[int, Tensor] = {}
 
@@ -100,41 +101,41 @@ class Target:
             for handle in handles:
                 handle.remove()
         features = torch.cat([outputs[layer] for layer in layers], dim=-1) if layers else last[..., :0]
-        return Seen(features, last)
+        return TargetStates(features, last)
 
     @torch.no_grad()
     def logits(self, last: Tensor) -> Tensor:
-        """[..., V] from :attr:`Seen.last`."""
+        """Compute logits [..., V] from :attr:`TargetStates.last`."""
         logits: Tensor = self.model.get_output_embeddings()(last)
         bound = getattr(self.config, "final_logit_softcapping", None)
         return logits if bound is None else torch.tanh(logits / bound) * bound
 
 
 def load_tokenizer(name: str) -> PreTrainedTokenizerBase:
-    """The tokenizer of a target by the same names.
+    """Load the tokenizer of a target, named as in :meth:`Target.load`.
 
     Raises:
-        InputError: There is none.
+        InputError: The tokenizer does not exist or cannot be loaded.
     """
     try:
-        tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(where(name))
+        tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(resolve(name))
     except (OSError, ValueError, KeyError) as error:
         raise InputError(f"target: {name}: its tokenizer cannot be loaded ({_first_line(error)})") from error
     return tokenizer
 
 
 def check_layers_exist(layers: Sequence[int], target: Target) -> None:
-    """Raises InputError where a target has no such layers to take outputs from."""
-    many = len(target.layers)
-    if not layers or min(layers) < 0 or max(layers) >= many - 1 or list(layers) != sorted(set(layers)):
+    """Raise InputError unless features can be taken from these layers of the target."""
+    count = len(target.layers)
+    if not layers or min(layers) < 0 or max(layers) >= count - 1 or list(layers) != sorted(set(layers)):
         raise InputError(
-            f"layers: {list(layers)} cannot be taken from a target of {many} layers; name rising ones from 0 to"
-            f" {many - 2}"
+            f"layers: {list(layers)} cannot be taken from a target of {count} layers; name rising ones from 0 to"
+            f" {count - 2}"
         )
 
 
 def check_tokenizer(tokens: int, vocabulary: int, source: str) -> None:
-    """Raises InputError unless every token of a tokenizer has a row in the embedding."""
+    """Raise InputError unless every token of a tokenizer has a row in the embedding."""
     if tokens > vocabulary:
         raise InputError(
             f"{source}: vocab_size: {vocabulary} is below the tokenizer's {tokens} tokens; give the tokenizer that the"
@@ -142,8 +143,8 @@ def check_tokenizer(tokens: int, vocabulary: int, source: str) -> None:
         )
 
 
-def where(name: str) -> str | Path:
-    """The folder or hub name behind a target's name."""
+def resolve(name: str) -> str | Path:
+    """Return the folder or hub name behind a target's name."""
     return demo.TARGET if name == DEMO else name
 
 

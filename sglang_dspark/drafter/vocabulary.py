@@ -1,8 +1,7 @@
-"""Part of a vocabulary that stands for all of it in a pass of training.
+"""A weighted sample of the vocabulary that replaces the whole of it in a training pass.
 
-Where the vocabulary is large and the drafter small, most of a step is logits of tokens that hardly any place could have
-next. A sample of those, each weighing as many as it stands for, keeps the sums of softmax and total variation right on
-average.
+With a large vocabulary and a small drafter, most of a step computes logits of unlikely tokens. Sampling those tokens
+and weighting each by the number it represents leaves the sums of softmax and total variation unbiased.
 """
 
 from __future__ import annotations
@@ -15,17 +14,24 @@ from torch import Tensor
 
 
 class Columns(NamedTuple):
-    """Tokens whose logits are made."""
+    """The tokens whose logits are computed."""
 
     tokens: Tensor
-    """[C], rising."""
+    """[C], ascending."""
 
     weight: Tensor
-    """[C] float32, to be added to logits: the logarithm of how many tokens each stands for."""
+    """[C] float32 to add to logits: the logarithm of the number of tokens that each represents."""
 
 
 def draw(named: Tensor, vocabulary: int, others: int, generator: torch.Generator) -> Columns:
-    """All tokens of ``named`` [n], on the CPU, once each, and ``others`` of the vocabulary's other ones."""
+    """Select the distinct tokens of ``named`` and a random sample of the others.
+
+    Args:
+        named: [n] tokens on the CPU; repetitions are ignored.
+        vocabulary: V.
+        others: Size of the sample of tokens that are not named.
+        generator: Of the sample.
+    """
     taken = torch.zeros(vocabulary, dtype=torch.bool)
     taken[named] = True
     rest = (~taken).nonzero().squeeze(-1)
@@ -39,5 +45,5 @@ def draw(named: Tensor, vocabulary: int, others: int, generator: torch.Generator
 
 
 def rows(table: Tensor, tokens: Tensor | None) -> Tensor:
-    """Rows [C, ...] of a table [V, ...]; all of them where no tokens are named."""
+    """Return rows [C, ...] of a table [V, ...], or the table where ``tokens`` is None."""
     return table if tokens is None else table[tokens]

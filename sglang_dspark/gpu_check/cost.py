@@ -41,7 +41,8 @@ import yaml
 from sglang_dspark.demo import TARGET
 from sglang_dspark.demo.serve import put_in_force
 from sglang_dspark.demo.server import DSPARK, Server
-from sglang_dspark.drafter.derive import DSparkDraft, derive
+from sglang_dspark.drafter.block import DSparkShape
+from sglang_dspark.drafter.shape import derive
 from sglang_dspark.drafter.training import recipe
 from sglang_dspark.gpu_check import environment
 from sglang_dspark.gpu_check.engine import COMPACT, KERNELS, NO_FALLBACK, unlike_before
@@ -76,7 +77,7 @@ TINY: Final = QWEN3_8B | {
     "vocab_size": 1024,
     "max_position_embeddings": 2048,
 }
-TINY_DRAFT: Final = DSparkDraft(
+TINY_DRAFT: Final = DSparkShape(
     family="dspark", layers=1, mask_token_id=1, markov_rank=8, target_layer_ids=(0, 2), intermediate_size=64
 )
 # What an untuned policy believes; it decides nothing with fixed lengths.

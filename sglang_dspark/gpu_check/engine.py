@@ -36,7 +36,7 @@ from sglang_dspark.demo.mixed_prompts import mixed
 from sglang_dspark.demo.policies import FAMILIES, artifact
 from sglang_dspark.demo.serve import put_in_force
 from sglang_dspark.demo.server import DSPARK, Server
-from sglang_dspark.drafter.text import held_out
+from sglang_dspark.demo.text import held_out
 from sglang_dspark.gpu_check import environment
 from sglang_dspark.gpu_check.stage import Flags, Stage, steps
 from sglang_dspark.policy import Fixed

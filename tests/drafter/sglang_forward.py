@@ -162,7 +162,7 @@ def eagle3(target: Target, folder: Path) -> dict[str, float]:
     assert isinstance(ours, Eagle3Drafter)
     theirs, _ = upstream(folder, LlamaForCausalLMEagle3)
     tokens = text(ours.config.vocab_size)
-    features = target.look(tokens, ours.config.target_layer_ids).features
+    features = target.hidden_states(tokens, ours.config.target_layer_ids).features
     config = AutoConfig.from_pretrained(folder)
     algorithm = SimpleNamespace(is_eagle3=lambda: True)
     runner = SimpleNamespace(
@@ -197,7 +197,7 @@ def text(vocabulary: int) -> Tensor:
 
 def context(target: Target, ours: BlockDrafter) -> tuple[Tensor, Tensor]:
     tokens = text(ours.config.vocab_size)
-    seen = target.look(tokens, ours.config.target_layer_ids)
+    seen = target.hidden_states(tokens, ours.config.target_layer_ids)
     return seen.features[:, :ANCHOR], tokens[:, ANCHOR]
 
 

@@ -7,8 +7,11 @@ from typing import Any
 import torch
 from transformers import Gemma4ForCausalLM, Gemma4TextConfig, Qwen3Config, Qwen3ForCausalLM
 
-from sglang_dspark.drafter.checkpoint import AnyDrafter, make
-from sglang_dspark.drafter.config import BlockConfig, Eagle3Config
+from sglang_dspark.drafter.base import Drafter
+from sglang_dspark.drafter.block import BlockConfig
+from sglang_dspark.drafter.config import DraftConfig
+from sglang_dspark.drafter.eagle3 import Eagle3Config
+from sglang_dspark.drafter.families import make
 from sglang_dspark.drafter.target import Target
 
 VOCABULARY = 40
@@ -31,7 +34,7 @@ BLOCK = BACKBONE | {"block_size": GAMMA, "mask_token_id": 1, "num_anchors": 8}
 HEADS = {"markov_rank": 8, "enable_confidence_head": True, "confidence_head_with_markov": True}
 GEMMA = {"rotary_share": 0.5, "final_logit_softcapping": 5.0, "keys_are_values": True}
 
-CONFIGS: dict[str, BlockConfig | Eagle3Config] = {
+CONFIGS: dict[str, DraftConfig] = {
     "dspark": BlockConfig(architecture="Qwen3DSparkModel", **BLOCK | HEADS),
     "dspark-gated": BlockConfig(architecture="Qwen3DSparkModel", **BLOCK | HEADS | {"markov_head_type": "gated"}),
     "dspark-rnn": BlockConfig(
@@ -111,7 +114,7 @@ def gemma4() -> Target:
     return Target(model)
 
 
-def drafter(name: str, target: Target) -> AnyDrafter:
+def drafter(name: str, target: Target) -> Drafter[Any]:
     """The drafter of one of :data:`CONFIGS` for the target."""
     torch.manual_seed(1)
     made = make(CONFIGS[name])

@@ -11,9 +11,9 @@ pytest.importorskip("transformers")
 
 from safetensors.torch import load_file, save_file  # noqa: E402
 
-from sglang_dspark.drafter import checkpoint, compact  # noqa: E402
+from sglang_dspark.drafter import checkpoint, compact, families  # noqa: E402
 from sglang_dspark.drafter.base import SHARED, WEIGHTS  # noqa: E402
-from sglang_dspark.drafter.rows import ROWS, TABLES  # noqa: E402
+from sglang_dspark.drafter.sparse_markov import ROWS, TABLES  # noqa: E402
 from sglang_dspark.errors import InputError  # noqa: E402
 from tests.drafter.small import CONFIGS  # noqa: E402
 
@@ -23,7 +23,7 @@ SEEN = [3, 5, 8, 13, 21, 34]
 @pytest.fixture
 def whole(tmp_path: Path) -> Path:
     torch.manual_seed(0)
-    checkpoint.make(CONFIGS["dspark"]).save(tmp_path / "whole")
+    families.make(CONFIGS["dspark"]).save(tmp_path / "whole")
     return tmp_path / "whole"
 
 
@@ -62,6 +62,6 @@ def test_rows_that_do_not_fit_are_refused(whole: Path, tmp_path: Path, rows: lis
 
 
 def test_other_families_have_no_such_form(tmp_path: Path) -> None:
-    checkpoint.make(CONFIGS["dflash"]).save(tmp_path / "draft")
+    families.make(CONFIGS["dflash"]).save(tmp_path / "draft")
     with pytest.raises(InputError, match="has no Markov head"):
         compact.shrink(tmp_path / "draft", tmp_path / "small", SEEN)

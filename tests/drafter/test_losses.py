@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 torch = pytest.importorskip("torch")
 
-from sglang_dspark.drafter.base import Forced  # noqa: E402
+from sglang_dspark.drafter.base import TeacherForced  # noqa: E402
 from sglang_dspark.drafter.losses import Losses, Weights  # noqa: E402
 from sglang_dspark.drafter.losses import losses as all_losses  # noqa: E402
 
@@ -57,7 +57,7 @@ def case() -> tuple[Array, Array, Array, Array, Array]:
 def losses(
     draft: object, target: Array, confidence: object, labels: Array, known: Array, weights: Weights = PAPER
 ) -> Losses:
-    forced = Forced(
+    forced = TeacherForced(
         draft,  # type: ignore[arg-type]
         torch.from_numpy(target),
         confidence,  # type: ignore[arg-type]
@@ -83,7 +83,7 @@ def test_losses_equal_plain_loops() -> None:
 
 def test_acceptance_is_that_of_rejection_sampling() -> None:
     draft, target, confidence, labels, known = case()
-    forced = Forced(*(torch.from_numpy(array) for array in (draft, target, confidence, labels, known)))
+    forced = TeacherForced(*(torch.from_numpy(array) for array in (draft, target, confidence, labels, known)))
     found = forced.acceptance().numpy()
     for n, k in np.ndindex(N, GAMMA):
         p, q = softmax(target[n, k]), softmax(draft[n, k])

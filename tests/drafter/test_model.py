@@ -18,11 +18,10 @@ from transformers import Gemma4TextConfig, Qwen3Config  # noqa: E402
 from transformers.models.gemma4 import modeling_gemma4  # noqa: E402
 from transformers.models.qwen3 import modeling_qwen3  # noqa: E402
 
-from sglang_dspark.drafter import checkpoint, config, evaluate, layers, masks  # noqa: E402
+from sglang_dspark.drafter import checkpoint, families, layers, masks, offline_rounds  # noqa: E402
 from sglang_dspark.drafter.anchors import sample_anchors  # noqa: E402
-from sglang_dspark.drafter.base import Batch  # noqa: E402
-from sglang_dspark.drafter.block import BlockDrafter  # noqa: E402
-from sglang_dspark.drafter.checkpoint import AnyDrafter  # noqa: E402
+from sglang_dspark.drafter.base import Batch, Drafter  # noqa: E402
+from sglang_dspark.drafter.block import BlockConfig, BlockDrafter  # noqa: E402
 from sglang_dspark.drafter.eagle3 import Eagle3Drafter  # noqa: E402
 from sglang_dspark.drafter.target import Target  # noqa: E402
 from sglang_dspark.errors import InputError  # noqa: E402
@@ -38,12 +37,14 @@ def targets() -> dict[str, Target]:
 
 
 @pytest.fixture(params=CONFIGS)
-def pair(request: pytest.FixtureRequest, targets: dict[str, Target]) -> tuple[Target, AnyDrafter]:
+def pair(request: pytest.FixtureRequest, targets: dict[str, Target]) -> tuple[Target, Drafter[Any]]:
     target = targets["gemma4" if "gemma4" in request.param else "qwen3"]
     return target, small.drafter(request.param, target)
 
 
-def alone(drafter: AnyDrafter, text: Tensor, features: Tensor, anchor: int, known: int) -> tuple[Tensor, Tensor | None]:
+def alone(
+    drafter: Drafter[Any], text: Tensor, features: Tensor, anchor: int, known: int
+) -> tuple[Tensor, Tensor | None]:
     """One block's logits, given the text's own tokens before each draft: no packing, no mask, no unrolling."""
     before = text[:, anchor : anchor + known]
     if isinstance(drafter, BlockDrafter):
@@ -61,12 +62,12 @@ def alone(drafter: AnyDrafter, text: Tensor, features: Tensor, anchor: int, know
 
 
 @torch.no_grad()
-def test_packed_blocks_equal_a_pass_for_each(pair: tuple[Target, AnyDrafter]) -> None:
+def test_packed_blocks_equal_a_pass_for_each(pair: tuple[Target, Drafter[Any]]) -> None:
     target, drafter = pair
     tokens = torch.randint(40, (2, 30), generator=torch.Generator().manual_seed(1))
     answer = torch.ones_like(tokens, dtype=torch.bool)
     answer[1, 24] = False
-    seen = target.look(tokens, drafter.config.target_layer_ids)
+    seen = target.hidden_states(tokens, drafter.config.target_layer_ids)
     kept = torch.tensor([[True] * 4, [True, True, False, True]])
     forced = drafter.score(Batch(tokens, answer, seen.features, seen.last), torch.tensor(ANCHORS), kept)
     logits = target.logits(seen.last)
@@ -93,19 +94,19 @@ def test_packed_blocks_equal_a_pass_for_each(pair: tuple[Target, AnyDrafter]) ->
 def test_features_are_those_of_transformers(targets: dict[str, Target]) -> None:
     tokens = torch.randint(40, (2, 12), generator=torch.Generator().manual_seed(2))
     for target in targets.values():
-        seen = target.look(tokens, (0, 2))
+        seen = target.hidden_states(tokens, (0, 2))
         whole = target.model(input_ids=tokens, output_hidden_states=True)
         assert torch.equal(seen.features, torch.cat([whole.hidden_states[1], whole.hidden_states[3]], dim=-1))
         torch.testing.assert_close(target.logits(seen.last), whole.logits)
 
 
 @torch.no_grad()
-def test_drafts_are_those_of_the_forced_pass(pair: tuple[Target, AnyDrafter]) -> None:
+def test_drafts_are_those_of_the_forced_pass(pair: tuple[Target, Drafter[Any]]) -> None:
     """What is drafted, given back as the text, has the logits that it was drafted from."""
     target, drafter = pair
     tokens = torch.randint(40, (2, 14), generator=torch.Generator().manual_seed(3))
     lengths = torch.tensor([14, 9])
-    seen = target.look(tokens, drafter.config.target_layer_ids)
+    seen = target.hidden_states(tokens, drafter.config.target_layer_ids)
     generator = torch.Generator().manual_seed(4)
     proposal = drafter.propose(tokens, lengths, seen.features, 1.0, generator)
     for row in range(2):
@@ -119,14 +120,14 @@ def test_drafts_are_those_of_the_forced_pass(pair: tuple[Target, AnyDrafter]) ->
     assert torch.equal(greedy.probabilities.argmax(-1), greedy.tokens)
 
 
-def test_greedy_speculation_writes_what_the_target_writes(pair: tuple[Target, AnyDrafter]) -> None:
+def test_greedy_speculation_writes_what_the_target_writes(pair: tuple[Target, Drafter[Any]]) -> None:
     target, drafter = pair
     prompts = [[5, 9, 3], [7, 7, 30, 2, 11], [21]]
-    rounds = evaluate.speculate(target, drafter, prompts, 30, 0.0, seed=0)
+    rounds = offline_rounds.speculate(target, drafter, prompts, 30, 0.0, seed=0)
     for prompt, text in zip(prompts, rounds.texts, strict=True):
         tokens = list(prompt)
         while len(tokens) < len(text):
-            last = target.look(torch.tensor([tokens]), ()).last[0, -1]
+            last = target.hidden_states(torch.tensor([tokens]), ()).last[0, -1]
             tokens.append(int(target.logits(last).argmax()))
         assert tokens == text
     # Prompts, the prefill's tokens, then accepted drafts and one more a round.
@@ -137,7 +138,7 @@ def test_greedy_speculation_writes_what_the_target_writes(pair: tuple[Target, An
         assert len(text) - len(prompt) == rounds.begin[own][-1] + rounds.accepted[own][-1] + 1
     # A token that ends texts: the same, cut after its first; the round that met it does not count.
     stop = rounds.texts[1][15]
-    cut = evaluate.speculate(target, drafter, prompts, 30, 0.0, seed=0, stop=frozenset({stop}))
+    cut = offline_rounds.speculate(target, drafter, prompts, 30, 0.0, seed=0, stop=frozenset({stop}))
     for prompt, whole, text in zip(prompts, rounds.texts, cut.texts, strict=True):
         end = whole.index(stop, len(prompt)) + 1 if stop in whole[len(prompt) :] else len(whole)
         assert text == whole[:end]
@@ -152,7 +153,7 @@ def test_rejection_sampling_keeps_the_targets_distribution() -> None:
     n = 20_000
     for _ in range(n):
         drafts = torch.multinomial(drawn_from, 1, generator=generator).squeeze(-1)
-        count, own = evaluate._verify(drafts, drawn_from, target, generator)
+        count, own = offline_rounds._verify(drafts, drawn_from, target, generator)
         emitted = [*drafts[:count].tolist(), own]
         if len(emitted) > 1:
             pairs[emitted[0], emitted[1]] += 1
@@ -160,14 +161,6 @@ def test_rejection_sampling_keeps_the_targets_distribution() -> None:
             # The next round would go on with the target's distribution of the second token.
             pairs[emitted[0]] += target[1].numpy()
     assert pairs / n == pytest.approx(np.outer(target[0], target[1]), abs=4.0 * np.sqrt(0.25 / n))
-
-
-def test_roc_auc_equals_counting_pairs() -> None:
-    rng = np.random.default_rng(4)
-    scores = rng.integers(6, size=60).astype(np.float32)
-    positive = rng.random(60) < 0.4
-    wins = [float(a > b) + 0.5 * float(a == b) for a in scores[positive] for b in scores[~positive]]
-    assert evaluate.roc_auc(scores, positive) == pytest.approx(np.mean(wins))
 
 
 @pytest.mark.parametrize("rule", ["blocks", "unrolled"])
@@ -240,7 +233,7 @@ def test_anchors_are_answers_tokens_that_another_follows() -> None:
     assert (drawn[2:11] - 200.0).abs().max() < 5.0 * 14.0
 
 
-def test_checkpoint_round_trip(pair: tuple[Target, AnyDrafter], tmp_path: Path) -> None:
+def test_checkpoint_round_trip(pair: tuple[Target, Drafter[Any]], tmp_path: Path) -> None:
     target, drafter = pair
     drafter.save(tmp_path)
     loaded = checkpoint.load(tmp_path)
@@ -272,7 +265,7 @@ DEEPSPEC = {
 
 @pytest.mark.parametrize("name", DEEPSPEC)
 def test_weights_have_the_names_of_deepspec(name: str) -> None:
-    weights = set(checkpoint.make(CONFIGS[name]).state_dict())
+    weights = set(families.make(CONFIGS[name]).state_dict())
     expected = {"embed_tokens.weight", "lm_head.weight", "fc.weight", "norm.weight"}
     for i in range(CONFIGS[name].num_hidden_layers):
         expected |= {f"layers.{i}.{part}.weight" for part in DEEPSPEC[name]}
@@ -285,7 +278,7 @@ def test_weights_have_the_names_of_deepspec(name: str) -> None:
 
 def test_published_checkpoint_has_these_shapes() -> None:
     """Shapes that DeepSpec's code gives deepseek-ai/dspark_qwen3_8b_block7 (its config, on Qwen3-8B)."""
-    published = config.BlockConfig.model_validate(
+    published = BlockConfig.model_validate(
         CONFIGS["dspark"].model_dump()
         | {"vocab_size": 151936, "hidden_size": 4096, "intermediate_size": 12288, "num_hidden_layers": 5}
         | {"num_attention_heads": 32, "num_key_value_heads": 8, "head_dim": 128, "block_size": 7}
@@ -335,7 +328,7 @@ def test_other_drafts_are_refused(tmp_path: Path, name: str, change: dict[str, A
     content = {k: v for k, v in (json.loads(path.read_text()) | change).items() if v is not None or k != "rope_theta"}
     path.write_text(json.dumps(content))
     with pytest.raises(InputError, match=r"config\.json: ") as error:
-        config.read(tmp_path)
+        checkpoint.read_config(tmp_path)
     assert message in str(error.value)
     assert "\n" not in str(error.value)
 

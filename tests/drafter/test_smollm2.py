@@ -14,7 +14,7 @@ import yaml
 
 pytest.importorskip("transformers")
 
-from sglang_dspark.drafter.smollm2 import main, write_prompts
+from sglang_dspark.demo.build.smollm2 import main, write_prompts
 
 
 def test_what_is_measured_on_is_not_trained_on(tmp_path: Path) -> None:
@@ -30,7 +30,7 @@ def test_what_is_measured_on_is_not_trained_on(tmp_path: Path) -> None:
     assert len(set(everything)) == len(everything)
     assert all("{" not in text for text in everything)
     # Every form is seen in training, with other subjects.
-    kinds = yaml.safe_load((resources.files("sglang_dspark.drafter") / "smollm2.yaml").read_text(encoding="utf-8"))
+    kinds = yaml.safe_load((resources.files("sglang_dspark.demo.build") / "smollm2.yaml").read_text(encoding="utf-8"))
     for name, kind in kinds.items():
         measured = [s for s in kind["subjects"].split(", ") if kind["forms"][0].format(s) in asked[name]]
         assert len(measured) * len(kind["forms"]) == len(asked[name])

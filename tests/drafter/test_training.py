@@ -1,4 +1,4 @@
-"""Training: what it goes on from, what it refuses, and that it learns."""
+"""Training: resuming, refusals, and learning."""
 
 from __future__ import annotations
 
@@ -97,7 +97,7 @@ def train(folder: Path, content: dict[str, Any]) -> state.Progress:
 
 
 @pytest.mark.parametrize("family", DRAFTS)
-def test_gone_on_with_equals_uninterrupted(family: str, data: Path, tmp_path: Path) -> None:
+def test_resumed_equals_uninterrupted(family: str, data: Path, tmp_path: Path) -> None:
     content = recipe(data, family)
     whole = train(tmp_path / "whole", content)
     assert whole.step == 12 and [line["step"] for line in whole.log] == [4, 8, 12]
@@ -126,7 +126,7 @@ def test_gone_on_with_equals_uninterrupted(family: str, data: Path, tmp_path: Pa
     assert checkpoint.load(tmp_path / "whole" / "draft").config.gamma == 3
 
 
-def test_killed_and_gone_on_with_equals_uninterrupted(data: Path, tmp_path: Path) -> None:
+def test_killed_and_resumed_equals_uninterrupted(data: Path, tmp_path: Path) -> None:
     file = tmp_path / "recipe.yaml"
     file.write_text(yaml.safe_dump(recipe(data, steps=30, save_every=5)))
 
@@ -216,8 +216,8 @@ def test_cached_texts_are_those_looked_at(data: Path, tmp_path: Path) -> None:
     cache.write(folder, found, target, "demo", (0, 3), needed)
     shards = sum(path.stat().st_size for path in folder.glob("*.safetensors"))
     assert needed <= shards < needed + 1000
-    looked = texts.Looked(found, target, (0, 3)).batch([3, 7])
-    cached = texts.Cached(cache.Cache(folder), torch.device("cpu")).batch([3, 7])
+    looked = texts.OnTheFlyTexts(found, target, (0, 3)).batch([3, 7])
+    cached = texts.CachedTexts(cache.Cache(folder), torch.device("cpu")).batch([3, 7])
     assert torch.equal(looked.tokens, cached.tokens) and torch.equal(looked.answer, cached.answer)
     for row, passage in enumerate((found[3], found[7])):
         size = len(passage.tokens)
@@ -273,7 +273,7 @@ def test_trainings_that_cannot_be(data: Path, tmp_path: Path, change: dict[str, 
     ("change", "message"),
     [
         ({"epochs": 3}, "give either steps or epochs"),
-        ({"micro_batch": 3}, "batch 4 is no multiple of micro_batch 3"),
+        ({"micro_batch": 3}, "batch 4 is not a multiple of micro_batch 3"),
         ({"losses": {"place_ratio": 0.8}}, "give cross_entropy, total_variation or distillation a weight"),
         ({"losses": {"cross_entropy": 1.0, "place_ratio": 0.8, "confidence": 1.0}}, None),
         ({"rate": 1}, "rate: unknown field"),
@@ -341,7 +341,7 @@ def test_another_recipe_and_a_damaged_state_are_refused(data: Path, tmp_path: Pa
         train(tmp_path, recipe(data, steps=4))
     path = tmp_path / state.STATE
     path.write_bytes(path.read_bytes()[:1000])
-    with pytest.raises(InputError, match="cannot be gone on from"):
+    with pytest.raises(InputError, match="cannot be resumed"):
         train(tmp_path, recipe(data, steps=3))
 
 
@@ -382,7 +382,7 @@ def test_demo_is_a_target() -> None:
 @pytest.mark.parametrize("count", ["two", "-1", "1.5"])
 def test_a_number_of_processes_that_is_none_is_refused(monkeypatch: pytest.MonkeyPatch, count: str) -> None:
     monkeypatch.setenv("WORLD_SIZE", count)
-    with pytest.raises(InputError, match=f"^WORLD_SIZE: '{count}' is no number of processes; "):
+    with pytest.raises(InputError, match=f"^WORLD_SIZE: '{count}' is not a number of processes; "):
         Workers("cpu")
     monkeypatch.setenv("WORLD_SIZE", "")
     assert Workers("cpu").count == 1

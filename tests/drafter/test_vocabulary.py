@@ -13,9 +13,11 @@ torch = pytest.importorskip("torch")
 pytest.importorskip("transformers")
 
 from sglang_dspark.drafter.base import Batch  # noqa: E402
-from sglang_dspark.drafter.checkpoint import make  # noqa: E402
-from sglang_dspark.drafter.derive import DSparkDraft, Eagle3Draft, derive  # noqa: E402
+from sglang_dspark.drafter.block import DSparkShape  # noqa: E402
+from sglang_dspark.drafter.eagle3 import Eagle3Shape  # noqa: E402
+from sglang_dspark.drafter.families import make  # noqa: E402
 from sglang_dspark.drafter.losses import Weights, losses  # noqa: E402
+from sglang_dspark.drafter.shape import derive  # noqa: E402
 from sglang_dspark.drafter.target import DEMO, Target  # noqa: E402
 from sglang_dspark.drafter.training.loop import Trainer  # noqa: E402
 from sglang_dspark.drafter.training.recipe import Recipe  # noqa: E402
@@ -23,8 +25,8 @@ from sglang_dspark.drafter.vocabulary import draw  # noqa: E402
 
 WEIGHTS = Weights(0.1, 0.9, 1.0, 0.3, 0.8)
 DRAFTS = (
-    DSparkDraft(family="dspark", target_layer_ids=(0, 3), block_size=3, layers=1, mask_token_id=1, markov_rank=4),
-    DSparkDraft(
+    DSparkShape(family="dspark", target_layer_ids=(0, 3), block_size=3, layers=1, mask_token_id=1, markov_rank=4),
+    DSparkShape(
         family="dspark",
         target_layer_ids=(0, 3),
         block_size=3,
@@ -33,7 +35,7 @@ DRAFTS = (
         markov_rank=4,
         markov_head_type="rnn",
     ),
-    Eagle3Draft(family="eagle3", target_layer_ids=(0, 3), ttt_length=3),
+    Eagle3Shape(family="eagle3", target_layer_ids=(0, 3), ttt_length=3),
 )
 
 
@@ -44,7 +46,7 @@ def test_columns_are_those_of_the_whole_vocabulary(draft: Any) -> None:
     drafter = make(derive(draft, target.config, 2))
     drafter.initialize(target.embedding, target.head)
     tokens = torch.randint(100, 1000, (2, 12))
-    seen = target.look(tokens, (0, 3))
+    seen = target.hidden_states(tokens, (0, 3))
     batch = Batch(tokens, torch.ones_like(tokens, dtype=torch.bool), seen.features, seen.last)
     anchors = torch.tensor([[2, 7], [4, 9]])
     given = batch, anchors, torch.ones_like(anchors, dtype=torch.bool)

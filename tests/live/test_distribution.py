@@ -9,7 +9,7 @@ import torch
 
 from sglang_dspark.demo import first_tokens
 from sglang_dspark.demo.policies import artifact
-from sglang_dspark.drafter.text import held_out
+from sglang_dspark.demo.text import held_out
 from tests.live import servers
 
 ALPHA = 1e-4

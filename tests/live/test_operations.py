@@ -12,7 +12,7 @@ import pytest
 from sglang_dspark.demo.load import Prompt, closed_loop
 from sglang_dspark.demo.mixed_prompts import mixed
 from sglang_dspark.demo.policies import artifact
-from sglang_dspark.drafter.text import CLASSES
+from sglang_dspark.demo.text import CLASSES
 from sglang_dspark.policy import Threshold
 from sglang_dspark.serving.live import Mode
 from tests.live import servers

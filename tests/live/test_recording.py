@@ -24,7 +24,7 @@ from dspark_tuning.measuring.sim2real.servers import GUESS, artifact
 from sglang_dspark.demo import TARGET
 from sglang_dspark.demo.load import closed_loop
 from sglang_dspark.demo.mixed_prompts import mixed
-from sglang_dspark.drafter.text import CLASSES, held_out
+from sglang_dspark.demo.text import CLASSES, held_out
 from sglang_dspark.policy import Fixed, NoDraft
 from tests.live import servers
 

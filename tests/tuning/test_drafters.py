@@ -146,7 +146,7 @@ def test_eval_plays_the_packaged_pair(folder: Path) -> None:
 def test_pairs_that_do_not_belong_together(folder: Path) -> None:
     from sglang_dspark import demo
     from sglang_dspark.drafter.checkpoint import load as load_draft
-    from sglang_dspark.drafter.play import check
+    from sglang_dspark.drafter.pair import check
     from sglang_dspark.drafter.target import Target, load_tokenizer
 
     target, tokenizer = Target.load("demo"), load_tokenizer("demo")
@@ -171,7 +171,7 @@ def test_commands_refuse_in_one_line(folder: Path) -> None:
         (["eval", "demo", "/nowhere", "--data", "tea"], "data: 'tea' is no file"),
         (["data", "regenerate", "a", "b"], "--url, --target: give one of them"),
         (["data", "cache", "a", "--out", "b", "--target", "demo", "--layers", "x"], "--layers: 'x' is not valid"),
-        (["train", "nothing"], "nothing: is no file and no packaged recipe"),
+        (["train", "nothing"], "nothing: is neither a file nor a packaged recipe"),
         (["simulate", "--domain", "x"], "--domain: 'x' is given without --acceptance"),
     ):
         done = CliRunner().invoke(app, arguments)

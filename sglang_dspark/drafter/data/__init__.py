@@ -1,1 +1,1 @@
-"""Prompts, answers that the target writes to them, and what the target makes of both."""
+"""Training data: prompts, the target's answers to them, and cached hidden states."""

@@ -1,7 +1,7 @@
-"""What a target makes of texts, kept on disk in shards, for targets whose passes cost more than the space.
+"""Cached hidden states of the target, for targets whose passes cost more than the disk space.
 
-A folder of ``shard-NNNNN.safetensors``, each with the texts' tokens, answers, lengths, features and last hidden states
-one after the other, and ``cache.json``, written last, which says whose they are and how large each shard is.
+A cache is a folder of ``shard-NNNNN.safetensors``, each with tokens, answer masks, features and last hidden states of
+consecutive texts, and ``cache.json``, written last, with the target's name and the size of every shard.
 """
 
 from __future__ import annotations
@@ -26,11 +26,11 @@ from sglang_dspark.files import write_atomically
 INDEX = "cache.json"
 SHARD_TOKENS = 65_536
 TOGETHER = 8
-"""Texts of a pass of the target: half as fast again on a CPU as one by one."""
+"""Texts per pass of the target; on a CPU this is 1.5 times as fast as one by one."""
 
 
 class Shard(BaseModel):
-    """One file."""
+    """One shard file."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -41,7 +41,7 @@ class Shard(BaseModel):
 
 
 class Index(BaseModel):
-    """``cache.json``."""
+    """The content of ``cache.json``."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -52,7 +52,7 @@ class Index(BaseModel):
 
 
 def size(passages: Sequence[Passage], target: Target, layers: Sequence[int]) -> int:
-    """Bytes that the shards will take, but for their headers: 2 for each number, 9 for each token's own."""
+    """Compute the bytes of the shards without headers: 2 for each value and 9 for each token."""
     tokens = sum(len(passage.tokens) for passage in passages)
     width = target.config.hidden_size
     return int(tokens * (2 * width * (len(layers) + 1) + 9))
@@ -67,20 +67,26 @@ def write(
     quota: int,
     progress: Callable[[int, int], None] = lambda done, of: None,
 ) -> None:
-    """Runs the target over texts and keeps what it makes of them, in bfloat16.
+    """Run the target over texts and write its hidden states in bfloat16.
 
     Args:
-        quota: bytes that it may take; nothing is written where it would take more.
+        folder: The cache.
+        passages: The texts.
+        target: The model.
+        name: The target's name, which ``cache.json`` records.
+        layers: The layers whose outputs to keep.
+        quota: The most bytes to write; nothing is written where the cache would be larger.
+        progress: Called after each shard with the texts done and their total.
 
     Raises:
-        InputError: It would be larger than the quota or than what is free, the folder holds a cache, or writing fails.
+        InputError: The cache would exceed the quota or the free space, the folder holds a cache, or writing fails.
     """
     check_layers_exist(layers, target)
     needed = size(passages, target, layers)
     if needed > quota:
         raise InputError(
             f"{folder}: {len(passages)} texts need {needed / 1e9:.3f} GB and the quota is {quota / 1e9:.3f}; raise"
-            " --quota, take fewer texts, or train without a cache"
+            " the quota, take fewer texts, or train without a cache"
         )
     if (folder / INDEX).exists():
         raise InputError(f"{folder}: holds a cache; remove it or choose another folder")
@@ -94,7 +100,7 @@ def write(
         part.append(passage)
         if sum(len(each.tokens) for each in part) >= SHARD_TOKENS or n == len(passages):
             file = f"shard-{len(shards):05d}.safetensors"
-            content = save(_look(part, target, layers))
+            content = save(_tensors(part, target, layers))
             write_atomically(folder / file, content)
             lengths = tuple(len(each.tokens) for each in part)
             shards.append(Shard(file=file, bytes=len(content), lengths=lengths))
@@ -105,13 +111,13 @@ def write(
 
 
 class Cache:
-    """A written cache, its shards open.
+    """A cache opened for reading.
 
     Args:
-        folder: that :func:`write` wrote.
+        folder: Written by :func:`write`.
 
     Raises:
-        InputError: It is no cache, or a shard is absent or cut short.
+        InputError: The folder is not a cache, or a shard is absent or truncated.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -125,45 +131,45 @@ class Cache:
             raise from_validation(error, path, content) from error
         except ValueError as error:
             raise InputError(f"{path}: is not JSON ({error}); write it anew") from error
-        self._places: list[tuple[int, int, int]] = []
+        self._extents: list[tuple[int, int, int]] = []
         self._files = []
         for n, shard in enumerate(self.index.shards):
             file = folder / shard.file
-            found = file.stat().st_size if file.exists() else 0
-            if found != shard.bytes:
-                raise InputError(f"{file}: has {found} of {shard.bytes} bytes; write the cache anew")
+            size = file.stat().st_size if file.exists() else 0
+            if size != shard.bytes:
+                raise InputError(f"{file}: has {size} of {shard.bytes} bytes; write the cache anew")
             try:
                 self._files.append(safe_open(file, framework="pt"))
             except (SafetensorError, OSError) as error:
                 raise InputError(f"{file}: is damaged ({error}); write the cache anew") from error
             start = 0
             for length in shard.lengths:
-                self._places.append((n, start, length))
+                self._extents.append((n, start, length))
                 start += length
 
     def __len__(self) -> int:
-        return len(self._places)
+        return len(self._extents)
 
     def text(self, n: int) -> dict[str, Tensor]:
-        """``tokens`` [S], ``answer`` [S], ``features`` [S, L * H] and ``last`` [S, H] of one text."""
-        shard, start, length = self._places[n]
+        """Return ``tokens`` [S], ``answer`` [S], ``features`` [S, L * H] and ``last`` [S, H] of text ``n``."""
+        shard, start, length = self._extents[n]
         file = self._files[shard]
         names = ("tokens", "answer", "features", "last")
         return {name: file.get_slice(name)[start : start + length] for name in names}
 
     def tokens(self) -> Tensor:
-        """[n] those of all texts."""
+        """Return the tokens of all texts, [n]."""
         return torch.cat([file.get_tensor("tokens") for file in self._files])
 
 
-def _look(part: Sequence[Passage], target: Target, layers: Sequence[int]) -> dict[str, Tensor]:
+def _tensors(part: Sequence[Passage], target: Target, layers: Sequence[int]) -> dict[str, Tensor]:
     features, last = [], []
     for start in range(0, len(part), TOGETHER):
         texts = [torch.from_numpy(passage.tokens) for passage in part[start : start + TOGETHER]]
-        seen = target.look(pad_sequence(texts, batch_first=True).to(target.device), layers)
+        states = target.hidden_states(pad_sequence(texts, batch_first=True).to(target.device), layers)
         for row, text in enumerate(texts):
-            features.append(seen.features[row, : len(text)].to("cpu", torch.bfloat16))
-            last.append(seen.last[row, : len(text)].to("cpu", torch.bfloat16))
+            features.append(states.features[row, : len(text)].to("cpu", torch.bfloat16))
+            last.append(states.last[row, : len(text)].to("cpu", torch.bfloat16))
     return {
         "tokens": torch.cat([torch.from_numpy(passage.tokens) for passage in part]),
         "answer": torch.cat([torch.from_numpy(passage.answer) for passage in part]),

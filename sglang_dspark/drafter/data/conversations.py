@@ -1,11 +1,11 @@
-"""JSON lines of prompts and conversations. No torch.
+"""Reading and writing prompts and conversations as JSON lines. No torch.
 
 A line is an object with one of
 
-- ``turns``: what the user says, turn by turn (DeepSpec's prompts);
+- ``turns``: the user's turns (DeepSpec's prompts);
 - ``conversations`` or ``messages``: a list of turns with a role (``role`` or ``from``) and a text (``content`` or
   ``value``), as in most published chat data;
-- ``prompt``: a single turn, or a list of them.
+- ``prompt``: a single user turn, or a list of them.
 """
 
 from __future__ import annotations
@@ -25,23 +25,23 @@ Message = dict[str, str]
 
 
 class Conversation(NamedTuple):
-    """What one line holds."""
+    """The conversation of one line."""
 
     messages: list[Message]
     source: str
-    """``file:line``, for messages to people."""
+    """``file:line``, for error messages."""
 
     @property
     def turns(self) -> list[str]:
-        """What the user says."""
+        """The user's turns."""
         return [message["content"] for message in self.messages if message["role"] == "user"]
 
 
 def read(path: Path) -> list[Conversation]:
-    """Reads a file of prompts or conversations; empty lines are skipped.
+    """Read a file of prompts or conversations; empty lines are skipped.
 
     Raises:
-        InputError: It cannot be read, or a line is none of the above.
+        InputError: The file cannot be read, or a line has another form.
     """
     try:
         lines = path.read_text(encoding="utf-8").splitlines()
@@ -49,14 +49,14 @@ def read(path: Path) -> list[Conversation]:
         raise InputError(f"{path}: cannot be read ({error.strerror}); check the path") from error
     except UnicodeDecodeError as error:
         raise InputError(f"{path}: is not UTF-8 ({error.reason} at byte {error.start}); convert it") from error
-    found = [_conversation(line, f"{path}:{n}") for n, line in enumerate(lines, 1) if line.strip()]
-    if not found:
+    conversations = [_conversation(line, f"{path}:{n}") for n, line in enumerate(lines, 1) if line.strip()]
+    if not conversations:
         raise InputError(f"{path}: holds no line; give at least one prompt")
-    return found
+    return conversations
 
 
 def write_prompts(path: Path, prompts: Iterable[list[str]]) -> None:
-    """Writes prompts, one object with ``turns`` a line."""
+    """Write prompts as lines with ``turns``."""
     write_atomically(path, "".join(json.dumps({"turns": turns}, ensure_ascii=False) + "\n" for turns in prompts))
 
 

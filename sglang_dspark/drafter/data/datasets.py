@@ -1,4 +1,4 @@
-"""The data sets that drafters are compared on, by name: from local files in DeepSpec's format, or from the hub."""
+"""Evaluation data sets by name, from local files in DeepSpec's format or from the hub."""
 
 from __future__ import annotations
 
@@ -13,17 +13,17 @@ Row = Mapping[str, Any]
 
 
 class HubData(NamedTuple):
-    """Where a data set is on the hub, and how a row of it becomes turns of a user."""
+    """A data set on the hub, and the conversion of its rows to user turns."""
 
     repository: str
     files: str
-    """Pattern of its files: Parquet or JSON lines."""
+    """Glob pattern of its files, which are Parquet or JSON lines."""
 
     turns: Callable[[Row], list[str]]
 
 
 def _reasoned(field: str) -> Callable[[Row], list[str]]:
-    # The paper's mathematical prompts ask for this form of an answer.
+    # The instruction that the paper adds to mathematical prompts.
     return lambda row: [f"{row[field]}\nPlease reason step by step, and put your final answer within \\boxed{{}}."]
 
 
@@ -51,14 +51,15 @@ HUB: dict[str, HubData] = {
 
 
 def prompts(name: str, folder: Path) -> tuple[str, list[list[str]]]:
-    """A data set's name and its prompts, each a user's turns.
+    """Return a data set's name and its prompts, each a list of user turns.
 
     Args:
-        name: Of a file of JSON lines; or of a data set, whose file ``folder/NAME.jsonl`` is read if it is there, and
-            which is fetched from the hub if not.
+        name: A file of JSON lines, or a data set, which is read from ``folder/NAME.jsonl`` if that exists and fetched
+            from the hub otherwise.
+        folder: Local copies of data sets.
 
     Raises:
-        InputError: There is neither, the hub does not answer, or a line is no prompt.
+        InputError: The name is unknown, the hub is unreachable, or a line is not a prompt.
     """
     path = Path(name)
     if path.suffix in (".jsonl", ".json"):
@@ -68,18 +69,18 @@ def prompts(name: str, folder: Path) -> tuple[str, list[list[str]]]:
         return name, [conversation.turns for conversation in read(local)]
     if name not in HUB:
         raise InputError(f"data: {name!r} is no file, not in {folder} and not known; known are {', '.join(HUB)}")
-    return name, _fetch(name, HUB[name])
+    return name, _fetch(name, HUB[name], folder)
 
 
 def rows(file: Path) -> list[Row]:
-    """The rows of a file of the hub."""
+    """Read the rows of a Parquet or JSON-lines file."""
     import pandas as pd
 
     table = pd.read_parquet(file) if file.suffix == ".parquet" else pd.read_json(file, lines=True)
     return [dict(zip(table.columns, row, strict=True)) for row in table.itertuples(index=False)]
 
 
-def _fetch(name: str, source: HubData) -> list[list[str]]:
+def _fetch(name: str, source: HubData, local: Path) -> list[list[str]]:
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HfHubHTTPError
 
@@ -88,9 +89,9 @@ def _fetch(name: str, source: HubData) -> list[list[str]]:
     except (HfHubHTTPError, OSError, ValueError) as error:
         reason = " ".join(str(error).split())[:120]
         raise InputError(
-            f"data: {name}: {source.repository} cannot be fetched ({reason}); put {name}.jsonl into --data-dir"
+            f"data: {name}: {source.repository} cannot be fetched ({reason}); put {name}.jsonl into {local}"
         ) from error
     files = sorted(folder.glob(source.files))
     if not files:
-        raise InputError(f"data: {name}: {source.repository} has no {source.files}; put {name}.jsonl into --data-dir")
+        raise InputError(f"data: {name}: {source.repository} has no {source.files}; put {name}.jsonl into {local}")
     return [source.turns(row) for file in files for row in rows(file)]

@@ -1,4 +1,4 @@
-"""Answers from a target in this process, by transformers."""
+"""Answers generated in this process by transformers."""
 
 from __future__ import annotations
 
@@ -14,11 +14,12 @@ from sglang_dspark.drafter.target import Target, load_tokenizer
 
 
 class TargetAnswers:
-    """A target that answers all prompts of a batch together.
+    """A target that answers the prompts of a batch in one generation.
 
     Args:
-        name: of the target, as for :meth:`Target.load`.
-        template: additions to the chat template's arguments.
+        name: The target's name, as for :meth:`Target.load`.
+        target: The model.
+        template: Additional arguments of the chat template.
     """
 
     def __init__(self, name: str, target: Target, template: dict[str, Any] | None = None) -> None:
@@ -41,7 +42,7 @@ class TargetAnswers:
         ]
         given = self.tokenizer(texts, return_tensors="pt", padding=True, add_special_tokens=False)
         given = {name: given[name].to(self.target.device) for name in ("input_ids", "attention_mask")}
-        # The samples of a batch depend on one another, so the seed is that of its first prompt.
+        # Samples of a batch share one generator, seeded for its first prompt.
         torch.manual_seed(seeds[0])
         drawn = {"temperature": sampling.temperature, "top_p": sampling.top_p} if sampling.temperature else {}
         written = self.target.model.generate(

@@ -1,4 +1,4 @@
-"""Conversations as tokens, with what of them the target wrote."""
+"""Tokenized conversations with a mask of the target's answer."""
 
 from __future__ import annotations
 
@@ -14,42 +14,44 @@ from sglang_dspark.errors import InputError
 
 
 class Passage(NamedTuple):
-    """One answer after the conversation that it answers."""
+    """An answer, preceded by the conversation that it answers."""
 
     tokens: NDArray[np.int64]
     """[S]."""
 
     answer: NDArray[np.bool_]
-    """[S] the answer's tokens, that which ends it included."""
+    """[S] True for the answer's tokens, including its end token."""
 
 
 def passages(
     files: Sequence[Path], tokenizer: Any, max_length: int, template: dict[str, Any] | None = None
 ) -> list[Passage]:
-    """One passage for each answer of each conversation, cut to ``max_length`` tokens.
+    """Tokenize every answer of every conversation, truncated to ``max_length`` tokens.
 
-    An answer's passage is what a server would have had before it: some chat templates drop thinking from earlier turns.
-    Answers of less than two tokens within the cut hold no block and are left out.
+    The text before an answer is the prompt that a server would have seen: some chat templates drop thinking from
+    earlier turns. Answers of fewer than two tokens within the limit contain no block and are skipped.
 
     Args:
-        tokenizer: one of transformers with a chat template.
-        template: additions to the template's arguments.
+        files: JSON lines of answered conversations.
+        tokenizer: A transformers tokenizer with a chat template.
+        max_length: Tokens of a passage.
+        template: Additional arguments of the chat template.
 
     Raises:
-        InputError: A file cannot be used, or none holds an answer that is long enough.
+        InputError: A file cannot be used, or no answer is long enough.
     """
-    found = []
+    kept = []
     for file in files:
         for conversation in read(file):
             for end, message in enumerate(conversation.messages, 1):
                 if message["role"] == "assistant" and message["content"]:
                     passage = _passage(conversation, end, tokenizer, max_length, template or {})
                     if passage.answer.sum() >= 2:
-                        found.append(passage)
-    if not found:
+                        kept.append(passage)
+    if not kept:
         names = ", ".join(map(str, files))
         raise InputError(f"{names}: holds no answer of two tokens; answer the prompts first (dspark data regenerate)")
-    return found
+    return kept
 
 
 def _passage(
@@ -59,9 +61,9 @@ def _passage(
     before = _render(tokenizer, messages[:-1], conversation.source, add_generation_prompt=True, **template)
     whole = _render(tokenizer, messages, conversation.source, **template)
     if not whole.startswith(before):
-        # Templates that ask for an answer in other words than they give one in later.
+        # Some templates render the prompt of an answer differently once the answer is part of the conversation.
         whole = before + messages[-1]["content"] + (tokenizer.eos_token or "")
-    # Apart, as the server saw the first before it wrote the second: no token holds something of both.
+    # Tokenized separately, as in the server: no token spans prompt and answer.
     given, written = (tokenizer(text, add_special_tokens=False)["input_ids"] for text in (before, whole[len(before) :]))
     tokens = np.array([*given, *written][:max_length], np.int64)
     return Passage(tokens, np.arange(len(tokens)) >= len(given))
@@ -71,5 +73,5 @@ def _render(tokenizer: Any, messages: list[Message], source: str, **options: Any
     try:
         return str(tokenizer.apply_chat_template(messages, tokenize=False, **options))
     except Exception as error:
-        # Templates raise errors of their own, for roles in an order that they do not know.
+        # Templates raise their own errors, such as for an unexpected order of roles.
         raise InputError(f"{source}: the target's chat template refuses it ({error})") from error

@@ -1,4 +1,4 @@
-"""Prompts to train on and prompts held out, from files of conversations. No torch."""
+"""Splitting prompts into training and held-out sets. No torch."""
 
 from __future__ import annotations
 
@@ -11,23 +11,26 @@ from sglang_dspark.drafter.data.conversations import read, write_prompts
 
 
 class Split(NamedTuple):
-    """How many prompts went where."""
+    """The numbers of prompts in each set."""
 
     train: int
     held_out: int
     repeated: int
-    """Lines left out because another had the same turns."""
+    """Lines dropped as duplicates of another line's turns."""
 
 
 def split(sources: Sequence[Path], train: Path, held_out: Path, share: float, limit: int | None = None) -> Split:
-    """Takes the user's turns of conversations, once each, and holds some out.
+    """Extract the distinct user turns of conversations and hold some out.
 
-    A hash of its turns decides whether a prompt is held out, so that no other line added or removed moves it, and the
-    order of those kept.
+    A hash of a prompt's turns determines its set and its order, so that adding or removing other lines does not move
+    it.
 
     Args:
-        share: of the prompts to hold out, 0..1.
-        limit: prompts to keep in all; by default every one.
+        sources: JSON lines of prompts or conversations.
+        train: The file of training prompts.
+        held_out: The file of held-out prompts.
+        share: The share of prompts to hold out, 0..1.
+        limit: Prompts to keep in total; all by default.
 
     Raises:
         InputError: A source cannot be used.

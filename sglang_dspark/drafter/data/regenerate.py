@@ -1,7 +1,7 @@
-"""Answers in the target's own words: what a server's drafter has to foresee. No torch.
+"""Regenerating answers with the target, the text that its drafter has to predict. No torch.
 
-Every answered prompt is appended as one line, and a line is only ever appended whole, so that an interrupted run goes
-on where it stopped. Beside the file, ``FILE.about.json`` says whose answers they are.
+Answered prompts are appended as whole lines, so that an interrupted run can be resumed. ``FILE.about.json`` records the
+model and the sampling.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from sglang_dspark.files import write_atomically
 
 
 class Sampling(NamedTuple):
-    """How answers are drawn."""
+    """The sampling parameters of answers."""
 
     temperature: float = 1.0
     top_p: float = 1.0
@@ -28,24 +28,24 @@ class Sampling(NamedTuple):
 
 
 class Answerer(Protocol):
-    """Whoever answers: a server, or a target in this process."""
+    """A source of answers: a server, or a target in this process."""
 
     @property
     def name(self) -> str:
-        """Of the model."""
+        """The model's name."""
 
     def answers(
         self, conversations: Sequence[list[Message]], seeds: Sequence[int], sampling: Sampling
     ) -> Iterator[tuple[int, str]]:
-        """The next answer to each conversation with its index, in any order; each may be asked a seed of its own."""
+        """Yield the next answer to each conversation with its index, in any order; each has its own seed."""
 
 
 class Regenerated(NamedTuple):
-    """How far it is."""
+    """The numbers of answered prompts."""
 
     written: int
     found: int
-    """Prompts that an earlier run had answered."""
+    """Prompts answered by an earlier run."""
 
 
 def regenerate(
@@ -56,14 +56,18 @@ def regenerate(
     together: int = 64,
     progress: Callable[[int, int], None] = lambda done, of: None,
 ) -> Regenerated:
-    """Answers every prompt of a file, all of its turns one after the other, into ``out``.
+    """Answer every prompt of a file turn by turn, appending to ``out``.
 
     Args:
-        together: prompts in work at a time.
-        progress: told after every batch how many of how many are answered.
+        prompts: JSON lines of prompts.
+        out: JSON lines of answers; an existing file is resumed.
+        answerer: The source of answers.
+        sampling: Its sampling parameters.
+        together: Prompts per batch.
+        progress: Called after each batch with the answered prompts and their total.
 
     Raises:
-        InputError: The prompts cannot be read, ``out`` holds answers of another run, or the answerer gives up.
+        InputError: The prompts cannot be read, ``out`` holds answers of another run, or the answerer fails.
     """
     _claim(out, answerer.name, sampling)
     done = _answered(out)
@@ -72,7 +76,7 @@ def regenerate(
         name = f"{n}-{hashlib.sha256(chr(0).join(conversation.turns).encode()).hexdigest()[:12]}"
         if name not in done:
             waiting.append((name, n, conversation))
-    found = len(done)
+    earlier = len(done)
     for start in range(0, len(waiting), together):
         batch = waiting[start : start + together]
         texts = _converse([conversation for _, _, conversation in batch], [n for _, n, _ in batch], answerer, sampling)
@@ -81,27 +85,27 @@ def regenerate(
             for (name, _, _), messages in zip(batch, texts, strict=True)
         ]
         _append(out, "".join(lines))
-        progress(found + start + len(batch), found + len(waiting))
-    return Regenerated(len(waiting), found)
+        progress(earlier + start + len(batch), earlier + len(waiting))
+    return Regenerated(len(waiting), earlier)
 
 
 def _converse(
     conversations: Sequence[Conversation], numbers: Sequence[int], answerer: Answerer, sampling: Sampling
 ) -> list[list[Message]]:
-    """Every conversation with each user's turn answered anew."""
+    """Answer the user turns of conversations one after the other."""
     written: list[list[Message]] = [[m for m in c.messages if m["role"] == "system"][:1] for c in conversations]
     for turn in range(max(len(c.turns) for c in conversations)):
-        asking = [i for i, c in enumerate(conversations) if turn < len(c.turns)]
-        for i in asking:
+        open_ = [i for i, c in enumerate(conversations) if turn < len(c.turns)]
+        for i in open_:
             written[i].append({"role": "user", "content": conversations[i].turns[turn]})
-        seeds = [sampling.seed * 1_000_003 + numbers[i] * 101 + turn for i in asking]
-        for place, answer in answerer.answers([written[i] for i in asking], seeds, sampling):
-            written[asking[place]].append({"role": "assistant", "content": answer})
+        seeds = [sampling.seed * 1_000_003 + numbers[i] * 101 + turn for i in open_]
+        for place, answer in answerer.answers([written[i] for i in open_], seeds, sampling):
+            written[open_[place]].append({"role": "assistant", "content": answer})
     return written
 
 
 def _claim(out: Path, model: str, sampling: Sampling) -> None:
-    """Leaves a note of whose answers the file holds, or raises if it holds others."""
+    """Record the model and sampling of the file, or raise InputError if it holds answers of others."""
     about = out.with_name(out.name + ".about.json")
     content = json.dumps({"model": model} | sampling._asdict(), indent=2, sort_keys=True) + "\n"
     if out.exists() and (not about.exists() or about.read_text() != content):
@@ -110,7 +114,7 @@ def _claim(out: Path, model: str, sampling: Sampling) -> None:
 
 
 def _answered(out: Path) -> set[str]:
-    """Names of the prompts answered so far; half a line at the end, of a run that was killed, is cut off."""
+    """Return the names of the prompts answered so far, and cut off an incomplete last line of a killed run."""
     if not out.exists():
         return set()
     with out.open("rb+") as file:

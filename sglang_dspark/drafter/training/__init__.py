@@ -1,1 +1,1 @@
-"""Training of drafters from recipes: what a step learns from, the loop, and what an interrupted run goes on from."""
+"""Training of drafters from recipes: recipes, texts, the loop, and resumable state."""

@@ -1,4 +1,7 @@
-"""The training loop. A step depends on its number and the state before it alone, so a killed run goes on exactly."""
+"""The training loop.
+
+A step depends only on its number and the previous state, so that a killed run resumes to bit-identical weights.
+"""
 
 from __future__ import annotations
 
@@ -7,20 +10,21 @@ import math
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import torch
 
 from sglang_dspark.drafter.anchors import sample_anchors
-from sglang_dspark.drafter.base import Forced
-from sglang_dspark.drafter.checkpoint import AnyDrafter, make
+from sglang_dspark.drafter.base import Drafter, TeacherForced
 from sglang_dspark.drafter.data.cache import Cache
 from sglang_dspark.drafter.data.passages import passages
-from sglang_dspark.drafter.derive import derive
+from sglang_dspark.drafter.families import make
 from sglang_dspark.drafter.losses import Weights, losses
+from sglang_dspark.drafter.shape import derive
 from sglang_dspark.drafter.target import Target, check_layers_exist, check_tokenizer, load_tokenizer
 from sglang_dspark.drafter.training import state
 from sglang_dspark.drafter.training.recipe import Recipe
-from sglang_dspark.drafter.training.texts import Cached, Looked, Texts, order
+from sglang_dspark.drafter.training.texts import CachedTexts, OnTheFlyTexts, Texts, order
 from sglang_dspark.drafter.training.workers import Workers
 from sglang_dspark.drafter.vocabulary import Columns, draw
 from sglang_dspark.errors import InputError
@@ -32,12 +36,13 @@ _EVALUATION_SEED = 20260705
 
 
 class Trainer:
-    """A recipe, its target and data, and the drafter in the making.
+    """A training run: a recipe with its target, data, drafter and optimizer.
 
     Args:
-        folder: of the training; one that was begun by the same recipe is gone on with.
-        device: as torch names it; by default a GPU if there is one.
-        report: told (step, name, value) of every figure that is logged.
+        recipe: The settings.
+        folder: Of the run; a run of the same recipe is resumed.
+        device: A torch device; by default a GPU if there is one.
+        report: Called with (step, name, value) for every logged figure.
     """
 
     def __init__(
@@ -51,7 +56,8 @@ class Trainer:
         self.workers = Workers(device)
         if recipe.batch % (recipe.micro_batch * self.workers.count):
             raise InputError(
-                f"batch: {recipe.batch} is no multiple of micro_batch times {self.workers.count} processes; change one"
+                f"batch: {recipe.batch} is not a multiple of micro_batch times {self.workers.count} processes; change"
+                " one of them"
             )
         at = self.workers.device
         half = recipe.precision == "bf16"
@@ -67,7 +73,7 @@ class Trainer:
             state.claim(folder, recipe)
         self.workers.wait()
         torch.manual_seed(recipe.seed)
-        self.drafter: AnyDrafter = make(config)
+        self.drafter: Drafter[Any] = make(config)
         self.drafter.initialize(target.embedding.float().cpu(), target.head.float().cpu())
         self.drafter.to(at)
         self.trained = [parameter for parameter in self.drafter.parameters() if parameter.requires_grad]
@@ -83,10 +89,10 @@ class Trainer:
             self.common = counts.argsort(descending=True, stable=True)[: recipe.sampled_tokens]
 
     def run(self) -> state.Progress:
-        """Trains to the end, or until no measurement gets better.
+        """Train for all steps, or until ``patience`` measurements bring no improvement.
 
         Raises:
-            InputError: The loss is not finite, or a file cannot be written; the last good checkpoint stands.
+            InputError: The loss is not finite, or a file cannot be written; the last good checkpoint is kept.
         """
         recipe, progress = self.recipe, self.progress
         started, first = time.monotonic(), progress.step
@@ -97,14 +103,16 @@ class Trainer:
             if progress.step % recipe.evaluate_every == 0 or last:
                 self._measure(figures)
                 pace = (time.monotonic() - started) / (progress.step - first)
-                log.info("step %d of %d, %.2f s a step: %s", progress.step, self.steps, pace, _said(progress.log[-1]))
+                log.info(
+                    "step %d of %d, %.2f s a step: %s", progress.step, self.steps, pace, _figures(progress.log[-1])
+                )
             if (progress.step % recipe.save_every == 0 or last or progress.ended) and self.workers.first:
                 state.save(self.folder, progress, self.drafter, self.optimizer)
         self.workers.wait()
         return progress
 
     def accepted_length(self) -> float:
-        """Expected tokens a round on held-out texts under rejection sampling at temperature 1, by the texts' blocks."""
+        """Measure the expected tokens per round on held-out texts, under rejection sampling at temperature 1."""
         self.drafter.eval()
         texts = min(self.recipe.evaluate_texts, len(self.held_out))
         total = blocks = 0.0
@@ -113,7 +121,7 @@ class Trainer:
                 numbers = range(start, min(start + self.recipe.micro_batch, texts))
                 generator = torch.Generator().manual_seed(_EVALUATION_SEED + start)
                 forced = self._score(self.held_out, list(numbers), generator)
-                # A place that the text does not reach counts as refused.
+                # A position beyond the text counts as rejected.
                 survival = (forced.acceptance() * forced.known).cumprod(-1)
                 real = forced.known[:, 0]
                 total += float((1.0 + survival.sum(-1))[real].sum())
@@ -124,22 +132,22 @@ class Trainer:
     def _texts(self, target: Target, tokenizer: object) -> tuple[Texts, Texts]:
         data, layers = self.recipe.data, self.recipe.draft.target_layer_ids
 
-        def looked(files: tuple[Path, ...]) -> Texts:
-            return Looked(passages(files, tokenizer, data.max_length, data.template), target, layers)
+        def read(files: tuple[Path, ...]) -> Texts:
+            return OnTheFlyTexts(passages(files, tokenizer, data.max_length, data.template), target, layers)
 
-        held_out = looked(data.held_out)
+        held_out = read(data.held_out)
         if data.cache is None:
-            return looked(data.train), held_out
+            return read(data.train), held_out
         cache = Cache(data.cache)
         if cache.index.target != self.recipe.target or cache.index.layers != tuple(layers):
             raise InputError(
                 f"{data.cache}: was made for {cache.index.target}, layers {list(cache.index.layers)}, not for"
                 f" {self.recipe.target}, {list(layers)}; write one for this recipe"
             )
-        return Cached(cache, self.workers.device), held_out
+        return CachedTexts(cache, self.workers.device), held_out
 
     def _step(self, step: int) -> dict[str, float]:
-        """One update of the weights."""
+        """Update the weights once and return the loss terms and the gradients' norm."""
         recipe, workers = self.recipe, self.workers
         numbers = order(len(self.train), step, recipe.batch, recipe.seed)
         passes = recipe.batch // recipe.micro_batch
@@ -158,7 +166,7 @@ class Trainer:
         if not math.isfinite(norm) or not math.isfinite(sums["total"]):
             raise InputError(
                 f"{self.folder}: step {step}: the loss is {sums['total']:g} and its gradients' norm {norm:g}; lower"
-                f" learning_rate. The state before it stands"
+                " learning_rate; the state before this step is kept"
             )
         for group in self.optimizer.param_groups:
             group["lr"] = recipe.learning_rate * pace(step, self.steps, int(recipe.warmup * self.steps))
@@ -172,8 +180,15 @@ class Trainer:
         numbers: list[int],
         generator: torch.Generator,
         common: torch.Tensor | None = None,
-    ) -> Forced:
-        """Over the whole vocabulary; given ``common`` tokens, over those, the texts' and a sample of others."""
+    ) -> TeacherForced:
+        """Score random blocks of texts.
+
+        Args:
+            texts: Training or held-out texts.
+            numbers: The texts of the pass.
+            generator: Of the anchors and the sampled tokens.
+            common: Tokens to include in a sampled vocabulary; by default the whole vocabulary is used.
+        """
         half = self.recipe.precision == "bf16"
         with torch.autocast(self.workers.device.type, torch.bfloat16, enabled=half):
             batch = texts.batch(numbers)
@@ -182,17 +197,17 @@ class Trainer:
             batch = batch._replace(features=batch.features.to(dtype), last=batch.last.to(dtype))
             columns = None
             if common is not None:
-                named = torch.cat([common, batch.tokens.cpu().flatten()])
-                drawn = draw(named, self.drafter.config.vocab_size, len(common), generator)
+                included = torch.cat([common, batch.tokens.cpu().flatten()])
+                drawn = draw(included, self.drafter.config.vocab_size, len(common), generator)
                 columns = Columns(*(tensor.to(self.workers.device) for tensor in drawn))
             return self.drafter.score(batch, anchors, kept, columns)
 
     def _measure(self, figures: dict[str, float]) -> None:
-        """Measures, logs, and keeps the drafter if it is the best so far."""
+        """Measure and log the accepted length, and save the drafter if it is the best so far."""
         progress, workers = self.progress, self.workers
         length = workers.agree(self.accepted_length() if workers.first else 0.0)
         line = {"step": progress.step, "held_out_accepted_length": length} | figures
-        # What a run that was killed had logged after its last state is logged again.
+        # Lines that a killed run logged after its last saved state are logged again.
         progress.log.append({name: round(value, 6) for name, value in line.items()})
         for name, value in line.items():
             if workers.first and name != "step":
@@ -207,22 +222,22 @@ class Trainer:
 
 
 def pace(step: int, steps: int, warmup: int) -> float:
-    """The learning rate's factor: a linear warm-up, then a cosine to 0."""
+    """Compute the factor of the learning rate: a linear warm-up, then a cosine to 0."""
     if step < warmup:
         return (step + 1) / warmup
     return 0.5 * (1.0 + math.cos(math.pi * (step - warmup) / max(1, steps - warmup)))
 
 
 def tensorboard(folder: Path) -> Callable[[int, str, float], None]:
-    """Reports figures to TensorBoard.
+    """Make a reporter of figures to TensorBoard.
 
     Raises:
-        InputError: It is not installed.
+        InputError: TensorBoard is not installed.
     """
     try:
         from torch.utils.tensorboard import SummaryWriter
     except ImportError as error:
-        raise InputError("--tensorboard: is not installed; pip install 'sglang-dspark[train]'") from error
+        raise InputError("tensorboard: is not installed; pip install 'sglang-dspark[train]'") from error
     writer = SummaryWriter(str(folder / "tensorboard"))
 
     def report(step: int, name: str, value: float) -> None:
@@ -232,5 +247,5 @@ def tensorboard(folder: Path) -> Callable[[int, str, float], None]:
     return report
 
 
-def _said(line: dict[str, float]) -> str:
+def _figures(line: dict[str, float]) -> str:
     return ", ".join(f"{name} {value:.3f}" for name, value in line.items() if name != "step" and value)

@@ -1,4 +1,4 @@
-"""The file that says what to train: ``dspark train RECIPE``. No torch."""
+"""Training recipes: the YAML file that ``dspark train`` reads."""
 
 from __future__ import annotations
 
@@ -7,18 +7,19 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, SerializeAsAny, ValidationError, model_validator
 
-from sglang_dspark.drafter.derive import Draft
+from sglang_dspark.drafter.families import parse_shape
+from sglang_dspark.drafter.shape import DraftShape
 from sglang_dspark.errors import InputError, from_validation
 
 Weight = Annotated[float, Field(ge=0.0)]
 
 
 class LossWeights(BaseModel):
-    """What each term of the loss weighs (:mod:`sglang_dspark.drafter.losses`).
+    """The weights of the loss terms (:mod:`sglang_dspark.drafter.losses`).
 
-    ``place_ratio`` is the factor by which a place weighs less than the one before it: exp(-1/4) for DeepSpec's
+    ``place_ratio`` is the ratio of a position's weight to that of the position before it: exp(-1/4) for DeepSpec's
     ``loss_decay_gamma`` of 4, 0.8 for its ``step_loss_decay``.
     """
 
@@ -38,9 +39,9 @@ class LossWeights(BaseModel):
 
 
 class Data(BaseModel):
-    """Answered conversations to train on and to measure on, or a cache of the first.
+    """Answered conversations for training, or a cache of them, and for measuring.
 
-    ``template`` is added to the arguments of the target's chat template.
+    ``template`` holds additional arguments of the target's chat template.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -59,34 +60,35 @@ class Data(BaseModel):
 
 
 class Recipe(BaseModel):
-    """One training.
+    """The settings of one training run.
 
     Args:
         target: A folder, a name on the hub, or ``demo``.
         draft: The family and its shape.
-        losses: What is minimised.
-        data: What it learns from.
-        steps: Updates of the weights. ``epochs`` instead counts passes over the data.
-        batch: Texts a step, over all processes.
-        micro_batch: Texts a pass, so that a step fits into memory.
-        anchors: Blocks a text.
-        sampled_tokens: Losses are taken over the tokens of the pass's texts, this many of the commonest in all texts,
-            and a sample of as many others (:mod:`sglang_dspark.drafter.vocabulary`); by default over the vocabulary.
-        learning_rate: At its peak, after ``warmup``, a share of all steps; from there a cosine to 0.
+        losses: The weights of the loss terms.
+        data: The training and held-out texts.
+        steps: Updates of the weights; ``epochs`` counts passes over the data instead.
+        batch: Texts per step, over all processes.
+        micro_batch: Texts per pass, so that a step fits into memory.
+        anchors: Blocks per text.
+        sampled_tokens: Number N for losses over part of the vocabulary: the tokens of the pass's texts, the N most
+            frequent tokens of all texts and a sample of N others (:mod:`sglang_dspark.drafter.vocabulary`). By default
+            losses are over the whole vocabulary.
+        learning_rate: The peak, reached after ``warmup``, a share of all steps; then a cosine to 0.
         weight_decay: Of AdamW.
         clip: The largest norm of the gradients.
-        precision: ``bf16`` is automatic mixed precision; the weights stay in float32.
-        seed: Of first weights, order of the texts and anchors.
+        precision: ``bf16`` is automatic mixed precision; weights stay in float32.
+        seed: Of initial weights, order of the texts, and anchors.
         evaluate_every: Steps between measurements of the accepted length on held-out texts.
-        evaluate_texts: Held-out texts measured.
-        patience: Measurements without a better one after which training ends; by default it never ends early.
-        save_every: Steps between states that a killed run goes on from.
+        evaluate_texts: Held-out texts per measurement.
+        patience: Measurements without improvement after which training ends; by default it runs all steps.
+        save_every: Steps between saved states, from which a killed run resumes.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     target: str
-    draft: Draft
+    draft: Annotated[SerializeAsAny[DraftShape], BeforeValidator(parse_shape)]
     losses: LossWeights
     data: Data
     steps: int | None = Field(default=None, gt=0)
@@ -111,23 +113,23 @@ class Recipe(BaseModel):
         if (self.steps is None) == (self.epochs is None):
             raise ValueError("give either steps or epochs")
         if self.batch % self.micro_batch:
-            raise ValueError(f"batch {self.batch} is no multiple of micro_batch {self.micro_batch}")
-        if self.losses.confidence and self.draft.family != "dspark":
-            raise ValueError("losses.confidence is DSpark's alone; the other families have no confidence head")
+            raise ValueError(f"batch {self.batch} is not a multiple of micro_batch {self.micro_batch}")
+        if self.losses.confidence and not self.draft.HAS_CONFIDENCE:
+            raise ValueError(f"losses.confidence must be 0: {self.draft.family} has no confidence head")
         return self
 
 
 def names() -> list[str]:
-    """The packaged recipes."""
+    """Return the names of the packaged recipes."""
     files = resources.files("sglang_dspark.drafter") / "recipes"
     return sorted(file.name.removesuffix(".yaml") for file in files.iterdir() if file.name.endswith(".yaml"))
 
 
 def source(name: str) -> tuple[str, str]:
-    """A recipe's text and where it is from: a packaged one by its name, or a file.
+    """Return the text of a packaged recipe or of a file, and its name for error messages.
 
     Raises:
-        InputError: There is none.
+        InputError: Neither exists.
     """
     if name in names():
         file = resources.files("sglang_dspark.drafter") / "recipes" / f"{name}.yaml"
@@ -135,14 +137,14 @@ def source(name: str) -> tuple[str, str]:
     try:
         return Path(name).read_text(encoding="utf-8"), name
     except (OSError, UnicodeDecodeError) as error:
-        raise InputError(f"{name}: is no file and no packaged recipe; one of {', '.join(names())}") from error
+        raise InputError(f"{name}: is neither a file nor a packaged recipe; use one of {', '.join(names())}") from error
 
 
 def load(name: str) -> Recipe:
-    """Reads a recipe by the same names; paths in it are relative to the working folder.
+    """Read a packaged recipe or a file; paths in it are relative to the working folder.
 
     Raises:
-        InputError: It cannot be read, or a field is missing, unknown or out of range.
+        InputError: The recipe cannot be read, or a field is missing, unknown or out of range.
     """
     text, where = source(name)
     try:

@@ -1,7 +1,7 @@
-"""What a killed training goes on from, and what it leaves behind.
+"""The folder of a training run, from which a killed run resumes.
 
-A training's folder holds ``recipe.yaml``, ``state.pt``, ``log.jsonl`` and ``draft``, the checkpoint that was best on
-held-out texts. Every file is there whole or not at all.
+It holds ``recipe.yaml``, ``state.pt``, ``log.jsonl`` and ``draft``, the checkpoint with the highest accepted length on
+held-out texts. Files are written atomically.
 """
 
 from __future__ import annotations
@@ -29,9 +29,10 @@ LOG = "log.jsonl"
 
 @dataclass
 class Progress:
-    """How far a training is.
+    """The progress of a training run.
 
-    ``best`` is the highest accepted length measured, ``stale`` the measurements since, ``log`` the lines of the log.
+    ``best`` is the highest accepted length measured, ``stale`` the number of measurements since, ``log`` the lines
+    of the log.
     """
 
     step: int = 0
@@ -43,10 +44,10 @@ class Progress:
 
 
 def claim(folder: Path, recipe: Recipe) -> None:
-    """Writes the recipe into the folder.
+    """Write the recipe into the folder.
 
     Raises:
-        InputError: The folder holds a training by another recipe.
+        InputError: The folder belongs to a run of another recipe.
     """
     text = yaml.safe_dump(recipe.model_dump(mode="json"), sort_keys=False)
     path = folder / RECIPE
@@ -59,7 +60,7 @@ def claim(folder: Path, recipe: Recipe) -> None:
 
 
 def save(folder: Path, progress: Progress, drafter: nn.Module, optimizer: torch.optim.Optimizer) -> None:
-    """Writes the state and the log."""
+    """Write the state and the log."""
     content = asdict(progress) | {"drafter": drafter.state_dict(), "optimizer": optimizer.state_dict()}
     buffer = io.BytesIO()
     torch.save(content, buffer)
@@ -68,7 +69,7 @@ def save(folder: Path, progress: Progress, drafter: nn.Module, optimizer: torch.
 
 
 def restore(folder: Path, drafter: nn.Module, optimizer: torch.optim.Optimizer, device: torch.device) -> Progress:
-    """Puts back the last saved state, or gives a new beginning where there is none.
+    """Restore the last saved state into model and optimizer, or start at step 0 where none was saved.
 
     Raises:
         InputError: The state is damaged.
@@ -83,4 +84,4 @@ def restore(folder: Path, drafter: nn.Module, optimizer: torch.optim.Optimizer, 
         return Progress(**content)
     except (RuntimeError, OSError, KeyError, TypeError, ValueError, EOFError, pickle.UnpicklingError) as error:
         reason = " ".join(str(error).split())[:200]
-        raise InputError(f"{path}: cannot be gone on from ({reason}); remove it to begin anew") from error
+        raise InputError(f"{path}: cannot be resumed ({reason}); remove it to start again") from error

@@ -1,4 +1,4 @@
-"""Batches of texts with what the target makes of them, looked at anew or read from a cache."""
+"""Training texts with the target's hidden states, computed on the fly or read from a cache."""
 
 from __future__ import annotations
 
@@ -16,19 +16,19 @@ from sglang_dspark.drafter.target import Target
 
 
 class Texts(Protocol):
-    """Numbered texts."""
+    """A numbered collection of training texts."""
 
     def __len__(self) -> int: ...
 
     def batch(self, numbers: Sequence[int]) -> Batch:
-        """The texts of these numbers, padded on the right."""
+        """Return the texts of these numbers, padded on the right."""
 
     def tokens(self) -> Tensor:
-        """[n] those of all texts, on the CPU."""
+        """Return the tokens of all texts on the CPU, [n]."""
 
 
-class Looked:
-    """Texts that the target passes over whenever they are asked for."""
+class OnTheFlyTexts:
+    """Texts whose hidden states the target computes for every batch."""
 
     def __init__(self, passages: Sequence[Passage], target: Target, layers: Sequence[int]) -> None:
         self.passages = passages
@@ -42,15 +42,15 @@ class Looked:
         device = self.target.device
         tokens = _pad([torch.from_numpy(self.passages[n].tokens) for n in numbers]).to(device)
         answer = _pad([torch.from_numpy(self.passages[n].answer) for n in numbers]).to(device)
-        seen = self.target.look(tokens, self.layers)
-        return Batch(tokens, answer, seen.features, seen.last)
+        states = self.target.hidden_states(tokens, self.layers)
+        return Batch(tokens, answer, states.features, states.last)
 
     def tokens(self) -> Tensor:
         return torch.cat([torch.from_numpy(passage.tokens) for passage in self.passages])
 
 
-class Cached:
-    """Texts of a cache."""
+class CachedTexts:
+    """Texts whose hidden states come from a cache."""
 
     def __init__(self, cache: Cache, device: torch.device) -> None:
         self.cache = cache
@@ -71,9 +71,9 @@ class Cached:
 
 
 def order(count: int, step: int, batch: int, seed: int) -> list[int]:
-    """Numbers of the texts of a step: every text once an epoch, each epoch in an order of its own.
+    """Return the numbers of a step's texts: every text once per epoch, shuffled anew in each epoch.
 
-    A function of its arguments alone, so that a run which goes on needs to remember nothing.
+    The result depends on the arguments alone, so that a resumed run needs no other state.
     """
     numbers: list[int] = []
     place = step * batch

@@ -1,4 +1,4 @@
-"""The processes of a training: one, or several through accelerate when a launcher such as ``torchrun`` started them."""
+"""The processes of a training run: one, or several through accelerate under a launcher such as ``torchrun``."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from sglang_dspark.errors import InputError
 
 
 class Workers:
-    """This process's place among all, its device, and how gradients become one."""
+    """This process's rank and device, and the communication between processes."""
 
     def __init__(self, device: str | None) -> None:
         self.accelerator: Any = None
         self.count, self.rank = 1, 0
         count = os.environ.get("WORLD_SIZE") or "1"
         if not count.isdecimal():
-            raise InputError(f"WORLD_SIZE: {count!r} is no number of processes; unset it, or start with torchrun")
+            raise InputError(f"WORLD_SIZE: {count!r} is not a number of processes; unset it, or start with torchrun")
         if int(count) > 1:
             try:
                 from accelerate import Accelerator
@@ -40,14 +40,14 @@ class Workers:
         return self.rank == 0
 
     def average(self, tensors: Iterable[Tensor | None]) -> None:
-        """Makes gradients the means over all processes, in place."""
+        """Average gradients over all processes, in place."""
         if self.accelerator is not None:
             for tensor in tensors:
                 if tensor is not None:
                     tensor.copy_(self.accelerator.reduce(tensor, reduction="mean"))
 
     def agree(self, value: float) -> float:
-        """The first process's value, in all of them."""
+        """Broadcast the first process's value to all."""
         if self.accelerator is None:
             return value
         from accelerate.utils import broadcast_object_list
@@ -57,6 +57,6 @@ class Workers:
         return values[0]
 
     def wait(self) -> None:
-        """Until all processes are here."""
+        """Wait until all processes have reached this call."""
         if self.accelerator is not None:
             self.accelerator.wait_for_everyone()

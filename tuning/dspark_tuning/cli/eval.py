@@ -50,7 +50,8 @@ def evaluate(
         raise InputError(f"--temperature: {min(temperatures):g} is not valid; give 0 or more")
     sets = dict(prompts(name, data_dir) for name in data)
     start_torch(threads)
-    from sglang_dspark.drafter.play import load, play
+    from sglang_dspark.drafter.offline_rounds import converse
+    from sglang_dspark.drafter.pair import load
 
     pair = load(target, draft, device)
     template: dict[str, Any] = {} if thinking is None else {"enable_thinking": thinking}
@@ -61,7 +62,7 @@ def evaluate(
             def say(done: int, of: int, label: str = f"{name} at temperature {value:g}") -> None:
                 print(f"{label}: {done} of {of}", file=sys.stderr, flush=True)
 
-            rounds = play(pair, turns[:requests], max_tokens, value, seed, together, template, say)
+            rounds = converse(pair, turns[:requests], max_tokens, value, seed, together, template, say)
             found = evaluation.Played(rounds.confidence_logits, rounds.accepted, rounds.request)
             played.setdefault(value, {})[name] = found
     config = pair.drafter.config

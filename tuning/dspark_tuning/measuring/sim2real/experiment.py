@@ -35,7 +35,7 @@ from dspark_tuning.measuring.sim2real.measure import Measured, figures, measure,
 from dspark_tuning.measuring.sim2real.predict import Figures, at, classes, predicted, predicted_arm, spread
 from dspark_tuning.measuring.sim2real.servers import GUESS, Servers, artifact, budget_server, servers
 from dspark_tuning.search import baselines
-from sglang_dspark.drafter.text import CLASSES, held_out
+from sglang_dspark.demo.text import CLASSES, held_out
 from sglang_dspark.policy import Argmax, Fixed, SpsAdditiveTable
 from sglang_dspark.policy.artifact import load as load_artifact
 

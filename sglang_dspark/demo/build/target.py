@@ -1,11 +1,14 @@
-"""Trains the demo pair's target: a small Qwen3 on the standard library's text."""
+"""Train the demo pair's target, a small Qwen3, on the text of Python's standard library.
+
+``python -m sglang_dspark.demo.build.target`` replaces the packaged target; ``make demo-pair`` builds the whole pair.
+Another Python or another CPU gives another target of similar quality; on the same machine the result is the same.
+"""
 
 from __future__ import annotations
 
 import argparse
 import json
 import logging
-import math
 import time
 from pathlib import Path
 
@@ -15,8 +18,10 @@ from tokenizers import Tokenizer
 from torch import Tensor
 from transformers import Qwen3Config, Qwen3ForCausalLM
 
-from sglang_dspark.drafter import tokenizer as bpe
-from sglang_dspark.drafter.text import documents
+from sglang_dspark.demo import TARGET
+from sglang_dspark.demo.build import tokenizer as bpe
+from sglang_dspark.demo.text import documents
+from sglang_dspark.drafter.training.loop import pace
 from sglang_dspark.files import write_atomically
 
 log = logging.getLogger(__name__)
@@ -30,7 +35,7 @@ LENGTH = 512
 
 
 def architecture() -> Qwen3Config:
-    """4.2 million parameters: 256 wide, 6 layers, embedding and output head shared."""
+    """Return the architecture: 4.2 million parameters, width 256, 6 layers, tied embedding and output head."""
     return Qwen3Config(
         vocab_size=VOCABULARY,
         hidden_size=256,
@@ -51,24 +56,16 @@ def architecture() -> Qwen3Config:
 
 
 def train_tokenizer() -> Tokenizer:
-    """The tokenizer, from the training documents alone."""
+    """Train the tokenizer on the training documents."""
     return bpe.train((document.text for document in documents() if not document.held_out), VOCABULARY)
 
 
-def load(folder: Path) -> Qwen3ForCausalLM:
-    """A saved target in float32, which is what tests and the demo serve."""
-    model: Qwen3ForCausalLM = Qwen3ForCausalLM.from_pretrained(
-        folder, dtype=torch.float32, attn_implementation="sdpa"
-    ).eval()
-    return model
-
-
 def save_target(model: Qwen3ForCausalLM, tokenizer: Tokenizer, folder: Path) -> None:
-    """Writes a checkpoint that transformers and SGLang load, its weights in bfloat16."""
+    """Write a checkpoint for transformers and SGLang, with its weights in bfloat16."""
     content = model.config.to_diff_dict() | {"architectures": ["Qwen3ForCausalLM"], "dtype": "bfloat16"}
     content |= {"rope_theta": 10000.0, "num_hidden_layers": model.config.num_hidden_layers}
     write_atomically(folder / "config.json", json.dumps(content, indent=2, sort_keys=True) + "\n")
-    # Greedy unless a request says otherwise.
+    # Greedy by default.
     generation = {"eos_token_id": bpe.END_ID, "pad_token_id": bpe.END_ID, "do_sample": False}
     write_atomically(folder / "generation_config.json", json.dumps(generation, indent=2, sort_keys=True) + "\n")
     weights = {
@@ -81,7 +78,7 @@ def save_target(model: Qwen3ForCausalLM, tokenizer: Tokenizer, folder: Path) -> 
 
 
 def stream(tokenizer: Tokenizer, held_out: bool) -> Tensor:
-    """The tokens of all training, or all held-out, documents in a shuffled order, each with an end token after it."""
+    """Concatenate the tokens of all training, or all held-out, documents in random order, with end tokens between."""
     chosen = [document.text for document in documents() if document.held_out == held_out]
     encoded = [torch.tensor([*encoding.ids, bpe.END_ID]) for encoding in tokenizer.encode_batch(chosen)]
     order = torch.randperm(len(encoded), generator=torch.Generator().manual_seed(SEED))
@@ -89,24 +86,25 @@ def stream(tokenizer: Tokenizer, held_out: bool) -> Tensor:
 
 
 def fast_bfloat16() -> bool:
-    """Whether this CPU multiplies bfloat16 in hardware, which makes a step nearly twice as fast."""
+    """Return whether this CPU multiplies bfloat16 in hardware, which nearly halves the time of a step."""
     return bool(torch.cpu._is_avx512_bf16_supported())
 
 
 def learning_rate(step: int, steps: int, warmup: int) -> float:
-    """A cosine from 1 to 0.05 after a linear warm-up, as a factor."""
-    if step < warmup:
-        return (step + 1) / warmup
-    return 0.05 + 0.95 * 0.5 * (1.0 + math.cos(math.pi * (step - warmup) / max(1, steps - warmup)))
+    """Compute the factor of the learning rate: a linear warm-up, then a cosine to 0.05."""
+    factor = pace(step, steps, warmup)
+    return factor if step < warmup else 0.05 + 0.95 * factor
 
 
 def train(out: Path, steps: int, peak: float = 2e-3) -> None:
-    """Trains for ``steps`` steps of BATCH passages of LENGTH tokens and writes the target to ``out``.
+    """Train for ``steps`` steps of BATCH passages of LENGTH tokens.
 
-    What there is is written every 200 steps, so that an interruption leaves something to look at.
+    The checkpoint is written every 200 steps.
 
     Args:
-        peak: learning rate after warm-up.
+        out: Folder of the checkpoint.
+        steps: Updates of the weights.
+        peak: Learning rate after warm-up.
     """
     tokenizer = train_tokenizer()
     tokens, validation = stream(tokenizer, held_out=False), stream(tokenizer, held_out=True)
@@ -123,7 +121,7 @@ def train(out: Path, steps: int, peak: float = 2e-3) -> None:
     started = time.monotonic()
     for step in range(steps):
         if len(offsets) < BATCH:
-            # Every epoch cuts the text elsewhere, so that passages do not repeat exactly.
+            # Every epoch cuts the text at other positions, so that passages do not repeat exactly.
             shift = int(torch.randint(LENGTH, (1,), generator=generator))
             cuts = torch.arange(shift, len(tokens) - LENGTH - 1, LENGTH)
             offsets = cuts[torch.randperm(len(cuts), generator=generator)]
@@ -145,7 +143,7 @@ def train(out: Path, steps: int, peak: float = 2e-3) -> None:
 
 
 def _loss(model: Qwen3ForCausalLM, tokens: Tensor, offsets: Tensor) -> Tensor:
-    """Mean cross entropy of passages of LENGTH tokens at ``offsets``."""
+    """Compute the mean cross entropy of passages of LENGTH tokens at ``offsets``."""
     passages = tokens[offsets.unsqueeze(-1) + torch.arange(LENGTH + 1)]
     with torch.autocast("cpu", torch.bfloat16, enabled=fast_bfloat16()):
         logits = model(input_ids=passages[:, :-1], use_cache=False).logits
@@ -153,11 +151,11 @@ def _loss(model: Qwen3ForCausalLM, tokens: Tensor, offsets: Tensor) -> Tensor:
 
 
 def main() -> None:
-    """``python -m sglang_dspark.drafter.train_target OUT --steps N``."""
+    """Train the demo pair's target."""
     parser = argparse.ArgumentParser(description=main.__doc__)
-    parser.add_argument("out", type=Path)
-    parser.add_argument("--steps", type=int, default=STEPS)
-    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--out", type=Path, default=TARGET, help="folder of the checkpoint")
+    parser.add_argument("--steps", type=int, default=STEPS, help="updates of the weights")
+    parser.add_argument("--threads", type=int, default=2, help="threads of PyTorch")
     arguments = parser.parse_args()
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
     torch.set_num_threads(arguments.threads)

@@ -1,4 +1,4 @@
-"""The demo pair's tokenizer: byte-level BPE, so that any text encodes and decodes to itself."""
+"""The demo pair's tokenizer: byte-level BPE, lossless on any text."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ MASK = "<|mask|>"
 END_ID = 0
 MASK_ID = 1
 
-# Plain continuation: a model this small follows no dialogue, and chat requests should still be served.
+# Plain continuation: so small a model follows no dialogue, but must still serve chat requests.
 _CHAT_TEMPLATE = "{% for message in messages %}{{ message.content }}{% endfor %}"
 
 
 def train(texts: Iterable[str], vocabulary: int) -> Tokenizer:
-    """A tokenizer of ``vocabulary`` tokens, the special ones first. Deterministic in the order of ``texts``."""
+    """Train a tokenizer of ``vocabulary`` tokens, special ones first; deterministic in the order of ``texts``."""
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.ByteLevel()
@@ -35,7 +35,7 @@ def train(texts: Iterable[str], vocabulary: int) -> Tokenizer:
 
 
 def save(tokenizer: Tokenizer, folder: Path, context: int) -> None:
-    """Writes the files from which ``AutoTokenizer`` loads it; ``context`` is the longest input in tokens."""
+    """Write the files that ``AutoTokenizer`` loads; ``context`` is the longest input in tokens."""
     write_atomically(folder / "tokenizer.json", tokenizer.to_str(pretty=False))
     config = {
         "add_prefix_space": False,
