@@ -466,7 +466,7 @@ def test_recordings_over_time() -> None:
     [
         (["nothing.parquet"], "nothing.parquet: no such file"),
         (["{run}", "--loads", "4,many"], "--loads: '4,many' is not valid"),
-        (["{run}", "--plain", "{run}"], "is not a load; give what `dspark load --out` wrote"),
+        (["{run}", "--plain", "{run}"], "is not a load; give what `dspark load` wrote"),
         (["{run}", "--out", "{run}/profile.json"], "cannot be written"),
     ],
 )

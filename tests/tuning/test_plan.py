@@ -590,7 +590,7 @@ class TestChanges:
     def test_what_is_not_one_is_refused(self, text: str, said: str) -> None:
         with pytest.raises(InputError, match=said) as refused:
             parse(text)
-        assert f"--what-if: {text!r}" in str(refused.value)
+        assert f"what_if: {text!r}" in str(refused.value)
 
     @pytest.mark.parametrize(
         ("text", "said"),

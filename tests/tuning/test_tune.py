@@ -224,13 +224,13 @@ def test_pins_hold(scenario: Scenario, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("pins", "message"),
     [
-        ({"gama": 5}, r"--pin gama: no such parameter; choose from"),
-        ({"gamma": 9}, r"--pin gamma: 9 is not valid; give \{'low': 1, 'high': 5\}"),
-        ({"gamma": 2.5}, r"--pin gamma: 2.5 is not valid"),
-        ({"family": "magic"}, r"--pin family: 'magic' is not valid"),
-        ({"max_running_requests": -1}, r"--pin max_running_requests: -1 is not valid"),
-        ({"max_running_requests": 5000}, r"--pin: max_running_requests: 5000 is not valid; .*1024"),
-        ({"max_running_requests": True}, r"--pin max_running_requests: True is not valid"),
+        ({"gama": 5}, r"pin gama: no such parameter; choose from"),
+        ({"gamma": 9}, r"pin gamma: 9 is not valid; give \{'low': 1, 'high': 5\}"),
+        ({"gamma": 2.5}, r"pin gamma: 2.5 is not valid"),
+        ({"family": "magic"}, r"pin family: 'magic' is not valid"),
+        ({"max_running_requests": -1}, r"pin max_running_requests: -1 is not valid"),
+        ({"max_running_requests": 5000}, r"pin: max_running_requests: 5000 is not valid; .*1024"),
+        ({"max_running_requests": True}, r"pin max_running_requests: True is not valid"),
     ],
 )
 def test_a_pin_that_cannot_be_is_refused(scenario: Scenario, pins: dict[str, object], message: str) -> None:

@@ -140,7 +140,7 @@ def _parse(text: str, source: str, base: Path) -> Question:
     except yaml.YAMLError as error:
         raise InputError(f"{source}: not YAML: {' '.join(str(error).split())}") from error
     if not isinstance(content, dict):
-        raise InputError(f"{source}: holds no fields; write a plan as `dspark plan --show {DEFAULT}` prints one")
+        raise InputError(f"{source}: holds no fields; start from a copy of the packaged plan {DEFAULT}")
     try:
         question = Question.model_validate(content, context={"base": base})
     except ValidationError as error:

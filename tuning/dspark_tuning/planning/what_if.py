@@ -55,15 +55,15 @@ def parse(text: str) -> Change:
     name, equals, given = text.partition("=")
     if not equals or name not in {*CHANGES, "gpu", "lost"}:
         raise InputError(
-            f"--what-if: {text!r} is not valid; change one of {', '.join([*CHANGES, 'gpu', 'lost'])}, {SPELLING}"
+            f"what_if: {text!r} is not valid; change one of {', '.join([*CHANGES, 'gpu', 'lost'])}, {SPELLING}"
         )
     if name == "gpu":
         if given not in GPUS:
-            raise InputError(f"--what-if: {text!r}: the GPU is not known; use one of {', '.join(GPUS)}")
+            raise InputError(f"what_if: {text!r}: the GPU is not known; use one of {', '.join(GPUS)}")
         return Change(text, lambda scenario: _on_gpu(scenario, given, text))
     if name == "lost":
         if not given.isdigit() or int(given) < 1:
-            raise InputError(f"--what-if: {text!r} is not valid; give a whole number of replicas above 0")
+            raise InputError(f"what_if: {text!r} is not valid; give a whole number of replicas above 0")
         return Change(text, lambda scenario: scenario, int(given))
     amount = _amount(text, given)
     return Change(text, lambda scenario: CHANGES[name](scenario, amount, text))
@@ -72,7 +72,7 @@ def parse(text: str) -> Change:
 def _amount(text: str, given: str) -> Amount:
     found = re.fullmatch(r"([+-]?)(\d+(?:\.\d+)?)(x|%)?", given)
     if found is None:
-        raise InputError(f"--what-if: {text!r} is not valid; {SPELLING}")
+        raise InputError(f"what_if: {text!r} is not valid; {SPELLING}")
     sign, number, unit = found[1], float(found[2]), found[3]
     if unit == "%" and sign:
         factor = 1.0 + (number if sign == "+" else -number) / 100.0
@@ -80,12 +80,12 @@ def _amount(text: str, given: str) -> Amount:
         factor = number
     elif unit is None and not sign:
         if number <= 0:
-            raise InputError(f"--what-if: {text!r} is not valid; give a value above 0")
+            raise InputError(f"what_if: {text!r} is not valid; give a value above 0")
         return Amount(None, number)
     else:
-        raise InputError(f"--what-if: {text!r} is not valid; {SPELLING}")
+        raise InputError(f"what_if: {text!r} is not valid; {SPELLING}")
     if factor <= 0:
-        raise InputError(f"--what-if: {text!r} leaves nothing; give a factor above 0")
+        raise InputError(f"what_if: {text!r} leaves nothing; give a factor above 0")
     return Amount(factor, None)
 
 
@@ -97,9 +97,9 @@ def _rate(scenario: Scenario, amount: Amount, text: str) -> Scenario:
 def _lengths(field: str) -> Callable[[Scenario, Amount, str], Scenario]:
     def changed(scenario: Scenario, amount: Amount, text: str) -> Scenario:
         if scenario.workload.arrivals.has_lengths:
-            raise InputError(f"--what-if: {text!r}: a trace brings its own lengths; give distributions in the plan")
+            raise InputError(f"what_if: {text!r}: a trace brings its own lengths; give distributions in the plan")
         if amount.factor is None:
-            raise InputError(f"--what-if: {text!r} is not valid; lengths take a factor, as {field}=1.5x")
+            raise InputError(f"what_if: {text!r} is not valid; lengths take a factor, as {field}=1.5x")
         factor = amount.factor
         classes = tuple(
             klass.model_copy(update={field: getattr(klass, field).scaled(factor)})
@@ -135,7 +135,7 @@ def _kv(scenario: Scenario, amount: Amount, text: str) -> Scenario:
 
 def _acceptance(scenario: Scenario, amount: Amount, text: str) -> Scenario:
     if amount.factor is None:
-        raise InputError(f"--what-if: {text!r} is not valid; acceptance takes a factor, as acceptance=-10%")
+        raise InputError(f"what_if: {text!r} is not valid; acceptance takes a factor, as acceptance=-10%")
     domains = [klass.domain for klass in scenario.workload.classes]
     drafter = scenario.drafter()
     goal = amount.factor * accepted_drafts(drafter, domains)
@@ -144,7 +144,7 @@ def _acceptance(scenario: Scenario, amount: Amount, text: str) -> Scenario:
         return accepted_drafts(drafter.shifted(logits), domains) - goal
 
     if not excess(-FURTHEST_LOGITS) < 0 < excess(FURTHEST_LOGITS):
-        raise InputError(f"--what-if: {text!r}: no drafter has {goal:.2f} of a block of {drafter.gamma}; ask for less")
+        raise InputError(f"what_if: {text!r}: no drafter has {goal:.2f} of a block of {drafter.gamma}; ask for less")
     logits = brentq(excess, -FURTHEST_LOGITS, FURTHEST_LOGITS, xtol=PRECISION_LOGITS)
     return scenario.model_copy(update={"acceptance": drafter.shifted(logits), "drafter_quality": 0.0})
 
@@ -163,7 +163,7 @@ def _on_gpu(scenario: Scenario, gpu: str, text: str) -> Scenario:
     other, shapes = scenario.cost.on_gpu(gpu), scenario.cost.computed_from()
     if other is None or shapes is None or shapes.draft is None:
         raise InputError(
-            f"--what-if: {text!r}: {scenario.name} has measured step times, which hold for its own GPU; "
+            f"what_if: {text!r}: {scenario.name} has measured step times, which hold for its own GPU; "
             "add the other hardware as a choice"
         )
     flags = scenario.server.pool_flags()

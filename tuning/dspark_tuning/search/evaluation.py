@@ -115,11 +115,11 @@ def executor(workers: int, dask: str | None = None) -> Iterator[Executor | None]
         try:
             from distributed import Client
         except ImportError as error:
-            raise InputError("--dask: distributed is not installed; pip install 'sglang-dspark[dask]'") from error
+            raise InputError("dask: distributed is not installed; pip install 'sglang-dspark[dask]'") from error
         try:
             client: Any = Client(dask, timeout=10)  # type: ignore[no-untyped-call]
         except (OSError, ValueError) as error:
-            raise InputError(f"--dask: {dask}: no scheduler answers; start one with `dask scheduler`") from error
+            raise InputError(f"dask: {dask}: no scheduler answers; start one with `dask scheduler`") from error
         with client:
             # Cells are pure functions, and the default would answer equal ones from memory.
             yield client.get_executor(pure=False)

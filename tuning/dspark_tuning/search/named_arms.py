@@ -39,14 +39,14 @@ def named(name: str, scenario: Scenario) -> Arm:
         gamma = int(match[1])
         if not 1 <= gamma <= scenario.drafter_gamma:
             raise InputError(
-                f"--arm: {name!r} is outside the drafter's block; give fixed-1 to fixed-{scenario.drafter_gamma}"
+                f"arm: {name!r} is outside the drafter's block; give fixed-1 to fixed-{scenario.drafter_gamma}"
             )
         return baselines.default(
             scenario.model_copy(update={"server": server.model_copy(update={"gamma": gamma})})
         )._replace(name=baselines.fixed_name(gamma))
     if match := re.fullmatch(r"static-([01]|0?\.\d+)", name):
         return baselines.static_threshold(server, float(match[1]))._replace(name=f"static {match[1]}")
-    raise InputError(f"--arm: {name!r} is not known; give {ARMS}")
+    raise InputError(f"arm: {name!r} is not known; give {ARMS}")
 
 
 def tuned(path: Path, scenario: Scenario) -> Arm:

@@ -80,14 +80,14 @@ def open_study(storage: str | None, folder: Path, plan: Plan, scenario: Scenario
             load_if_exists=True,
         )
     except Exception as error:  # Optuna's backends each raise their own.
-        raise InputError(f"--storage: {storage or folder}: cannot be opened ({_first_line(error)})") from error
+        raise InputError(f"storage: {storage or folder}: cannot be opened ({_first_line(error)})") from error
     asked = _fingerprint(plan, scenario, space)
     known = study.user_attrs.get("asked")
     if known is None:
         study.set_user_attr("asked", asked)
     elif known != asked:
         raise InputError(
-            f"--storage: {storage or folder}: holds a search for another scenario, objective, seed, batch or space; "
+            f"storage: {storage or folder}: holds a search for another scenario, objective, seed, batch or space; "
             "choose another folder or storage"
         )
     return study

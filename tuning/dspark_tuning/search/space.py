@@ -203,7 +203,7 @@ class Space:
     def _pin(self, name: str, value: Any) -> Any:
         choices = self._all()
         if name not in choices:
-            raise InputError(f"--pin {name}: no such parameter; choose from {', '.join(sorted(choices))}")
+            raise InputError(f"pin {name}: no such parameter; choose from {', '.join(sorted(choices))}")
         choice = choices[name]
         if isinstance(choice, CategoricalDistribution):
             # Flags may be pinned to values that the search would not try.
@@ -217,9 +217,9 @@ class Space:
             try:
                 Server.model_validate(self.scenario.server.model_dump() | {name: value})
             except ValidationError as error:
-                raise from_validation(error, "--pin") from error
+                raise from_validation(error, "pin") from error
         if not valid or (isinstance(value, bool) and choice is not FILL):
-            raise InputError(f"--pin {name}: {value!r} is not valid; give {_described(choice)}")
+            raise InputError(f"pin {name}: {value!r} is not valid; give {_described(choice)}")
         return value
 
 

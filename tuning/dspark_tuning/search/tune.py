@@ -161,7 +161,7 @@ def choose(
         InputError: A pin or the storage is not usable.
     """
     if options.replications < LEAST_REPLICATIONS:
-        raise InputError(f"--replications: {options.replications} give no interval; give at least {LEAST_REPLICATIONS}")
+        raise InputError(f"replications: {options.replications} give no interval; give at least {LEAST_REPLICATIONS}")
     space = Space(scenario, options.pins)
     plan = Plan(
         options.objective,

@@ -27,7 +27,7 @@ def sts(found: Calibrated) -> str:
     """
     if found.head is None:
         raise InputError(
-            "--sts: too few whole rounds with confidences; record with the plugin, or on a GPU with "
+            "sts: too few whole rounds with confidences; record with the plugin, or on a GPU with "
             "SGLANG_DSPARK_DEBUG_DUMP=all, while every draft is verified"
         )
     return temperatures(found.head, "dspark calibrate")

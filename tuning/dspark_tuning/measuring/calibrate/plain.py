@@ -31,7 +31,7 @@ def steps(requests: Sequence[Request], clients: int) -> pd.DataFrame:
         if not request.error and len(request.chunk_s) > 1
     ]
     if not gaps:
-        raise InputError("--plain: no request has two tokens; load the server with longer outputs")
+        raise InputError("plain: no request has two tokens; load the server with longer outputs")
     context = np.mean([r.prompt_tokens + r.output_tokens / 2 for r in requests if not r.error])
     return pd.DataFrame(
         {
@@ -52,8 +52,8 @@ def read(paths: Sequence[Path]) -> pd.DataFrame:
     for path in paths:
         kept = rows.read(path)
         if kept.speculative:
-            raise InputError(f"--plain: {path}: the server speculated; load one without --speculative-algorithm")
+            raise InputError(f"plain: {path}: the server speculated; load one without --speculative-algorithm")
         if not kept.clients:
-            raise InputError(f"--plain: {path}: an open loop; load the server with a number of clients")
+            raise InputError(f"plain: {path}: an open loop; load the server with a number of clients")
         found.append(steps(kept.requests, kept.clients))
     return pd.concat(found, ignore_index=True)

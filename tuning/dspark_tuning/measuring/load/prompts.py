@@ -88,7 +88,7 @@ def read(path: Path, classes: Sequence[str]) -> dict[str, list[str]]:
     try:
         lines = path.read_text(encoding="utf-8").splitlines()
     except (OSError, UnicodeDecodeError) as error:
-        raise InputError(f"--prompts: {path}: cannot be read as text ({error}); give a file of JSON lines") from error
+        raise InputError(f"prompts: {path}: cannot be read as text ({error}); give a file of JSON lines") from error
     for number, line in enumerate(lines, 1):
         if not line.strip():
             continue
@@ -97,13 +97,13 @@ def read(path: Path, classes: Sequence[str]) -> dict[str, list[str]]:
             name, text = row["slo_class"], row["text"]
         except (ValueError, KeyError, TypeError) as error:
             raise InputError(
-                f'--prompts: {path}: line {number}: {line[:60]!r} is not {{"slo_class": "...", "text": "..."}}'
+                f'prompts: {path}: line {number}: {line[:60]!r} is not {{"slo_class": "...", "text": "..."}}'
             ) from error
         if not isinstance(name, str) or not isinstance(text, str) or not text:
-            raise InputError(f"--prompts: {path}: line {number}: slo_class and text must be texts; correct the line")
+            raise InputError(f"prompts: {path}: line {number}: slo_class and text must be texts; correct the line")
         texts.setdefault(name, []).append(text)
     if missing := [name for name in classes if name not in texts]:
-        raise InputError(f"--prompts: {path}: has no text of class {missing[0]!r}; add some")
+        raise InputError(f"prompts: {path}: has no text of class {missing[0]!r}; add some")
     return texts
 
 

@@ -95,12 +95,12 @@ def read(path: Path) -> Kept:
     try:
         table = pq.read_table(path)
     except FileNotFoundError as error:
-        raise InputError(f"{path}: no such file; give what `dspark load --out` wrote") from error
+        raise InputError(f"{path}: no such file; give what `dspark load` wrote") from error
     except (OSError, pa.ArrowException) as error:
-        raise InputError(f"{path}: not a Parquet file ({error}); give what `dspark load --out` wrote") from error
+        raise InputError(f"{path}: not a Parquet file ({error}); give what `dspark load` wrote") from error
     text = (table.schema.metadata or {}).get(KEY)
     if text is None or not table.schema.remove_metadata().equals(SCHEMA):
-        raise InputError(f"{path}: is not a load; give what `dspark load --out` wrote")
+        raise InputError(f"{path}: is not a load; give what `dspark load` wrote")
     about = json.loads(text)
     names: list[str] = []
     return Kept(tuple(_request(row, names) for row in table.to_pylist()), about["clients"], about["speculative"])
