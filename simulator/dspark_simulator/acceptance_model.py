@@ -1,20 +1,20 @@
-"""Which drafts the target accepts, and what the confidence head says of them beforehand.
+"""Model of draft acceptance by the target, and of the confidence head's estimate of it.
 
 The token at output index ``i`` of a request has a latent quality in logits,
 
     x = mean + ability * A(request) + persistence * P(i) + variation * V(i),
 
-where ``A``, ``P`` and ``V`` are standard normal draws; ``P`` drifts along the output, linearly between one draw every
-``persistence_tokens`` tokens. Above ``knee`` quality grows ``stretch`` times as fast, for text that is all but
-determined. As position ``j`` of a draft block the token is accepted, given that its prefix was, iff a uniform draw of
-its own is below ``sigmoid(z)``, ``z = x + offsets[j]``: neither the draw nor ``x`` depends on the policy or on where
-the block began. The head's raw logit is ``slope[j] * z + bias[j]``, which sequential temperature scaling divides by
+where ``A``, ``P`` and ``V`` are standard normal draws; ``P`` drifts along the output, linearly between draws every
+``persistence_tokens`` tokens. Above ``knee`` quality grows ``stretch`` times as fast, for text that is almost
+determined. At position ``j`` of a draft block, given an accepted prefix, the token is accepted iff its uniform draw is
+below ``sigmoid(z)``, ``z = x + offsets[j]``; neither the draw nor ``x`` depends on the policy or on the start of the
+block. The head's raw logit is ``slope[j] * z + bias[j]``, which sequential temperature scaling divides by
 ``sts[j]``.
 
-The head sees all of ``z``. A part hidden from it and independent between tokens could not be told from the acceptance
-draw, and a hidden part shared by the tokens of a request does not improve the fit to the published figures. So a
-confidence never depends on an acceptance draw. How shared quality divides into ``ability`` and ``persistence``, and how
-long it persists, is an assumption: the paper's figures speak of single blocks.
+The head sees all of ``z``, so a confidence never depends on an acceptance draw. A part hidden from the head and
+independent between tokens would be indistinguishable from the acceptance draw, and a hidden part shared by the tokens
+of a request does not improve the fit to the published figures. The division of shared quality into ``ability`` and
+``persistence``, and the length of the persistence, are assumptions: the paper's figures are of single blocks.
 """
 
 from __future__ import annotations
@@ -58,8 +58,8 @@ ACCEPTANCE = np.dtype(
         ("shift", np.float64, (MAX_DOMAINS, MAX_GAMMA)),
     ]
 )
-"""An :class:`AcceptanceModel` as :func:`propose` reads it: the weights of the two nearest persistence draws by place
-between them, the domains' parameters in the order compiled, and the head's logits with STS folded in."""
+"""An :class:`AcceptanceModel` in the form that :func:`propose` reads: weights of the two nearest persistence draws by
+place between them, the parameters of the domains in compiled order, and the head's logits with STS applied."""
 
 Logit = Annotated[float, Field(ge=-100.0, le=100.0)]
 Spread = Annotated[float, Field(ge=0.0, le=10.0)]
@@ -67,7 +67,7 @@ Factor = Annotated[float, Field(gt=0.0, le=100.0)]
 
 
 class Domain(BaseModel):
-    """The quality of a kind of text, in logits; ``offsets`` holds one value for each draft position."""
+    """Latent quality of a kind of text, in logits; ``offsets`` has one value for each draft position."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
@@ -81,7 +81,7 @@ class Domain(BaseModel):
 
 
 class AcceptanceModel(BaseModel):
-    """A drafter on a target: its domains, its confidence head and the temperatures that calibrate the head.
+    """A drafter for a target: its domains, its confidence head and the STS temperatures of the head.
 
     ``slope``, ``bias``, ``sts`` and every domain's ``offsets`` have one value for each draft position.
     """
@@ -109,27 +109,27 @@ class AcceptanceModel(BaseModel):
 
     @property
     def gamma(self) -> int:
-        """The longest draft block that the model describes."""
+        """Longest draft block that the model describes."""
         return len(self.slope)
 
     def shifted(self, logits: float) -> AcceptanceModel:
-        """The same drafter, its quality better by ``logits`` on every domain."""
+        """The same drafter with ``logits`` added to its quality on every domain."""
         domains = {name: d.model_copy(update={"mean": d.mean + logits}) for name, d in self.domains.items()}
         return self.model_copy(update={"domains": domains})
 
     def with_temperatures(self, sts: Sequence[float]) -> AcceptanceModel:
-        """The same drafter with other STS temperatures; all ones is the head as trained.
+        """The same drafter with other STS temperatures; ones leave the head uncalibrated.
 
         Raises:
-            InputError: not one positive number for each position.
+            InputError: Not one positive number for each position.
         """
         return _validated(self.model_dump() | {"sts": tuple(sts)}, "acceptance model")
 
     def compile(self, domains: Sequence[str]) -> NDArray[np.void]:
-        """One ``ACCEPTANCE`` record, shape (1,), in which domain ``d`` is ``domains[d]``.
+        """Compile to an ``ACCEPTANCE`` record, shape (1,), in which domain ``d`` is ``domains[d]``.
 
         Raises:
-            InputError: a domain that the model does not describe, or more than ``MAX_DOMAINS`` of them.
+            InputError: A domain that the model does not describe, or more than ``MAX_DOMAINS`` of them.
         """
         if len(domains) > MAX_DOMAINS:
             raise InputError(f"domains: {len(domains)} are too many; use at most {MAX_DOMAINS}")
@@ -141,7 +141,7 @@ class AcceptanceModel(BaseModel):
         record["scale"] = self.persistence_tokens
         record["per_token"] = 1.0 / self.persistence_tokens
         far = np.arange(self.persistence_tokens) / self.persistence_tokens
-        # Divided by the norm so that the variance is the same between two draws as on one.
+        # Division by the norm keeps the variance between two draws the same as at a draw.
         record["near"][: far.size] = (1.0 - far) / np.hypot(1.0 - far, far)
         record["far"][: far.size] = far / np.hypot(1.0 - far, far)
         gain = np.array(self.slope) / np.array(self.sts)
@@ -157,10 +157,10 @@ class AcceptanceModel(BaseModel):
 
 
 def load(path: str | Path) -> AcceptanceModel:
-    """Reads an acceptance model from YAML or JSON.
+    """Read an acceptance model from YAML or JSON.
 
     Raises:
-        InputError: the file cannot be read, or a field is missing, unknown or out of range.
+        InputError: The file cannot be read, or a field is missing, unknown or out of range.
     """
     try:
         content = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
@@ -182,12 +182,12 @@ def packaged() -> AcceptanceModel:
 def quality(
     model: NDArray[np.void], key: np.uint64, domain: int, start: int, count: int, latent: NDArray[np.floating[Any]]
 ) -> None:
-    """Writes the latent quality (logits, without position offset) of output tokens ``start`` to ``start + count - 1``.
+    """Write the latent quality (logits, without position offset) of output tokens ``start`` to ``start + count - 1``.
 
-    Arguments are those of :func:`propose`; ``latent`` is [>= count] of any float type.
+    Arguments as in :func:`propose`; ``latent`` is [>= count] of any float type.
     """
     m = model[0]
-    # Half a token more keeps the product off the boundary; an integer division would take a tenth of the call.
+    # The half token keeps the product off the boundary; an integer division would cost a tenth of the call.
     node = int((start + 0.5) * m.per_token)
     place = start - node * m.scale
     here = m.persistence[domain] * normal(draw(key, node, PERSISTENCE))
@@ -211,22 +211,22 @@ def quality(
 def propose(
     model: NDArray[np.void], key: np.uint64, domain: int, start: int, gamma: int, survival: NDArray[np.float32]
 ) -> int:
-    """Drafts one block and finds how much of it the target accepts.
+    """Draft one block and determine how many of its drafts the target accepts.
 
     Args:
         model: [1], of dtype ``ACCEPTANCE``.
-        key: the request's :func:`dspark_simulator.draws.stream`.
-        domain: the request's domain, as an index into the compiled order.
-        start: the output index of the first draft, in tokens.
-        gamma: drafts in the block, 0 to the ``gamma`` of the model compiled (not checked here).
-        survival: [>= gamma], float32; receives the probability, by the head, that each prefix is accepted.
+        key: The request's :func:`dspark_simulator.draws.stream`.
+        domain: Index of the request's domain in compiled order.
+        start: Output index of the first draft, in tokens.
+        gamma: Drafts in the block, 0 to the ``gamma`` of the compiled model (not checked here).
+        survival: [>= gamma], float32; receives the head's probability that each prefix is accepted.
 
     Returns:
-        The number of leading drafts that the target accepts, in tokens.
+        Number of leading drafts that the target accepts.
     """
     m = model[0]
-    # Three passes, the latent quality kept in `survival`, are faster than one that calls exp with all of it live; so is
-    # exp in single precision, which is that of `survival`.
+    # Three passes with the latent quality stored in `survival` are faster than one pass that calls exp with many live
+    # values, and so is exp in the single precision of `survival`.
     quality(model, key, domain, start, gamma, survival)
     accepted = 0
     while accepted < gamma:

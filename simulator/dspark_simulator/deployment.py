@@ -1,4 +1,4 @@
-"""What scenarios and calibrated profiles have in common: how live steps differ from believed ones, and the KV pool."""
+"""Parts shared by scenarios and calibrated profiles: the truth of live step times, and the KV pool."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ Share = Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)]
 
 
 class Truth(NamedTuple):
-    """How the live step differs from the believed one.
+    """Difference between live and profiled step times.
 
     Attributes:
-        overhead_s: Seconds more a step.
+        overhead_s: Additional seconds per step.
         slope: Factor on verify time.
-        draft_fixed: Share of one request's measured draft time that does not grow with the positions drafted.
+        draft_fixed: Share of one request's measured draft time that is independent of the drafted positions.
     """
 
     overhead_s: float = 0.0
@@ -35,11 +35,11 @@ class Truth(NamedTuple):
 
 
 class Live(BaseModel):
-    """The distribution of truths around the belief, uniform and independent in all parameters.
+    """Distribution of truths around the belief: uniform and independent in all quantities.
 
     Attributes:
-        overhead_s, slope, draft_fixed: Lowest and highest, as :class:`Truth` has them. ``draft_fixed`` matters to
-            servers that draft another number of positions than the profile did.
+        overhead_s, slope, draft_fixed: Lowest and highest value of the quantities of :class:`Truth`. ``draft_fixed``
+            matters to servers that draft another number of positions than the profile.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -63,11 +63,11 @@ class Live(BaseModel):
         return self._at(draws.uniform_of(seed, 0, place, draws.TRUTH) for place in range(len(Truth._fields)))
 
     def spread(self, count: int) -> list[Truth]:
-        """``count`` truths that fill the distribution evenly, the same ones always.
+        """``count`` truths that fill the distribution evenly; always the same ones.
 
         Each quantity takes the middle of every ``count``-th of its range once, in the order of an additive recurrence
-        by the powers of the generalised golden ratio (the R sequence of M. Roberts, 2018), which keeps the quantities
-        apart and the first truths spread over the whole.
+        by the powers of the generalised golden ratio (the R sequence of M. Roberts, 2018), so that quantities are not
+        correlated and the first truths already cover the whole range.
         """
         quantities = len(Truth._fields)
         ratio = float(np.roots([1.0, *[0.0] * (quantities - 1), -1.0, -1.0]).real.max())
@@ -77,7 +77,7 @@ class Live(BaseModel):
         return [self._at(places) for places in ((ranks + 0.5) / count).tolist()]
 
     def _at(self, places: Iterable[float]) -> Truth:
-        """The truth at a place of the unit cube."""
+        """The truth at a point of the unit cube."""
         return Truth(*(low + place * (high - low) for place, (_, (low, high)) in zip(places, self, strict=True)))
 
 
@@ -85,11 +85,11 @@ class Memory(BaseModel):
     """KV pool of a replica in tokens.
 
     Attributes:
-        kv_tokens: With the drafter loaded, its own KV taken into account.
-        kv_tokens_without_draft: Of the same server without speculation.
-        at: The flags of the server that has these pools; a scenario sets it to its server's where it is None.
-        costs: What flags take from the pool; a scenario sets it from the model's shape where it is None and the shape
-            is known. Without it the pools are those of any flags.
+        kv_tokens: Pool with the drafter loaded, whose KV is accounted for.
+        kv_tokens_without_draft: Pool of the same server without speculation.
+        at: Server flags that the pools were stated for; if None, a scenario sets its server's.
+        costs: Memory that flags take from the pool; if None, a scenario sets it from the model's shape where that is
+            known. Without it the pools do not depend on flags.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -99,11 +99,11 @@ class Memory(BaseModel):
     costs: FlagCosts | None = None
 
     def known(self, server: Server, costs: FlagCosts | None) -> Memory:
-        """The pools with ``server``'s flags and ``costs`` where they do not say their own."""
+        """The pools with ``server``'s flags and ``costs`` where they have none."""
         return self.model_copy(update={"at": self.at or server.pool_flags(), "costs": self.costs or costs})
 
     def tokens(self, server: Server) -> int:
-        """The pool of ``server``. vLLM measures what it needs besides; its pool is taken as it is given.
+        """Pool of ``server``, in tokens.
 
         Raises:
             InputError: The flags of the server leave no pool.

@@ -1,6 +1,6 @@
 """Counter-based random draws: a draw is a pure function of (seed, request, output index, purpose).
 
-Nothing here keeps state, so every policy, worker count and order of evaluation sees the same requests and the same
+Draws keep no state, so every policy, worker count and order of evaluation sees the same requests and the same
 acceptances (common random numbers). The mixing function is the finaliser of SplitMix64 (Steele, Lea and Flood, 2014).
 """
 
@@ -32,7 +32,7 @@ _B = np.uint64(0x94D049BB133111EB)
 
 @njit(cache=True, inline="always")
 def mix(z: np.uint64) -> np.uint64:
-    """A bijection of 64-bit integers whose output bits each depend on every input bit."""
+    """Bijection of 64-bit integers in which every output bit depends on every input bit."""
     z = (z ^ (z >> np.uint64(30))) * _A
     z = (z ^ (z >> np.uint64(27))) * _B
     return z ^ (z >> np.uint64(31))
@@ -40,7 +40,7 @@ def mix(z: np.uint64) -> np.uint64:
 
 @njit(cache=True, inline="always")
 def stream(seed: int, request: int) -> np.uint64:
-    """The key of a request's draws under a seed."""
+    """Key of a request's draws under a seed."""
     return mix(mix(np.uint64(seed) + _GOLDEN) ^ (np.uint64(request) * _ODD))
 
 
@@ -58,10 +58,10 @@ def uniform(bits: np.uint64) -> float:
 
 @njit(cache=True, inline="always")
 def normal(bits: np.uint64) -> float:
-    """A nearly normal number (mean 0, variance 1): the scaled sum of four 16-bit uniforms, bounded by 3.46.
+    """An approximately normal number (mean 0, variance 1): the scaled sum of four 16-bit uniforms, bounded by 3.46.
 
-    Enough for latent quality, where tails beyond 3.4 sigma saturate a sigmoid anyway, at a fraction of the cost of a
-    logarithm and a cosine.
+    Sufficient for latent quality, whose tails beyond 3.4 sigma saturate the sigmoid, and far cheaper than a logarithm
+    and a cosine.
     """
     low = np.uint64(0xFFFF)
     total = (
@@ -75,5 +75,5 @@ def normal(bits: np.uint64) -> float:
 
 @njit(cache=True)
 def uniform_of(seed: int, request: int, index: int, purpose: int) -> float:
-    """The uniform number of (seed, request, index, purpose), for callers outside compiled code."""
+    """Uniform number of (seed, request, index, purpose), for callers outside compiled code."""
     return uniform(draw(stream(seed, request), index, purpose))

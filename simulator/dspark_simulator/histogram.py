@@ -1,7 +1,7 @@
-"""Percentiles of a stream of durations in memory that does not grow.
+"""Percentiles of a stream of durations in constant memory.
 
-A histogram is an int64 array [BINS] of counts; two of them merge by addition. Bins are equally wide in the logarithm:
-2,320 from 10 us to 100,000 s, each 0.9975 % of its lower edge wide, between one for all below and one for all above.
+A histogram is an int64 array [BINS] of counts; histograms merge by addition. Bins are equally wide in the logarithm:
+2,320 from 10 us to 100,000 s, each 0.9975 % of its lower edge wide, plus one for smaller and one for larger values.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ def empty() -> NDArray[np.int64]:
 
 @njit(cache=True)
 def observe(counts: NDArray[np.int64], value: float, weight: int) -> None:
-    """Counts ``value`` (seconds) ``weight`` times; NaN counts with the largest."""
+    """Count ``value`` (seconds) ``weight`` times; NaN counts as the largest value."""
     if value < LOW_S:
         counts[0] += weight
     elif value < HIGH_S:
@@ -39,10 +39,10 @@ def observe(counts: NDArray[np.int64], value: float, weight: int) -> None:
 
 
 def quantile(counts: NDArray[np.int64], q: float) -> float:
-    """The ``q`` quantile in seconds, defined as ``numpy.quantile`` does: linear between the two nearest ranks.
+    """The ``q`` quantile in seconds as ``numpy.quantile`` defines it, linear between the two nearest ranks.
 
-    Each of the two is interpolated in the logarithm within its bin, so the result is within 1 % of the exact one, plus
-    10 us where values below 10 us are near, since those read as 0. Values from 100,000 s on read as 100,000 s.
+    The two values are interpolated in the logarithm within their bins, so the result is within 1 % of the exact one,
+    plus 10 us near values below 10 us, which read as 0. Values of 100,000 s or more read as 100,000 s.
 
     Args:
         counts: int64 [BINS].
@@ -62,7 +62,7 @@ def quantile(counts: NDArray[np.int64], q: float) -> float:
 
 
 def _ranked(counts: NDArray[np.int64], until: NDArray[np.int64], rank: int) -> float:
-    """The value of the observation at ``rank`` (from 0) in ascending order, its bin's members being spread evenly."""
+    """Value of the observation at ``rank`` (from 0) in ascending order, assuming an even spread within its bin."""
     place = int(np.searchsorted(until, rank, side="right"))
     if place == 0:
         return 0.0

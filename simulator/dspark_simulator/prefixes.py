@@ -1,4 +1,4 @@
-"""Which shared prefixes each replica holds."""
+"""Prefix cache of a replica: the shared prefixes that it holds."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ class Prefix(NamedTuple):
 
 
 class Prefixes:
-    """The radix cache of a replica, as far as whole prefixes go: the least recently used make room.
+    """Radix cache of a replica at the level of whole prefixes, with eviction of the least recently used.
 
-    Prefixes have what running requests leave of the pool, as in SGLang's ``RadixCache``; what requests share of them is
-    counted in each, as the simulator counts all context.
+    Prefixes use the part of the pool that running requests leave, as in SGLang's ``RadixCache``. A prefix counts fully
+    in every request that shares it, like all context in the simulator.
     """
 
     def __init__(self, kv_tokens: int) -> None:
@@ -31,17 +31,17 @@ class Prefixes:
         return prefix in self._held
 
     def use(self, prefix: Prefix, tokens: int, kv_used: int) -> bool:
-        """Whether ``prefix`` was there; it is from now on, at ``tokens`` or its longest use."""
-        found = prefix in self._held
+        """Look up ``prefix`` and hold it from now on, at ``tokens`` or its longest use; returns whether it was held."""
+        hit = prefix in self._held
         self._held[prefix] = max(tokens, self._held.pop(prefix, 0))
         left = self._kv_tokens - kv_used
         while len(self._held) > 1 and sum(self._held.values()) > left:
             self._held.popitem(last=False)
-        return found
+        return hit
 
 
 def prefix_of(classes: tuple[RequestClass, ...], slo_class: int, seed: int, request: int) -> Prefix | None:
-    """The prefix that a request begins with, each of its class's equally likely; None where all replicas hold all."""
+    """Prefix of a request, drawn uniformly from those of its class; None for a class whose prefixes are always held."""
     count = classes[slo_class].prefixes
     if count == 0:
         return None

@@ -1,4 +1,4 @@
-"""A calibrated deployment: what `dspark calibrate` made of a recording, for a scenario to take."""
+"""Profiles: calibrated deployments that ``dspark calibrate`` writes and scenarios read."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ SCHEMA_VERSION = 1
 
 
 class Profile(BaseModel):
-    """A deployment with its papers.
+    """A deployment with its provenance and residuals.
 
     Attributes:
         model, hardware, gpus, drafter_gamma, server, memory, cost, live, acceptance: As in a scenario.
-        sts_temperatures: By draft position, fitted to the recorded confidences; ones where there were none.
-        provenance: Of what it was made.
-        residuals: How far the fits are from what was recorded, by part.
-        warnings: What the recording does not tell, a sentence each.
+        sts_temperatures: By draft position, fitted to the recorded confidences; ones without recorded confidences.
+        provenance: Sources of the profile.
+        residuals: Differences between the fits and the recording, by part.
+        warnings: Sentences about quantities that the recording does not determine.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -49,13 +49,13 @@ class Profile(BaseModel):
         """The fields that a scenario takes."""
         names = ("model", "hardware", "gpus", "drafter_gamma", "server", "memory", "cost", "live", "acceptance")
         content = self.model_dump(mode="json", include=set(names))
-        # A scenario may set other flags than those that the pool was recorded with.
+        # A scenario may set other flags than those of the recorded pool.
         content["memory"] = self.memory.known(self.server, None).model_dump(mode="json")
         return {name: content[name] for name in names}
 
 
 def load(path: Path) -> Profile:
-    """Reads a profile.
+    """Read a profile.
 
     Raises:
         InputError: Not readable, not JSON, another schema version, an unknown or a wrong field.
@@ -63,11 +63,13 @@ def load(path: Path) -> Profile:
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
-        raise InputError(f"{path}: cannot be read ({error.strerror}); give what `dspark calibrate` wrote") from error
+        raise InputError(
+            f"{path}: cannot be read ({error.strerror}); give a file that `dspark calibrate` wrote"
+        ) from error
     except (ValueError, RecursionError) as error:
-        raise InputError(f"{path}: not JSON ({error}); give what `dspark calibrate` wrote") from error
+        raise InputError(f"{path}: not JSON ({error}); give a file that `dspark calibrate` wrote") from error
     if not isinstance(content, dict) or "schema_version" not in content:
-        raise InputError(f"{path}: schema_version: missing; give what `dspark calibrate` wrote")
+        raise InputError(f"{path}: schema_version: missing; give a file that `dspark calibrate` wrote")
     if content["schema_version"] != SCHEMA_VERSION:
         raise InputError(
             f"{path}: schema_version: {str(content['schema_version'])[:60]!r} is not {SCHEMA_VERSION}; calibrate again"
@@ -79,10 +81,10 @@ def load(path: Path) -> Profile:
 
 
 def dumps(profile: Profile) -> str:
-    """The profile as text: sorted keys, the same bytes for the same content."""
+    """The profile as JSON with sorted keys: the same bytes for the same content."""
     return json.dumps(profile.model_dump(mode="json"), indent=1, sort_keys=True, allow_nan=False) + "\n"
 
 
 def save(profile: Profile, path: Path) -> None:
-    """Writes a profile atomically."""
+    """Write a profile atomically."""
     write_atomically(path, dumps(profile))

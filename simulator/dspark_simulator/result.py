@@ -1,4 +1,4 @@
-"""What a simulation found."""
+"""Results of a simulation."""
 
 from __future__ import annotations
 
@@ -30,14 +30,14 @@ SIGNIFICANT = float(stdtrit(PARTS - 1, 0.9))
 
 
 class ClassResult(NamedTuple):
-    """One request class, of the measured requests.
+    """Measured requests of one class.
 
     Attributes:
-        requests: All of the class, those that were aborted or not done when the run stopped too.
-        good: Done within both SLOs.
+        requests: All requests of the class, including aborted and unfinished ones.
+        good: Requests finished within both SLOs.
         attainment: Their share.
         goodput_per_s: Their number per second of the window.
-        ttft, tpot, itl: Of those that were done.
+        ttft, tpot, itl: Latencies of the finished requests.
     """
 
     name: str
@@ -52,24 +52,24 @@ class ClassResult(NamedTuple):
 
 
 class Result(NamedTuple):
-    """What a run found. Rates are over the measuring window, latencies over the measured requests.
+    """Result of a run: rates over the measuring window, latencies of the measured requests.
 
     Attributes:
-        saturated: The backlog grew through the run (:func:`grows`): every figure depends on the length of the run.
-        backlog_growth: By how many requests in the system, from the first measured arrival to the last one.
-        attainment: Share of the measured requests that met their class's TTFT and TPOT; those that were aborted or not
-            done when the run stopped met nothing.
-        ttft_attainment: The same of the TTFT alone.
-        window_s: From the arrival of the first measured request to that of the first one after them.
+        saturated: The backlog grew through the run (:func:`grows`), so all figures depend on the length of the run.
+        backlog_growth: Growth of the requests in the system from the first to the last measured arrival.
+        attainment: Share of the measured requests that met their class's TTFT and TPOT; aborted and unfinished requests
+            count as missed.
+        ttft_attainment: The same for TTFT only.
+        window_s: Time from the arrival of the first measured request to that of the first request after them.
         throughput_tok_s: Output tokens in the window, per second.
         goodput_per_s: Measured requests that met their class's TTFT and TPOT, per second of the window.
         goodput_tok_s: Their output tokens, per second of the window.
-        accepted_length: Tokens a round, the target's own included.
-        verify_length: Drafts verified a round and request.
+        accepted_length: Tokens per round and request, including the target's own.
+        verify_length: Drafts verified per round and request.
         utilisation: Share of the window in which a step ran, mean over replicas.
-        running, kv_use: Means over busy time, of the requests that decode and of the KV pool's used share.
-        queued: Mean over the window of the requests that wait or whose prompt is being prefilled.
-        unfinished: Measured requests that were not done when the run stopped.
+        running, kv_use: Decoding requests and used share of the KV pool, means over busy time.
+        queued: Requests that wait or whose prompt is being prefilled, mean over the window.
+        unfinished: Measured requests that were not finished at the end of the run.
     """
 
     saturated: bool
@@ -100,7 +100,7 @@ class Result(NamedTuple):
     classes: tuple[ClassResult, ...]
 
     def row(self) -> dict[str, float]:
-        """All but the classes as one flat row: ``ttft_p90_s`` and so on."""
+        """All fields except the classes as one flat row, with names such as ``ttft_p90_s``."""
         row: dict[str, float] = {}
         for field, value in zip(self._fields, self, strict=True):
             if isinstance(value, Latency):
@@ -111,7 +111,7 @@ class Result(NamedTuple):
 
 
 class Snapshot(NamedTuple):
-    """What had happened by a moment: METRICS [replicas], and the integral of requests in the system over time."""
+    """Counters at a point in time: METRICS [replicas], and the integral of requests in the system over time."""
 
     at_s: float
     metrics: Record
@@ -119,15 +119,15 @@ class Snapshot(NamedTuple):
 
 
 def grows(backlog: Sequence[int]) -> bool:
-    """Whether the backlog of an open loop grows through a run, beyond what noise explains.
+    """Whether the backlog of an open loop grows significantly through a run.
 
-    A one-sided t test of the changes from part to part of the run. A backlog that comes and goes, by chance or with a
-    burst, has changes that cancel, and a sum that is small against their spread: below the capacity the test errs far
-    less often than by its level. Overload adds to every part.
+    A one-sided t test of the changes from part to part of the run. A temporary backlog, by chance or after a burst, has
+    changes that cancel, so their sum is small relative to their spread: below capacity the test errs far less often
+    than its level. Overload adds to every part.
 
     Args:
-        backlog: Requests in the system at each arrival of the run, those of the warm-up included; too few of them show
-            nothing. The first requests of a run, which find it empty, are one change, and one alone is not significant.
+        backlog: Requests in the system at each arrival of the run, warm-up included; too few are never significant.
+            Filling the empty system at the start is one change, which alone is not significant.
     """
     if len(backlog) <= PARTS:
         return False
@@ -148,15 +148,15 @@ def summarise(
     simulated_s: float,
     kv_tokens: int,
 ) -> Result:
-    """Puts a result together.
+    """Compute the result of a run.
 
     Args:
-        opened, closed: The ends of the measuring window.
+        opened, closed: Start and end of the measuring window.
         metrics: METRICS [replicas] at the end of the run.
         requests: Measured requests by class.
         backlog: Requests in the system at each arrival.
-        first: The first measured request.
-        open_loop: Arrivals do not wait for the server: only then can the backlog grow without end.
+        first: First measured request.
+        open_loop: Arrivals do not wait for the server, so the backlog can grow without limit.
         kv_tokens: KV pool of a replica.
     """
     window_s = closed.at_s - opened.at_s

@@ -11,7 +11,8 @@ from sglang_dspark.shapes.registry import KeyOf
 Router = Callable[[int, int, Sequence[int], Collection[int]], int]
 """(seed, request id, outstanding requests by replica, replicas that hold the request's prefix) -> replica."""
 
-# Of SGLang's gateway: past both, load goes before prefixes (--balance-abs-threshold, --balance-rel-threshold).
+# Imbalance beyond which load takes precedence over prefixes (``--balance-abs-threshold`` and
+# ``--balance-rel-threshold`` of SGLang's gateway).
 BALANCE_ABS: Final = 64
 BALANCE_REL: Final = 1.5
 
@@ -25,14 +26,14 @@ def round_robin(seed: int, request: int, outstanding: Sequence[int], holders: Co
 
 
 def least_loaded(seed: int, request: int, outstanding: Sequence[int], holders: Collection[int] = ()) -> int:
-    """The replica with the fewest outstanding requests, the first among equals."""
+    """The replica with the fewest outstanding requests; the first of equally loaded ones."""
     return min(range(len(outstanding)), key=outstanding.__getitem__)
 
 
 def prefix_aware(seed: int, request: int, outstanding: Sequence[int], holders: Collection[int] = ()) -> int:
-    """The least loaded of the replicas that hold the prefix; of all where none does or loads are too far apart.
+    """The least loaded replica that holds the prefix; of all replicas where none does or loads are too unequal.
 
-    The ``cache_aware`` policy of SGLang's gateway, whose tree here knows what replicas really hold.
+    The ``cache_aware`` policy of SGLang's gateway, with exact knowledge of the replicas' caches.
     """
     most, least = max(outstanding), min(outstanding)
     if not holders or (most - least > BALANCE_ABS and most > BALANCE_REL * least):

@@ -1,4 +1,4 @@
-"""Scenarios: a deployment and its traffic, as a YAML file that a person writes."""
+"""Scenarios: a deployment and its traffic, written as a YAML file."""
 
 from __future__ import annotations
 
@@ -34,14 +34,14 @@ Factor = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 
 
 class Run(BaseModel):
-    """How long to simulate.
+    """Length of a simulation.
 
     Attributes:
-        requests: Requests that are sent, by replica-independent count.
-        warmup_requests: The first ones, which load the server and are not measured.
-        drain: Nothing follows the measured requests, and the window ends with the last of them, as benchmark clients
-            have it; otherwise later requests keep the load up to the end.
-        max_s: Simulated seconds after which a run stops with what it has.
+        requests: Requests of all replicas together, warm-up included.
+        warmup_requests: The first of them, which load the server and are not measured.
+        drain: Send nothing after the measured requests and end the window with the last of them, like benchmark
+            clients; otherwise later requests keep up the load.
+        max_s: Simulated seconds after which a run stops.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -53,7 +53,7 @@ class Run(BaseModel):
     @model_validator(mode="after")
     def _fits(self) -> Run:
         if self.warmup_requests >= self.requests:
-            raise ValueError(f"warmup_requests {self.warmup_requests} leaves nothing to measure; raise requests")
+            raise ValueError(f"warmup_requests {self.warmup_requests} leaves no request to measure; raise requests")
         return self
 
 
@@ -61,15 +61,15 @@ class Scenario(BaseModel):
     """A deployment and its traffic.
 
     Attributes:
-        model, hardware: Named in artifacts and reports.
+        model, hardware: Names in artifacts and reports.
         gpus: GPUs of one replica.
-        drafter_gamma: The block that the drafter was trained with; a longer one would lower what is accepted.
-        cost: What a profiler says a step costs; the belief of policies that have one.
-        live: How live steps differ from it.
-        acceptance: Quality of the drafter by domain; the paper's Qwen3-4B drafter if absent.
-        drafter_quality: By how many logits the drafter is better than ``acceptance`` has it, on every domain.
-        loads: Where ``tune`` and ``bench`` compare policies: clients of a closed loop, or factors on an open loop's
-            rate.
+        drafter_gamma: Block length that the drafter was trained with; longer blocks would have lower acceptance.
+        cost: Profiled step times; the belief of policies that need one.
+        live: Distribution of the difference between live and profiled step times.
+        acceptance: Acceptance model of the drafter by domain; the paper's Qwen3-4B drafter if None.
+        drafter_quality: Logits added to the quality of ``acceptance`` on every domain.
+        loads: Loads at which ``tune`` and ``bench`` compare policies: clients of a closed loop, or factors on the rate
+            of an open loop.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -116,7 +116,7 @@ class Scenario(BaseModel):
             )
         if self.drafter_gamma > self.drafter().gamma:
             raise ValueError(
-                f"drafter_gamma {self.drafter_gamma} is beyond what the acceptance model describes; "
+                f"drafter_gamma {self.drafter_gamma} is beyond the acceptance model's block; "
                 f"use at most {self.drafter().gamma}"
             )
         self.drafter().compile([klass.domain for klass in self.workload.classes])
@@ -125,14 +125,14 @@ class Scenario(BaseModel):
         return self
 
     def shape(self) -> ModelShape | None:
-        """The shape of the model: the roofline's, or that of a model known by name."""
+        """Shape of the model: the one behind its step times, or that of a model known by name."""
         shapes = known(self.model)
         computed = self.cost.computed_from()
         known_shape = None if shapes is None else shapes.model
         return known_shape if computed is None else computed.model
 
     def drafter(self) -> AcceptanceModel:
-        """The acceptance model in force."""
+        """The acceptance model, with ``drafter_quality`` applied."""
         return (self.acceptance or packaged()).shifted(self.drafter_quality)
 
     def has_room(self, server: Server) -> bool:
@@ -144,19 +144,19 @@ class Scenario(BaseModel):
         return True
 
     def profiled_steps(self, gamma: int) -> CostRecord:
-        """What a profiler says that steps cost on a server that drafts ``gamma`` positions."""
+        """Profiled step times of a server that drafts ``gamma`` positions."""
         return self.cost.tabulate(gamma, self.live.centre().draft_fixed)
 
     def live_steps(self, gamma: int, truth: Truth) -> CostRecord:
-        """What steps cost on such a server if they differ from the profile as ``truth`` says."""
+        """Live step times of such a server under ``truth``."""
         return live(self.cost.tabulate(gamma, truth.draft_fixed), truth.overhead_s, truth.slope)
 
     def planner_table(self, gamma: int) -> CostBelief:
-        """The cost table that a stock server of ``gamma`` is started with."""
+        """Cost table of a stock server with ``gamma``."""
         return self.cost.planner_table(gamma, self.live.centre().draft_fixed)
 
     def extrapolated(self, server: Server) -> str:
-        """What to say where captured steps of ``server`` at this load may be larger than any that was measured."""
+        """Warning if captured steps of ``server`` at this load may exceed the largest measured one, otherwise empty."""
         measured = self.cost.measured_tokens()
         tiers = server.tiers()
         running = min(self.workload.clients or server.max_running_requests, server.max_running_requests)
@@ -166,16 +166,16 @@ class Scenario(BaseModel):
         return f"extrapolated: steps were measured up to {measured:,} tokens, and here have up to {largest:,}"
 
     def at_load(self, load: float) -> Scenario:
-        """The scenario with that many clients (closed loop) or that multiple of its rate (open loop), warmed up."""
+        """The scenario with ``load`` clients (closed loop) or ``load`` times its rate (open loop), warmed up."""
         closed = self.workload.clients is not None
         workload = self.workload.with_clients(int(load)) if closed else self.workload.scaled(load)
         return self.with_workload(workload).warmed()
 
     def warmed(self) -> Scenario:
-        """The scenario with the warm-up prolonged to what its load needs, and as many measured requests.
+        """The scenario with a warm-up long enough for its load, and the same number of measured requests.
 
-        Clients of a closed loop start together: each sends a second request before anything is measured. Arrivals of
-        an open loop go on until a replica could have filled its batch and replaced every request of it.
+        Clients of a closed loop start together, so each sends a second request before the measurement. The warm-up of
+        an open loop lasts until a replica could have filled its batch and replaced every request of it.
         """
         rate_per_s = self.workload.arrivals.mean_rate_per_s
         if rate_per_s is None:
@@ -188,21 +188,21 @@ class Scenario(BaseModel):
         return self.model_copy(update={"run": self.run.model_copy(update=run)})
 
     def largest_batch(self) -> int:
-        """Requests that the KV pool of a replica without speculation holds, at most what its arrays do."""
+        """Requests that the KV pool of a replica without speculation holds, at most MAX_REQUESTS."""
         requests = self._that_fit()
         context = float((requests["prompt"] + requests["output"]).mean())
         return int(min(MAX_REQUESTS, max(1, self.memory.kv_tokens_without_draft // context)))
 
     def _that_fit(self) -> NDArray[np.void]:
-        """Requests of the workload that the KV pool can hold, REQUEST [n]; all where it can hold none."""
+        """Requests of the workload that fit the KV pool, REQUEST [n]; all requests if none fits."""
         requests = next(self.workload.chunks(seed=0))
         fit = requests[requests["prompt"] < self.memory.kv_tokens_without_draft]
         return fit if len(fit) else requests
 
     def residence_s(self) -> float:
-        """Seconds that a request spends in the largest batch that a replica can run, without speculation.
+        """Seconds that a request spends in the largest batch of a replica, without speculation.
 
-        By Little's law: meanwhile the replica prefills as many prompts as the batch has, and decodes one whole output.
+        By Little's law: meanwhile the replica prefills a prompt for each request of the batch and decodes one output.
         """
         requests = self._that_fit()
         prompt, output = float(requests["prompt"].mean()), float(requests["output"].mean())
@@ -222,7 +222,7 @@ class Scenario(BaseModel):
         """The scenario's traffic on a calibrated deployment.
 
         Raises:
-            InputError: Not a profile, or one that does not know a domain of the traffic.
+            InputError: Not a profile, or its acceptance model lacks a domain of the traffic.
         """
         content = self.model_dump() | {"drafter_quality": 0.0} | load_profile(path).deployment()
         try:
@@ -231,13 +231,13 @@ class Scenario(BaseModel):
             raise from_validation(error, path, content) from error
 
     def with_acceptance(self, path: Path, domain: str | None = None) -> Scenario:
-        """The scenario with another drafter, as ``dspark eval`` describes one.
+        """The scenario with another drafter, from an acceptance model that ``dspark eval`` wrote.
 
         Args:
-            domain: What all requests ask for; by default each class keeps its own domain.
+            domain: Domain of all requests; by default each class keeps its own.
 
         Raises:
-            InputError: Not an acceptance model, or one that does not know a domain of the traffic.
+            InputError: Not an acceptance model, or it lacks a domain of the traffic.
         """
         model = load_acceptance(path)
         content = self.model_dump()
@@ -253,7 +253,7 @@ class Scenario(BaseModel):
             raise from_validation(error, path, content) from error
 
     def with_trace(self, path: Path) -> Scenario:
-        """The scenario with the arrivals and lengths of a request trace in place of its own."""
+        """The scenario with the arrivals and lengths of a request trace."""
         try:
             workload = Workload(arrivals=Trace(kind="trace", path=path), classes=self.workload.classes)
         except ValidationError as error:
@@ -267,10 +267,10 @@ def names() -> list[str]:
 
 
 def load(source: str) -> Scenario:
-    """Reads a packaged scenario by name, or a YAML file by path.
+    """Read a packaged scenario by name, or a YAML file by path.
 
     Raises:
-        InputError: no such scenario, not YAML, or a field that is wrong.
+        InputError: No such scenario, not YAML, or an invalid field.
     """
     if source in names():
         return parse((PACKAGED / f"{source}.yaml").read_text(), source, Path.cwd())
@@ -285,9 +285,9 @@ def load(source: str) -> Scenario:
 
 
 def parse(text: str, source: str, base: Path) -> Scenario:
-    """Reads a scenario from YAML; ``base`` is what relative paths in it start from.
+    """Read a scenario from YAML; relative paths in it start from the folder ``base``.
 
-    A field ``base`` names the packaged scenario whose fields it has where it gives none of its own.
+    A field ``base`` in the file names a packaged scenario, from which all absent fields are taken.
     """
     try:
         content: Any = yaml.safe_load(text)
@@ -324,6 +324,6 @@ SeedSet = Literal["search", "select", "report"]
 
 
 def seeds(purpose: SeedSet, seed: int, count: int) -> list[int]:
-    """``count`` seeds of one of three disjoint sets, each seed naming requests, acceptances and a truth."""
+    """``count`` seeds of one of three disjoint sets; a seed determines requests, acceptances and a truth."""
     offset = {"search": 0, "select": 1, "report": 2}[purpose]
     return [int(x) for x in 3 * (np.arange(count) + 1_000_003 * seed) + offset]

@@ -1,4 +1,4 @@
-"""The flags of a simulated server, and what they mean to the policy and the engine."""
+"""Flags of a simulated server, and the record in which an engine reads them."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ INIT_NEW_TOKEN_RATIO = 0.7
 MIN_NEW_TOKEN_RATIO_FACTOR = 0.14
 NEW_TOKEN_RATIO_DECAY_STEPS = 600
 
-# ``_handle_dspark`` limits DSPARK to 48 running requests unless told otherwise; without speculation the KV pool is the
-# limit, up to what a replica's arrays hold.
+# ``_handle_dspark`` sets 48 running requests under DSPARK by default; without speculation the KV pool is the limit, up
+# to the size of a replica's arrays.
 DEFAULT_RUNNING = {True: 48, False: MAX_REQUESTS}
 
 UNLIMITED = 1 << 62
@@ -33,20 +33,20 @@ Requests = Annotated[int, Field(ge=1, le=MAX_REQUESTS)]
 
 
 class Server(BaseModel):
-    """Server flags, by SGLang's names where it has them.
+    """Server flags, under SGLang's names where it has them.
 
     Attributes:
-        engine: Whose batch formation.
-        speculative: False serves without DSpark: nothing is drafted and the drafter's memory holds KV instead.
-        gamma: Drafts a block (``--speculative-dspark-block-size``).
+        engine: Engine whose batch formation is simulated.
+        speculative: False serves without DSpark: nothing is drafted, and the drafter's memory holds KV instead.
+        gamma: Drafts per block (``--speculative-dspark-block-size``).
         verify_mode: ``SGLANG_RAGGED_VERIFY_MODE``.
         max_running_requests: ``--max-running-requests``; 48 by default under speculation, 1024 without it.
         max_queued_requests: ``--max-queued-requests``: the longest queue; SGLang. A request that finds it full is
             refused. No limit if None.
-        capture_requests: Largest captured batch (``--cuda-graph-max-bs-decode``); SGLang. 0 is a server that captures
-            nothing and pads nothing, as on a CPU.
-        cuda_graph_bs_decode: The captured batches themselves (``--cuda-graph-bs-decode``); SGLang. Replaces
-            ``capture_requests`` where given.
+        capture_requests: Largest captured batch (``--cuda-graph-max-bs-decode``); SGLang. 0 captures and pads nothing,
+            as on a CPU.
+        cuda_graph_bs_decode: List of captured batches (``--cuda-graph-bs-decode``), in place of ``capture_requests``;
+            SGLang.
         capture_tokens: Largest captured step in tokens (``max_cudagraph_capture_size``); vLLM.
         chunked_prefill_size: Prompt tokens of one prefill step; SGLang.
         max_prefill_tokens: Prompt tokens of one prefill step (SGLang), tokens of any step
@@ -54,14 +54,14 @@ class Server(BaseModel):
         prefill_max_requests: ``--prefill-max-requests``: requests of one prefill step; SGLang. No limit if None.
         prefill_decode_interval: ``--prefill-decode-interval``: decode steps from one prefill step to the next; SGLang.
         prefill_decode_interval_min_bs: ``--prefill-decode-interval-min-bs``: running requests below which the interval
-            does not count; SGLang.
+            is ignored; SGLang.
         min_free_slots_delay: ``--min-free-slots-delay``: free slots that a prefill waits for while requests run;
-            SGLang. 1 waits for none. If None, up to 4 under speculation from 8 running requests up
-            (``resolve_min_free_slots``), and 1 without it.
-        enable_mixed_chunk: Running requests take one token each in a prefill step; SGLang turns it off under most
+            SGLang. 1 does not wait. If None: up to 4 under speculation with 8 running requests or more
+            (``resolve_min_free_slots``), otherwise 1.
+        enable_mixed_chunk: Running requests take one token each in a prefill step; SGLang disables it under most
             speculative algorithms.
         schedule_conservativeness: Multiplies the first ``new_token_ratio``.
-        confidence_lag_steps: Age of the confidences that the budget sees
+        confidence_lag_steps: Age of the confidences that the budget is computed from
             (``SGLANG_DSPARK_CONFIDENCE_RELAY_LAG_STEPS``).
     """
 
@@ -90,14 +90,16 @@ class Server(BaseModel):
         if self.enable_mixed_chunk and self.chunked_prefill_size <= self.max_running_requests:
             raise ValueError("chunked_prefill_size must exceed max_running_requests with enable_mixed_chunk; raise it")
         if self.cuda_graph_bs_decode is not None and self.capture_requests == 0:
-            raise ValueError("cuda_graph_bs_decode lists captured batches, capture_requests 0 captures none; drop one")
+            raise ValueError(
+                "cuda_graph_bs_decode lists captured batches and capture_requests 0 captures none; drop one"
+            )
         for name in ENGINES[self.engine].lacks:
             if getattr(self, name) != Server.model_fields[name].default:
                 raise ValueError(f"{name} is a flag that {self.engine} does not have; remove it")
         return self
 
     def without_speculation(self) -> Server:
-        """The same server without DSPARK, with the default limit on running requests where none is stated."""
+        """The same server without DSPARK, with the default limit on running requests unless one is stated."""
         stated = "max_running_requests" in self.model_fields_set
         running = self.max_running_requests if stated else DEFAULT_RUNNING[False]
         return self.model_copy(update={"speculative": False, "max_running_requests": running})
@@ -127,7 +129,7 @@ class Server(BaseModel):
         return ENGINES[self.engine].min_free_slots(slots) if self.speculative else 1
 
     def pool_flags(self) -> PoolFlags:
-        """The flags that take memory from the KV pool."""
+        """The flags that decide how much memory is left for the KV pool."""
         return PoolFlags(
             max_running_requests=self.max_running_requests,
             captured_requests=self.captured_requests() if self.capture_requests else 0,
@@ -136,7 +138,11 @@ class Server(BaseModel):
         )
 
     def record(self, classes: tuple[RequestClass, ...], kv_tokens: int) -> Record:
-        """The SERVER record of these flags, shape (1,)."""
+        """The flags as a SERVER record, shape (1,).
+
+        Raises:
+            InputError: The pool holds no request.
+        """
         record = np.zeros(1, SERVER)
         flags = record[0]
         flags["speculative"] = self.speculative

@@ -1,4 +1,4 @@
-"""The discrete-event simulation: arrivals and replicas as SimPy processes, one event an engine step."""
+"""Discrete-event simulation: arrivals and replicas as SimPy processes, one event per engine step."""
 
 from __future__ import annotations
 
@@ -24,19 +24,19 @@ from sglang_dspark.errors import InputError
 from sglang_dspark.policy import AnyPolicy, CostBelief, Engine, NoDraft, compile_rule
 
 FIRST_QUEUE = 4096
-# A run is as long as this many requests one after another, or it says nothing of a steady state.
+# A run must be as long as this many consecutive requests to have a steady state.
 LIVES = 10
 KINDS = {PREFILL: "prefill", DECODE: "decode", MIXED: "mixed"}
 
 
 class Arm(NamedTuple):
-    """A server and the policy on it: what is compared.
+    """Arm of a comparison: a server and the policy on it.
 
     Attributes:
-        policy: None where the server schedules nothing (no speculation, or static mode).
-        belief: The policy's cost belief; what the scenario's profile says if None.
-        stock: The server is an SGLang without our plugin: past its last graph it drops the schedule.
-        oracle: Knows what each step would accept, and takes what gives that step the most tokens per second.
+        policy: None if the server schedules nothing (no speculation, or static mode).
+        belief: Cost belief of the policy; the scenario's profile if None.
+        stock: SGLang without the plugin, which drops the schedule beyond its last captured graph.
+        oracle: Choose in each step the lengths with the most tokens per second, given the drafts it would accept.
     """
 
     name: str
@@ -51,9 +51,9 @@ class StepLog(NamedTuple):
     """One step of a replica, for the step log.
 
     Attributes:
-        running, queued, kv_tokens: When the step has ended.
-        decoded: Requests that had a round in it.
-        verified: Drafts that it verified of all of them.
+        running, queued, kv_tokens: At the end of the step.
+        decoded: Requests with a decoding round in the step.
+        verified: Drafts verified, all requests together.
     """
 
     replica: int
@@ -79,17 +79,17 @@ def simulate(
     log: list[StepLog] | None = None,
     totals: list[Record] | None = None,
 ) -> Result:
-    """Simulates a scenario under an arm until its measured requests are done.
+    """Simulate a scenario under an arm until its measured requests are finished.
 
-    Requests ``warmup_requests..requests-1`` are measured; unless the run drains, arrivals go on behind them, so that
-    the last ones meet the same load. Throughput counts the output tokens between the arrivals of the first measured
-    request and of the one after the last, or, where none follows, the end of the last one.
+    Requests ``warmup_requests..requests-1`` are measured; unless the run drains, arrivals continue after them, so that
+    the last ones see the same load. Throughput counts the output tokens between the arrivals of the first measured
+    request and of the first one after the last; if none follows, until the end of the last one.
 
     Args:
-        seed: Names the requests and the acceptances, the same for every arm.
-        truth: How live steps differ from the profile; the centre of the scenario's distribution if None.
-        log: Receives every step where given.
-        totals: Receives METRICS [replicas] at the end of the run where given, with the histograms of all latencies.
+        seed: Determines the requests and the acceptances, the same for every arm.
+        truth: Difference between live and profiled step times; the centre of the scenario's distribution if None.
+        log: Receives every step.
+        totals: Receives METRICS [replicas] at the end of the run, with the histograms of all latencies.
     """
     simulation = _Simulation(scenario, arm, seed, truth or scenario.live.centre(), log)
     try:
@@ -116,7 +116,7 @@ class _Simulation:
         elif scenario.workload.clients is not None:
             self.end = sys.maxsize
         else:
-            # As many follow the measured requests as there are of them: under overload the queue would grow for ever.
+            # A limit on the requests after the measured ones, since the queue grows without end under overload.
             self.end = 2 * self.last - self.first
         self.requests = scenario.workload.requests(seed)
         self.sent = 0
@@ -127,7 +127,7 @@ class _Simulation:
         # The oracle may draft fewer positions than the server's block.
         least = 1 if arm.oracle else gamma
         positions = range(gamma, least - 1, -1)
-        # Not by concatenate: it copies the dtype, which numba's dispatch then compares field by field at every step.
+        # Not np.concatenate: it copies the dtype, and numba's dispatch would compare it field by field at every step.
         cost = np.empty(len(positions), COST)
         for n, drafted in enumerate(positions):
             cost[n] = scenario.live_steps(drafted, truth)[0]
@@ -184,8 +184,10 @@ class _Simulation:
         )
 
     def check_refusals(self, result: Result) -> None:
-        """Clients of a closed loop that are refused send again at once, so that any number of requests may pass while a
-        batch is served: what is served then is none of them."""
+        """Reject a run whose measured requests were mostly refused.
+
+        Refused clients of a closed loop send again at once, so any number of requests may pass while a batch is served.
+        """
         clients, most = self.scenario.workload.clients, self.arm.server.max_queued_requests
         if clients is None or most is None or not result.aborted:
             return
@@ -199,14 +201,17 @@ class _Simulation:
             )
 
     def close(self) -> None:
-        """Lets the arrays go. Environment, processes and replicas refer to each other, and many simulations a second
-        would pile up megabytes each before the garbage collector looks."""
+        """Release the arrays.
+
+        Environment, processes and replicas form reference cycles, and many simulations per second would hold megabytes
+        each until the next garbage collection.
+        """
         self.opened = self.closed = None
         for replica in self.replicas:
             replica.close()
 
     def send(self, at_s: float, request: Request | None = None) -> None:
-        """Sends a request to a replica, by default the workload's next one."""
+        """Send a request to a replica, by default the workload's next one."""
         request = next(self.requests) if request is None else request
         if self.sent == self.first:
             self.opened = self._snapshot()
@@ -223,7 +228,7 @@ class _Simulation:
         self.replicas[replica].enqueue(request, at_s, prefix)
 
     def ended(self, replica: int, requests: int) -> None:
-        """Takes note that a replica ended ``requests`` requests; clients of a closed loop send their next ones."""
+        """Account for ``requests`` ended requests of a replica; clients of a closed loop send their next ones."""
         self._count()
         self.outstanding[replica] -= requests
         if self.scenario.workload.clients is not None:
@@ -237,12 +242,12 @@ class _Simulation:
     def _arrivals(self) -> Generator[simpy.Event, None, None]:
         while self.sent < self.end:
             request = next(self.requests)
-            # Waits that do not add up exactly may end a rounding error late.
+            # By rounding, the clock may be slightly past the arrival.
             yield self.env.timeout(max(request.arrival_s - self.env.now, 0.0))
             self.send(request.arrival_s, request)
 
     def metrics(self) -> Record:
-        """METRICS [replicas] so far."""
+        """METRICS [replicas] up to now."""
         return np.concatenate([replica.metrics for replica in self.replicas])
 
     def _snapshot(self) -> Snapshot:
@@ -250,13 +255,13 @@ class _Simulation:
         return Snapshot(self.env.now, self.metrics(), self.requests_s)
 
     def _count(self) -> None:
-        """Brings the integral of requests in the system up to now."""
+        """Update the integral of requests in the system."""
         self.requests_s += sum(self.outstanding) * (self.env.now - self.counted_s)
         self.counted_s = self.env.now
 
 
 class _Replica:
-    """One engine: its state, its queue, and the process that runs its steps."""
+    """One engine: its state, its queue and the process that runs its steps."""
 
     def __init__(
         self, simulation: _Simulation, index: int, server: Record, rule: Record, cost: Record, acceptance: Record
@@ -280,7 +285,7 @@ class _Replica:
         self.env.process(self.serving)
 
     def enqueue(self, request: Request, at_s: float, prefix: Prefix | None = None) -> None:
-        """Takes a request into the queue; a full one refuses it (``Scheduler._abort_on_queued_limit``)."""
+        """Add a request to the queue; a full queue refuses it (``Scheduler._abort_on_queued_limit``)."""
         if int(self.state[0]["queued"]) >= self.max_queued:
             abort(self.metrics, self.server, request.id, request.slo_class)
             self.refused += 1
@@ -302,7 +307,7 @@ class _Replica:
         del self.state, self.queue, self.server, self.rule, self.cost, self.acceptance, self.metrics
 
     def _serve(self) -> Generator[simpy.Event, None, None]:
-        # Looked up once: a step of a small batch takes 3 us.
+        # Local names save attribute lookups: a step of a small batch takes 3 us.
         env, log, step, state, metrics = self.env, self.simulation.log, self.step, self.state, self.metrics
         server, rule, cost, acceptance = self.server, self.rule, self.cost, self.acceptance
         while True:
@@ -311,10 +316,10 @@ class _Replica:
             if log is not None and step_s > 0:
                 self._record(log, now_s, step_s)
             if step_s > 0 or ended:
-                # A step that only rejects takes no time, but others get their turn.
+                # A step that only rejects takes no time, but other processes must run.
                 yield env.timeout(step_s)
             if self.refused:
-                # Refused requests are answered when the scheduler takes in arrivals, between two steps.
+                # Refused requests are answered when the scheduler receives arrivals, between two steps.
                 ended += self.refused
                 self.refused = 0
             if ended:

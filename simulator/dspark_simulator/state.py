@@ -108,7 +108,7 @@ STATE = np.dtype(
         ("order_back", "i8"),
         ("queue_head", "i8"),
         ("queued", "i8"),
-        # What the last step did, for the step log.
+        # The last step, for the step log.
         ("kind", "i8"),
         ("cap", "i8"),
         ("tier", "i8"),
@@ -155,7 +155,7 @@ METRICS = np.dtype(
 # Verify modes, in the order of ``SGLANG_RAGGED_VERIFY_MODE``.
 STATIC, CAP_ACCEPT, COMPACT = 0, 1, 2
 
-# What a step was.
+# Kinds of steps.
 IDLE, PREFILL, DECODE, MIXED = 0, 1, 2, 3
 
 Record = NDArray[Any]

@@ -1,7 +1,6 @@
 """Sequential temperature scaling of the confidence head (arXiv 2607.05147, section 3.2.1).
 
-Binning, grid and order are those of SGLang's ``sglang.benchmark.dspark_sts_fit``, so that temperatures fitted here and
-there are the same.
+Binning, grid and order are those of SGLang's ``sglang.benchmark.dspark_sts_fit``, and so are the fitted temperatures.
 """
 
 from __future__ import annotations
@@ -17,23 +16,23 @@ GRID = np.logspace(-1.0, 1.0, 41)
 
 
 def fit(raw_logits: ArrayLike, prefix_accepted: ArrayLike, bins: int = BINS) -> NDArray[np.float64]:
-    """Temperatures, left to right, each the one of ``GRID`` that minimises the ECE of the survival up to its position.
+    """Fit temperatures left to right; each minimises over ``GRID`` the ECE of the survival up to its position.
 
     Args:
-        raw_logits: [N, gamma], the head's logits before any scaling, of N verified blocks.
-        prefix_accepted: [N, gamma], whether the target accepted all drafts up to and with this one.
-        bins: equal-width bins of the ECE.
+        raw_logits: [N, gamma], the head's unscaled logits of N verified blocks.
+        prefix_accepted: [N, gamma], whether the target accepted all drafts up to and including this one.
+        bins: Equal-width bins of the ECE.
 
     Returns:
-        [gamma] float64; of equally good temperatures the lowest.
+        [gamma] float64; the lowest of equally good temperatures.
 
     Raises:
-        InputError: no blocks, shapes that differ, or logits that are not finite.
+        InputError: No blocks, shapes that differ, or logits that are not finite.
     """
     logits = np.asarray(raw_logits, np.float64)
     accepted = np.asarray(prefix_accepted, np.bool_)
     if logits.ndim != 2 or logits.size == 0:
-        raise InputError(f"raw_logits: shape {logits.shape}; give one row for each of at least one block")
+        raise InputError(f"raw_logits: shape {logits.shape}; give one row per block, and at least one block")
     if accepted.shape != logits.shape:
         raise InputError(f"prefix_accepted: shape {accepted.shape}; give the shape of raw_logits, {logits.shape}")
     if not np.isfinite(logits).all():
@@ -53,8 +52,8 @@ def ece(survival: ArrayLike, accepted: ArrayLike, bins: int = BINS) -> float:
 
     Args:
         survival: [N], predicted probabilities.
-        accepted: [N], what happened (booleans, or probabilities of it).
-        bins: equal-width bins of [0, 1].
+        accepted: [N], outcomes (booleans, or probabilities).
+        bins: Equal-width bins of [0, 1].
 
     Returns:
         A fraction in 0..1; NaN without samples.

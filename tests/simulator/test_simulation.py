@@ -24,6 +24,7 @@ from dspark_simulator.state import Record
 from dspark_simulator.workloads import Arrivals, Closed, Gamma, Poisson, RequestClass, Trace, Uniform
 from sglang_dspark.errors import InputError
 from sglang_dspark.policy import AnyPolicy, Argmax, Fixed, Greedy, NoDraft, Static, Threshold
+from sglang_dspark.policy.belief import MAX_REQUESTS
 from tests.simulator.deployment import DOMAIN, Bench, a_class, a_scenario, drafter, step_cost, uneven_drafter
 
 PLAIN = Server(speculative=False)
@@ -566,7 +567,7 @@ def test_the_queue_keeps_its_order_as_it_grows(slots: int, monkeypatch: pytest.M
     )
     arm = Arm("static", Server(gamma=7, max_running_requests=slots))
     large = outcome(scenario, arm)
-    monkeypatch.setattr(simulation, "FIRST_QUEUE", simulation.MAX_REQUESTS + 16)
+    monkeypatch.setattr(simulation, "FIRST_QUEUE", MAX_REQUESTS + 16)
     assert outcome(scenario, arm) == large
 
 

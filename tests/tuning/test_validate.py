@@ -87,7 +87,7 @@ def test_bad_rows_are_refused_in_one_line(tmp_path: Path, line: str, said: str) 
     [
         (("Qwen/Qwen3-8B", "Qwen/Qwen9-1B"), "model: 'Qwen9-1B' is not known; known are Qwen3-4B"),
         (("H200", "Abacus"), "hardware: 'Abacus' is not known; known are A100"),
-        ((",fixed,7,", ",fixed,9,"), "gamma: 9 is beyond what the acceptance model describes; give at most 7"),
+        ((",fixed,7,", ",fixed,9,"), "gamma: 9 is beyond the acceptance model's block; give at most 7"),
     ],
 )
 def test_what_cannot_be_simulated_is_named_before_anything_is_fitted(

@@ -1,4 +1,4 @@
-"""What every cost model is: a description that validates itself and tabulates to one :data:`COST` record."""
+"""Base classes of the cost models: validated descriptions that tabulate to one :data:`COST` record."""
 
 from __future__ import annotations
 
@@ -23,18 +23,18 @@ Count = Annotated[int, Field(ge=1)]
 Floats = NDArray[np.float64]
 Counts = NDArray[np.int64]
 
-# Prior of the share of one request's draft time that does not grow with the positions drafted: what the rooflines of
-# ``sglang_dspark/shapes/data/models.yaml`` give on one H200 and on four and eight B300, blocks of 1 to 7.
+# Prior range of the share of one request's draft time that is independent of the positions drafted: the rooflines of
+# ``sglang_dspark/shapes/data/models.yaml`` on one H200 and on four and eight B300, blocks of 1 to 7.
 DRAFT_FIXED: Final = (0.4, 0.75)
 DRAFT_FIXED_CENTRE: Final = sum(DRAFT_FIXED) / 2
 
-# A grid holds the points of a measured curve and, for prefill, the captured part sampled in front of them.
+# A grid holds the points of a measured curve, and for prefill also samples of the captured part before them.
 MAX_POINTS = 64
 _SAMPLES = GRID_POINTS - MAX_POINTS - 2
 
 
 class Overhead(BaseModel):
-    """Seconds of a step besides its kernels, and as many again for each of its requests."""
+    """Seconds of a step outside its kernels: per step, and per request of the step."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
     overhead_s: Seconds = 0.0
@@ -55,14 +55,14 @@ class ComputedFrom(NamedTuple):
 
 
 class CostModel(BaseModel, ABC):
-    """A member of the family. Members add ``kind: Literal[...]``, the key by which scenarios choose them.
+    """Base class of the cost models. Members add ``kind: Literal[...]``, the key by which scenarios choose them.
 
     Attributes:
-        overhead_s: Seconds a step of a server with speculation besides its kernels.
+        overhead_s: Seconds of a step outside its kernels, on a server with speculation.
         request_s: The same for each request of the step.
-        plain: Both for a server without speculation; the two above where absent.
-        draft_novelty: How many experts a draft touches that its request's anchor has not, as a share of what an
-            unrelated token would touch: adjacent text is routed alike.
+        plain: Both for a server without speculation; ``overhead_s`` and ``request_s`` if None.
+        draft_novelty: Experts that a draft touches and its request's anchor does not, as a share of those that an
+            unrelated token would touch. Adjacent tokens are routed to similar experts.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -81,20 +81,20 @@ class CostModel(BaseModel, ABC):
 
     @abstractmethod
     def tabulate(self, gamma: int | None = None, draft_fixed: float = DRAFT_FIXED_CENTRE) -> CostRecord:
-        """The model in numbers: shape (1,), dtype :data:`COST`.
+        """Tabulate the model: shape (1,), dtype :data:`COST`.
 
         Args:
             gamma: Positions that the server drafts for each request; the drafter's block if None.
-            draft_fixed: Share of one request's draft time that does not grow with the positions. A model that knows the
-                drafter's shape takes it from there.
+            draft_fixed: Share of one request's draft time that is independent of the positions; ignored by a model that
+                computes it from the drafter's shape.
         """
 
     def planner_table(self, gamma: int, draft_fixed: float) -> CostBelief:
-        """The cost table of a stock server of ``gamma``, as SGLang's profiler writes it, and eager steps beside it."""
+        """Cost table of a stock server with ``gamma``, as SGLang's profiler writes it, plus times of eager steps."""
         return sps_additive(self.tabulate(gamma, draft_fixed), MAX_REQUESTS, MAX_TOKENS)
 
     def flag_costs(self) -> FlagCosts | None:
-        """What server flags take from the KV pool, where the model knows the shapes."""
+        """KV pool memory taken by server flags; None where the shapes are unknown."""
         return None
 
     def computed_from(self) -> ComputedFrom | None:
@@ -120,11 +120,11 @@ class CostModel(BaseModel, ABC):
         return None
 
     def with_draft_block(self, block: int) -> Self:
-        """The model with ``block`` as the positions of its measured draft time, where it does not say its own."""
+        """The model with ``block`` as the positions of its measured draft time, unless it states them itself."""
         return self
 
     def _empty_record(self) -> CostRecord:
-        """A record of zeros but for the overheads."""
+        """A record of zeros except for the overheads."""
         cost = np.zeros(1, COST)
         plain = self.plain or self
         for field in ("overhead_s", "request_s", "draft_novelty"):
@@ -152,7 +152,7 @@ class TokenCurve(BaseModel):
 
 
 class GridCurve(TokenCurve):
-    """A token curve of at most MAX_POINTS points, which is what a record's grids hold."""
+    """A token curve of at most MAX_POINTS points, the capacity of a record's grids."""
 
     tokens: tuple[Count, ...] = Field(min_length=1, max_length=MAX_POINTS)
 
@@ -176,11 +176,11 @@ class RequestCurve(BaseModel):
 
 
 class Experts(BaseModel):
-    """Routed experts that live text reads and the profile's dummy tokens, which are all routed alike, did not.
+    """Routed experts that live text reads and a profile with dummy tokens, all routed alike, did not.
 
     Attributes:
-        seconds: To read them all.
-        share: Of them, what one token touches: active / routed experts.
+        seconds: Time to read all of them.
+        share: Share of them that one token touches: active / routed experts.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -189,18 +189,18 @@ class Experts(BaseModel):
 
 
 class MeasuredCost(CostModel):
-    """A model made of decode measurements, with the figures that a profile of decode steps does not contain.
+    """A model from measured decode steps, plus the costs that a profile of decode steps does not contain.
 
     Attributes:
         inject_s_per_token: Hidden-state capture and KV injection of one processed token.
         context_s_per_token: Decode attention of one context token.
         profiled_context: Context tokens that each request held in the profile.
-        draft_block: Positions that the profile drafted for each request; a scenario sets it to its drafter's block
-            where it is None.
+        draft_block: Positions drafted for each request in the profile; if None, a scenario sets it to its drafter's
+            block.
         prefill_context_s: Prefill attention of one new token over one context token.
         experts: Expert reads that are missing from the profile of a mixture of experts.
-        prefill: Prefill time by new tokens. Without it, a chunk costs what a verify step of as many tokens does:
-            captured up to the largest captured measurement, eager past it.
+        prefill: Prefill time by new tokens. Without it, a chunk costs the same as a verify step of as many tokens:
+            captured up to the largest captured measurement, eager beyond it.
     """
 
     inject_s_per_token: Seconds = 0.0
@@ -229,8 +229,8 @@ class MeasuredCost(CostModel):
     def _drafting_s(self, profiled_s: Floats, gamma: int | None, draft_fixed: float) -> Floats:
         """Draft time by requests at ``gamma`` positions each.
 
-        A share ``draft_fixed`` of one request's time is fixed: weights and launches of the backbone's pass. The rest,
-        serial head steps and what grows with requests, is proportional to the positions.
+        A share ``draft_fixed`` of one request's time is fixed: weights and launches of the backbone's pass. The rest
+        (serial head steps, and the part that grows with requests) is proportional to the positions.
 
         Args:
             profiled_s: [MAX_REQUESTS + 1], at ``draft_block`` positions.
@@ -245,8 +245,8 @@ class MeasuredCost(CostModel):
 
         Args:
             captured_s: [MAX_TOKENS + 1], by tokens.
-            last_captured: The largest measured captured step; ``captured_s`` past it is a guess.
-            eager: Eager steps; None where the measurements do not tell them from captured ones.
+            last_captured: Largest captured step that was measured, in tokens; ``captured_s`` is extrapolated beyond it.
+            eager: Eager steps; None where the measurements do not distinguish them from captured ones.
             draft_s: [MAX_REQUESTS + 1], by requests.
         """
         cost = self._empty_record()
@@ -272,7 +272,7 @@ class MeasuredCost(CostModel):
             prefill_s, prefill_at = captured_s, eager_at
         else:
             prefill_s = np.where(np.arange(MAX_TOKENS + 1) <= last_captured, captured_s, eager_s)
-            # The step from captured to eager is a jump, so both its sides are points.
+            # The curve jumps from captured to eager steps, so both sides of the jump are points.
             jump = np.append(spaced(last_captured), min(last_captured + 1, MAX_TOKENS))
             prefill_at = np.union1d(jump, eager_at[eager_at > last_captured])
         fill_grid(cost, "eager", eager_at, eager_s)
@@ -301,10 +301,10 @@ def _one_time_each(name: str, counts: tuple[int, ...], seconds: tuple[float, ...
 
 
 def dense(counts: Sequence[int], seconds: Sequence[float], last: int) -> Floats:
-    """A measured curve at 0..last: linear between points and level before the first.
+    """A measured curve at 0..last: linear between points and constant before the first.
 
-    Past the last point the curve keeps the mean slope of its upper half: tails of measured curves are too noisy for the
-    last two points to give one.
+    Beyond the last point it is extrapolated with the mean slope of its upper half: the last two points of a measured
+    curve are too noisy to give a slope.
     """
     at = np.arange(last + 1, dtype=np.float64)
     curve: Floats = np.interp(at, counts, seconds)
@@ -322,7 +322,7 @@ def spaced(last: int) -> Counts:
 
 
 def fill_grid(cost: CostRecord, grid: Literal["eager", "prefill"], at: Counts, curve_s: Floats) -> None:
-    """Writes a grid of ``cost``: the points ``at`` (ascending, at most GRID_POINTS) of a dense curve."""
+    """Write a grid of ``cost``: the points ``at`` (ascending, at most GRID_POINTS) of a dense curve."""
     points = len(at)
     cost[f"{grid}_tokens"][0, :points] = at
     cost[f"{grid}_at_s"][0, :points] = curve_s[at]

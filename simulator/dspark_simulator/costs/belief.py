@@ -1,4 +1,4 @@
-"""The belief that a profiler would write of a server whose steps cost what a model says."""
+"""The cost table that a profiler would measure on a server whose steps follow a cost model."""
 
 from __future__ import annotations
 
@@ -9,21 +9,20 @@ from dspark_simulator.costs.numeric import CostRecord
 from sglang_dspark.policy.belief import MAX_REQUESTS, MAX_TOKENS, EagerTimes, SpsAdditiveTable
 from sglang_dspark.policy.capture import vllm_tiers
 
-# SGLang's table wants a bias above 0; where a model has no overhead, so much of the verify time is called bias.
+# SGLang's table requires a bias above 0; without an overhead, this much of the verify time is moved to the bias.
 _LEAST_BIAS_S = 1e-6
 
-# Seconds a token by which a slope must change to count as a bend: far below what any timer resolves.
+# Change of slope, in seconds per token, that counts as a bend: far below the resolution of a timer.
 _BEND_S = 1e-12
 
 
 def sps_additive(cost: CostRecord, max_requests: int, max_tokens: int) -> SpsAdditiveTable:
-    """``bias`` is the overhead of a step, ``alpha`` its part by requests and drafting, ``theta`` verifying by tokens.
+    """SGLang's additive table of a cost model, plus the model's times of eager steps.
 
-    Beside SGLang's table stands what the model says of eager steps.
-
-    Probes are spaced as an engine captures, dense below 256 and every 16 above, less those on a line between their
-    neighbours. Attention is that of the context at which the model was profiled, since SGLang's table does not know
-    the context, and every token touches experts of its own.
+    ``bias`` is the overhead of a step, ``alpha`` the part by requests and drafting, ``theta`` verifying by tokens.
+    Probes are spaced like captured sizes, dense below 256 and every 16 above, without those on a line between their
+    neighbours. SGLang's table has no context, so attention is that of the profiled context; every token touches
+    different experts.
 
     Args:
         cost: The model in numbers.
@@ -57,17 +56,17 @@ def sps_additive(cost: CostRecord, max_requests: int, max_tokens: int) -> SpsAdd
 
 
 def eager_times(cost: CostRecord) -> EagerTimes:
-    """What a model says of eager steps, which stands beside SGLang's table in a belief."""
+    """Times of eager steps of a cost model, the part of a belief that SGLang's table does not have."""
     c = cost[0]
     points = int(c["eager_points"])
-    # A fit may find that the first tokens of a step cost nothing; a belief has times above 0.
+    # Fitted times of small steps may be 0; a belief requires times above 0.
     at_s = np.maximum(c["eager_at_s"][:points], _LEAST_BIAS_S)
     tokens, seconds = _corners(c["eager_tokens"][:points].astype(np.int64), at_s)
     return EagerTimes(tokens=tokens, seconds=seconds, request_s=float(c["request_s"]))
 
 
 def _corners(probes: NDArray[np.int64], seconds: NDArray[np.float64]) -> tuple[tuple[int, ...], tuple[float, ...]]:
-    """The probes at which a curve bends, and its values there: the same table in far fewer points."""
+    """The probes at which a curve bends, and its values there: the same table with far fewer points."""
     slopes = np.diff(seconds) / np.diff(probes)
     bends = np.ones(len(probes), np.bool_)
     bends[1:-1] = np.abs(np.diff(slopes)) > _BEND_S

@@ -1,4 +1,4 @@
-"""A measured curve as a cost model: verify by tokens, captured and eager, and draft by requests."""
+"""Cost model of measured curves: verify time by tokens, captured and eager, and draft time by requests."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ class Measurements(BaseModel):
 
     Attributes:
         captured: Verify time of steps run as CUDA graphs.
-        eager: Verify time of eager steps; None where none was measured, and then they cost what captured ones do.
+        eager: Verify time of eager steps; None where none was measured: they then cost as much as captured ones.
         draft: Draft time.
     """
 

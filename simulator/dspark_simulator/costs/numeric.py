@@ -1,8 +1,8 @@
-"""A cost model in numbers: one fixed-size record, and the functions that time the parts of an engine step from it.
+"""Cost models in compiled code: a record of fixed size, and functions that time the parts of an engine step from it.
 
 A step takes ``host + draft + verify + inject`` seconds when requests decode, ``host + prefill + inject`` when prompts
-are prefilled. Every function takes the one-element array of :data:`COST` and indexes it itself: numba then unboxes one
-argument, whatever the model.
+are prefilled. Every function takes a one-element array of :data:`COST` and indexes it itself, so that numba unboxes a
+single argument for every model.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ COST = np.dtype(
     [
         # Verify time of a captured step by its padded tokens.
         ("captured_s", "f8", (MAX_TOKENS + 1,)),
-        # Curves over tokens past any fixed limit: points, of which the first ``.._points`` hold, tokens ascending.
+        # Curves over any number of tokens: points by ascending tokens, of which the first ``.._points`` are used.
         ("eager_tokens", "f8", (GRID_POINTS,)),
         ("eager_at_s", "f8", (GRID_POINTS,)),
         ("eager_points", "i8"),
@@ -33,12 +33,12 @@ COST = np.dtype(
         ("context_s_per_token", "f8"),
         ("profiled_context", "f8"),
         ("prefill_context_s", "f8"),
-        # What a step costs besides its kernels, with speculation and without it.
+        # Seconds of a step outside its kernels, with speculation and without it.
         ("overhead_s", "f8"),
         ("request_s", "f8"),
         ("plain_overhead_s", "f8"),
         ("plain_request_s", "f8"),
-        # Reading experts: all of them, what one token touches, and how unlike its request's anchor a draft is.
+        # Time to read all experts, the share that one token touches, and how much a draft differs from its anchor.
         ("experts_s", "f8"),
         ("expert_share", "f8"),
         ("draft_novelty", "f8"),
@@ -53,10 +53,10 @@ CostRecord = NDArray[Any]
 def verify_s(cost: CostRecord, tokens: int, captured: bool, context_tokens: int, requests: int) -> float:
     """Seconds of the target's forward pass over a decoding step.
 
-    Decode attention reads the KV of every request once, so its time is proportional to the context that the step's
-    requests hold in all. The curves contain the attention of a profile in which each request held
-    ``profiled_context`` tokens; the difference is added, or taken off where requests are shorter. Taking off ends at
-    the time of one token without context: the weights are read whatever the context.
+    Decode attention reads the KV of every request once, so its time is proportional to the total context of the step's
+    requests. The curves contain the attention of a profile in which each request held ``profiled_context`` tokens; the
+    difference is added, or subtracted for shorter requests. The result is at least the time of one token without
+    context, since the weights are always read.
 
     Args:
         cost: One record of :data:`COST`.
@@ -71,7 +71,7 @@ def verify_s(cost: CostRecord, tokens: int, captured: bool, context_tokens: int,
     weights = c.captured_s[1] - c.profiled_context * c.context_s_per_token
     time_s = max(base + attention, min(base, weights))
     if captured:
-        # An eager step waits for its launches, behind which the GPU reads.
+        # An eager step is bound by its launches, which hide the reads.
         time_s += experts_s(cost, requests + (tokens - requests) * c.draft_novelty)
     return float(time_s)
 
@@ -105,7 +105,7 @@ def prefill_s(cost: CostRecord, tokens: int, pairs: float) -> float:
 
 @njit(cache=True)
 def host_s(cost: CostRecord, requests: int, speculative: bool) -> float:
-    """Seconds of a step besides its kernels: scheduling, sampling, synchronisation, and output for each request.
+    """Seconds of a step outside its kernels: scheduling, sampling, synchronisation, and the output of each request.
 
     Args:
         cost: One record of :data:`COST`.
@@ -123,24 +123,24 @@ def draft_s(cost: CostRecord, requests: int, fewer: int = 0) -> float:
     """Seconds of drafting one block for each of ``requests``.
 
     Args:
-        cost: Of the whole block, and of one position less each where ``fewer`` is not 0.
-        fewer: Positions that are not drafted.
+        cost: Record of the whole block; where ``fewer`` is not 0, followed by one record for each position less.
+        fewer: Positions of the block that are not drafted.
     """
     return float(cost[fewer].draft_s[requests])
 
 
 @njit(cache=True)
 def inject_s(cost: CostRecord, tokens: int) -> float:
-    """Seconds of capturing the target's hidden states of ``tokens`` and writing them into the draft's KV.
+    """Seconds to capture the target's hidden states of ``tokens`` and write them into the draft's KV.
 
-    Paid for every token that the target processes, prompts and skipped drafts included.
+    Every token that the target processes costs this, including prompts and steps without a draft.
     """
     return float(tokens * cost[0].inject_s_per_token)
 
 
 @njit(cache=True)
 def _on_grid(tokens: NDArray[np.float64], seconds: NDArray[np.float64], points: int, at: float) -> float:
-    """Linear between points, level before the first, and past the last with the slope of the last two (never down)."""
+    """Linear between points, constant before the first; beyond the last, the slope of the last two, at least 0."""
     if at <= tokens[0] or points == 1:
         return float(seconds[0])
     low, high = 0, points - 1
@@ -158,13 +158,13 @@ def _on_grid(tokens: NDArray[np.float64], seconds: NDArray[np.float64], points: 
 
 
 def live(cost: CostRecord, overhead_s: float, slope: float) -> CostRecord:
-    """The truth around a belief: ``overhead_s`` more in every step, and verify time times ``slope``.
+    """Live step times for a belief: ``overhead_s`` more in every step, and verify time times ``slope``.
 
     Attention over context is part of verify time and scales with it, so for every step
-    ``verify_s(live) == slope * verify_s(belief)``. Draft, injection and prefill stay.
+    ``verify_s(live) == slope * verify_s(belief)``. Draft, injection and prefill are unchanged.
 
     Args:
-        cost: What is believed; not changed.
+        cost: The belief; not modified.
         overhead_s: At least minus the belief's own overhead.
         slope: Above 0.
 

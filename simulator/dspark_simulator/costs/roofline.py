@@ -16,7 +16,7 @@ from sglang_dspark.shapes.roofline import Roofline
 
 
 class RooflineCost(Roofline, CostModel):
-    """The cost model whose steps take what :class:`Roofline` computes."""
+    """Cost model whose step times are computed by :class:`Roofline`."""
 
     kind: Literal["roofline"]
     overhead_s: Seconds = efficiencies.OVERHEAD_S
@@ -35,7 +35,7 @@ class RooflineCost(Roofline, CostModel):
         cost["experts_s"] = self.experts_s()
         cost["expert_share"] = self.model.active_share()
         fill_grid(cost, "eager", spaced(MAX_TOKENS), np.maximum(verify_s, launch_s))
-        # A captured prefill still launches the attention of each layer by hand, which its kernels hide.
+        # A captured prefill still launches the attention of each layer eagerly, hidden behind its kernels.
         at = np.union1d(spaced(MAX_TOKENS), np.array([self.captured_prefill_tokens, self.captured_prefill_tokens + 1]))
         at = at[(at > 0) & (at <= MAX_TOKENS)]
         fill_grid(

@@ -16,19 +16,19 @@ from sglang_dspark.policy.belief import MAX_TOKENS, CostBelief, SpsTable
 
 
 class TableCost(MeasuredCost):
-    """Steps timed by a table that SGLang reads (``dspark_sps.SpsCostTable`` or ``SpsAdditiveCostTable``).
+    """Steps timed by a cost table of SGLang (``dspark_sps.SpsCostTable`` or ``SpsAdditiveCostTable``).
 
-    The rate table times whole steps, drafting included: skipping the draft then saves nothing. Its times are linear
-    between probes, level before the first, and go on with the slope of their upper half; the planner of a stock server
-    looks the same table up at the probe below (:meth:`planner_table`). Of the additive table,
-    ``theta`` is the verify, ``alpha`` the draft and ``bias`` the overhead of a step. SGLang's profiler writes ``alpha``
-    and ``theta`` relative to their first probe, so noise can make them negative; the negative part moves into the
-    overhead, which leaves every sum as the table has it.
+    The rate table times whole steps including drafting, so skipping the draft saves nothing. Its times are linear
+    between probes, constant before the first and extrapolated with the slope of their upper half; the planner of a
+    stock server uses the nearest probe below instead (:meth:`planner_table`). In the additive table ``theta`` is the
+    verify time, ``alpha`` the draft time and ``bias`` the overhead of a step. SGLang's profiler writes ``alpha`` and
+    ``theta`` relative to their first probe, so noise can make them negative; the negative part moves into the overhead,
+    which leaves every sum unchanged.
 
     Attributes:
-        table: The table itself, or the path of a JSON file that holds it. A relative path starts from the folder
-            ``base`` of the validation context, or from the working directory where there is none.
-        eager: Eager steps by tokens; without it the table is taken for them too.
+        table: The table, or the path of a JSON file with it. A relative path starts from the folder ``base`` of the
+            validation context, or from the working directory without one.
+        eager: Times of eager steps by tokens; if None, they are those of the table.
     """
 
     kind: Literal["table"]
@@ -51,7 +51,7 @@ class TableCost(MeasuredCost):
     @model_validator(mode="after")
     def _contains_its_attention(self) -> Self:
         if self.table.eager is not None:
-            raise ValueError("table has eager times, which a cost model has beside its table; move them to its eager")
+            raise ValueError("table has eager times; move them to the cost model's own field eager")
         self._check_context(float(self.tabulate()["captured_s"][0, 1]))
         return self
 
@@ -73,7 +73,7 @@ class TableCost(MeasuredCost):
             step_s = dense(probes, [1.0 / rate for rate in self.table.sample_steps_per_sec], MAX_TOKENS)
             return self._record(step_s, probes[-1], self.eager, times.requests_s)
         below_alpha, below_theta = min(0.0, *self.table.alpha_seconds), min(0.0, *self.table.theta_seconds)
-        # Differences of rounded sums can end a hair below 0.
+        # Differences of rounded sums can be slightly below 0.
         draft_s = np.maximum(times.requests_s - self.table.bias_seconds - below_alpha, 0.0)
         verify_s = np.maximum(times.tokens_s - below_theta, 0.0)
         draft_s = self._drafting_s(draft_s, gamma, draft_fixed)

@@ -1,4 +1,4 @@
-"""Room in the KV pool for the next round: whom an engine sends back to the queue when there is none."""
+"""KV memory for the next round, and retraction of requests when the pool is full."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ LEAST_OUTPUT, LAST_ARRIVED = 0, 1
 
 @njit(cache=True)
 def make_room(state: Record, queue: Record, server: Record, metrics: Record, order: int) -> int:
-    """Retracts requests until every running one can hold the next round, then allocates for it.
+    """Retract requests until the pool can hold the next round of the others, then allocate it.
 
     Args:
         order: LEAST_OUTPUT retracts the request with the fewest output tokens, the longest prompt among equals and the
@@ -20,7 +20,7 @@ def make_room(state: Record, queue: Record, server: Record, metrics: Record, ord
             LAST_ARRIVED the youngest, to its front (vLLM ``Scheduler.schedule``, ``_preempt_request``).
 
     Returns:
-        Requests aborted: one that does not fit alone, and those that a full queue refused.
+        Aborted requests: one that does not fit alone, and those refused by a full queue.
     """
     s, flags, m = state[0], server[0], metrics[0]
     aborted = 0
@@ -51,7 +51,7 @@ def has_room(state: Record, server: Record) -> bool:
 
 @njit(cache=True)
 def reserve(state: Record, server: Record) -> None:
-    """Allocates the next round of every running request."""
+    """Allocate the next round of every running request."""
     s, more = state[0], server[0].kv_reserve
     for r in range(s.running):
         grow(state, r, s.context[r] + more)

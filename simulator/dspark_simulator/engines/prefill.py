@@ -1,4 +1,4 @@
-"""Prompts on their way into the batch: taking them from the queue and finishing their prefill."""
+"""Prefill of prompts: scheduling chunks and starting to decode completed prompts."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from sglang_dspark.jit import njit
 
 @njit(cache=True)
 def take(state: Record, slot: int, tokens: int) -> None:
-    """Schedules ``tokens`` more prompt tokens of ``slot`` for this step and allocates their KV."""
+    """Schedule ``tokens`` more prompt tokens of ``slot`` for this step and allocate their KV."""
     s = state[0]
     s.take[slot] = tokens
     s.prefill_tokens += tokens
@@ -18,7 +18,7 @@ def take(state: Record, slot: int, tokens: int) -> None:
 
 @njit(cache=True)
 def prompt_pairs(state: Record, joined: int) -> float:
-    """Query-key pairs of this step's prefill: new tokens times the context before them plus half of themselves."""
+    """Query-key pairs of this step's prefill: new tokens x (context before the chunk + half the chunk)."""
     s = state[0]
     pairs = 0.0
     for slot in range(s.running, s.running + joined):
@@ -28,7 +28,7 @@ def prompt_pairs(state: Record, joined: int) -> float:
 
 @njit(cache=True)
 def finish_prefill(state: Record, server: Record, metrics: Record, joined: int, end_s: float) -> None:
-    """Ends the step's prefill of the ``joined`` slots behind the running ones: whole prompts start to decode."""
+    """End the step's prefill of the ``joined`` slots behind the running ones; completed prompts start to decode."""
     s, m = state[0], metrics[0]
     m.prefilled += s.prefill_tokens
     first, whole = s.running, 0
@@ -40,6 +40,6 @@ def finish_prefill(state: Record, server: Record, metrics: Record, joined: int, 
                 abort(metrics, server, s.id[slot], s.slo_class[slot])
             else:
                 emit(state, metrics, server, slot, 1, end_s)
-    # Only the last one can be cut, so whole prompts are the first ones.
+    # Only the last prompt can be incomplete.
     s.running += whole
     s.partial = joined - whole

@@ -1,4 +1,4 @@
-"""One decoding round of the running requests: draft, schedule, verify, accept. The same for every engine."""
+"""Decoding round of the running requests, shared by all engines: draft, schedule, verify, accept."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ from sglang_dspark.policy.rule import admit, drops_schedule, fits, pad, plan, pl
 def decide(
     state: Record, server: Record, rule: Rule, cost: Record, acceptance: Record, metrics: Record
 ) -> tuple[int, int]:
-    """Drafts and sets each request's verify length (``state.length``).
+    """Draft a block and set the verify length of each request (``state.length``).
 
     Args:
-        cost: Records of :data:`COST` for a draft of ``gamma`` positions, and, where there are more, of one less each.
+        cost: Records of :data:`COST` for drafts of ``gamma`` positions and, with an oracle, of fewer.
 
     Returns:
-        Verify tokens that the step is padded to, and positions that were drafted of each request; 0 is a rest.
+        Verify tokens of the padded step, and drafted positions of each request (0 for a rest).
     """
     s, flags, m = state[0], server[0], metrics[0]
     running, gamma = s.running, flags.gamma
@@ -38,7 +38,7 @@ def decide(
             tier, s.cap, draft = plan_beside_prompts(rule, lagged, context, slo_class, s.prefill_tokens)
         else:
             tier, s.cap, draft = plan(rule, lagged, context, slo_class)
-    # Upstream drops its schedule past the last captured graph and verifies whole blocks eagerly
+    # Beyond the last captured graph, stock SGLang drops its schedule and verifies whole blocks eagerly
     # (``ragged_layout_exceeds_captured_grid``).
     dropped = flags.stock == 1 and flags.speculative == 1 and not fits(rule, running, tier)
     draft = draft or dropped
@@ -62,10 +62,10 @@ def decide(
     else:
         admit(rule, current, context, slo_class, s.cap, length)
         if not fits(rule, running, tier):
-            # An eager step is as long as its lengths.
+            # An eager step is not padded.
             tier = running + length.sum()
     if flags.mode == CAP_ACCEPT and not flags.oracle:
-        # Whole blocks run, whatever their lengths; a rest saves the draft only.
+        # Whole blocks run at any verify lengths; a rest saves the draft only.
         tier = pad(rule, running, whole)
     s.tier = tier
     m.drafted += running * positions
@@ -74,13 +74,13 @@ def decide(
 
 @njit(cache=True)
 def _foresee(state: Record, rule: Rule, cost: Record, gamma: int) -> tuple[int, int]:
-    """The step oracle: knows what would be accepted, and takes what gives this step the most tokens per second.
+    """Step oracle: set the lengths with the most tokens per second, given the drafts that would be accepted.
 
-    It chooses among all that a step can be: a rest or a draft of as many positions as ``cost`` has records for, and any
-    size of what is verified then, captured or eager. It sets the lengths.
+    It searches a rest and drafts of as many positions as ``cost`` has records for, each with every possible number of
+    verify tokens, captured or eager.
 
     Returns:
-        Verify tokens, and positions drafted.
+        Verify tokens, and drafted positions.
     """
     s = state[0]
     running = s.running
@@ -111,7 +111,7 @@ def _foresee(state: Record, rule: Rule, cost: Record, gamma: int) -> tuple[int, 
         s.length[r] = min(left, s.drafts_accepted[r], best_positions)
         left -= s.length[r]
     if not fits(rule, running, best_tokens):
-        # A graph is padded; an eager step has only tokens that somebody drafted.
+        # A captured step is padded; the tokens of an eager one must all be drafted.
         for r in range(running):
             more = min(left, best_positions - s.length[r])
             s.length[r] += more
@@ -123,12 +123,12 @@ def _foresee(state: Record, rule: Rule, cost: Record, gamma: int) -> tuple[int, 
 def round_s(
     state: Record, server: Record, cost: Record, requests: int, tokens: int, captured: bool, positions: int
 ) -> float:
-    """Seconds of a step that runs ``tokens`` tokens (padding included) for the running requests and those that join.
+    """Seconds of a step of ``tokens`` tokens (padding included) for the running and the joining requests.
 
     Args:
         cost: As in :func:`decide`.
-        requests: Both together.
-        positions: Positions drafted of each running request.
+        requests: Running and joining requests together.
+        positions: Drafted positions of each running request.
     """
     s = state[0]
     running = s.running
@@ -148,7 +148,7 @@ def round_s(
 
 @njit(cache=True)
 def accept(state: Record, server: Record, metrics: Record, end_s: float) -> None:
-    """Hands out the accepted drafts and the target's own token of every running request at ``end_s``."""
+    """Emit the accepted drafts and the target's own token of every running request at ``end_s``."""
     s, m = state[0], metrics[0]
     running, verified = s.running, 0
     m.rounds += 1
@@ -168,7 +168,7 @@ def accept(state: Record, server: Record, metrics: Record, end_s: float) -> None
 
 @njit(cache=True)
 def count_step(state: Record, metrics: Record, running: int, time_s: float) -> None:
-    """Counts a step of ``time_s`` seconds with ``running`` requests in it, whatever it was."""
+    """Count a step of any kind that takes ``time_s`` seconds with ``running`` requests."""
     s, m = state[0], metrics[0]
     m.steps += 1
     m.busy_s += time_s

@@ -27,18 +27,18 @@ PROMPT_MARGIN = 6
 
 
 def receive(prompt: int, output: int, max_new: int, kv_tokens: int) -> tuple[int, int, int]:
-    """What the scheduler makes of a request on arrival.
+    """Apply the scheduler's length limits to an arriving request.
 
-    A prompt that can never fit is cut to one token, waits its turn and is answered with an error after its prefill
-    (``validate_input_length``, ``Req.set_finish_with_abort``). ``max_new_tokens`` is lowered to what fits beside the
-    prompt, and the output ends there (``Scheduler.init_req_max_new_tokens``).
+    A prompt that can never fit is cut to one token, queued and answered with an error after its prefill
+    (``validate_input_length``, ``Req.set_finish_with_abort``). ``max_new_tokens`` is lowered to the room beside the
+    prompt and ends the output (``Scheduler.init_req_max_new_tokens``).
 
     Args:
-        max_new: ``max_new_tokens`` that the client asks for; 0 asks for ``output``.
+        max_new: The client's ``max_new_tokens``; 0 stands for ``output``.
         kv_tokens: KV pool of the server.
 
     Returns:
-        Its prompt, output and ``max_new_tokens``; output 0 for one that is answered with an error.
+        Prompt, output and ``max_new_tokens``; output 0 for a request that is answered with an error.
     """
     most = max(min(max_new or output, kv_tokens - prompt - 2), 0)
     if prompt >= kv_tokens - PROMPT_MARGIN:
@@ -57,10 +57,10 @@ def step(
     metrics: Record,
     now_s: float,
 ) -> tuple[float, int]:
-    """Runs the next step (``Scheduler.get_next_batch_to_run``).
+    """Run the next step (``Scheduler.get_next_batch_to_run``).
 
     Returns:
-        Its seconds (0.0 when there is nothing to do), and how many requests it ends.
+        Seconds of the step (0.0 when idle), and the number of requests that it ends.
     """
     s, m, flags = state[0], metrics[0], server[0]
     s.kind, s.prefill_tokens = IDLE, 0
@@ -69,13 +69,13 @@ def step(
         joined = _form_prefill(state, queue, server)
     busy = s.running
     if joined > 0:
-        # Where the prompts leave the running requests no room, they sit this step out.
+        # Running requests skip the step if the prompts leave them no room.
         mixed = flags.mixed_chunk == 1 and busy > 0 and has_room(state, server)
         s.kind = MIXED if mixed else PREFILL
         s.interval_left = flags.prefill_interval
         time_s = _prefill_s(state, server, cost, joined)
         if mixed:
-            # ``ScheduleBatch.mix_with_running``: one token a running request, nothing drafted.
+            # ``ScheduleBatch.mix_with_running``: one token per running request, nothing drafted.
             reserve(state, server)
             s.length[:busy] = 0
             s.drafts_accepted[:busy] = 0
@@ -83,8 +83,8 @@ def step(
         _line_up(state, joined)
         finish_prefill(state, server, metrics, joined, now_s + time_s)
         if mixed or busy == 0 or s.partial:
-            # The prefill batch becomes the running batch, whose ``batch_is_full`` is not set; a prompt that is cut is
-            # filtered out of it, which clears the flag too.
+            # The prefill batch becomes the running batch, whose ``batch_is_full`` is not set; filtering an incomplete
+            # prompt out of it clears the flag too.
             s.full = 0
     else:
         gone += _keep_room(state, queue, server, metrics)
@@ -106,8 +106,11 @@ def step(
 
 @njit(cache=True)
 def _line_up(state: Record, joined: int) -> None:
-    """Gives the prefilled requests their places in the running batch: behind the running ones
-    (``ScheduleBatch.merge_batch``), but in front of those that ran in the same step (``mix_with_running``)."""
+    """Order the prefilled requests in the running batch.
+
+    They come after the running requests (``ScheduleBatch.merge_batch``), but before those that ran in the same step
+    (``mix_with_running``).
+    """
     s = state[0]
     if s.kind == MIXED:
         s.order_front -= joined
@@ -121,11 +124,11 @@ def _line_up(state: Record, joined: int) -> None:
 
 @njit(cache=True)
 def _defers_prefill(state: Record, server: Record) -> bool:
-    """Whether decode steps are still due after the last prefill (``Scheduler._should_defer_prefill``)."""
+    """Whether decode steps must still pass after the last prefill (``Scheduler._should_defer_prefill``)."""
     s, flags = state[0], server[0]
     if s.interval_left == 0:
         return False
-    # With nobody running the scheduler's idle loop counts the steps down at once.
+    # Without running requests the scheduler's idle loop counts the interval down at once.
     if s.running < max(flags.prefill_interval_min_running, 1):
         s.interval_left = 0
         return False
@@ -151,7 +154,7 @@ def _prefill_s(state: Record, server: Record, cost: Record, joined: int) -> floa
 
 @njit(cache=True)
 def _keep_room(state: Record, queue: Record, server: Record, metrics: Record) -> int:
-    """``Scheduler.update_running_batch``: retract when the pool is full, else let ``new_token_ratio`` decay."""
+    """Retract when the pool is full, otherwise decay ``new_token_ratio`` (``Scheduler.update_running_batch``)."""
     s, flags, m = state[0], server[0], metrics[0]
     retracted = m.retracted
     aborted = make_room(state, queue, server, metrics, LEAST_OUTPUT)
@@ -169,7 +172,7 @@ def _keep_room(state: Record, queue: Record, server: Record, metrics: Record) ->
 
 @njit(cache=True)
 def _form_prefill(state: Record, queue: Record, server: Record) -> int:
-    """Takes prompts into the step (``Scheduler._get_new_batch_prefill_raw`` with ``PrefillAdder``).
+    """Schedule prompts for the step (``Scheduler._get_new_batch_prefill_raw`` with ``PrefillAdder``).
 
     Returns:
         Requests in the prefill batch.
@@ -179,7 +182,7 @@ def _form_prefill(state: Record, queue: Record, server: Record) -> int:
         s.full = 0
     if (s.full or s.queued == 0) and not s.partial:
         return 0
-    # ``MinFreeSlotsDelayer.should_delay``; a prompt that is cut goes on.
+    # ``MinFreeSlotsDelayer.should_delay``; an incomplete prompt continues.
     if s.running > 0 and flags.max_running - s.running < flags.min_free_slots and not s.partial:
         return 0
     along = s.running if flags.mixed_chunk else 0
@@ -188,7 +191,7 @@ def _form_prefill(state: Record, queue: Record, server: Record) -> int:
     joined = 0
     if s.partial:
         slot = s.running
-        # The cut prompt must go on, since only its end frees its KV (``available_chunk_tokens``).
+        # An incomplete prompt must continue, since it frees its KV only at its end (``available_chunk_tokens``).
         tokens = min(chunk_left, int(kv_left)) if kv_left >= 1.0 else chunk_left
         tokens = min(tokens, s.target[slot] - s.context[slot], flags.kv_capacity - s.kv_used)
         if tokens <= 0:
@@ -201,7 +204,7 @@ def _form_prefill(state: Record, queue: Record, server: Record) -> int:
         input_left -= tokens
         kv_left -= tokens + 1 + min(s.max_new[slot], CLIP_MAX_NEW_TOKENS)
     while s.queued > 0:
-        # ``PrefillAdder.budget_state`` looks at the memory first.
+        # ``PrefillAdder.budget_state`` checks memory first.
         if kv_left > 0 and (chunk_left <= 0 or input_left <= 0):
             break
         if s.running + joined >= flags.max_running:
@@ -212,7 +215,7 @@ def _form_prefill(state: Record, queue: Record, server: Record) -> int:
         head = queue[s.queue_head]
         target, most = head.prompt + head.produced, head.max_new
         tokens = target - min(head.cached, target - 1)
-        # Cached prompt tokens are counted as this request's own: the pool holds them while it runs.
+        # Cached prompt tokens count as the request's own: the pool holds them while it runs.
         if target + min(max(most - head.produced, 0), CLIP_MAX_NEW_TOKENS) + 1 >= kv_left:
             s.full = s.running + joined > 0
             break
@@ -225,7 +228,7 @@ def _form_prefill(state: Record, queue: Record, server: Record) -> int:
             break
         chunk_left -= taken
         input_left -= taken
-        # A retracted request is charged for all that it may write, though it was admitted by what is left of it.
+        # A retracted request is admitted by its remaining output but charged for the whole of it.
         kv_left -= target + 1 + min(most, CLIP_MAX_NEW_TOKENS)
         if kv_left <= 0:
             s.full = 1
@@ -235,8 +238,10 @@ def _form_prefill(state: Record, queue: Record, server: Record) -> int:
 
 @njit(cache=True)
 def _remaining_total(state: Record, server: Record) -> float:
-    """KV tokens that are free, less what the running requests are expected to write still
-    (``PrefillAdder.rem_total_tokens``): all they may where they ignore the end of text."""
+    """Free KV tokens less the expected remaining output of the running requests (``PrefillAdder.rem_total_tokens``).
+
+    Requests that ignore the end of text count with all of their remaining output.
+    """
     s, flags = state[0], server[0]
     left = float(flags.kv_capacity - s.kv_used)
     for r in range(s.running):

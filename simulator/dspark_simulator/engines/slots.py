@@ -1,4 +1,4 @@
-"""Bookkeeping of requests in a replica: into a slot, tokens out, out of the slot, back to the queue."""
+"""Requests in the slots of a replica: enqueue, fetch, emit tokens, finish, give back to the queue."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from sglang_dspark.policy.belief import MAX_REQUESTS
 
 
 def enqueue(state: Record, queue: Record, request: Waiting) -> Record:
-    """Puts a request at the end of the waiting queue.
+    """Append a request to the waiting queue.
 
     Returns:
         The queue, QUEUED [n]: a longer copy where every running request could no longer return to the old one.
@@ -31,7 +31,7 @@ def enqueue(state: Record, queue: Record, request: Waiting) -> Record:
 
 @njit(cache=True)
 def fetch(state: Record, queue: Record, slot: int) -> None:
-    """Moves the head of the waiting queue into ``slot``. Its prefix-cache hit is context that needs no prefill."""
+    """Move the head of the waiting queue into ``slot``. Its prefix-cache hit is context that needs no prefill."""
     s = state[0]
     waiting = queue[s.queue_head]
     for field in literal_unroll(CARRIED):
@@ -48,7 +48,7 @@ def fetch(state: Record, queue: Record, slot: int) -> None:
 
 @njit(cache=True)
 def give_back(state: Record, queue: Record, slot: int, in_front: bool) -> None:
-    """Puts the request of ``slot`` back into the queue, its output kept and its KV freed."""
+    """Return the request of ``slot`` to the queue: keep its output and free its KV."""
     s = state[0]
     if in_front:
         s.queue_head = (s.queue_head - 1) % queue.size
@@ -66,7 +66,7 @@ def give_back(state: Record, queue: Record, slot: int, in_front: bool) -> None:
 
 @njit(cache=True)
 def remove(state: Record, slot: int) -> None:
-    """Frees a decoding slot and its KV; the last decoding request takes its place."""
+    """Free a decoding slot and its KV; the last decoding request moves into the slot."""
     s = state[0]
     s.kv_used -= s.allocated[slot]
     last = s.running - 1
@@ -89,7 +89,7 @@ def _move(state: Record, source: int, slot: int) -> None:
 
 @njit(cache=True)
 def grow(state: Record, slot: int, allocated: int) -> None:
-    """Raises the KV allocation of a slot to ``allocated`` tokens; it never shrinks."""
+    """Raise the KV allocation of a slot to ``allocated`` tokens; it never shrinks."""
     s = state[0]
     if allocated > s.allocated[slot]:
         s.kv_used += allocated - s.allocated[slot]
@@ -98,10 +98,10 @@ def grow(state: Record, slot: int, allocated: int) -> None:
 
 @njit(cache=True)
 def emit(state: Record, metrics: Record, server: Record, slot: int, tokens: int, time_s: float) -> None:
-    """Hands ``tokens`` output tokens of a request to its client at ``time_s``.
+    """Emit ``tokens`` output tokens of a request at ``time_s``.
 
-    TTFT counts from arrival. An ITL is the gap since the tokens before, shared equally by the tokens that come
-    together, and TPOT is (last - first) / (output - 1): both as ``sglang.bench_serving`` has them.
+    TTFT counts from arrival. ITL is the gap since the previous tokens, divided equally among tokens emitted together,
+    and TPOT is (last - first) / (output - 1), both as in ``sglang.bench_serving``.
     """
     s, m, flags = state[0], metrics[0], server[0]
     klass = s.slo_class[slot]
@@ -122,7 +122,7 @@ def emit(state: Record, metrics: Record, server: Record, slot: int, tokens: int,
 
 @njit(cache=True)
 def abort(metrics: Record, server: Record, request: int, slo_class: int) -> None:
-    """Counts a request that ends without its output."""
+    """Count a request that ends without its output."""
     flags = server[0]
     metrics[0].aborted[slo_class] += flags.measure_from <= request < flags.measure_to
 
@@ -150,10 +150,10 @@ def _finish(state: Record, metrics: Record, server: Record, slot: int) -> None:
 
 @njit(cache=True)
 def sweep(state: Record) -> int:
-    """Frees the slots of requests that have all their output; returns how many."""
+    """Free the slots of finished requests and return their number."""
     s = state[0]
     done = 0
-    # From the last slot down: a freed slot takes the last request, which has been looked at.
+    # From the last slot down: the request that moves into a freed slot has been checked already.
     for r in range(s.running - 1, -1, -1):
         if s.produced[r] >= s.output[r]:
             remove(state, r)

@@ -17,14 +17,14 @@ from sglang_dspark.policy.rule import fits, pad
 
 
 def receive(prompt: int, output: int, max_new: int, kv_tokens: int) -> tuple[int, int, int]:
-    """What the scheduler makes of a request on arrival: ``max_tokens`` ends its output.
+    """Apply the scheduler's length limits to an arriving request: ``max_tokens`` ends its output.
 
     Args:
-        max_new: ``max_tokens`` that the client asks for; 0 asks for ``output``.
-        kv_tokens: KV pool of the server; what can never fit is refused when its turn comes.
+        max_new: The client's ``max_tokens``; 0 stands for ``output``.
+        kv_tokens: KV pool of the server; a request that can never fit is refused when it reaches the head of the queue.
 
     Returns:
-        Its prompt, output and ``max_tokens``.
+        Prompt, output and ``max_tokens``.
     """
     most = max_new or output
     return prompt, min(output, most), most
@@ -41,17 +41,17 @@ def step(
     metrics: Record,
     now_s: float,
 ) -> tuple[float, int]:
-    """Runs the next step (``Scheduler.schedule``: running requests first, then the queue, FCFS).
+    """Run the next step (``Scheduler.schedule``: running requests first, then the queue, FCFS).
 
     Returns:
-        Its seconds (0.0 when there is nothing to do), and how many requests it ends.
+        Seconds of the step (0.0 when idle), and the number of requests that it ends.
     """
     s, flags, m = state[0], server[0], metrics[0]
     s.kind, s.prefill_tokens = IDLE, 0
     preempted = m.retracted
     gone = make_room(state, queue, server, metrics, LAST_ARRIVED)
     busy = s.running
-    # Whoever had to make room is not followed by somebody new in the same step.
+    # Admit nothing in a step that preempted a request.
     joined, rejected = _form_prefill(state, queue, server, metrics, m.retracted == preempted)
     gone += rejected
     if busy + joined == 0:
@@ -84,13 +84,13 @@ def step(
 
 @njit(cache=True)
 def _form_prefill(state: Record, queue: Record, server: Record, metrics: Record, admit: bool) -> tuple[int, int]:
-    """Spends what the running requests leave of ``max_num_batched_tokens`` on prompts, chunk by chunk.
+    """Fill the rest of ``max_num_batched_tokens`` with prompt chunks.
 
     Args:
-        admit: Whether the queue may send requests, or only a prompt that is cut may go on.
+        admit: Admit requests from the queue; otherwise only an incomplete prompt continues.
 
     Returns:
-        Requests that prefill in this step, and requests rejected because they cannot fit an empty pool.
+        Requests that prefill in this step, and requests rejected because they do not fit an empty pool.
     """
     s, flags = state[0], server[0]
     block = flags.gamma + 1 if flags.speculative else 1

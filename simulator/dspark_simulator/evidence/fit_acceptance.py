@@ -4,14 +4,14 @@
 Qwen3-4B): conditional acceptance by position (Fig. 2), the confidence threshold sweep (Fig. 5), calibration of the head
 (Fig. 6) and accepted length by data set (Table 1). It takes about ten minutes.
 
-The fitted figures are expectations over the acceptance draws, not counts, so that they are smooth in the parameters:
-given the latent quality of an output, the chance that a block starts at a token follows from the chances of the tokens
-before it.
+The fitted figures are expectations over the acceptance draws rather than counts, so they are smooth in the parameters:
+given the latent quality of an output, the probability that a block starts at a token follows from the probabilities of
+the previous tokens.
 
-Fig. 5 is read as dropping a block's drafts from the first one whose raw confidence ``c_k`` is below the threshold. With
-the survival ``a_k`` in its place the best fit's sum of squared residuals is five times as large, with confidences after
-STS ten times. Nor would a threshold of 0.1 on ``a_k`` cut one chat block in a hundred, as it did, where Fig. 6 has two
-thirds of the ``a_7`` below it.
+Fig. 5 is interpreted as dropping a block's drafts from the first one whose raw confidence ``c_k`` is below the
+threshold. With the survival ``a_k`` instead, the sum of squared residuals of the best fit is five times as large, and
+with confidences after STS ten times. Moreover, a threshold of 0.1 cut one chat block in a hundred, while in Fig. 6 two
+thirds of the ``a_7`` are below 0.1.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ Values = dict[str, Floats]
 GROUPS = ("Math", "Code", "Chat")
 DATASETS = ("GSM8K", "MATH500", "AIME25", "MBPP", "HumanEval", "LiveCodeBench", "MT-Bench", "Alpaca", "Arena-Hard-v2")
 SWEPT = ("GSM8K", "HumanEval", "MT-Bench")
-"""The data set behind each domain of Fig. 5: its accepted length without a threshold is that of Table 1."""
+"""Data set of each domain of Fig. 5, identified by its accepted length in Table 1."""
 CALIBRATED = DATASETS.index("Alpaca")
 CALIBRATED_POSITIONS = (1, 3, 5, 7)
 THRESHOLDS = tuple(step / 10 for step in range(10))
@@ -63,13 +63,13 @@ INITIAL: Values = {
     "bias": np.array([0.2, 0.2]),
     "log_sts": np.array([0.45, 0.35, 0.25, 0.0]),
 }
-"""Start of the search. ``shared`` is the logit of the share of variance that tokens of a passage have in common, for
-all data sets and for Alpaca; ``offset`` is that of positions 3, 5 and 7 for the groups and Alpaca; ``slope`` and
-``bias`` are those of positions 1 and 7; ``log_sts`` is that of positions 1, 3, 5 and 7."""
+"""Initial values. ``shared``: logit of the share of variance common to the tokens of a passage, for all data sets and
+for Alpaca. ``offset``: positions 3, 5 and 7, for the groups and Alpaca. ``slope`` and ``bias``: positions 1 and 7.
+``log_sts``: positions 1, 3, 5 and 7."""
 
 
 class Published(NamedTuple):
-    """The figures to reproduce; domains and data sets in the order of ``GROUPS`` and ``DATASETS``."""
+    """Published figures to reproduce; domains and data sets in the order of ``GROUPS`` and ``DATASETS``."""
 
     conditional: Floats  # [3, 7]
     accepted_length: Floats  # [9], tokens
@@ -83,7 +83,7 @@ class Published(NamedTuple):
 
 
 def read(folder: Path) -> Published:
-    """Reads the published tables."""
+    """Read the published tables."""
 
     def table(name: str) -> pd.DataFrame:
         return pd.read_csv(folder / f"dspark_paper_{name}.csv")
@@ -96,7 +96,7 @@ def read(folder: Path) -> Published:
     bars, curve = table("fig6_histogram"), table("fig6_reliability").query("curve == 'before_STS'")
     histogram = np.array([bars[bars.draft_position == j].bar_height_pt for j in CALIBRATED_POSITIONS])
     verify_tokens = by_group(fig5, "accepted_plus_rejected_tokens_per_step")
-    # The last block of an answer is cut short; without that a whole block would be verified at threshold 0.
+    # The last block of an answer is cut short; otherwise a whole block would be verified at threshold 0.
     cut = verify_tokens[:, :1] / (BLOCK + 1)
     return Published(
         conditional=by_group(fig2[fig2.drafter == "DSpark"], "conditional_acceptance"),
@@ -106,14 +106,14 @@ def read(folder: Path) -> Published:
         histogram=histogram / histogram.sum(1, keepdims=True),
         observed=np.array([curve[curve.draft_position == j].observed_acceptance for j in CALIBRATED_POSITIONS]),
         auc=calibration.roc_auc.to_numpy(np.float64),
-        # Aims inside the band of 3 to 8 % that the model promises: the paper's position 3 is at 8.2 %.
+        # Within the model's documented band of 3 to 8 %; the paper's position 3 is at 8.2 %.
         ece=np.clip(calibration.ece_before_pct.to_numpy(np.float64) / 100.0, 0.035, 0.076),
         ece_after_sts=calibration.ece_after_sts_pct.to_numpy(np.float64) / 100.0,
     )
 
 
 def described(values: Values) -> AcceptanceModel:
-    """The acceptance model of ``values``, with all temperatures 1."""
+    """Acceptance model of ``values``, with all temperatures 1."""
     positions = np.arange(1, BLOCK + 1)
     offsets = [np.interp(positions, (1, 3, 5, 7), (0.0, *late)) for late in values["offset"].reshape(4, 3)]
     domains = {}
@@ -154,15 +154,15 @@ def _qualities(model: NDArray[np.void], domain: int, seed: int, latent: Floats) 
 def _blocks(
     model: NDArray[np.void], domain: int, latent: Floats, threshold: float, start: Floats
 ) -> tuple[Floats, Floats]:
-    """Expected blocks along outputs whose latent quality is known.
+    """Expected blocks along outputs with given latent quality.
 
     Args:
         latent: [requests, tokens], from :func:`quality`.
-        threshold: logit of the raw confidence below which a draft and those after it are dropped.
-        start: [requests, tokens - BLOCK]; receives the chance that a block starts there.
+        threshold: Logit of the raw confidence below which a draft and the following ones are dropped.
+        start: [requests, tokens - BLOCK]; receives the probability that a block starts at each token.
 
     Returns:
-        [BLOCK] each: the share of blocks in which a draft is verified, and in which it is accepted.
+        [BLOCK] each: shares of blocks in which a draft is verified, and in which it is accepted.
     """
     m = model[0]
     verified, accepted = np.zeros(BLOCK), np.zeros(BLOCK)
@@ -191,7 +191,7 @@ def _blocks(
 
 
 class _Outputs:
-    """Outputs of one data set under a model, and what the figures would show of them."""
+    """Outputs of one data set under a model, and their figures."""
 
     def __init__(self, model: AcceptanceModel, dataset: str) -> None:
         self.record = model.compile([dataset.lower()])
@@ -204,7 +204,7 @@ class _Outputs:
         return start, verified, accepted
 
     def calibration(self, start: Floats) -> tuple[Floats, Floats, Floats]:
-        """Weight of each block [N], and raw logits and chance of acceptance of its prefixes [N, BLOCK]."""
+        """Weight of each block [N], raw logits and acceptance probability of its prefixes [N, BLOCK]."""
         m = self.record[0]
         x = sliding_window_view(self.latent, BLOCK, axis=1)[:, : start.shape[1]].reshape(-1, BLOCK)
         weight: Floats = start.ravel() / start.sum()
@@ -246,7 +246,7 @@ def _calibration_residuals(
 
 
 def _binned(weight: Floats, score: Floats, chance: Floats) -> tuple[Floats, Floats, Floats]:
-    """By bin of the score: weight of the blocks, of those accepted, and of score above acceptance."""
+    """By bin of the score: weight of blocks, of accepted blocks, and of the excess of score over acceptance."""
     bin_of = np.minimum((score * FIG6_BINS).astype(np.int64), FIG6_BINS - 1)
     parts = (weight, weight * chance, weight * (score - chance))
     mass, happened, gap = (np.asarray(np.bincount(bin_of, part, FIG6_BINS), np.float64) for part in parts)
@@ -254,7 +254,7 @@ def _binned(weight: Floats, score: Floats, chance: Floats) -> tuple[Floats, Floa
 
 
 def _residuals(values: Values, published: Published) -> Floats:
-    """Differences from the published figures, in units of how near each should come."""
+    """Differences from the published figures, in units of the desired precision of each."""
     model = described(values)
     conditional = np.empty((len(DATASETS), BLOCK))
     lengths = np.empty(len(DATASETS))
@@ -278,20 +278,20 @@ def _residuals(values: Values, published: Published) -> Floats:
 
 
 def _minimised(published: Published) -> Values:
-    """The values whose figures come nearest to the published ones."""
+    """The values with the smallest squared residuals."""
     sizes = np.cumsum([value.size for value in INITIAL.values()])[:-1]
 
     def residuals(x: Floats) -> Floats:
         return _residuals(dict(zip(INITIAL, np.split(x, sizes), strict=True)), published)
 
     def jacobian(x: Floats, step: float = 0.02) -> Floats:
-        # Not SciPy's differences: their steps are relative, and would be lost in what is left of the sampling noise.
+        # SciPy's finite differences have relative steps, too small against the remaining sampling noise.
         base = residuals(x)
         return np.stack([(residuals(x + move) - base) / step for move in step * np.eye(x.size)], axis=1)
 
     first = np.concatenate(list(INITIAL.values()))
-    found = least_squares(residuals, first, jacobian, ftol=3e-3, max_nfev=15, verbose=2)
-    return dict(zip(INITIAL, np.split(found.x, sizes), strict=True))
+    fit = least_squares(residuals, first, jacobian, ftol=3e-3, max_nfev=15, verbose=2)
+    return dict(zip(INITIAL, np.split(fit.x, sizes), strict=True))
 
 
 @njit(cache=True)
@@ -311,7 +311,7 @@ def _answers(
 
 
 def temperatures(model: AcceptanceModel, requests: int = 300, tokens: int = 448) -> Floats:
-    """STS temperatures from simulated answers of all domains alike."""
+    """STS temperatures from simulated answers, equally many of every domain."""
     raw = model.with_temperatures((1.0,) * BLOCK).compile(list(model.domains))
     logits, prefix_accepted = [], []
     for domain in range(len(model.domains)):
@@ -325,7 +325,7 @@ def temperatures(model: AcceptanceModel, requests: int = 300, tokens: int = 448)
 
 
 def main(folder: Path, target: Path) -> None:
-    """Fits the model to the tables in ``folder`` and writes it to ``target``."""
+    """Fit the model to the tables in ``folder`` and write it to ``target``."""
     fields = _rounded(described(_minimised(read(folder))).model_dump(mode="json"))
     fields["sts"] = _rounded(temperatures(AcceptanceModel.model_validate(fields)).tolist())
     content = yaml.safe_dump(fields, sort_keys=False, default_flow_style=None, width=120)

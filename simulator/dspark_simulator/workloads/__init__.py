@@ -1,4 +1,4 @@
-"""Workloads: arrival processes, request classes, lengths, and the rows that an engine is fed with."""
+"""Workloads: arrival processes, request classes, length distributions, and the requests that they generate."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What every part of a workload description has in common."""
+"""Base class and field types of workload descriptions."""
 
 from __future__ import annotations
 
@@ -11,6 +11,6 @@ Tokens = Annotated[int, Field(ge=1, le=2**31 - 1)]
 
 
 class Described(BaseModel):
-    """Immutable data read from a scenario: unknown fields, NaN and infinities are refused."""
+    """Immutable data from a scenario file; unknown fields, NaN and infinities are refused."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)

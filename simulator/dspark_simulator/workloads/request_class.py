@@ -1,4 +1,4 @@
-"""Kinds of requests in one stream."""
+"""Request classes: requests of one workload that share a domain, lengths and service levels."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ Name = Annotated[str, Field(min_length=1)]
 
 
 class Slo(Described):
-    """The service level that a request must meet to count as goodput: seconds, each an upper bound."""
+    """Service level that a request must meet to count as goodput: upper bounds in seconds."""
 
     ttft_s: Positive
     tpot_s: Positive
@@ -23,19 +23,19 @@ class RequestClass(Described):
     """Requests that share a domain, their lengths and a service level.
 
     Attributes:
-        name: what reports call it.
-        share: its part of the requests, relative to the other classes' shares.
-        domain: name of the acceptance domain that its texts belong to.
-        prompt: lengths of the prompts. Not needed, nor used, where a trace gives the lengths.
-        output: lengths of the outputs; as ``prompt``.
-        cached_prefix: fraction of a prompt that is expected in the prefix cache when the request arrives.
-        prefixes: how many different prefixes its requests share. A replica has one cached once it has served a request
-            with it, until others take its room; 0 means that every replica always has them all.
-        max_new_tokens: what its clients send as ``max_new_tokens``, by which SGLang admits; 0 means the length of
-            the output itself, as benchmarks do. No output is longer.
-        ignore_eos: its clients send ``ignore_eos``, as benchmarks with fixed lengths do, so SGLang admits others
-            beside them as though each wrote all of ``max_new_tokens``.
-        slo: the service level of each of its requests.
+        name: Name in reports.
+        share: Share of the requests, relative to the shares of the other classes.
+        domain: Acceptance domain of its texts.
+        prompt: Prompt lengths; not needed and not used with a trace, which gives the lengths.
+        output: Output lengths; as ``prompt``.
+        cached_prefix: Expected fraction of a prompt in the prefix cache when the request arrives.
+        prefixes: Number of different prefixes that its requests share. A replica has a prefix cached once it has served
+            a request with it, until other requests need the room; 0 means that every replica always has all of them.
+        max_new_tokens: The ``max_new_tokens`` that its clients send and SGLang admits by; no output is longer. 0 sends
+            the length of the output itself, as benchmarks do.
+        ignore_eos: Its clients send ``ignore_eos``, as benchmarks with fixed lengths do; SGLang's admission then
+            reserves all of ``max_new_tokens``.
+        slo: Service level of each request.
     """
 
     name: Name
@@ -52,5 +52,5 @@ class RequestClass(Described):
     @model_validator(mode="after")
     def _ends_at_the_limit(self) -> RequestClass:
         if self.ignore_eos and self.max_new_tokens:
-            raise ValueError("ignore_eos makes every output end at its own length; drop max_new_tokens")
+            raise ValueError("ignore_eos and max_new_tokens exclude each other; drop max_new_tokens")
         return self

@@ -1,7 +1,7 @@
 """Random numbers of requests, each a pure function of (seed, request id, purpose).
 
-The loops are compiled one number at a time, since vectorised logarithms may round by their place in an array, and a
-row must not depend on the chunk that it is drawn in.
+The compiled loops compute one number at a time: vectorised logarithms may round differently by position in an array,
+and a request must not depend on the chunk that it is drawn in.
 """
 
 from __future__ import annotations

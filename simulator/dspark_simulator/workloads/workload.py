@@ -1,4 +1,4 @@
-"""A stream of requests: when they arrive, of which class they are and how long."""
+"""Workloads: a stream of requests with arrival times, classes and lengths."""
 
 from __future__ import annotations
 
@@ -48,8 +48,8 @@ REQUEST: np.dtype[np.void] = np.dtype(
 class Workload(Described):
     """An endless stream of requests of one or more classes.
 
-    Every column of a request but its arrival is a pure function of (seed, id); arrivals are running sums of gaps that
-    are. Hence a stream with another rate or number of clients has the same requests.
+    All fields of a request except its arrival are pure functions of (seed, id), and arrivals are running sums of gaps
+    that are. A stream with another rate or number of clients therefore has the same requests.
     """
 
     arrivals: Arrivals
@@ -60,7 +60,7 @@ class Workload(Described):
     def _named_once(cls, classes: tuple[RequestClass, ...]) -> tuple[RequestClass, ...]:
         name, times = Counter(spec.name for spec in classes).most_common(1)[0]
         if times > 1:
-            raise ValueError(f"{times} classes are called {name!r}; give each its own name")
+            raise ValueError(f"{times} classes are named {name!r}; give each class its own name")
         return classes
 
     @model_validator(mode="after")
@@ -69,13 +69,13 @@ class Workload(Described):
             for spec in self.classes:
                 if spec.prompt is None or spec.output is None:
                     raise ValueError(
-                        f"class {spec.name!r} has no prompt or no output lengths; only a trace brings its own"
+                        f"class {spec.name!r} has no prompt or no output lengths; only a trace has its own"
                     )
         return self
 
     @property
     def clients(self) -> int | None:
-        """Clients of a closed loop; None for arrivals that do not wait for the server."""
+        """Clients of a closed loop; None for an open loop."""
         return self.arrivals.concurrency()
 
     @property
@@ -86,11 +86,11 @@ class Workload(Described):
         return rate_per_s
 
     def chunks(self, seed: int, size: int = 1024) -> Iterator[NDArray[np.void]]:
-        """Endless REQUEST arrays [size] with ids 0, 1, 2, ... in the order of arrival (0.0 in a closed loop).
+        """Endless REQUEST arrays [size] with ids 0, 1, 2, ... in order of arrival (0.0 in a closed loop).
 
-        Rows depend on the seed alone, not on ``size`` or on how many are taken. ``prompt`` and ``output`` are at
-        least 1. ``cached`` is ``cached_prefix * prompt`` rounded up or down at random so that it holds on average, and
-        at most ``prompt - 1``, since an engine computes the last position (SGLang's ``Req._compute_max_prefix_len``).
+        Rows depend on the seed only, not on ``size``. ``prompt`` and ``output`` are at least 1. ``cached`` is
+        ``cached_prefix * prompt``, rounded up or down at random so that the mean is exact, and at most ``prompt - 1``,
+        since an engine computes the last position (SGLang's ``Req._compute_max_prefix_len``).
         """
         for first, arrival_s in zip(count(0, size), self.arrivals.times(seed, size), strict=False):
             yield self._rows(seed, first, arrival_s)
@@ -100,7 +100,7 @@ class Workload(Described):
         return (Request(*row) for chunk in self.chunks(seed) for row in chunk.tolist())
 
     def class_counts(self, seed: int, first: int, last: int) -> list[int]:
-        """How many of the requests ``first`` to ``last - 1`` are of each class."""
+        """Number of requests of each class among the requests ``first`` to ``last - 1``."""
         members = self._classes(uniforms(seed, first, last - first, SLO_CLASS))
         return [int(count) for count in np.bincount(members, minlength=len(self.classes))]
 
@@ -108,7 +108,7 @@ class Workload(Described):
         """The same requests at a mean rate of ``rate_per_s``; a closed loop becomes Poisson arrivals.
 
         Raises:
-            InputError: the rate is not positive.
+            InputError: The rate is not positive.
         """
         if not 0 < rate_per_s < math.inf:
             raise InputError(f"workload: rate_per_s: {rate_per_s} is not valid; give a rate above 0")
@@ -118,7 +118,7 @@ class Workload(Described):
         """The same requests arriving ``rate_factor`` times as fast.
 
         Raises:
-            InputError: the factor is not positive, or the loop is closed and has no rate.
+            InputError: The factor is not positive, or the loop is closed and has no rate.
         """
         rate_per_s = self.arrivals.mean_rate_per_s
         if rate_per_s is None:
@@ -131,7 +131,7 @@ class Workload(Described):
         """The same requests sent by ``clients`` clients in a closed loop.
 
         Raises:
-            InputError: the number is not positive, or the lengths come from a trace and the classes have none.
+            InputError: The number is not positive, or the lengths come from a trace and the classes have none.
         """
         try:
             return Workload(arrivals=Closed(clients=clients), classes=self.classes)
@@ -164,10 +164,10 @@ class Workload(Described):
 
 
 def _lengths(distributions: list[LengthDistribution | None], slo_class: IntArray, u: FloatArray) -> IntArray:
-    """int64 [n]: the quantile at each of ``u`` of its class's distribution."""
+    """int64 [n]: the quantile at ``u`` of the distribution of each request's class."""
     lengths = np.empty(len(u), np.int64)
     for index, distribution in enumerate(distributions):
-        assert distribution is not None  # Workload refuses classes without lengths unless a trace has them
+        assert distribution is not None  # Workload requires lengths unless the arrivals have them.
         members = slo_class == index
         lengths[members] = distribution.quantiles(u[members])
     return lengths

@@ -1,4 +1,4 @@
-"""Clients that wait for their answer."""
+"""Closed loop: clients that wait for their answer."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from dspark_simulator.workloads.sampling import FloatArray
 
 
 class Closed(ArrivalProcess):
-    """A closed loop: each client sends its next request when its last one ends, so requests have no arrival time."""
+    """A closed loop: each client sends its next request when its previous one ends; requests have no arrival time."""
 
     kind: Literal["closed"] = "closed"
     clients: Annotated[int, Field(ge=1)]
@@ -31,5 +31,5 @@ class Closed(ArrivalProcess):
         return self.clients
 
     def with_rate(self, rate_per_s: float) -> Poisson:
-        """Poisson arrivals instead: a closed loop has no rate of its own."""
+        """Poisson arrivals at that rate, since a closed loop has none."""
         return Poisson(rate_per_s=rate_per_s)

@@ -1,4 +1,4 @@
-"""Arrivals in bursts."""
+"""Bursty arrivals: gamma-distributed gaps."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ class Gamma(ArrivalProcess):
     """Independent gamma-distributed gaps.
 
     Attributes:
-        rate_per_s: mean requests per second.
-        burstiness: coefficient of variation of the gaps: 1 is Poisson, below it is more regular, above it burstier.
+        rate_per_s: Mean requests per second.
+        burstiness: Coefficient of variation of the gaps: 1 is Poisson, less is more regular, more is burstier.
     """
 
     kind: Literal["gamma"] = "gamma"
@@ -47,7 +47,7 @@ class Gamma(ArrivalProcess):
 
 @njit(cache=True)
 def _add_gammas(seed: int, first: int, total: float, shape: float, out: FloatArray) -> float:
-    """Writes the running sum, from ``total``, of the gamma gaps (scale 1) of the requests from ``first``."""
+    """Write the running sum, starting at ``total``, of the gamma gaps (scale 1) of the requests from ``first``."""
     for i in range(out.shape[0]):
         total += _gamma(stream(seed, first + i), shape)
         out[i] = total
@@ -56,9 +56,9 @@ def _add_gammas(seed: int, first: int, total: float, shape: float, out: FloatArr
 
 @njit(cache=True)
 def _gamma(key: np.uint64, shape: float) -> float:
-    """A gamma number of scale 1 by the rejection of Marsaglia and Tsang (2000), from as many draws as it takes.
+    """A gamma variate of scale 1 by the rejection method of Marsaglia and Tsang (2000).
 
-    A shape below 1 is the shape above it times a power of a uniform, as in section 6 of that paper.
+    For a shape below 1, the variate of the shape plus 1 is multiplied by a power of a uniform (section 6 of the paper).
     """
     boost = 1.0
     if shape < 1.0:

@@ -1,4 +1,4 @@
-"""Arrivals that do not know of each other."""
+"""Poisson arrivals at a constant rate."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def unit_arrivals(seed: int, size: int) -> Iterator[FloatArray]:
 
 @njit(cache=True)
 def _add_exponentials(seed: int, first: int, total: float, out: FloatArray) -> float:
-    """Writes the running sum, from ``total``, of the unit exponential gaps of the requests from ``first``."""
+    """Write the running sum, starting at ``total``, of the unit exponential gaps of the requests from ``first``."""
     for i in range(out.shape[0]):
         total -= np.log1p(-uniform(draw(stream(seed, first + i), 0, ARRIVAL)))
         out[i] = total

@@ -18,16 +18,15 @@ from dspark_simulator.workloads.sampling import FloatArray, IntArray
 
 
 class Trace(ArrivalProcess):
-    """Arrival times and lengths of a recorded trace, which starts again when it ends.
+    """Arrival times and lengths of a recorded trace, repeated endlessly.
 
-    Seed 0 starts at the first row, any other seed at a row of its own, so that seeds are different hours of the same
-    traffic. The first request arrives at 0. Pass k is shifted by k periods, a period being the span of the trace and
-    one mean gap.
+    Seed 0 starts at the first row and every other seed at a random one, so that seeds are different hours of the same
+    traffic. The first request arrives at 0. Repetition k is shifted by k periods of the trace's span plus one mean gap.
 
     Attributes:
         path: CSV with the columns TIMESTAMP, ContextTokens, GeneratedTokens. A relative path starts from the folder
-            ``base`` of the validation context, or from the working directory where there is none.
-        rate_scale: how many times faster than recorded the requests arrive.
+            ``base`` of the validation context, or from the working directory without one.
+        rate_scale: Factor on the recorded arrival rate.
     """
 
     has_lengths: ClassVar[bool] = True
@@ -59,7 +58,7 @@ class Trace(ArrivalProcess):
         return self.path
 
     def _start(self, seed: int) -> int:
-        """The row that a seed starts at."""
+        """First row of a seed."""
         return 0 if seed == 0 else int(uniform_of(seed, 0, 0, ARRIVAL) * len(self._rows.time_s))
 
     @property

@@ -1,4 +1,4 @@
-"""Reads a request trace with the columns of the Azure LLM inference traces of 2023."""
+"""Reader of request traces with the columns of the Azure LLM inference traces of 2023."""
 
 from __future__ import annotations
 
@@ -24,13 +24,13 @@ _TOKENS_LIMIT = 1 << 31
 
 
 class TraceRows(NamedTuple):
-    """The requests of a trace in the order of their arrival.
+    """Requests of a trace in order of arrival.
 
     Attributes:
         time_s: float64 [n], seconds after the first request, to the microsecond.
         prompt: int64 [n], >= 1.
         output: int64 [n], >= 1.
-        period_s: after this time the trace starts again: its span and one mean gap, which keeps the mean rate.
+        period_s: Time after which the trace repeats: its span plus one mean gap, which keeps the mean rate.
     """
 
     time_s: FloatArray
@@ -40,14 +40,13 @@ class TraceRows(NamedTuple):
 
 
 def read_trace(path: Path) -> TraceRows:
-    """Reads a trace, once for each state of the file.
+    """Read a trace; the result is cached until the file changes.
 
-    Rows may stand in any order and are sorted by time, equal times in file order; other columns are ignored. A length
-    of 0 tokens counts as 1, so that no request is lost: an engine always computes a position and emits a token.
-    Times without a zone are UTC.
+    Rows are sorted by time, equal times in file order; other columns are ignored. A length of 0 tokens counts as 1: an
+    engine always computes a position and emits a token. Times without a zone are UTC.
 
     Raises:
-        InputError: the file cannot be read, lacks a column or a usable row, or a row cannot be parsed.
+        InputError: The file cannot be read, lacks a column or a usable row, or a row cannot be parsed.
     """
     try:
         state = path.stat()
@@ -55,7 +54,7 @@ def read_trace(path: Path) -> TraceRows:
     except OSError as error:
         raise InputError(f"{path}: cannot be read ({error.strerror}); give the path of a CSV trace") from error
     except (UnicodeDecodeError, csv.Error) as error:
-        raise InputError(f"{path}: is not a CSV text ({error}); give the path of a CSV trace") from error
+        raise InputError(f"{path}: not CSV text ({error}); give the path of a CSV trace") from error
 
 
 @lru_cache(maxsize=4)
@@ -79,16 +78,16 @@ def _parsed(path: Path, lines: Iterator[str]) -> Iterator[tuple[int, int, int]]:
     header = [name.strip() for name in next(reader, [])]
     for name in COLUMNS:
         if name not in header:
-            found = shorten(", ".join(header), 120) or "an empty file"
-            raise InputError(f"{path}: column {name} is missing (found {found}); a trace needs {', '.join(COLUMNS)}")
-    places = [header.index(name) for name in COLUMNS]
+            present = shorten(", ".join(header), 120) or "an empty file"
+            raise InputError(f"{path}: column {name} is missing (found {present}); a trace needs {', '.join(COLUMNS)}")
+    columns = [header.index(name) for name in COLUMNS]
     for row in reader:
         if not row:
             continue
         where = f"{path}: line {reader.line_num}"
         if len(row) != len(header):
             raise InputError(f"{where}: {len(row)} fields under {len(header)} columns; complete the row")
-        moment, prompt, output = (row[place] for place in places)
+        moment, prompt, output = (row[column] for column in columns)
         yield _microseconds(moment, where), _tokens(prompt, COLUMNS[1], where), _tokens(output, COLUMNS[2], where)
 
 

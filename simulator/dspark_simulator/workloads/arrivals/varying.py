@@ -1,4 +1,4 @@
-"""Arrivals whose rate changes over time."""
+"""Poisson arrivals with a rate that varies over time."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ NonNegative = Annotated[float, Field(ge=0)]
 
 
 class Varying(ArrivalProcess):
-    """A Poisson process whose rate is linear between points and repeats after the last one.
+    """A Poisson process with a rate that is linear between points and repeats after the last one.
 
     Attributes:
         points: ``[time_s, rate_per_s]`` pairs. Times start at 0 and increase; the last one is the period.
@@ -39,7 +39,7 @@ class Varying(ArrivalProcess):
             if after <= before:
                 raise ValueError(f"time {after} follows {before}; give increasing times")
         if not any(rate for _, rate in points):
-            raise ValueError("every rate is 0; make one of them positive")
+            raise ValueError("every rate is 0; give a positive rate at one point or more")
         return points
 
     def times(self, seed: int, size: int) -> Iterator[FloatArray]:
@@ -61,15 +61,15 @@ class Varying(ArrivalProcess):
 
 
 def _expected(time_s: FloatArray, rate: FloatArray) -> FloatArray:
-    """float64 [points]: requests expected from the start of a period to each point."""
+    """float64 [points]: expected requests from the start of a period to each point."""
     return np.concatenate(([0.0], np.cumsum(0.5 * (rate[1:] + rate[:-1]) * np.diff(time_s))))
 
 
 @njit(cache=True)
 def _invert(units: FloatArray, time_s: FloatArray, rate: FloatArray, expected: FloatArray, last_s: float) -> float:
-    """Replaces unit-rate times by the times at which the integrated rate reaches them; returns the last one.
+    """Replace unit-rate times by the times at which the integrated rate reaches them; returns the last one.
 
-    ``last_s`` is the time before ``units[0]``: rounding at a point must not let a request arrive before its forerunner.
+    ``last_s`` is the time before ``units[0]``: rounding must not let a request arrive before the previous one.
     """
     segments = time_s.shape[0] - 1
     for i in range(units.shape[0]):
@@ -79,7 +79,7 @@ def _invert(units: FloatArray, time_s: FloatArray, rate: FloatArray, expected: F
         left -= expected[k]
         length_s = time_s[k + 1] - time_s[k]
         slope = (rate[k + 1] - rate[k]) / length_s
-        # The root of rate * x + slope / 2 * x**2 = left in the form that is stable for a flat or falling rate.
+        # Root of rate * x + slope / 2 * x**2 = left, in the form that is stable for a constant or falling rate.
         speed = rate[k] + math.sqrt(max(rate[k] * rate[k] + 2.0 * slope * left, 0.0))
         passed_s = min(2.0 * left / speed, length_s) if speed > 0.0 else 0.0
         last_s = max(period * time_s[segments] + time_s[k] + passed_s, last_s)

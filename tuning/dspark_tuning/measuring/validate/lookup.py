@@ -43,9 +43,7 @@ def block(row: Row) -> int:
     # Published servers draft more than the block of the checkpoint.
     most = packaged().gamma
     if row.gamma is not None and row.gamma > most:
-        raise InputError(
-            f"{row.where}: gamma: {row.gamma} is beyond what the acceptance model describes; give at most {most}"
-        )
+        raise InputError(f"{row.where}: gamma: {row.gamma} is beyond the acceptance model's block; give at most {most}")
     found = known(row.model)
     if found is not None:
         return found.draft.block
