@@ -1,5 +1,5 @@
-"""Models' shapes, GPUs' published peaks, and the roofline of one on the other. No torch.
+"""Model shapes, published peaks of GPUs, and the roofline of a model on a GPU. No torch.
 
-``config`` reads a shape from a ``config.json``; ``attention`` and ``quantization`` hold one kind or method a file.
-A new one is a file there and a line in its ``__init__``; a new GPU is a line in ``gpus``.
+``config`` reads a shape from a ``config.json``; ``attention`` and ``quantization`` have one kind or method per file. A
+new one is a file there and an entry in its ``__init__``; a new GPU is an entry of ``gpus.GPUS``.
 """

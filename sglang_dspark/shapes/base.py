@@ -1,4 +1,4 @@
-"""What all shapes have in common: field types, and how weights are stored."""
+"""Base classes of shapes: field types, and the storage of weights."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ class Shape(BaseModel):
 
 
 class Stored(Shape):
-    """How weights are stored and multiplied.
+    """Storage and arithmetic of weights.
 
     Attributes:
-        format: Of their multiplications; a GPU without it multiplies in bf16.
-        bytes_per_weight: Including scales: 0.53125 for MXFP4.
+        format: Format of their multiplications; a GPU without it multiplies in bf16.
+        bytes_per_weight: Including scales, such as 0.53125 for MXFP4.
     """
 
     format: Arithmetic = "bf16"
@@ -29,10 +29,10 @@ class Stored(Shape):
 
 
 class Layers(Stored):
-    """A number of alike layers, or parts of layers.
+    """A group of identical layers, or of identical parts of layers.
 
     Attributes:
-        layers: How many of the model's layers have this part.
+        layers: Number of the model's layers that have this part.
     """
 
     layers: Count

@@ -1,4 +1,4 @@
-"""The feed-forward parts of a model's layers: dense, or a mixture of experts."""
+"""Feed-forward parts of a model's layers: dense, or a mixture of experts."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ GATED = 3
 
 
 class FeedForward(Layers, ABC):
-    """Feed-forward parts of alike layers. ``routed`` weights are read as far as tokens touch them, the rest always.
+    """Feed-forward parts of identical layers. ``routed`` weights are read if tokens touch them, the others always.
 
     Attributes:
         intermediate: Width.
-        matrices: 3 of a gated layer, 2 of a plain one.
-        side_width: Of embeddings of each layer, projected to the hidden state and back (Gemma 4); 0 for none.
+        matrices: 3 in a gated layer, 2 in a plain one.
+        side_width: Width of per-layer embeddings, projected to the hidden state and back (Gemma 4); 0 for none.
     """
 
     intermediate: Count
@@ -31,19 +31,19 @@ class FeedForward(Layers, ABC):
 
     @abstractmethod
     def modules(self, hidden: int) -> Mapping[str, float]:
-        """Weights of one layer that every step reads and every token multiplies, by the name of their module."""
+        """Weights of one layer that every step reads and every token multiplies, by module name."""
 
     def always_read(self, hidden: int) -> float:
         """Weights of one layer that every step reads."""
         return sum(self.modules(hidden).values())
 
     def routed(self, hidden: int) -> float:
-        """Weights of one layer's routed experts together."""
+        """Weights of all routed experts of one layer."""
         return 0.0
 
     @property
     def experts_stored(self) -> Stored:
-        """How routed weights are stored."""
+        """Storage of the routed weights."""
         return self
 
     def active_share(self) -> float:
@@ -51,7 +51,7 @@ class FeedForward(Layers, ABC):
         return 1.0
 
     def touched_share(self, tokens: Floats) -> Floats:
-        """Expected share of the routed weights that ``tokens`` touch together, each choosing independently."""
+        """Expected share of the routed weights that ``tokens`` independent tokens touch together."""
         share: Floats = 1.0 - (1.0 - self.active_share()) ** tokens
         return share
 
@@ -71,10 +71,10 @@ class Experts(FeedForward):
     """A mixture of experts of width ``intermediate``.
 
     Attributes:
-        experts: Routed experts, ``active`` of which each token uses.
-        shared_intermediate: Width of what every token uses beside them: all shared experts, or a dense part.
-        latent: Width on which the routed experts work, and to which the layer projects; None for the hidden state's.
-        expert_stored: How the routed experts are stored; as the rest of the layer if None.
+        experts: Routed experts, of which each token uses ``active``.
+        shared_intermediate: Width of the part that every token uses: all shared experts, or a dense part.
+        latent: Width to which the layer projects for the routed experts; None for the width of the hidden state.
+        expert_stored: Storage of the routed experts; like the rest of the layer if None.
     """
 
     kind: Literal["moe"]

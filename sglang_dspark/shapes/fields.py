@@ -1,4 +1,4 @@
-"""The fields of a ``config.json``: what they are called, which are missing, and which nobody has read."""
+"""Look-up of fields of a ``config.json`` by their alternative names, with a record of missing and unread fields."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any, Final
 from sglang_dspark.errors import InputError
 
 MISSING: Final = object()
-# Fields with a value for each layer, and what they are for one.
+# Fields that may have a value for each layer, and the names of those lists.
 _BY_LAYER: Final = {
     "indexer_types": "indexer_types",
     "num_attention_heads": "num_attention_heads_per_layer",
@@ -18,19 +18,19 @@ _BY_LAYER: Final = {
 
 
 class Fields:
-    """A config's fields, in which a reader looks up what it needs.
+    """Fields of a config.
 
     Attributes:
         source: The file, for messages.
-        config: The decoder's fields; those of the whole config stand behind them.
+        config: The decoder's fields, completed by those of the whole config.
         read: Names that were looked up.
-        missing: What was looked up in vain, alternatives joined by "or".
+        missing: Required fields that are absent, alternatives joined by "or".
         kv_bytes: Bytes of an element of the KV cache.
         where: The mapping within the file, for messages: empty or ``text_config.``.
-        notes: What a reader of the shape has to know of how it was read.
+        notes: Assumptions made while reading, for reports.
     """
 
-    # What to do about a layout that is not counted. No message says how to make its config look like another.
+    # Remedy for an unsupported layout. No message says how to make its config look like a supported one.
     remedy = "plan from a profile that was measured on a server of this model"
 
     def __init__(self, source: Path | str, config: Mapping[str, Any], kv_bytes: float = 2.0, where: str = "") -> None:
@@ -48,7 +48,7 @@ class Fields:
         return any(self.config.get(name) is not None for name in names)
 
     def get(self, *names: str, default: Any = MISSING) -> Any:
-        """The value of the first of ``names`` that has one; without any and without a default they are missing."""
+        """Value of the first of ``names`` that has one; without a value and a default, they count as missing."""
         self.read.update(names)
         for name in names:
             if self.config.get(name) is not None:
@@ -64,8 +64,8 @@ class Fields:
         """A whole number of at least 1.
 
         Args:
-            null: A field that is there and null is None and not missing.
-            zero: 0 is a value.
+            null: A field that is present and null is None, not missing.
+            zero: 0 is valid.
         """
         if null and any(name in self.config and self.config[name] is None for name in names):
             self.read.update(names)
@@ -93,7 +93,7 @@ class Fields:
         return value
 
     def listed(self, *names: str) -> list[Any] | None:
-        """A list with an entry for each layer; entries beyond ``num_hidden_layers`` are of draft layers."""
+        """A list with an entry for each layer; entries beyond ``num_hidden_layers``, of draft layers, are dropped."""
         value = self.get(*names, default=None)
         if value is None:
             return None
@@ -114,12 +114,12 @@ class Fields:
 
     @property
     def state_bytes(self) -> float:
-        """Bytes of an element of a recurrent state: SGLang keeps float32 unless the config says otherwise."""
+        """Bytes of an element of a recurrent state: float32 in SGLang unless the config sets another type."""
         dtype = str(self.get("mamba_ssm_dtype", "mamba_ssm_cache_dtype", default="float32")).removeprefix("torch.")
         return 2.0 if dtype in ("bfloat16", "float16") else 4.0
 
     def of_layer(self, layer: int) -> Fields:
-        """The fields of one layer, where some have values of their own."""
+        """The fields of one layer, with its own values where the config lists values by layer."""
         overrides = self.get("per_layer_config", default=None) or {}
         own = next((dict(values) for key, values in overrides.items() if int(key) == layer), {})
         for name, listed in _BY_LAYER.items():
@@ -133,7 +133,7 @@ class Fields:
         return fields
 
     def inner(self, name: str) -> Fields:
-        """The fields of a mapping in the config; what they lack is missing here."""
+        """The fields of a nested mapping; fields missing there are missing here."""
         self.read.add(name)
         value = self.config.get(name)
         if not isinstance(value, Mapping):
@@ -143,19 +143,19 @@ class Fields:
         return inner
 
     def wrong(self, names: tuple[str, ...], remedy: str) -> InputError:
-        """The error of a field that is there and cannot be used."""
+        """Error for a field that is present and invalid."""
         name = next((one for one in names if self.config.get(one) is not None), names[0])
         return InputError(f"{self.source}: {self.where}{name}: {short(self.config.get(name))} is not valid; {remedy}")
 
 
 def mapping(source: Path | str, name: str, value: Any) -> Mapping[str, Any]:
-    """A field's value that must be a mapping."""
+    """Check that a field's value is a mapping and return it."""
     if not isinstance(value, Mapping):
         raise InputError(f"{source}: {name}: {short(value)} is not valid; give a mapping of fields")
     return value
 
 
 def short(value: object, limit: int = 60) -> str:
-    """A value as a message has it."""
+    """Shortened representation of a value, for messages."""
     text = " ".join(repr(value).split())
     return text if len(text) <= limit else text[: limit - 3] + "..."

@@ -13,23 +13,23 @@ from sglang_dspark.shapes.registry import KeyOf
 
 Format = Literal["bf16", "fp8", "fp4"]
 
-# What weights are multiplied in: a rate of the GPU, or FP4 weights with FP8 activations.
+# Arithmetic of weights: a format of the GPU, or FP4 weights with FP8 activations.
 Arithmetic = Literal["bf16", "fp8", "fp4", "fp4_fp8"]
 
-# Every AMD board here links each GPU to each of its seven peers.
+# AMD boards link each GPU directly to each of its seven peers.
 _MESH_PEERS = 7
 
 
 class Gpu(NamedTuple):
-    """One GPU.
+    """Published figures of a GPU.
 
     Attributes:
         memory_bytes: Device memory.
         bytes_per_s: Memory bandwidth.
-        flops_per_s: Dense multiply-add rate by format, two operations a multiply-add.
+        flops_per_s: Dense rate by format, counting two operations per multiply-add.
         fabric_bytes_per_s: Bandwidth to the other GPUs of the node, one direction, all links.
-        switched: Any peer gets all links (NVSwitch, or PCIe through the host); otherwise each peer has its own.
-        rocm: AMD's, on which SGLang and vLLM take other paths.
+        switched: All links can serve any peer (NVSwitch, or PCIe through the host); otherwise each peer has its own.
+        rocm: AMD GPU, on which SGLang and vLLM use other code paths.
     """
 
     memory_bytes: float
@@ -40,14 +40,14 @@ class Gpu(NamedTuple):
     rocm: bool = False
 
     def rate(self, arithmetic: Arithmetic) -> float:
-        """Operations a second on weights of a format; those of bf16 where it cannot multiply it, and unpacks it."""
+        """Operations per second on weights of a format; the bf16 rate if the GPU must convert the format."""
         rates = self.flops_per_s
         if arithmetic == "fp4_fp8":
             return rates["fp8"] if "fp4" in rates else rates["bf16"]
         return rates.get(arithmetic, rates["bf16"])
 
     def group_bytes_per_s(self, size: int) -> float:
-        """One-direction bandwidth of a GPU to the other members of a group of ``size`` GPUs."""
+        """One-direction bandwidth from a GPU to the others of a group of ``size`` GPUs."""
         if self.switched:
             return self.fabric_bytes_per_s
         return self.fabric_bytes_per_s * min(size - 1, _MESH_PEERS) / _MESH_PEERS

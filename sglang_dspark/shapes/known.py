@@ -1,4 +1,4 @@
-"""Models whose shapes are known by name."""
+"""Shapes of models that are known by name."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ class Known(NamedTuple):
 
 
 def known(name: str, kv_dtype: KvDtype = "auto") -> Known | None:
-    """The shapes of a model by its name, with or without owner and release date; None for others."""
+    """Shapes of a model by its name, with or without owner and release date; None for unknown models."""
     return _all(kv_dtype).get(re.sub(r"-\d{4}$", "", name.rsplit("/", 1)[-1]))
 
 
 def names() -> tuple[str, ...]:
-    """The models that :func:`known` knows."""
+    """Names of the known models."""
     return tuple(_all("auto"))
 
 

@@ -1,4 +1,4 @@
-"""The KV pool of a server: what memory its flags take from it, by the rules by which SGLang 0.5.23 divides a GPU."""
+"""KV pool of a server: the memory that SGLang 0.5.23 reserves for its flags, and the tokens that remain."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ from sglang_dspark.shapes.gpus import Gpu
 from sglang_dspark.shapes.model import DraftShape, ModelShape
 
 MIB = 2.0**20
-# Activations are reserved for this many tokens at least (``handle_gpu_memory_settings``).
+# Least number of tokens for which activations are reserved (``handle_gpu_memory_settings``).
 LEAST_CHUNK = 2048
-# Not part of a shape: a row of the request table has an int32 for each token of the longest context.
+# A row of the request table has an int32 for each token of the longest context.
 LONGEST_CONTEXT = 131_072
 _STATE_RATIO = 0.9
 _LARGE_BYTES = 60 * 2.0**30
@@ -22,10 +22,10 @@ Count = Annotated[int, Field(ge=1)]
 
 
 class PoolFlags(BaseModel):
-    """The server flags that take memory from the KV pool.
+    """Server flags that take memory from the KV pool.
 
     Attributes:
-        captured_requests: Largest captured batch; 0 where nothing is captured.
+        captured_requests: Largest captured batch; 0 if nothing is captured.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -36,22 +36,22 @@ class PoolFlags(BaseModel):
 
 
 class FlagCosts(BaseModel):
-    """Bytes on one GPU that a server takes from its KV pool.
+    """Bytes on one GPU that the flags of a server take from its KV pool.
 
     The reserve (``handle_gpu_memory_settings``, ``reserve_for_graph_mb``) is ``base_bytes`` + ``chunk_token_bytes`` x
     prefill chunk + ``captured_request_bytes`` x captured requests, and ``least_bytes`` at least. Each of
-    ``max_running_requests`` + 1 slots holds ``slot_bytes`` + ``slot_position_bytes`` x (gamma + 1). Left out: graphs of
-    prefill steps (8 MiB each, some 60 of them) and NCCL's buffers.
+    ``max_running_requests`` + 1 slots holds ``slot_bytes`` + ``slot_position_bytes`` x (gamma + 1). Omitted: graphs of
+    prefill steps (about 60 of 8 MiB each) and NCCL's buffers.
 
     Attributes:
-        token_bytes: One context token, the drafter's KV included.
+        token_bytes: Bytes per context token, including the drafter's KV.
         plain_token_bytes: The same without speculation; ``token_bytes`` if None.
-        slot_bytes: One request besides its context tokens: its row of the request table, state, windows.
-        slot_position_bytes: The same for each token that a round may write.
-        plain_slot_bytes: One request of a server without speculation; ``slot_bytes`` if None.
-        chunk_token_bytes: Activations of one token of a prefill chunk.
-        captured_request_bytes: Graphs of decode steps, for each request of the largest.
-        base_bytes: 512 MiB and 128 MiB for each tensor-parallel GPU.
+        slot_bytes: Bytes per request besides its context tokens: its row of the request table, state, windows.
+        slot_position_bytes: Additional bytes per request for each token that a round may write.
+        plain_slot_bytes: Bytes per request of a server without speculation; ``slot_bytes`` if None.
+        chunk_token_bytes: Activations per token of a prefill chunk.
+        captured_request_bytes: Graphs of decode steps, per request of the largest.
+        base_bytes: 512 MiB plus 128 MiB per tensor-parallel GPU.
         least_bytes: 10 GiB on GPUs of more than 60 GiB; 0 on smaller ones.
     """
 
@@ -72,13 +72,13 @@ class FlagCosts(BaseModel):
         return int(free_bytes / (self.token_bytes if speculative or plain is None else plain))
 
     def reserve_bytes(self, flags: PoolFlags) -> float:
-        """Activations and graphs."""
+        """Reserve for activations and graphs."""
         chunk_bytes = self.chunk_token_bytes * max(flags.chunked_prefill_size, LEAST_CHUNK)
         graph_bytes = self.captured_request_bytes * flags.captured_requests
         return max(self.least_bytes, self.base_bytes + chunk_bytes + graph_bytes)
 
     def slots_bytes(self, flags: PoolFlags, speculative: bool) -> float:
-        """All request slots; one more is padding."""
+        """Bytes of all request slots, including one for padding."""
         if speculative:
             slot_bytes = self.slot_bytes + self.slot_position_bytes * (flags.gamma + 1)
         else:
@@ -86,12 +86,12 @@ class FlagCosts(BaseModel):
         return (flags.max_running_requests + 1) * slot_bytes
 
     def taken_bytes(self, flags: PoolFlags, speculative: bool) -> float:
-        """All that ``flags`` take."""
+        """Bytes that ``flags`` take from the pool."""
         return self.reserve_bytes(flags) + self.slots_bytes(flags, speculative)
 
 
 def flag_costs(model: ModelShape, draft: DraftShape | None, tp: int, gpu: Gpu | None = None) -> FlagCosts:
-    """The costs that follow from a model's shape, on one of ``tp`` GPUs; of more than 60 GiB where none is given."""
+    """Flag costs from a model's shape, on one of ``tp`` GPUs; without ``gpu``, on one of more than 60 GiB."""
     small = {"least_bytes": 0.0} if gpu is not None and gpu.memory_bytes <= _LARGE_BYTES else {}
     row_bytes = 4.0 * LONGEST_CONTEXT
     plain_token_bytes = model.pool_bytes_per_token(tp) / tp
@@ -114,9 +114,10 @@ def flag_costs(model: ModelShape, draft: DraftShape | None, tp: int, gpu: Gpu | 
 def most_running(
     gpu: Gpu, tp: int, memory_fraction: float, model: ModelShape, draft: DraftShape, gamma: int
 ) -> int | None:
-    """Requests for whose recurrent states SGLang makes room at most; None for models without such states.
+    """Largest number of requests whose recurrent states SGLang reserves; None for models without such states.
 
-    By default states take 0.9 of what KV takes (``mamba_full_memory_ratio``), and the running limit is lowered to them.
+    By default states get 0.9 times the memory of KV (``mamba_full_memory_ratio``), and SGLang lowers the running limit
+    to them.
     """
     if not any(one.recurrent for one in model.attention):
         return None
@@ -129,7 +130,7 @@ def most_running(
 def kv_capacity_tokens(
     gpu: Gpu, tp: int, memory_fraction: float, model: ModelShape, draft: DraftShape | None, flags: PoolFlags
 ) -> int:
-    """Context tokens that fit beside the weights and the request slots; 0 or less where those do not fit.
+    """Context tokens that fit beside the weights and the request slots; 0 or less if those do not fit.
 
     Args:
         gpu: One of ``tp`` equal GPUs.
@@ -137,7 +138,7 @@ def kv_capacity_tokens(
         memory_fraction: Share of the memory for weights, slots and KV (SGLang's ``--mem-fraction-static``); the rest
             holds the reserve of ``flags``.
         model: The target.
-        draft: The draft model; None for a server without speculation, whose pool is larger.
+        draft: The draft model; None without speculation.
     """
     weights = model.weight_bytes() + (draft.weight_bytes(model) if draft is not None else 0.0)
     costs = flag_costs(model, draft, tp)

@@ -1,7 +1,7 @@
-"""A model's shape: what it stores, and what a step over it must read, move and multiply.
+"""Shape of a model: the dimensions that determine its storage, memory traffic and multiplications.
 
-Counts are of the whole model unless a docstring says "per GPU". Norms, biases and routing tables are left out: together
-well under 1 % of any model here.
+Counts are of the whole model unless a docstring says "per GPU". Norms, biases and routing tables are omitted: together
+they are well under 1 % of any model here.
 """
 
 from __future__ import annotations
@@ -21,20 +21,19 @@ Floats = NDArray[np.float64]
 
 
 class ModelShape(Stored):
-    """A target model.
+    """Shape of a target model.
 
-    ``attention`` and ``feed_forward`` list the parts of its layers in groups of alike ones; their order, and which
-    stands with which, makes no difference. A single mapping stands for all layers; what it does not say of how it is
-    stored is the model's.
+    ``attention`` and ``feed_forward`` list the parts of its layers in groups of identical ones, in any order. A single
+    mapping applies to all layers; storage fields that a group leaves out are the model's.
 
     Attributes:
         layers: Decoder layers.
-        head_bytes_per_weight: Of the embedding and the LM head.
+        head_bytes_per_weight: Bytes per weight of the embedding and the LM head.
         tied: Embedding and LM head are one matrix.
         streams: Residual streams (4 with DeepSeek-V4's hyper-connections).
-        tower_parameters: Of vision and audio towers, in bf16, which text does not use.
-        lookup_parameters: Of tables of which a token reads one row, besides the embedding.
-        notes: What its reader has to know of how it was read.
+        tower_parameters: Weights of vision and audio towers, in bf16, which text does not use.
+        lookup_parameters: Weights of tables, besides the embedding, of which a token reads one row.
+        notes: Assumptions made while reading the shape, for reports.
     """
 
     layers: Count
@@ -52,7 +51,7 @@ class ModelShape(Stored):
     @model_validator(mode="before")
     @classmethod
     def _spread(cls, content: Any) -> Any:
-        """Gives groups what they do not say themselves: all layers, stored as the model."""
+        """Fill in omitted fields of groups: all layers, stored like the model."""
         if not isinstance(content, Mapping):
             return content
         usual = {name: content[name] for name in ("layers", *Stored.model_fields) if name in content}
@@ -71,11 +70,11 @@ class ModelShape(Stored):
 
     @property
     def depth(self) -> float:
-        """Pairs of a token mixer and a feed-forward part, one after the other; ``layers`` of most models."""
+        """Number of pairs of a token mixer and a feed-forward part; equals ``layers`` in most models."""
         return (sum(a.layers for a in self.attention) + sum(f.layers for f in self.feed_forward)) / 2
 
     def dense_weights(self) -> Mapping[Stored, float]:
-        """Weights of the layers that every step reads, by how they are stored."""
+        """Weights of the layers that every step reads, by storage."""
         weights: dict[Stored, float] = {}
         for one in self.attention:
             _add(weights, one, one.layers * one.parameters(self.hidden))
@@ -84,7 +83,7 @@ class ModelShape(Stored):
         return weights
 
     def routed_weights(self) -> Mapping[Stored, float]:
-        """Weights of the routed experts, by how they are stored."""
+        """Weights of the routed experts, by storage."""
         weights: dict[Stored, float] = {}
         for part in self.feed_forward:
             if routed := part.routed(self.hidden):
@@ -101,7 +100,7 @@ class ModelShape(Stored):
         return share
 
     def _of_routed(self, shares: list[Any]) -> Any:
-        """The mean of what holds for each feed-forward part, by the bytes of its experts."""
+        """Mean of a quantity of the feed-forward parts, weighted by the bytes of their experts."""
         sizes = [p.layers * p.routed(self.hidden) * p.experts_stored.bytes_per_weight for p in self.feed_forward]
         whole = sum(sizes)
         return sum(size / whole * share for size, share in zip(sizes, shares, strict=True)) if whole else shares[0]
@@ -115,7 +114,7 @@ class ModelShape(Stored):
         return sum(self.dense_weights().values()) + sum(self.routed_weights().values()) + tables
 
     def active_parameters(self) -> float:
-        """Weights that one text token multiplies, the embedding counted as most makers do."""
+        """Weights that one text token multiplies, including the embedding, as most model cards count them."""
         idle = self.tower_parameters + self.lookup_parameters
         return self.parameters() - idle - sum(self.routed_weights().values()) * (1.0 - self.active_share())
 
@@ -126,11 +125,11 @@ class ModelShape(Stored):
         return total_bytes(self.dense_weights()) + total_bytes(self.routed_weights()) + tables
 
     def kv_bytes_per_token(self, tp: int = 1) -> float:
-        """Bytes that one context token stores on all ``tp`` GPUs together, copies included, beyond any window."""
+        """Bytes stored per context token beyond any window, on all ``tp`` GPUs together, copies included."""
         return tp * sum(one.kv_bytes_per_token(tp) for one in self.attention)
 
     def pool_bytes_per_token(self, tp: int = 1) -> float:
-        """Bytes that one token of SGLang's KV pool takes on all ``tp`` GPUs together."""
+        """Bytes per token of SGLang's KV pool, on all ``tp`` GPUs together."""
         return tp * sum(one.pool_bytes_per_token(tp) for one in self.attention)
 
     def window_bytes(self, tp: int = 1) -> float:
@@ -142,7 +141,7 @@ class ModelShape(Stored):
         return tp * sum(one.state_bytes(tp) for one in self.attention)
 
     def figures(self) -> dict[str, float]:
-        """What shows whether a shape was read rightly: sizes of the whole model on one GPU."""
+        """Sizes of the whole model on one GPU, by which a shape can be checked."""
         return {
             "parameters": self.parameters(),
             "active_parameters": self.active_parameters(),
@@ -153,7 +152,7 @@ class ModelShape(Stored):
         }
 
     def describe(self) -> str:
-        """The figures in a line, and what its reader has to know."""
+        """One line with the sizes and the notes."""
         of = self.figures()
         text = (
             f"{of['parameters'] / 1e9:,.4g}B parameters, {of['active_parameters'] / 1e9:,.4g}B active, "
@@ -166,12 +165,12 @@ class ModelShape(Stored):
 
 
 class DraftShape(Shape):
-    """A DSpark draft model: layers as its target's, the target's embedding and LM head, a Markov head of its own.
+    """Shape of a DSpark draft model: layers like its target's, the target's embedding and LM head, and a Markov head.
 
     Attributes:
         layers: Draft layers.
-        block: Tokens of the backbone's one pass for each request: the anchor and the masks.
-        hidden_states: Target layers whose hidden states are captured and injected.
+        block: Tokens per request in the backbone's single pass: the anchor and the masks.
+        hidden_states: Number of target layers whose hidden states are captured and injected.
         markov_rank: Rank of the Markov head.
     """
 
@@ -181,7 +180,7 @@ class DraftShape(Shape):
     markov_rank: Count
 
     def backbone(self, target: ModelShape) -> ModelShape:
-        """The draft layers: attention as the target's that keeps most of the context, its commonest feed-forward."""
+        """The draft layers: the target's attention with the most KV, and its most common feed-forward part."""
         attention = max(target.attention, key=lambda one: one.kv_bytes_per_token(1) / one.layers)
         part = max(reversed(target.feed_forward), key=lambda one: one.layers)
         return target.model_copy(
@@ -206,7 +205,7 @@ class DraftShape(Shape):
 
 
 def total_bytes(weights: Mapping[Stored, float]) -> float:
-    """Stored bytes of weights by how they are stored."""
+    """Stored bytes of weights."""
     return sum(stored.bytes_per_weight * count for stored, count in weights.items())
 
 

@@ -1,4 +1,4 @@
-"""Times of the parts of a step, from a model's shape and a GPU's published peaks."""
+"""Roofline: times of the parts of a step, from a model's shape and a GPU's published peaks."""
 
 from __future__ import annotations
 
@@ -28,24 +28,24 @@ _MLA_PREFILL_TOKENS = 8192
 
 
 class Roofline(BaseModel):
-    """Each part of a step takes the longer of moving its bytes and doing its multiplications; parts follow each other.
+    """Step times in which each part takes the longer of its memory traffic and its multiplications.
 
-    The parts: dense weights with activations, routed experts (their bytes grow with the tokens, which touch more of
-    them), LM head, all-reduces. Tensor parallelism splits weights and multiplications; latents and activations are
-    whole on every GPU. Weights in a format that the GPU cannot multiply are read as they are stored and multiplied in
-    bf16. On top come latencies that no published peak covers, as explicit fields. Left out: the draft's own attention
-    over context, and prefill attention within sliding windows and recurrences.
+    The parts are sequential: dense weights with activations, routed experts (more tokens touch more of their bytes), LM
+    head, all-reduces. Tensor parallelism splits weights and multiplications; latents and activations are whole on every
+    GPU. Weights in a format that the GPU cannot multiply are read as stored and multiplied in bf16. Explicit fields add
+    latencies that no published peak covers. Omitted: the draft's own attention over context, and prefill attention
+    within sliding windows and recurrences.
 
     Attributes:
         gpu: Key of :data:`sglang_dspark.shapes.gpus.GPUS`.
         tp: Tensor-parallel GPUs.
-        model: The target, or its name where that is known.
-        draft: Its draft model, or the name of its target; None without speculation, where drafting takes no time.
-        bandwidth_efficiency, flops_efficiency, layer_s, eager_layer_s: See :class:`Efficiencies`; None is what models
-            of this kind reach.
-        activation_passes: Times that a layer reads or writes its hidden state.
-        allreduce_s: Latency of one all-reduce, of which a layer has two.
-        markov_s: Latency of one step of the serial Markov head, of which a block has one a position.
+        model: The target, or the name of a known one.
+        draft: Its draft model, or the name of a known target; None without speculation, where drafting takes no time.
+        bandwidth_efficiency, flops_efficiency, layer_s, eager_layer_s: See :class:`Efficiencies`; None selects the
+            value of this kind of model.
+        activation_passes: Number of times that a layer reads or writes its hidden state.
+        allreduce_s: Latency of one of the two all-reduces of a layer.
+        markov_s: Latency of one step of the serial Markov head, one per drafted position.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -73,19 +73,19 @@ class Roofline(BaseModel):
 
     @property
     def hardware(self) -> Gpu:
-        """The published figures of the GPU."""
+        """Published figures of the GPU."""
         return GPUS[self.gpu]
 
     @property
     def reached(self) -> Efficiencies:
-        """The efficiencies in force: those given, and for the others what models of this kind reach."""
+        """The given efficiencies, completed by those of this kind of model."""
         given = {name: getattr(self, name) for name in Efficiencies._fields}
         return efficiencies.of(self.model, self.hardware)._replace(
             **{name: x for name, x in given.items() if x is not None}
         )
 
     def context_s_per_token(self) -> float:
-        """Seconds of decode attention for one context token of one request."""
+        """Seconds of decode attention per context token of a request."""
         return self.move_s(sum(one.read_bytes_per_context_token(self.tp) for one in self.model.attention))
 
     def prefill_context_s(self) -> float:
@@ -94,7 +94,7 @@ class Roofline(BaseModel):
 
     @property
     def captured_prefill_tokens(self) -> int:
-        """The largest prefill step that SGLang 0.5.23 captures by default, in tokens.
+        """Largest prefill step that SGLang 0.5.23 captures by default, in tokens.
 
         On CUDA a breakable graph runs all but attention (``default_prefill_backend``), up to the chunk size, or 8,192
         tokens with latent attention (``handle_gpu_memory_settings``). On ROCm prefill is eager.
@@ -120,7 +120,7 @@ class Roofline(BaseModel):
     def _pass_s(self, model: ModelShape, tokens: Floats, read_bytes_per_token: float) -> Floats:
         """Seconds of the layers of ``model`` over ``tokens``.
 
-        Every token reads ``read_bytes_per_token`` of KV, whatever its context.
+        Every token reads ``read_bytes_per_token`` of KV, independently of its context.
         """
         dense, routed = model.dense_weights(), model.routed_weights()
         moved = model.depth * model.hidden * model.streams * self.activation_passes * _ACTIVATION_BYTES
@@ -148,14 +148,14 @@ class Roofline(BaseModel):
         return total
 
     def _allreduce_s(self, tokens: Floats) -> Floats:
-        """A ring: every GPU sends and receives all but its own share of the hidden states, twice."""
+        """Ring all-reduce: every GPU sends and receives all but its own share of the hidden states, twice."""
         if self.tp == 1:
             return np.zeros_like(tokens)
         sent = 2 * (self.tp - 1) / self.tp * tokens * self.model.hidden * _ACTIVATION_BYTES
         return self.allreduce_s + sent / (self.hardware.group_bytes_per_s(self.tp) * self.reached.bandwidth_efficiency)
 
     def draft_s(self, requests: Floats, gamma: int | None) -> Floats:
-        """One pass of the backbone over ``gamma`` positions of each request, and as many serial steps of the head."""
+        """Seconds of one backbone pass over ``gamma`` positions of each request and ``gamma`` serial head steps."""
         if self.draft is None:
             return np.zeros_like(requests)
         draft, model = self.draft, self.model
@@ -172,7 +172,7 @@ class Roofline(BaseModel):
         return total
 
     def inject_s_per_token(self) -> float:
-        """Writing and reading the captured states, and projecting them; the projection is whole on every GPU."""
+        """Seconds per token to write, read and project the captured states; the projection is whole on every GPU."""
         if self.draft is None:
             return 0.0
         captured = self.draft.hidden_states * self.model.hidden

@@ -245,7 +245,7 @@ def test_the_decoder_of_several_modalities_counts() -> None:
 
 
 def test_an_encoder_of_unknown_size_is_refused() -> None:
-    with pytest.raises(InputError, match=r"vision_config\.depth or .* cannot be counted; plan from a profile"):
+    with pytest.raises(InputError, match=r"vision_config\.depth or .* the encoder is unknown; plan from a profile"):
         read_here({"text_config": QWEN3_8B, "vision_config": {"hidden_size": 1024}})
 
 
@@ -306,15 +306,15 @@ def test_without_the_classes_missing_fields_are_named_with_the_remedy(monkeypatc
         (QWEN3_8B | {"head_dim": "wide"}, ["head_dim: 'wide'", "whole number"]),
         (QWEN3_8B | {"tie_word_embeddings": "yes"}, ["tie_word_embeddings: 'yes'", "true or false"]),
         (QWEN3_8B | {"layer_types": ["full_attention"]}, ["layer_types", "1 entries for 36 layers"]),
-        (QWEN3_8B | {"layer_types": ["hyena"] * 36}, ["layer_types", "'hyena' are not counted", "measured"]),
+        (QWEN3_8B | {"layer_types": ["hyena"] * 36}, ["layer_types", "'hyena' are not supported", "measured"]),
         (QWEN3_8B | {"layer_types": ["mamba"] * 36}, ["layer 0", "mamba", "measured"]),
         (QWEN3_8B | {"compress_ratios": [16] * 36}, ["compress_ratios", "ratio 16", "measured"]),
         (QWEN3_8B | {"text_config": "qwen3"}, ["text_config: 'qwen3'", "mapping"]),
-        (QWEN3_8B | {"num_memory_layers": 4}, ["num_memory_layers: 4", "layout that is not counted", "measured"]),
-        (QWEN3_8B | {"engram_table_sizes": [2, 3]}, ["engram_table_sizes: [2, 3]", "not counted", "measured"]),
-        (QWEN3_8B | {"block_configs": [{"ffn": 1}]}, ["block_configs", "not counted", "measured"]),
-        (QWEN3_8B | {"is_encoder_decoder": True}, ["is_encoder_decoder: True", "not counted"]),
-        (MOE | {"text_config": MOE | {"zero_width_experts": 3}}, ["text_config.zero_width_experts: 3", "not counted"]),
+        (QWEN3_8B | {"num_memory_layers": 4}, ["num_memory_layers: 4", "layout that is not supported", "measured"]),
+        (QWEN3_8B | {"engram_table_sizes": [2, 3]}, ["engram_table_sizes: [2, 3]", "not supported", "measured"]),
+        (QWEN3_8B | {"block_configs": [{"ffn": 1}]}, ["block_configs", "not supported", "measured"]),
+        (QWEN3_8B | {"is_encoder_decoder": True}, ["is_encoder_decoder: True", "not supported"]),
+        (MOE | {"text_config": MOE | {"zero_width_experts": 3}}, ["text_config.zero_width_experts: 3", "supported"]),
         ([1, 2], ["holds no fields"]),
         (REDUCED["F23"]["config"], ["quantization_config: 'fp8'", "mapping of fields"]),
     ],
@@ -331,7 +331,7 @@ def test_what_it_cannot_use_is_named(tmp_path: Path, content: Any, said: list[st
 def test_a_layout_is_refused_before_a_field_is_missed() -> None:
     """Else a person adds the field, and gets a plan of another model."""
     config = {name: value for name, value in MOE.items() if name != "num_experts_per_tok"}
-    with pytest.raises(InputError, match="hash_heads: 8 belongs to a layout that is not counted"):
+    with pytest.raises(InputError, match="hash_heads: 8 belongs to a layout that is not supported"):
         read_here(config | {"hash_heads": 8})
 
 

@@ -218,8 +218,8 @@ def test_a_side_file_counts_where_the_config_says_nothing(tmp_path: Path) -> Non
 @pytest.mark.parametrize(
     ("method", "said"),
     [
-        ({"quant_method": "aqlm"}, "quantization_config.quant_method: 'aqlm' is not counted; fp8, .* or plan from a"),
-        ({"bits": 4}, "quant_method: None is not counted"),
+        ({"quant_method": "aqlm"}, "quantization_config.quant_method: 'aqlm' is not supported; fp8, .* or plan from a"),
+        ({"bits": 4}, "quant_method: None is not supported"),
         ({"quant_method": "awq", "group_size": 128}, "quantization_config.bits or w_bit: missing"),
         ({"quant_method": "awq", "bits": 4, "group_size": "all"}, "group_size: 'all'"),
         ({"quant_method": "modelopt", "quant_algo": "FP3"}, "quant_algo: 'FP3' .*NVFP4"),
@@ -237,5 +237,5 @@ def test_what_is_not_counted_is_named(method: dict[str, Any], said: str) -> None
 
 
 def test_an_unknown_expert_dtype_is_refused() -> None:
-    with pytest.raises(InputError, match="expert_dtype: 'int3' is not valid; fp8 and fp4 are counted"):
+    with pytest.raises(InputError, match="expert_dtype: 'int3' is not valid; fp8 and fp4 are supported"):
         quantized(MOE, {"quant_method": "fp8"}, expert_dtype="int3")

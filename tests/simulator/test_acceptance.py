@@ -18,7 +18,7 @@ import yaml
 from numba import njit
 from scipy.stats import mannwhitneyu
 
-from dspark_simulator import acceptance
+from dspark_simulator import acceptance_model
 from dspark_simulator.acceptance_model import AcceptanceModel, load, packaged, propose, quality
 from dspark_simulator.draws import stream
 from dspark_simulator.sts import ece
@@ -260,10 +260,10 @@ def test_confidence_does_not_depend_on_acceptance(
     compiled = packaged().compile(["alpaca"])
     # Interpreted, to replace the acceptance draw: Python reads fields as attributes only of a record array.
     model = compiled.view(np.recarray)
-    monkeypatch.setattr(acceptance, "quality", lambda _, *arguments: quality(compiled, *arguments))
+    monkeypatch.setattr(acceptance_model, "quality", lambda _, *arguments: quality(compiled, *arguments))
     expected, survival = np.empty(7, np.float32), np.empty(7, np.float32)
     propose(compiled, key(5, 6), 0, 10, 7, expected)
-    monkeypatch.setattr(acceptance, "uniform", lambda bits: uniform)
+    monkeypatch.setattr(acceptance_model, "uniform", lambda bits: uniform)
     assert propose.py_func(model, key(5, 6), 0, 10, 7, survival) == accepted
     assert survival == pytest.approx(expected, rel=1e-6)
 

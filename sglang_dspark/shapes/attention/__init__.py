@@ -1,8 +1,11 @@
-"""Token mixers, one kind a file. A new one is a file here, and a line in :data:`KINDS` and :data:`AnyAttention`."""
+"""Token mixers of layers, one kind per file.
+
+A new kind is a file here with a subclass of :class:`Attention`, and a member of ``_Kinds``.
+"""
 
 from __future__ import annotations
 
-from typing import Annotated, Final
+from typing import Annotated, Final, get_args
 
 from pydantic import Field
 
@@ -17,11 +20,8 @@ from sglang_dspark.shapes.attention.mamba1 import Mamba1
 from sglang_dspark.shapes.attention.mamba2 import Mamba2
 from sglang_dspark.shapes.attention.short_conv import ShortConv
 
-AnyAttention = Annotated[
-    CompressedLatent | Latent | GroupedQuery | GatedDelta | KimiDelta | Mamba1 | Mamba2 | Lightning | ShortConv,
-    Field(discriminator="kind"),
-]
-# The first that claims a layer reads it.
-KINDS: Final[tuple[type[Attention], ...]] = (
-    CompressedLatent, Latent, GroupedQuery, GatedDelta, KimiDelta, Mamba1, Mamba2, Lightning, ShortConv,
-)  # fmt: skip
+# The first kind that claims a layer of a config reads it.
+_Kinds = CompressedLatent | Latent | GroupedQuery | GatedDelta | KimiDelta | Mamba1 | Mamba2 | Lightning | ShortConv
+
+AnyAttention = Annotated[_Kinds, Field(discriminator="kind")]
+KINDS: Final[tuple[type[Attention], ...]] = get_args(_Kinds)

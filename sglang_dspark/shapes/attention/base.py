@@ -1,4 +1,4 @@
-"""What every kind of attention is: its weights, what it stores, and what a step over it reads."""
+"""Base classes of token mixers: their weights, their storage, and the bytes that a step reads."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any, ClassVar, Self
 from sglang_dspark.shapes.base import Layers
 from sglang_dspark.shapes.fields import Fields
 
-# Which layer of a model: the name that the config has for it, in the words of ``transformers``' ``layer_types``.
+# Types of layers, as in ``layer_types`` of ``transformers``.
 FULL = "full_attention"
 SLIDING = "sliding_attention"
 LINEAR = "linear_attention"
@@ -18,16 +18,16 @@ CONV = "conv"
 
 
 class Attention(Layers, ABC):
-    """The token mixers of alike layers: attention of any kind, or a recurrence. Members add ``kind: Literal[...]``.
+    """Token mixers of identical layers: attention of any kind, or a recurrence. Members add ``kind: Literal[...]``.
 
-    Bytes are of one GPU of ``tp`` and of all ``layers`` together, weights of the whole model and of one layer.
+    Bytes are per GPU of ``tp`` and of all ``layers`` together; weights are of the whole model and of one layer.
 
     Attributes:
-        latent: It keeps latents, for which SGLang captures prefills up to a smaller size.
-        slow_launch: Its layers have the latency of compressed attention (see ``efficiencies``).
-        recurrent: It has a state for each request in place of KV.
-        names: Of the part of a layer in checkpoints, which lists of excluded modules use.
-        unquantized: Modules that stay in bf16 whatever the checkpoint's quantisation.
+        latent: Stores latents, for which SGLang captures prefills up to a smaller size.
+        slow_launch: Layers have the latency of compressed attention (see ``efficiencies``).
+        recurrent: Has a state for each request instead of KV.
+        names: Names of this part of a layer in checkpoints, used by lists of excluded modules.
+        unquantized: Modules that stay in bf16 under every quantisation.
     """
 
     latent: ClassVar[bool] = False
@@ -55,11 +55,11 @@ class Attention(Layers, ABC):
         return sum(self.modules(hidden).values())
 
     def kv_bytes_per_token(self, tp: int) -> float:
-        """Bytes that one more context token stores, beyond any window."""
+        """Bytes stored per context token beyond any window."""
         return 0.0
 
     def window_bytes(self, tp: int) -> float:
-        """Bytes of the windows of one request whose context is longer than they are."""
+        """Bytes of the windows of one request with a longer context."""
         return 0.0
 
     def state_bytes(self, tp: int) -> float:
@@ -67,43 +67,43 @@ class Attention(Layers, ABC):
         return 0.0
 
     def pool_bytes_per_token(self, tp: int) -> float:
-        """Bytes that one token of SGLang's KV pool takes."""
+        """Bytes per token of SGLang's KV pool."""
         return self.kv_bytes_per_token(tp)
 
     def read_bytes_per_context_token(self, tp: int) -> float:
-        """Bytes that decoding reads for every context token of a request."""
+        """Bytes that a decoding step reads per context token of a request."""
         return self.kv_bytes_per_token(tp)
 
     def flops_per_pair(self) -> float:
-        """Operations of one query token over one context token, in prefill."""
+        """Operations of one query token over one context token in prefill."""
         return 0.0
 
     def fixed_read_bytes(self, tp: int) -> float:
-        """Bytes that every query token reads whatever its context."""
+        """Bytes that every query token reads, independently of its context."""
         return 0.0
 
     def decode_read_bytes(self, tp: int) -> float:
-        """Bytes that a query token of decoding moves besides: windows and states, which a prefill shares."""
+        """Additional bytes that a decoding token moves: windows and states, which a prefill shares among tokens."""
         return 0.0
 
     def slot_bytes(self, model_layers: int, tp: int, *, speculative: bool) -> float:
-        """Bytes that a request slot reserves whatever its context, the drafter's window included."""
+        """Bytes that a request slot reserves independently of its context, including the drafter's window."""
         return 0.0
 
     def slot_position_bytes(self, model_layers: int, tp: int) -> float:
-        """The same for each token that a round may write ahead."""
+        """Additional bytes of a slot for each token that a round may write ahead."""
         return 0.0
 
     def of_draft(self, layers: int) -> Self:
-        """The attention of a draft model of such a target."""
+        """Attention of a draft model of this target."""
         return self.model_copy(update={"layers": layers})
 
 
 class Recurrent(Attention):
-    """A recurrence with a state for each request in place of KV.
+    """A recurrence with a state for each request instead of KV.
 
     Attributes:
-        state_element_bytes: Of the state's elements; the convolution before it holds bf16.
+        state_element_bytes: Bytes of an element of the state; the convolution before it holds bf16.
     """
 
     recurrent: ClassVar[bool] = True
@@ -115,7 +115,7 @@ class Recurrent(Attention):
 
     @abstractmethod
     def state_elements(self) -> tuple[float, float]:
-        """Elements of one layer's state and of its convolution's window."""
+        """Elements of the state and of the convolution's window of one layer."""
 
     def state_bytes(self, tp: int) -> float:
         state, window = self.state_elements()

@@ -11,7 +11,7 @@ from sglang_dspark.shapes.attention.base import Attention
 from sglang_dspark.shapes.base import Bytes, Count
 from sglang_dspark.shapes.fields import Fields
 
-# Layer types of ``transformers``, and the ratios of the makers' own configs. The ratio says which kind of layer it is.
+# Compression ratio by layer type: names of ``transformers``, and ratios of DeepSeek's own configs.
 _RATIOS: Final = {
     "compressed_sparse_attention": 4,
     "heavily_compressed_attention": 128,
@@ -28,11 +28,11 @@ _EVICTION_STEPS: Final = 128
 
 
 class CompressedLatent(Attention):
-    """Layers that keep a short window of plain latents, and one compressed row for every ``ratio`` tokens beyond it.
+    """Attention over a short window of plain latents, and one compressed row per ``ratio`` tokens beyond it.
 
-    With an index each query picks ``top_k`` of the rows, without one it reads them all; ratio 0 is the window alone.
-    Defaults are the row layouts of SGLang's ``DeepSeekV4TokenToKVPool``: 448 FP8 + 64 bf16 values + scales, and FP8
-    index rows. Every GPU of a tensor-parallel group stores the rows whole.
+    With an index each query reads ``top_k`` of the rows, without one all of them; with ratio 0 only the window. The
+    defaults are the row layouts of SGLang's ``DeepSeekV4TokenToKVPool``: 448 FP8 + 64 bf16 values + scales, and FP8
+    index rows. Every GPU of a tensor-parallel group stores whole rows.
 
     Attributes:
         heads: Query heads.
@@ -85,7 +85,7 @@ class CompressedLatent(Attention):
 
     @property
     def _overlap(self) -> int:
-        """Series of one compressor: rows of layers with an index overlap."""
+        """Row series of a compressor: in layers with an index, rows overlap."""
         return 2 if self.index_heads else 1
 
     def modules(self, hidden: int) -> Mapping[str, float]:
@@ -144,8 +144,10 @@ class CompressedLatent(Attention):
         return (_EVICTION_STEPS + 2) * self._window_token_bytes(model_layers, speculative=True)
 
     def _window_token_bytes(self, model_layers: int, speculative: bool) -> float:
-        """One token of all windows with its part of the indexed layers' state (``_get_bytes_per_swa_token``); SGLang
-        counts the drafter as one more layer."""
+        """Bytes of one token in all windows, including its part of the indexed layers' state.
+
+        ``_get_bytes_per_swa_token``; SGLang counts the drafter as one more layer.
+        """
         ring = self.ratio * (4 if speculative else 2)
         state = ring / _PAGE * 4 * (self.head_dim + self.index_dim) * _STATE_BYTES if self.index_heads else 0.0
         target = self.layers * (self.row_bytes + state)

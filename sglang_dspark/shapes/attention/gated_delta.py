@@ -14,7 +14,7 @@ class GatedDelta(Recurrent):
     """A gated delta rule: each value head keeps a matrix of ``key_dim`` by ``value_dim``.
 
     Attributes:
-        kernel: Tokens of the convolution.
+        kernel: Width of the convolution in tokens.
     """
 
     kind: Literal["gated_delta"]

@@ -11,22 +11,22 @@ from sglang_dspark.shapes.attention.base import FULL, SLIDING, Attention
 from sglang_dspark.shapes.base import Bytes, Count
 from sglang_dspark.shapes.fields import Fields
 
-# Tokens of SGLang's pool of sliding layers to those of full layers (``swa_full_tokens_ratio``).
+# Ratio of the pools of sliding and full layers in tokens (``swa_full_tokens_ratio``).
 _WINDOW_POOL: Final = 0.8
-# Architectures with a gate that no field of theirs names.
+# Architectures with a gate that no config field shows.
 _GATED: Final = ("afmoe", "muse_glimmer_text")
 
 
 class GroupedQuery(Attention):
-    """Grouped-query attention. KV heads are split over GPUs, and copied where there are fewer of them than GPUs.
+    """Grouped-query attention. KV heads are split over GPUs, and copied if there are fewer heads than GPUs.
 
     Attributes:
         heads: Query heads.
-        value_dim: Of a value head; ``head_dim`` if None.
-        window: Tokens that a query sees; None for the whole context.
-        gate: Outputs are multiplied by a projection as wide as they are.
-        values_are_keys: No projection of values: keys stand for them.
-        shares_kv: Keys and values are those of an earlier layer.
+        value_dim: Width of a value head; ``head_dim`` if None.
+        window: Tokens that a query attends to; None for the whole context.
+        gate: Outputs are multiplied by a projection of the same width.
+        values_are_keys: The layer has no value projection and uses the keys as values.
+        shares_kv: The layer uses the keys and values of an earlier layer.
         kv_bytes: Bytes of one stored KV element.
     """
 

@@ -14,8 +14,8 @@ class KimiDelta(Recurrent):
     """A delta rule with a gate for each channel: each head keeps a square matrix.
 
     Attributes:
-        kernel: Tokens of the convolutions.
-        full_rank_gate: The output gate is one projection, not two through ``head_dim`` values.
+        kernel: Width of the convolutions in tokens.
+        full_rank_gate: The output gate is a single projection instead of two of rank ``head_dim``.
     """
 
     kind: Literal["kimi_delta"]

@@ -1,4 +1,4 @@
-"""Multi-head latent attention, dense or with an index that picks what a query reads."""
+"""Multi-head latent attention, dense or with an index that selects the tokens that a query reads."""
 
 from __future__ import annotations
 
@@ -11,21 +11,21 @@ from sglang_dspark.shapes.attention.base import FULL, Attention
 from sglang_dspark.shapes.base import Bytes, Count
 from sglang_dspark.shapes.fields import Fields
 
-# An index key: FP8 values and a scale for each 128 of them (``DSATokenToKVPool``).
+# Layout of an index key: FP8 values with a scale for each 128 (``DSATokenToKVPool``).
 _INDEX_SCALED: Final = 128
 _SCALE_BYTES: Final = 4
 
 
 class Latent(Attention):
-    """Multi-head latent attention (DeepSeek-V2/V3): one latent for all heads, which every GPU stores whole.
+    """Multi-head latent attention (DeepSeek-V2/V3): one latent for all heads, stored whole on every GPU.
 
     Attributes:
         heads: Query heads.
         q_lora_rank: None for a full query projection.
         kv_bytes: Bytes of one stored latent element.
-        index_heads, index_dim: Of the index of DeepSeek Sparse Attention; 0 without one.
+        index_heads, index_dim: Heads and their width in the index of DeepSeek Sparse Attention; 0 without one.
         top_k: Latents that a query reads with an index.
-        gate: Outputs are multiplied by a projection as wide as they are.
+        gate: Outputs are multiplied by a projection of the same width.
     """
 
     kind: Literal["mla"]
@@ -50,10 +50,10 @@ class Latent(Attention):
     @classmethod
     def from_config(cls, fields: Fields, layer_type: str) -> dict[str, Any]:
         rank, rope = fields.number("kv_lora_rank"), fields.number("qk_rope_head_dim", zero=True)
-        # Layers may take over what the index of an earlier one picked.
+        # Layers may reuse the selection of an earlier layer's index.
         index = fields.has("index_topk") and fields.get("indexer_types", default="full") != "shared"
         if fields.has("indexer_types"):
-            # It says the same of all layers.
+            # Redundant with indexer_types.
             fields.get("index_topk_freq", default=None)
         kv_bytes = fields.kv_bytes
         if index and kv_bytes == 1.0:
@@ -64,7 +64,7 @@ class Latent(Attention):
         return {
             "kind": "mla",
             "heads": fields.number("num_attention_heads"),
-            # Null means a full query projection; only a config that does not name the field leaves it open.
+            # Null is a full query projection; only an absent field is missing.
             "q_lora_rank": fields.number("q_lora_rank", null=True),
             "kv_lora_rank": rank,
             "nope_dim": fields.number("qk_nope_head_dim"),

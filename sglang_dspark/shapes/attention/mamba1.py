@@ -14,8 +14,8 @@ class Mamba1(Recurrent):
     """A selective state space with a state of ``state`` values for each of ``width`` channels.
 
     Attributes:
-        rank: Of the projection to step sizes.
-        kernel: Tokens of the convolution.
+        rank: Rank of the projection to step sizes.
+        kernel: Width of the convolution in tokens.
     """
 
     kind: Literal["mamba1"]

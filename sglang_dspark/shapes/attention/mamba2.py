@@ -14,8 +14,8 @@ class Mamba2(Recurrent):
     """A selective state space: each head keeps a matrix of ``head_dim`` by ``state``.
 
     Attributes:
-        groups: Of heads that share their input and output matrices.
-        kernel: Tokens of the convolution.
+        groups: Groups of heads that share their input and output matrices.
+        kernel: Width of the convolution in tokens.
     """
 
     kind: Literal["mamba2"]

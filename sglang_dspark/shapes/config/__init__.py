@@ -1,4 +1,4 @@
-"""A model's shape from its Hugging Face ``config.json``. Fields count, not the architecture's name."""
+"""Shape of a model from its Hugging Face ``config.json``, by its fields and not by the name of the architecture."""
 
 from __future__ import annotations
 
@@ -19,27 +19,27 @@ __all__ = ["SIDE_FILE", "KvDtype", "read", "shape"]
 
 
 def read(path: Path, kv_dtype: KvDtype = "auto") -> ModelShape:
-    """The shape that a config describes, with the quantisation of a side file ``hf_quant_config.json`` beside it.
+    """Read the shape of a config file, and the quantisation of a side file ``hf_quant_config.json`` if there is one.
 
     Args:
-        kv_dtype: Of the KV cache; ``auto`` is what the checkpoint says, and bf16 where it says nothing.
+        kv_dtype: Type of the KV cache; ``auto`` is the checkpoint's, or bf16 if it sets none.
 
     Raises:
-        InputError: Not readable, not JSON, without the fields that a shape needs, or of a layout that is not counted.
+        InputError: Not readable, not JSON, lacks fields that a shape needs, or has an unsupported layout.
     """
     whole = _loaded(path, "give a model's config.json")
     side = path.parent / SIDE_FILE
     if not whole.get("quantization_config") and side.is_file():
-        told = _loaded(side, "give the file of the checkpoint, or remove it")
-        whole["quantization_config"] = mapping(side, "quantization", told.get("quantization"))
+        beside = _loaded(side, "give the file of the checkpoint, or remove it")
+        whole["quantization_config"] = mapping(side, "quantization", beside.get("quantization"))
     return shape(whole, path, kv_dtype)
 
 
 def shape(whole: Mapping[str, Any], source: Path | str, kv_dtype: KvDtype = "auto") -> ModelShape:
-    """The shape that a config's content describes; see :func:`read`.
+    """Shape of a config's content; see :func:`read`.
 
     Args:
-        source: What messages call it.
+        source: Name of the config in messages.
     """
     reading = Reading(whole, source, kv_dtype)
     reading.run()

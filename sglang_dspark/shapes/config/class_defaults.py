@@ -1,4 +1,4 @@
-"""Values of fields that a config leaves out: those of ``transformers``' configuration classes, if it is installed."""
+"""Defaults of fields that a config omits, from the configuration classes of ``transformers`` if it is installed."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ def installed() -> bool:
 
 
 def filled(whole: Mapping[str, Any]) -> dict[str, Any] | None:
-    """The whole config with all fields of its class, by ``model_type``; None where no class knows it.
+    """The config completed with the defaults of its class, by ``model_type``; None without a class for it.
 
-    Reads no files and no network.
+    Reads no files and uses no network.
     """
     if not installed():
         return None
@@ -29,9 +29,9 @@ def filled(whole: Mapping[str, Any]) -> dict[str, Any] | None:
     if not isinstance(model_type, str) or model_type not in CONFIG_MAPPING:
         return None
     try:
-        # Quantisation is read from the file alone, and needs libraries of its own here.
+        # Quantisation is read from the file only; here it would need more libraries.
         made = CONFIG_MAPPING[model_type].from_dict({k: v for k, v in whole.items() if k != "quantization_config"})
         values: dict[str, Any] = made.to_dict()
-    except Exception:  # The classes check what they are given, each in its own way.
+    except Exception:  # Each class validates its arguments in a different way.
         return None
     return values

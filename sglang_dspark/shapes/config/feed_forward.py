@@ -1,4 +1,4 @@
-"""Which feed-forward part each layer of a config has, and how wide it is."""
+"""Feed-forward parts of the layers of a config, with their widths."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ _DENSE_WIDTH: Final = (
     "ffn_dim",
     "block_ff_dim",
 )
-# Architectures whose feed-forward layers have no gate, and activations that are used without one.
+# Architectures whose feed-forward layers have no gate, and activations used without a gate.
 _PLAIN: Final = {
     "arcee", "bloom", "codegen", "falcon", "gpt2", "gpt_bigcode", "gpt_neo", "gpt_neox", "gptj", "mpt", "nemotron",
     "nemotron_h", "opt", "persimmon", "phi", "phimoe_plain", "starcoder2", "nanochat",
@@ -36,7 +36,7 @@ _PLAIN_ACTIVATIONS: Final = {"relu2", "relu", "squared_relu", "relu_squared", "x
 
 
 def feed_forwards(fields: Fields) -> list[tuple[dict[str, Any], ...]]:
-    """The feed-forward parts of each layer: one, or none, or several."""
+    """Feed-forward parts of each layer: none, one or several."""
     matrices = 2 if _is_plain(fields) else 3
     types = exclusive_feed_forward(fields)
     experts = fields.get(*EXPERTS, default=0)
@@ -49,7 +49,7 @@ def feed_forwards(fields: Fields) -> list[tuple[dict[str, Any], ...]]:
     if types is None:
         types = ["moe" if routed else "dense" for routed in _routed_layers(fields)]
     if fields.has("zero_expert_num"):
-        # LongCat-Flash: experts beside two dense parts. A choice of a zero expert multiplies nothing.
+        # LongCat-Flash: experts and two dense parts. A zero expert multiplies nothing.
         zero = fields.number("zero_expert_num")
         moe["active"] = round(moe["active"] * moe["experts"] / (moe["experts"] + zero))
         dense = _dense(fields, 0, matrices)
@@ -61,7 +61,7 @@ def _is_plain(fields: Fields) -> bool:
     names = ("mlp_hidden_act", "hidden_act", "hidden_activation", "activation_function", "ffn_act_fn")
     activations = {fields.get(name, default=None) for name in names}
     model_type = fields.get("model_type", default="")
-    # Only families of GPT-2's field names have ``n_embd``, and Nemotron-H alone the pattern.
+    # Only configs with GPT-2's field names have ``n_embd``, and only Nemotron-H has the pattern.
     signs = fields.has("n_embd") or fields.has("hybrid_override_pattern")
     return bool(signs or model_type in _PLAIN or _PLAIN_ACTIVATIONS & {a for a in activations if isinstance(a, str)})
 
@@ -80,7 +80,7 @@ def _dense(fields: Fields, layer: int, matrices: int) -> dict[str, Any]:
     if fields.flag("use_double_wide_mlp") and layer >= fields.layers - shared:
         wide *= 2
     if fields.flag("block_auto_adjust_ff_dim"):
-        # LFM2 keeps the size of a layer without a gate.
+        # LFM2 keeps the number of weights of a layer without a gate.
         multiple = fields.number("block_multiple_of")
         wide = int(fields.get("block_ffn_dim_multiplier", default=1.0) * (2 * wide // 3))
         wide = -(-wide // multiple) * multiple
@@ -102,26 +102,26 @@ def _experts(fields: Fields, matrices: int) -> dict[str, Any]:
 
 
 def _shared_width(fields: Fields, width: int) -> int:
-    """Width of what every token uses beside its routed experts."""
+    """Width of the part that every token uses in addition to its routed experts."""
     count = int(fields.number(*_SHARED, default=0))
     named = int(fields.number(*_SHARED_WIDTH, default=0))
     if named:
         return named
     if fields.flag("enable_moe_block"):
-        # Gemma 4: a dense part beside the experts.
+        # Gemma 4: a dense part in addition to the experts.
         return int(fields.number("intermediate_size"))
     if fields.has("intermediate_size_mlp", "interleave_moe_layer_step") and not count:
-        # Llama 4: one shared expert that no field names.
+        # Llama 4: one shared expert without a field.
         return width
     return count * width
 
 
 def _routed_layers(fields: Fields) -> list[bool]:
-    """Which layers have routed experts: those that no field makes dense."""
+    """Whether each layer has routed experts: true unless a field makes the layer dense."""
     routed = [True] * fields.layers
 
-    def keep(wanted: list[bool]) -> None:
-        routed[:] = [a and b for a, b in zip(routed, wanted, strict=True)]
+    def keep(condition: list[bool]) -> None:
+        routed[:] = [a and b for a, b in zip(routed, condition, strict=True)]
 
     at = range(fields.layers)
     types = fields.listed("mlp_layer_types")

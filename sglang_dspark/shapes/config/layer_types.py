@@ -1,4 +1,4 @@
-"""Which token mixer each layer of a config has. A new way to say so is a function here and a line in ``_WAYS``."""
+"""Token mixers of the layers of a config. A new notation is a function here and an entry of ``_NOTATIONS``."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ from sglang_dspark.shapes.attention.base import CONV, FULL, LINEAR, MAMBA, SLIDI
 from sglang_dspark.shapes.fields import Fields, short
 
 NONE: Final = ""
-# A layer's mixers: most have one, none stands in a layer that is feed-forward alone; Falcon-H1 has two in parallel,
-# LongCat-Flash two after each other.
+# Mixers of a layer: usually one; none in a feed-forward layer; two in parallel in Falcon-H1, two in sequence in
+# LongCat-Flash.
 Mixers = tuple[str, ...]
 
-# Other words for the same.
+# Other names of the same types.
 _ALIASES: Final = {
     "attention": FULL,
     "full": FULL,
@@ -49,17 +49,17 @@ def mixers(fields: Fields) -> list[Mixers]:
     """The mixers of each layer.
 
     Raises:
-        InputError: A layer is of a type that is not counted.
+        InputError: The type of a layer is not supported.
     """
-    # All ways look at their fields, so that none counts as unread.
-    ways = [way(fields) for way in _WAYS]
-    types = next((types for types in ways if types is not None), None) or _everywhere(fields)
+    # Every notation reads its fields, so that none of them counts as unread.
+    readings = [notation(fields) for notation in _NOTATIONS]
+    types = next((types for types in readings if types is not None), None) or _everywhere(fields)
     both = (MAMBA, FULL) if fields.has("mamba_d_ssm") else (FULL, FULL) if fields.has("zero_expert_num") else None
     return [both or ((one,) if one else ()) for one in types]
 
 
 def exclusive_feed_forward(fields: Fields) -> list[str] | None:
-    """The feed-forward part of each layer where a layer is either that or a mixer (Nemotron-H): moe, dense or none."""
+    """Feed-forward part of each layer (moe, dense or none) if layers are either that or a mixer, as in Nemotron-H."""
     pattern = fields.listed("hybrid_override_pattern", "layers_block_type")
     if pattern is None or not {"E", "-", "moe", "mlp"}.intersection(pattern):
         return None
@@ -75,7 +75,7 @@ def _named(fields: Fields, *names: str) -> list[str] | None:
     types = [_ALIASES.get(one, one) for one in listed]
     for one in types:
         if one not in _KNOWN:
-            raise fields.wrong(names, f"layers of type {short(one)} are not counted; {fields.remedy}")
+            raise fields.wrong(names, f"layers of type {short(one)} are not supported; {fields.remedy}")
     return types
 
 
@@ -90,7 +90,7 @@ def _compress_ratios(fields: Fields) -> list[str] | None:
     types = [f"compressed:{ratio}" for ratio in ratios]
     if unknown := set(types) - _KNOWN:
         ratio = min(unknown).partition(":")[2]
-        raise fields.wrong(("compress_ratios",), f"layers of ratio {ratio} are not counted; {fields.remedy}")
+        raise fields.wrong(("compress_ratios",), f"layers of ratio {ratio} are not supported; {fields.remedy}")
     return types
 
 
@@ -102,7 +102,7 @@ def _kimi(fields: Fields) -> list[str] | None:
     if not fields.has("linear_attn_config"):
         return None
     inner = fields.inner("linear_attn_config")
-    # Layers are counted from 1.
+    # Layers are numbered from 1.
     linear = set(inner.get("kda_layers") or ())
     inner.get("full_attn_layers", default=None)
     return [LINEAR if i + 1 in linear else FULL for i in range(fields.layers)]
@@ -176,15 +176,15 @@ def _upper_layers(fields: Fields) -> list[str] | None:
 
 
 def _everywhere(fields: Fields) -> list[str]:
-    """Full attention where nothing says otherwise. A lone window is not enough: engines serve such models without."""
+    """Full attention as the default. A window without a list of layers is ignored, as engines do."""
     if (
         fields.has("sliding_window")
         and fields.get("use_sliding_window", default=True)
         and fields.config["sliding_window"] < (fields.get("max_position_embeddings", default=None) or float("inf"))
     ):
         fields.notes.append(
-            f"{fields.where}sliding_window {fields.config['sliding_window']}: no field says which layers have it; all "
-            "are counted with the whole context"
+            f"{fields.where}sliding_window {fields.config['sliding_window']}: no field lists its layers; all layers "
+            "are taken to attend to the whole context"
         )
     return [FULL] * fields.layers
 
@@ -194,7 +194,7 @@ def _every(fields: Fields, interval: int, special: str, usual: str) -> list[str]
     return [special if (i + 1) % interval == 0 else usual for i in range(fields.layers)]
 
 
-_WAYS: Final[Sequence[Callable[[Fields], list[Any] | None]]] = (
+_NOTATIONS: Final[Sequence[Callable[[Fields], list[Any] | None]]] = (
     _pattern,
     _compress_ratios,
     _layer_types,

@@ -1,4 +1,4 @@
-"""Refusal of fields that may stand for a layout that is not counted."""
+"""Refusal of unread fields that may indicate an unsupported layout."""
 
 from __future__ import annotations
 
@@ -8,13 +8,13 @@ from typing import Any, Final
 from sglang_dspark.errors import InputError
 from sglang_dspark.shapes.fields import Fields, short
 
-# Words of names of fields that say how large something is, or which layers have it.
+# Words in names of fields that give sizes, or the layers that have a part.
 _SHAPE: Final = re.compile(
     r"(^|_)(size|sizes|dim|dims|rank|layer|layers|heads|head|experts|expert|ratio|ratios|pattern|types?|freq|period|"
     r"interval|groups?|blocks?|kernel|kernels|width|depth|mult|expand|indices|hash|ngram|vocab|topk|"
     r"streams|towers?|window|windows|state|states|lora|configs?|enum|embedding|embeddings|num|n|per)(_|$)"
 )
-# Fields of training, text processing, positions, normalisation and routing, which no count depends on.
+# Fields of training, text processing, positions, normalisation and routing, which do not affect sizes.
 _OTHER: Final = re.compile(
     r"rope|rotary|theta|position|yarn|token_id|token_index|(?<!layer)_ids?$|dropout|_drop|norm|init|std|eps|bias|loss|coef|"
     r"epsilon|softcap|scal|temperature|alpha|beta|dtype|version|cache|attn_implementation|architectures|auto_map|"
@@ -25,7 +25,7 @@ _OTHER: Final = re.compile(
     r"beam|sampl|penalty|pruned|finetun|transformers|mtp|nextn|kv_cache|use_mamba|time_step|dt_|residual|remap|"
     r"hc_|key_parallel|ep_size|tensor_parallel|pipeline|world|fp32|calc|is_|_args$|aux"
 )
-# Fields that say again what others do, or that decide nothing here.
+# Redundant fields, and fields without effect on sizes.
 _HARMLESS: Final = {
     "attn_res_block_size", "block_dim", "block_ff_dim", "block_ffn_dim_multiplier", "block_mlp_init_scale",
     "block_multiple_of", "block_size", "chunk_size", "conv_dim", "dim_model_base", "expand",
@@ -40,7 +40,7 @@ _HARMLESS: Final = {
     "swa_num_key_value_heads", "swa_v_head_dim", "swiglu_limits", "type_vocab_size", "unpadded_vocab_size",
     "use_sliding_window", "v_head_dim", "vocab_size", "vocab_size_per_layer_input", "word_embed_proj_dim",
 }  # fmt: skip
-# Layouts that names alone would not give away.
+# Unsupported layouts that the names of fields do not reveal.
 _REFUSED: Final = {
     "is_encoder_decoder": (True,),
     "altup_num_inputs": None,
@@ -75,7 +75,7 @@ def check(fields: Fields) -> None:
             refused = unread and _says_something(value) and bool(_SHAPE.search(name)) and not _OTHER.search(name)
         if refused:
             raise InputError(
-                f"{fields.source}: {fields.where}{name}: {short(value)} belongs to a layout that is not counted; "
+                f"{fields.source}: {fields.where}{name}: {short(value)} belongs to a layout that is not supported; "
                 f"{fields.remedy}"
             )
 

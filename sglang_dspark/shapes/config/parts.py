@@ -1,4 +1,4 @@
-"""Parts of single layers, with how each is stored, gathered into groups of alike ones."""
+"""Parts of single layers with their storage, collected into groups of identical ones."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ from sglang_dspark.shapes.feed_forward import Dense, Experts
 from sglang_dspark.shapes.fields import Fields
 from sglang_dspark.shapes.quantization import PLAIN, Module, Quantization
 
-# What checkpoints call a layer's feed-forward part besides ``mlp``.
+# Names of a layer's feed-forward part in checkpoints besides ``mlp``.
 _MLP: Final = ("block_sparse_moe", "feed_forward", "moe", "mixer")
 
 
 class Groups:
-    """Parts of layers, alike ones together."""
+    """Collection of parts of layers that counts identical ones."""
 
     def __init__(self) -> None:
         self.counts: Counter[str] = Counter()
@@ -35,7 +35,7 @@ class Groups:
 
 
 def usual(quantized: Quantization | None) -> dict[str, Any]:
-    """How linear layers are stored that no field tells apart, such as a draft's."""
+    """Storage of linear layers that no field lists separately, such as a draft's."""
     stored = quantized.stored(Module(0, "mlp", "down_proj")) if quantized is not None else PLAIN
     return stored.model_dump()
 
@@ -73,7 +73,7 @@ def feed_forward(
 ) -> dict[str, Any]:
     if quantized is None:
         return part
-    # Gemma 4 has its experts beside a dense part, and calls that the layer's.
+    # Gemma 4 has experts and a dense part, and names the latter as the layer's.
     experts, dense = ("experts.0", "mlp") if beside else ("mlp.experts.0", "mlp.shared_experts")
     member = Experts if part["kind"] == "moe" else Dense
     try:
@@ -92,7 +92,7 @@ def feed_forward(
 
 
 def _together(quantized: Quantization | None, modules: Mapping[Module, float], plain: frozenset[str]) -> Stored:
-    """How modules of one layer are stored on average; their arithmetic is that of the most weights."""
+    """Average storage of modules of one layer; their arithmetic is that of most weights."""
     if quantized is None or not modules:
         return PLAIN
     stored = {m: PLAIN if m.name in plain else quantized.stored(m) for m in modules}

@@ -1,4 +1,4 @@
-"""One pass over a config, from its fields to the content of a shape."""
+"""Reading of a config: from its fields to the content of a shape."""
 
 from __future__ import annotations
 
@@ -22,14 +22,14 @@ from sglang_dspark.shapes.quantization import Quantization
 KvDtype = Literal["auto", "bf16", "fp8", "fp4"]
 # Bytes of an element, scales included.
 _KV_BYTES: Final = {"bf16": 2.0, "fp8": 1.0, "fp4": 0.5625}
-# Where models of several modalities keep the decoder's fields.
+# Mappings with the decoder's fields in configs of multimodal models.
 _DECODERS: Final = ("text_config", "llm_config", "language_config", "thinker_config")
-# Fields of the whole that count for the decoder where that does not say its own.
+# Fields of the whole config that the decoder inherits unless it sets them itself.
 _INHERITED: Final = ("tie_word_embeddings", "quantization_config", "compression_config", "expert_dtype", "model_type")
 
 
 class Reading:
-    """One pass over a config."""
+    """One reading of a config."""
 
     def __init__(
         self,
@@ -38,26 +38,26 @@ class Reading:
         kv_dtype: KvDtype,
         complete: Mapping[str, Any] | None = None,
     ) -> None:
-        """``complete`` has the values of fields that the decoder's mapping leaves out."""
+        """``complete`` has values for fields that the decoder's mapping omits."""
         self.source = source
         self.whole = Fields(source, whole)
         name, config = decoder(source, whole)
         behind: dict[str, Any] = {}
         if complete is not None:
-            found, values = decoder(source, complete)
-            # A class of several modalities has nothing to say of a config that holds a decoder's fields alone.
-            behind = dict(values) if found == name else {}
+            place, values = decoder(source, complete)
+            # A multimodal class does not apply to a config that has only a decoder's fields.
+            behind = dict(values) if place == name else {}
         inherited = {field: whole[field] for field in _INHERITED if whole.get(field) is not None}
         self.given = config
         self.fields = Fields(source, {**behind, **inherited, **_without_nulls(config, behind)}, where=name)
         self.kv_dtype = kv_dtype
         self.completed = complete is not None
-        # What a class would say, where the config has no class here.
+        # Fields that only the configuration class of the model could give.
         self.open: list[str] = []
         self.content: dict[str, Any] = {}
 
     def run(self) -> None:
-        """Reads all that a shape holds; refuses layouts that are not counted before it says what is missing."""
+        """Read the content of a shape; unsupported layouts are refused before missing fields are reported."""
         fields = self.fields
         quantized = self._quantization()
         fields.kv_bytes = _KV_BYTES[self._kv_format(quantized)]
@@ -98,12 +98,12 @@ class Reading:
             raise from_validation(error, self.source, content) from error
 
     def incomplete(self) -> InputError:
-        """The error of a config that lacks fields."""
+        """Error for a config that lacks fields."""
         config = self.whole.config
         name = ", ".join(config.get("architectures") or [str(config.get("model_type", "unnamed"))])
         remedy = "give the model's complete config.json"
         if not class_defaults.installed() and config.get("model_type"):
-            remedy += f", or {class_defaults.INSTALL}, which knows what its class leaves out"
+            remedy += f", or {class_defaults.INSTALL}, which has the defaults of its class"
         return InputError(f"{self.source}: architecture {name}: {', '.join(self.fields.missing)}: missing; {remedy}")
 
     def _quantization(self) -> Quantization | None:
@@ -125,21 +125,21 @@ class Reading:
         return (quantized.kv_format if quantized is not None else None) or "bf16"
 
     def _tied(self) -> bool:
-        """Whether embedding and LM head are one matrix, and what is taken where no field says so."""
+        """Whether embedding and LM head are one matrix, with an assumption and a note if no field sets it."""
         fields = self.fields
         for name in ("tie_word_embeddings", "tie_embedding"):
             if fields.has(name):
                 return fields.flag(name)
         if (fields.has("model_type") or self.whole.has("model_type")) and not self.completed:
             self.open.append(f"{fields.where}tie_word_embeddings")
-        # transformers ties without a class; nearly all of its classes with experts or latents do not.
+        # transformers ties by default; nearly all classes with experts or latents do not.
         tied = not fields.has("kv_lora_rank", "o_lora_rank", *EXPERTS)
         fields.notes.append(f"tie_word_embeddings is not given: taken as {str(tied).lower()}")
         return tied
 
 
 def decoder(source: Path | str, whole: Mapping[str, Any]) -> tuple[str, Mapping[str, Any]]:
-    """The decoder's fields, and the name of the mapping that holds them; a null mapping is none."""
+    """Name of the mapping that holds the decoder's fields, and the fields; null mappings are ignored."""
     for name in _DECODERS:
         if whole.get(name) is not None:
             inner = mapping(source, name, whole[name])
@@ -149,12 +149,12 @@ def decoder(source: Path | str, whole: Mapping[str, Any]) -> tuple[str, Mapping[
 
 
 def _without_nulls(config: Mapping[str, Any], behind: Mapping[str, Any]) -> dict[str, Any]:
-    """A config's fields; a null of it stands unless the class has a value that it computes from others."""
+    """The fields of a config, without nulls for which the class computes a value."""
     return {name: value for name, value in config.items() if value is not None or behind.get(name) is None}
 
 
 def _per_layer_embeddings(fields: Fields) -> float:
-    """Tables of Gemma 3n and 4: a token reads a row of each, for every layer."""
+    """Weights of the per-layer embedding tables of Gemma 3n and 4, of which a token reads one row per layer."""
     width = fields.number("hidden_size_per_layer_input", default=0)
     if not width:
         return 0.0

@@ -1,4 +1,4 @@
-"""Vision and audio encoders beside a decoder: plain transformers, counted by width and depth."""
+"""Vision and audio encoders of multimodal models, sized as plain transformers by width and depth."""
 
 from __future__ import annotations
 
@@ -8,20 +8,20 @@ from sglang_dspark.errors import InputError
 from sglang_dspark.shapes.fields import Fields
 
 NAMES: Final = ("vision_config", "audio_config", "visual", "vision_tower_config", "speech_config")
-# Encoders whose feed-forward layers are as wide as their output; ``intermediate_size`` is their projection's.
+# Encoders whose feed-forward width is that of their output; ``intermediate_size`` is their projection's.
 _OUTPUT_WIDE: Final = ("glm4v", "glm46v")
 # Encoders whose feed-forward layers have a gate.
 _GATED: Final = ("silu", "swiglu", "swish")
 
 
 def parameters(whole: Fields, hidden: int) -> float:
-    """Weights of all encoders and of their projections to the decoder's ``hidden`` values.
+    """Weights of all encoders and of their projections to the decoder's width ``hidden``.
 
     Raises:
         InputError: An encoder's width or depth is not given.
     """
-    found = [whole.inner(name) for name in NAMES if whole.has(name)]
-    return sum(_tower(fields, hidden) for fields in found if fields.config)
+    encoders = [whole.inner(name) for name in NAMES if whole.has(name)]
+    return sum(_tower(fields, hidden) for fields in encoders if fields.config)
 
 
 def _tower(fields: Fields, hidden: int) -> float:
@@ -32,7 +32,7 @@ def _tower(fields: Fields, hidden: int) -> float:
     )
     if len(fields.missing) > before:
         lacking = ", ".join(fields.missing[before:])
-        raise InputError(f"{fields.source}: {lacking}: missing, so that the encoder cannot be counted; {fields.remedy}")
+        raise InputError(f"{fields.source}: {lacking}: missing, so the size of the encoder is unknown; {fields.remedy}")
     names = ["intermediate_size", "vt_intermediate_size", "encoder_ffn_dim"]
     if str(fields.get("model_type", default="")).startswith(_OUTPUT_WIDE):
         names = ["out_hidden_size"]

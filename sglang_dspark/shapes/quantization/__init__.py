@@ -1,4 +1,7 @@
-"""How checkpoints are quantised, one family of methods a file. A new one is a file, and a line in :data:`METHODS`."""
+"""Quantisation of checkpoints, one family of methods per file.
+
+A new family is a file here with a subclass of :class:`Quantization`, and a member of :data:`METHODS`.
+"""
 
 from __future__ import annotations
 
@@ -19,16 +22,15 @@ from sglang_dspark.shapes.quantization.quark import Quark
 METHODS: Final[tuple[type[Quantization], ...]] = (
     Fp8, CompressedTensors, ModelOpt, Mxfp4, IntegerGroups, BitsAndBytes, Quark,
 )  # fmt: skip
-_NAMES: Final = "fp8, compressed-tensors, modelopt, mxfp4, awq, gptq, auto-round, bitsandbytes, quark"
 
 __all__ = ["METHODS", "PLAIN", "Module", "Quantization", "Stored", "read"]
 
 
 def read(fields: Fields) -> Quantization:
-    """The quantisation that a ``quantization_config`` describes.
+    """Read the quantisation that a ``quantization_config`` describes.
 
     Raises:
-        InputError: Its method is not counted.
+        InputError: The method is not supported.
     """
     method: Any = fields.get("quant_method", default=None)
     if method is None:
@@ -38,6 +40,8 @@ def read(fields: Fields) -> Quantization:
     for one in METHODS:
         if isinstance(method, str) and one.claims(method.lower()):
             return one(fields)
+    supported = ", ".join(name for one in METHODS for name in one.names)
     raise InputError(
-        f"{fields.source}: {fields.where}quant_method: {short(method)} is not counted; {_NAMES} are, or {fields.remedy}"
+        f"{fields.source}: {fields.where}quant_method: {short(method)} is not supported; {supported} are, "
+        f"or {fields.remedy}"
     )

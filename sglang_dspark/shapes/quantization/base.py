@@ -1,4 +1,4 @@
-"""What every quantisation method is, and how configs name the modules that they include or leave out."""
+"""Base classes of quantisation methods, and matching of the module names that configs include or exclude."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import re
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping, Sequence
 from itertools import product
-from typing import Any, Final, NamedTuple
+from typing import Any, ClassVar, Final, NamedTuple
 
 from sglang_dspark.shapes.base import Stored
 from sglang_dspark.shapes.fields import Fields
@@ -15,7 +15,7 @@ from sglang_dspark.shapes.gpus import Arithmetic
 
 PLAIN: Final = Stored()
 
-# Words for the parts of a layer that configs use for the same thing, and ours for them.
+# Names of parts of a layer in configs, and the names used here.
 _PARTS: Final = {
     "attn": "self_attn", "attention": "self_attn", "linear_attn": "self_attn", "mamba": "self_attn",
     "block_sparse_moe": "mlp", "feed_forward": "mlp", "moe": "mlp", "ffn": "mlp",
@@ -44,14 +44,14 @@ class Module(NamedTuple):
 
     @property
     def routed(self) -> bool:
-        """Whether it is a routed expert's."""
+        """Whether the module belongs to a routed expert."""
         return "experts" in self.part.split(".")
 
     def path(self) -> tuple[str, ...]:
         return ("layers", str(self.layer), *self.part.split("."), *self.name.split("."))
 
     def full_names(self) -> list[str]:
-        """Names that the module has in checkpoints."""
+        """Names of the module in checkpoints."""
         first, _, rest = self.part.partition(".")
         parts = [f"{word}.{rest}" if rest else word for word in (first, *self.spellings)]
         shared = [part.replace("shared_experts", "shared_expert") for part in parts if "shared_experts" in part]
@@ -59,7 +59,7 @@ class Module(NamedTuple):
 
 
 class Names:
-    """A list of modules as configs write it: names or parts of names, with wildcards, or regular expressions."""
+    """A list of modules as in configs: names, parts of names, wildcards, or regular expressions."""
 
     def __init__(self, names: Iterable[str]) -> None:
         self.parts: set[tuple[str, ...]] = set()
@@ -88,7 +88,7 @@ class Names:
 
 
 def _ours(name: str) -> tuple[str, ...]:
-    """A name from its layer on, in our words."""
+    """A module name from its layer on, in the names used here."""
     words = name.split(".")
     if "layers" in words:
         words = words[words.index("layers") :]
@@ -100,30 +100,32 @@ def _ours(name: str) -> tuple[str, ...]:
 
 
 class Quantization(ABC):
-    """A checkpoint's quantisation: how each module is stored.
+    """Quantisation of a checkpoint: the storage of each module.
 
     Attributes:
-        kv_format: ``fp8`` or ``fp4`` where the checkpoint says so of the KV cache.
+        names: Names of the methods, for messages.
+        kv_format: ``fp8`` or ``fp4`` if the checkpoint sets it for the KV cache.
     """
 
+    names: ClassVar[tuple[str, ...]]
     kv_format: str | None = None
 
     @classmethod
     @abstractmethod
     def claims(cls, method: str) -> bool:
-        """Whether ``quant_method`` is this method."""
+        """Whether the class reads configs with this ``quant_method``."""
 
     @abstractmethod
     def __init__(self, fields: Fields) -> None:
-        """Reads a ``quantization_config``."""
+        """Read a ``quantization_config``."""
 
     @abstractmethod
     def stored(self, module: Module) -> Stored:
-        """How the weights of a linear layer are stored."""
+        """Storage of the weights of a linear layer."""
 
 
 class Uniform(Quantization):
-    """One format for all linear layers but those of a list."""
+    """One format for all linear layers except those of a list."""
 
     def __init__(self, stored: Stored, excluded: Sequence[str]) -> None:
         self.format, self.excluded = stored, Names(excluded)
@@ -135,7 +137,7 @@ class Uniform(Quantization):
 def packed(
     bits: float, group: int | None = None, scale_bytes: float = 2.0, zeros: bool = False, form: Arithmetic = "bf16"
 ) -> Stored:
-    """``bits`` a weight, and for each ``group`` a scale, and a zero point as wide as a weight if ``zeros``."""
+    """``bits`` per weight; per ``group`` a scale and, if ``zeros``, a zero point as wide as a weight."""
     each = bits / 8
     if group and group > 0:
         each += (scale_bytes + (bits / 8 if zeros else 0.0)) / group
@@ -143,7 +145,7 @@ def packed(
 
 
 def excluded(fields: Fields) -> list[str]:
-    """The modules that stay as they are, under all names of that list."""
+    """Modules that are not quantised, under all names that configs use for that list."""
     names = (
         "ignore",
         "modules_to_not_convert",
@@ -152,17 +154,17 @@ def excluded(fields: Fields) -> list[str]:
         "exclude",
         "llm_int8_skip_modules",
     )
-    found: list[str] = []
+    modules: list[str] = []
     for name in names:
         value: Any = fields.get(name, default=None) or []
         if not isinstance(value, list) or not all(isinstance(one, str) for one in value):
             raise fields.wrong((name,), "give a list of module names")
-        found += value
-    return found
+        modules += value
+    return modules
 
 
 def scheme_bits(scheme: Any) -> int:
-    """Bits of a scheme of compressed-tensors (``{"num_bits": 8, ..}``) or of a name (``FP8``); 16 for none."""
+    """Bits of a compressed-tensors scheme (``{"num_bits": 8, ..}``) or of a name (``FP8``); 16 without either."""
     if isinstance(scheme, Mapping):
         return int(scheme.get("num_bits") or 16)
     name = str(scheme or "").upper()
@@ -170,5 +172,5 @@ def scheme_bits(scheme: Any) -> int:
 
 
 def kv_format(scheme: Any) -> str | None:
-    """The format of the KV cache that a scheme names."""
+    """Format of the KV cache in a scheme."""
     return {8: "fp8", 4: "fp4"}.get(scheme_bits(scheme))

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 from sglang_dspark.shapes.fields import Fields
 from sglang_dspark.shapes.quantization.base import Uniform, excluded, packed
 
-# Weights of a block, and of a block of scales that are quantised themselves.
+# Weights per block, and scales per block of quantised scales.
 _BLOCK, _SCALES = 64, 256
 
 
 class BitsAndBytes(Uniform):
-    """Multiplied in bf16."""
+    """NF4, FP4 or INT8 weights, multiplied in bf16."""
+
+    names: ClassVar[tuple[str, ...]] = ("bitsandbytes",)
 
     @classmethod
     def claims(cls, method: str) -> bool:

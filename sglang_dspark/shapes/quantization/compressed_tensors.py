@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, ClassVar
 
 from sglang_dspark.shapes.base import Stored
 from sglang_dspark.shapes.fields import Fields
@@ -21,7 +21,9 @@ from sglang_dspark.shapes.quantization.base import (
 
 
 class CompressedTensors(Quantization):
-    """Groups of modules; a target is a class of modules (``Linear``: all), a name or a regular expression."""
+    """Groups of modules with a scheme each; a target is a class of modules, a name or a regular expression."""
+
+    names: ClassVar[tuple[str, ...]] = ("compressed-tensors",)
 
     @classmethod
     def claims(cls, method: str) -> bool:
@@ -44,13 +46,13 @@ class CompressedTensors(Quantization):
     def stored(self, module: Module) -> Stored:
         if module in self.excluded:
             return PLAIN
-        # A named target comes before a class of modules.
+        # A named target takes precedence over a class of modules.
         groups = sorted(self.groups, key=lambda group: group[0] is None)
         return next((stored for names, stored in groups if names is None or module in names), PLAIN)
 
 
 def weights(group: Fields, layout: str = "") -> Stored:
-    """How a group's weights are stored, and whether its activations let them be multiplied so."""
+    """Storage of a group's weights, with the arithmetic that its activations allow."""
     of = group.inner("weights")
     bits = of.number("num_bits")
     kind = of.get("type", default="int")
@@ -67,9 +69,9 @@ def weights(group: Fields, layout: str = "") -> Stored:
 
 
 def _format(bits: int, kind: str, activations: Any, layout: str) -> Arithmetic:
-    """The arithmetic: that of the wider of weights and activations; weights alone are multiplied in bf16.
+    """Arithmetic of the wider of weights and activations; bf16 if only weights are quantised.
 
-    INT8 is counted at the rate of FP8.
+    INT8 has the rate of FP8.
     """
     if kind == "float" and bits == 8 and not isinstance(activations, Mapping) and "pack" not in layout:
         return "fp8"

@@ -1,6 +1,8 @@
-"""FP8 in blocks or whole tensors (``fp8``, ``fbgemm_fp8``), with the experts in FP4 where ``expert_dtype`` says so."""
+"""FP8 in blocks or whole tensors (``fp8``, ``fbgemm_fp8``), with experts in FP4 by ``expert_dtype``."""
 
 from __future__ import annotations
+
+from typing import ClassVar
 
 from sglang_dspark.shapes.base import Stored
 from sglang_dspark.shapes.fields import Fields
@@ -9,6 +11,8 @@ from sglang_dspark.shapes.quantization.base import PLAIN, Module, Names, Quantiz
 
 class Fp8(Quantization):
     """FP8 weights; experts may be FP4 in groups of 32, which are multiplied with FP8 activations."""
+
+    names: ClassVar[tuple[str, ...]] = ("fp8",)
 
     @classmethod
     def claims(cls, method: str) -> bool:
@@ -31,7 +35,7 @@ class Fp8(Quantization):
         if expert_dtype == "fp4":
             self.experts = packed(4, 32, 1.0, form="fp4_fp8")
         elif expert_dtype != "fp8":
-            raise fields.wrong(("expert_dtype",), "fp8 and fp4 are counted; " + fields.remedy)
+            raise fields.wrong(("expert_dtype",), "fp8 and fp4 are supported; " + fields.remedy)
         self.kv_format = "fp8" if fields.get("kv_cache_quant_algo", default="") == "FP8" else None
 
     def stored(self, module: Module) -> Stored:

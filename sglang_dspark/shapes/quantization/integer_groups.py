@@ -1,8 +1,8 @@
-"""Weights as integers in groups, multiplied in bf16: AWQ, GPTQ, AutoRound."""
+"""Integer weights in groups, multiplied in bf16: AWQ, GPTQ, AutoRound."""
 
 from __future__ import annotations
 
-from typing import Final
+from typing import ClassVar, Final
 
 from sglang_dspark.shapes.fields import Fields
 from sglang_dspark.shapes.quantization.base import Uniform, excluded, packed
@@ -20,7 +20,9 @@ _METHODS: Final = (
 
 
 class IntegerGroups(Uniform):
-    """Integers of ``bits``, with a 16-bit scale and a zero point for each group, which packed files always have."""
+    """Integers of ``bits``, with a 16-bit scale and a zero point per group (always present in packed files)."""
+
+    names: ClassVar[tuple[str, ...]] = ("awq", "gptq", "auto-round")
 
     @classmethod
     def claims(cls, method: str) -> bool:
@@ -37,16 +39,16 @@ class IntegerGroups(Uniform):
 
 
 def _negative(fields: Fields) -> list[str]:
-    """Modules that GPTQModel's ``dynamic`` and AutoRound's ``extra_config`` leave out."""
+    """Modules excluded by GPTQModel's ``dynamic`` and AutoRound's ``extra_config``."""
     names = []
     for pattern in fields.get("dynamic", default=None) or {}:
         if not pattern.startswith("-:"):
-            raise fields.wrong(("dynamic",), f"a format of its own for {pattern} is not counted; {fields.remedy}")
+            raise fields.wrong(("dynamic",), f"a separate format for {pattern} is not supported; {fields.remedy}")
         names.append("re:.*" + pattern.removeprefix("-:").lstrip("^"))
     for name, values in (fields.get("extra_config", default=None) or {}).items():
         bits = values.get("bits", fields.config.get("bits"))
         if bits >= 16:
             names.append(name)
         elif bits != fields.config.get("bits"):
-            raise fields.wrong(("extra_config",), f"a format of its own for {name} is not counted; {fields.remedy}")
+            raise fields.wrong(("extra_config",), f"a separate format for {name} is not supported; {fields.remedy}")
     return names

@@ -1,9 +1,9 @@
-"""NVIDIA ModelOpt, in ``quantization_config`` or a side file ``hf_quant_config.json``."""
+"""NVIDIA ModelOpt, from ``quantization_config`` or the side file ``hf_quant_config.json``."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, Final
+from typing import Any, ClassVar, Final
 
 from sglang_dspark.shapes.base import Stored
 from sglang_dspark.shapes.fields import Fields
@@ -35,7 +35,9 @@ def _algorithms(group: int) -> dict[str, Stored]:
 
 
 class ModelOpt(Quantization):
-    """One algorithm for all linear layers but the excluded ones, or one for each listed module."""
+    """One algorithm for all linear layers except excluded ones, or one for each listed module."""
+
+    names: ClassVar[tuple[str, ...]] = ("modelopt",)
 
     @classmethod
     def claims(cls, method: str) -> bool:
@@ -47,7 +49,7 @@ class ModelOpt(Quantization):
         self.kv_format = kv_format(cache)
         algorithm = fields.get("quant_algo", default=None)
         if algorithm is None and fields.has("config_groups"):
-            # A newer layout without the algorithm's name: of one group.
+            # A newer layout, without the name of the algorithm and with one group.
             groups = fields.inner("config_groups")
             self.everywhere: Stored = weights(groups.inner(next(iter(groups.config))))
         else:
@@ -55,7 +57,7 @@ class ModelOpt(Quantization):
         layers = fields.get("quantized_layers", default=None)
         if algorithm == _MIXED and not isinstance(layers, Mapping):
             raise fields.wrong(("quantized_layers", "quant_algo"), "list the algorithm of each module")
-        # Experts are listed one by one; the first stands for all.
+        # Experts are listed one by one; the first represents all.
         by_format: dict[Stored, list[str]] = {}
         for name, one in (layers or {}).items():
             inner = Fields(fields.source, one, where=f"{fields.where}quantized_layers.{name}.")
@@ -68,7 +70,7 @@ class ModelOpt(Quantization):
         known = _algorithms(int(fields.number("group_size", default=0)))
         stored = known.get(str(algorithm).upper())
         if stored is None:
-            raise fields.wrong(("quant_algo",), f"{', '.join(known)} are counted; {whole.remedy}")
+            raise fields.wrong(("quant_algo",), f"{', '.join(known)} are supported; {whole.remedy}")
         return stored
 
     def stored(self, module: Module) -> Stored:

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 from sglang_dspark.shapes.base import Stored
 from sglang_dspark.shapes.fields import Fields
 from sglang_dspark.shapes.quantization.base import PLAIN, Module, Names, Quantization, excluded, packed
 
 
 class Mxfp4(Quantization):
-    """Experts in groups of 32 with a scale of one byte."""
+    """MXFP4 experts: groups of 32 with a scale of one byte."""
+
+    names: ClassVar[tuple[str, ...]] = ("mxfp4",)
 
     @classmethod
     def claims(cls, method: str) -> bool:

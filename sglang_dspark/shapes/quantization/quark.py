@@ -1,8 +1,8 @@
-"""AMD Quark: one scheme for all linear layers, others for some of them."""
+"""AMD Quark: a global scheme, and other schemes for some modules."""
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, ClassVar
 
 from sglang_dspark.shapes.base import Stored
 from sglang_dspark.shapes.fields import Fields
@@ -11,7 +11,9 @@ from sglang_dspark.shapes.quantization.base import PLAIN, Module, Names, Quantiz
 
 
 class Quark(Quantization):
-    """``global_quant_config``, and ``layer_quant_config`` by module name."""
+    """Schemes of ``global_quant_config``, and of ``layer_quant_config`` by module name."""
+
+    names: ClassVar[tuple[str, ...]] = ("quark",)
 
     @classmethod
     def claims(cls, method: str) -> bool:

@@ -20,14 +20,15 @@ _STEPS = MAX_LAG + 1
 def current(state: Record) -> NDArray[np.float32]:
     """float32 [running, MAX_GAMMA] to write the survivals of this step to."""
     s = state[0]
-    return s.survival[s.round % _STEPS, : s.running]
+    survival: NDArray[np.float32] = s.survival[s.round % _STEPS, : s.running]
+    return survival
 
 
 @njit(cache=True)
 def lagged(state: Record, lag: int) -> NDArray[np.float32]:
     """float32 [running, MAX_GAMMA], the survivals of ``lag`` drafting steps before; certain for newer requests."""
     s = state[0]
-    survival = s.survival[(s.round - lag) % _STEPS, : s.running]
+    survival: NDArray[np.float32] = s.survival[(s.round - lag) % _STEPS, : s.running]
     for r in range(s.running):
         if s.drafts[r] < lag:
             unseen(survival[r])
