@@ -20,7 +20,17 @@ from dspark_tuning.reporting import tables
 from dspark_tuning.reporting.jsonable import jsonable
 from dspark_tuning.search import baselines
 from dspark_tuning.search.evaluation import executor
-from dspark_tuning.search.knee import LEAST_MEASURED, PRECISION, RANGE, REQUIRED, Search, at_rate, highest, knee, knees
+from dspark_tuning.search.knee import (
+    LEAST_MEASURED,
+    PRECISION,
+    RANGE,
+    REQUIRED,
+    KneeSearch,
+    at_rate,
+    highest,
+    knee,
+    knees,
+)
 from tests.simulator.deployment import a_class, a_scenario, step_cost
 
 PLAIN = Arm("plain", Server(speculative=False, max_running_requests=8))
@@ -79,7 +89,7 @@ def test_a_run_is_longer_the_higher_the_rate_and_as_long_in_time() -> None:
 
 def test_the_knee_is_where_attainment_falls_below_what_is_required() -> None:
     scenario = queue()
-    found = knee(scenario, Search(PLAIN, 3, 5.0))
+    found = knee(scenario, KneeSearch(PLAIN, 3, 5.0))
     below, above = (
         simulate(at_rate(scenario, found * factor), PLAIN, seed=3, truth=scenario.live.draw(3)).attainment
         for factor in (0.95, 1.05)
@@ -90,7 +100,7 @@ def test_the_knee_is_where_attainment_falls_below_what_is_required() -> None:
 
 
 def test_what_misses_its_service_level_alone_has_no_knee() -> None:
-    assert knee(queue(tpot_s=0.005), Search(PLAIN, 3, 5.0)) == 0.0
+    assert knee(queue(tpot_s=0.005), KneeSearch(PLAIN, 3, 5.0)) == 0.0
 
 
 def test_every_arm_meets_the_same_requests_whoever_runs_it() -> None:

@@ -1,18 +1,19 @@
-"""What arms are scored by, and how they are compared where a score is nothing but its floor."""
+"""Objectives, scores of arms, and their comparison when a score is at its floor."""
 
 from __future__ import annotations
 
 import math
 from itertools import product
-from typing import Any
+from typing import Any, get_args, get_type_hints
 
 import pandas as pd
 import pytest
 
 from dspark_simulator import scenario as scenarios
 from dspark_simulator.workloads import Poisson
-from dspark_tuning.search.comparison import Difference, Ratio, gain, told_gain
-from dspark_tuning.search.objectives import METRICS, default_objective, score_figure, scores
+from dspark_tuning.cli.tune import tune
+from dspark_tuning.search.comparison import Difference, Ratio, gain, gain_of
+from dspark_tuning.search.objectives import METRICS, Objective, default_objective, score_figure, scores
 
 SEEDS = range(6)
 
@@ -28,6 +29,12 @@ def rows(**arms: dict[float, dict[str, Any]]) -> pd.DataFrame:
             for (load, given), seed in product(loads.items(), SEEDS)
         ]
     )
+
+
+def test_every_objective_is_a_metric_and_a_choice_of_the_command() -> None:
+    choices, _ = get_args(get_type_hints(tune)["objective"])
+    assert set(METRICS) == set(get_args(Objective)) == set(get_args(choices))
+    assert all(part in METRICS for metric in METRICS.values() for part in metric.parts)
 
 
 def test_an_open_loop_is_tuned_for_goodput() -> None:
@@ -76,7 +83,7 @@ def test_goodput_at_its_floor_is_compared_as_a_difference(low: float | list[floa
 
 def test_a_gain_is_read_from_a_row_of_both_forms() -> None:
     for found in (Ratio(1.5, 1.4, 1.6, 6), Difference(-2.0, -3.0, -1.0, 6)):
-        assert told_gain({"ratio": math.nan, "difference": math.nan} | found._asdict()) == found
+        assert gain_of({"ratio": math.nan, "difference": math.nan} | found._asdict()) == found
 
 
 def test_every_objective_says_what_it_is() -> None:

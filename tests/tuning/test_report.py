@@ -34,11 +34,13 @@ from dspark_tuning.reporting.tuning import render
 from dspark_tuning.reporting.tuning.history import importances
 from dspark_tuning.reporting.tuning.provenance import command, without_secrets
 from dspark_tuning.search import baselines, summary
+from dspark_tuning.search.artifact import advise
+from dspark_tuning.search.comparison import compare
 from dspark_tuning.search.objectives import Objective
 from dspark_tuning.search.space import Space
 from dspark_tuning.search.timeline import Timeline
 from dspark_tuning.search.traced_run import LATENCIES, QUANTILES, Watched, shown
-from dspark_tuning.search.tune import Options, Outcome, advise, compare
+from dspark_tuning.search.tune import Options, Outcome
 from sglang_dspark.errors import InputError
 from sglang_dspark.policy import Argmax, Engine, Fixed, SpsAdditiveTable, SpsTable, Threshold, compile_rule
 from sglang_dspark.policy.artifact import Artifact, Provenance
@@ -515,7 +517,7 @@ def test_a_speed_that_waiting_requests_pay_for_is_named(read: Callable[[Outcome]
     rows.loc[(rows["arm"] == baselines.DEFAULT) & (rows["load"] == LOADS[-1]), "ttft_attainment"] = 0.12
     (sentence,) = summary.remarks(rows, "tpot")
     assert sentence.startswith(
-        f"'{baselines.DEFAULT}' at load {LOADS[-1]:g} gives 12% of the requests their TTFT: its speed"
+        f"'{baselines.DEFAULT}' at load {LOADS[-1]:g} meets the TTFT of 12% of the requests: its speed"
     )
     assert sentence in " ".join(read(made._replace(rows=rows)).text.split())
     # Throughput gains nothing by letting requests wait.
@@ -526,4 +528,4 @@ def test_where_nothing_is_served_no_way_of_serving_is_advised() -> None:
     found = rows()
     found["goodput_per_s"] = 0.0
     told = advise(compare(found, baselines.PLAIN, "goodput"), baselines.PLAIN, "goodput", {})
-    assert told == "No way of serving has any goodput at these loads: look at the lengths, service levels and KV pool."
+    assert told == "No serving mode has any goodput at these loads: check the lengths, service levels and KV pool."

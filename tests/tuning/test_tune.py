@@ -19,7 +19,7 @@ from dspark_simulator.scenario import Scenario, load, seeds
 from dspark_simulator.server import Server
 from dspark_tuning.search import baselines
 from dspark_tuning.search.evaluation import Cell, evaluate, executor, grid
-from dspark_tuning.search.search import PARAMS, Plan, open_study, stored_trials
+from dspark_tuning.search.search import PARAMS, SearchPlan, open_study, stored_trials
 from dspark_tuning.search.space import Space
 from dspark_tuning.search.tune import Options, Outcome, tune
 from sglang_dspark.errors import InputError
@@ -69,7 +69,7 @@ def test_an_interrupt_within_a_write_of_the_journal_waits_for_its_end(
     scenario: Scenario, call: Literal["symlink", "rename", "unlink"], done: bool, tmp_path: Path
 ) -> None:
     space = Space(scenario, {})
-    study = open_study(None, tmp_path, Plan("throughput", 16, 16, 0, [1]), scenario, space)
+    study = open_study(None, tmp_path, SearchPlan("throughput", 16, 16, 0, [1]), scenario, space)
     with pytest.MonkeyPatch.context() as patch, pytest.raises(KeyboardInterrupt):
         interrupt_lock(patch, call, write=1, done=done)
         study.add_trial(optuna.trial.create_trial(value=1.0))

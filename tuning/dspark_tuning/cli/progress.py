@@ -11,7 +11,7 @@ from rich.progress import BarColumn, Progress, SpinnerColumn, TaskProgressColumn
 from dspark_simulator.scenario import Scenario
 from dspark_tuning.search import baselines
 from dspark_tuning.search.comparison import LEAST_REPLICATIONS
-from dspark_tuning.search.search import FRONT_RUNGS, RUNGS
+from dspark_tuning.search.search import rungs_of
 from dspark_tuning.search.space import Space
 from dspark_tuning.search.tune import BASELINE_LENGTH, FINALISTS, Options, Stage
 
@@ -74,7 +74,7 @@ class Bar:
 def of_tuning(scenario: Scenario, options: Options) -> Bar:
     """The bar of :func:`dspark_tuning.search.tune.tune` with these arguments."""
     per_trial, share = 0.0, 1.0
-    for rung in FRONT_RUNGS if options.objective == "front" else RUNGS:
+    for rung in rungs_of(options.objective):
         per_trial += share * rung.length * rung.seeds * len(scenario.loads)
         share *= rung.keep
     # Three baselines look for their flags, in a pass or two.

@@ -12,9 +12,9 @@ from dspark_simulator.scenario import Scenario
 from dspark_simulator.simulation import Arm
 from dspark_tuning.planning.attainment import share_of
 from dspark_tuning.search import baselines
+from dspark_tuning.search.comparison import compare
 from dspark_tuning.search.evaluation import Cell, evaluate, grid
 from dspark_tuning.search.traced_run import Watched, watch
-from dspark_tuning.search.tune import compare
 
 VERIFY_ALL: Final = "verify all"
 

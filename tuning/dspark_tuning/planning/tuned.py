@@ -20,11 +20,12 @@ from dspark_simulator.server import Server
 from dspark_simulator.simulation import Arm
 from dspark_tuning.planning.attainment import share_of
 from dspark_tuning.planning.deployments import ROOMY
+from dspark_tuning.search.artifact import Searched
 from dspark_tuning.search.baselines import TUNED
 from dspark_tuning.search.evaluation import evaluate, grid
-from dspark_tuning.search.search import RUNGS, Plan, finished, params_of, search
+from dspark_tuning.search.search import RUNGS, SearchPlan, finished, params_of, search
 from dspark_tuning.search.space import Space
-from dspark_tuning.search.tune import Searched, selected
+from dspark_tuning.search.tune import selected
 from sglang_dspark.errors import InputError
 from sglang_dspark.files import write_atomically
 from sglang_dspark.policy import AnyPolicy, CostBelief
@@ -120,7 +121,7 @@ def searched(trials: int, seed: int) -> Searched:
 def _search(scenario: Scenario, rivals: list[Arm], trials: int, seed: int, pool: Executor | None) -> Arm:
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     space, how = space_of(scenario), searched(trials, seed)
-    plan = Plan(how.objective, how.trials, BATCH, seed, how.seeds["search"])
+    plan = SearchPlan(how.objective, how.trials, BATCH, seed, how.seeds["search"])
     study = optuna.create_study(direction="maximize")
     told = list(search(study, plan, space, lambda cells: evaluate(scenario, cells, pool)))[-1]
     candidates = [space.arm(f"finalist {t.number}", params_of(t)) for t in finished(told)[:FINALISTS]]

@@ -1,4 +1,4 @@
-"""What a tuned policy is compared with: the serving modes that an engine offers today."""
+"""Baselines of a tuned policy: the serving modes that SGLang offers."""
 
 from __future__ import annotations
 
@@ -32,49 +32,51 @@ STATIC_THETAS = (0.05, 0.1, 0.15, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8)
 
 
 def fixed_name(gamma: int) -> str:
+    """Name of the arm that drafts and verifies ``gamma`` tokens in every round."""
     return f"fixed {gamma}"
 
 
 def profiled_belief(scenario: Scenario, gamma: int) -> SpsAdditiveTable:
-    """What a profiler writes for a server of ``gamma``: the belief that the search and ``argmax`` share."""
+    """Cost table of SGLang's profiler for a block of ``gamma`` drafts: the belief of the search and of ``argmax``."""
     return sps_additive(scenario.profiled_steps(gamma), MAX_REQUESTS, MAX_TOKENS)
 
 
 def plain(scenario: Scenario) -> Arm:
-    """The scenario's server without speculation, which has the larger KV pool."""
+    """Arm without speculation, which has the larger KV pool."""
     return Arm(PLAIN, scenario.server.without_speculation(), stock=True)
 
 
 def default(scenario: Scenario) -> Arm:
-    """DSPARK with the scenario's own flags: static, no table."""
+    """SGLang's defaults: DSPARK in static mode, without a cost table, with the flags of the scenario."""
     return whole_blocks(DEFAULT, scenario.server)
 
 
 def whole_blocks(name: str, server: Server) -> Arm:
-    """DSPARK without a table: every draft is verified."""
+    """DSPARK without a cost table: every draft is verified."""
     return Arm(name, server.model_copy(update={"verify_mode": "static"}), stock=True)
 
 
 def aligned(name: str, scenario: Scenario, server: Server) -> Arm:
-    """SGLang's own planner with the profiled table, its budget rounded up to captured steps."""
+    """SGLang's planner with the profiled table, its budget rounded up to captured batch sizes."""
     return Arm(name, compact(server), Argmax(fill=True), scenario.planner_table(server.gamma), stock=True)
 
 
 def static_threshold(server: Server, theta: float) -> Arm:
+    """Verify drafts whose survival is at least ``theta``, at every load."""
     return Arm(STATIC, compact(server), Static(theta=theta))
 
 
 def compact(server: Server) -> Server:
-    """The same flags in compact mode, which a budget needs to save anything."""
+    """The server in compact mode, without which a budget saves no work."""
     return server.model_copy(update={"verify_mode": "compact"})
 
 
 def baselines(scenario: Scenario, server: Server, static_theta: float) -> list[Arm]:
-    """The baselines with the scenario's flags and with those of a tuned server.
+    """Baselines with the flags of the scenario and with those of a tuned server.
 
     Args:
         server: The tuned flags.
-        static_theta: The best single threshold under them.
+        static_theta: The best static threshold with the tuned flags.
     """
     belief, table = profiled_belief(scenario, server.gamma), scenario.planner_table(server.gamma)
     gammas = range(1, scenario.drafter_gamma + 1)
@@ -93,11 +95,11 @@ def baselines(scenario: Scenario, server: Server, static_theta: float) -> list[A
 def with_own_flags(
     scenario: Scenario, flags: Mapping[str, Sequence[Any]], score: Callable[[list[Arm]], list[float]]
 ) -> list[Arm]:
-    """What an unmodified SGLang offers, each with the flags that are best for it: plain, whole blocks, its planner.
+    """Modes of an unmodified SGLang, each with the best flags for it: no speculation, whole blocks, its planner.
 
     Args:
-        flags: Values to try, by field of the server: those of the tuned policy.
-        score: As in :func:`own_flags`.
+        flags: Values to try by server field: those of the search space.
+        score: See :func:`dspark_tuning.search.own_flags.own_flags`.
     """
     drafting = {"gamma", "verify_mode"}
     plain_flags = {name: values for name, values in flags.items() if name not in drafting}
@@ -117,13 +119,13 @@ def with_own_flags(
 
 
 def on_stock(arm: Arm) -> Arm:
-    """Flags and belief of an arm on an unmodified SGLang: its own planner, with the belief as its cost table."""
+    """Flags and belief of an arm on an unmodified SGLang: its planner, with the belief as cost table."""
     return Arm(f"{arm.name}, unmodified", compact(arm.server), Argmax(fill=True), arm.belief, stock=True)
 
 
 def oracle(server: Server) -> Arm:
-    """Knows each step's acceptances and maximises its tokens per second, by all that these flags leave to a step.
+    """Reference arm that knows the acceptances of each step and maximises the tokens per second of that step.
 
-    A reference, not a policy, and no bound on a run: the best step is not always the best way to the next one.
+    It is not a bound on a run: a sequence of best steps is not always the best sequence.
     """
     return Arm(ORACLE, compact(server), oracle=True)

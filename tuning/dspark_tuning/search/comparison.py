@@ -10,14 +10,16 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from dspark_tuning.search.objectives import figures, floor, log_score
+from dspark_tuning.search.objectives import Objective, figures, floor, log_score
 
 CONFIDENCE = 0.95
 LEAST_REPLICATIONS = 6
+# Metrics of every comparison, in addition to the objective.
+COMPARED: tuple[Objective, ...] = ("throughput", "goodput")
 
 
 class Ratio(NamedTuple):
-    """A geometric mean ratio over paired replications and its 95 % interval."""
+    """Geometric mean ratio over paired replications with its 95 % interval."""
 
     ratio: float
     low: float
@@ -26,7 +28,7 @@ class Ratio(NamedTuple):
 
 
 class Difference(NamedTuple):
-    """A mean difference over paired replications, in the objective's unit, and its 95 % interval."""
+    """Mean difference over paired replications with its 95 % interval, in the unit of the objective."""
 
     difference: float
     low: float
@@ -38,15 +40,15 @@ Gain = Ratio | Difference
 
 
 def ratio(logs: NDArray[np.float64]) -> Ratio:
-    """Of the logarithms of paired ratios, one a replication: their t interval, back on the scale of ratios."""
+    """Geometric mean ratio with its t interval, from the logarithms of paired ratios, one per replication."""
     centre, margin = t_interval(logs)
     return Ratio(math.exp(centre), math.exp(centre - margin), math.exp(centre + margin), len(logs))
 
 
 def gain(rows: pd.DataFrame, arm: str, base: str, metric: str) -> Gain:
-    """``arm`` over ``base`` in an objective, over all loads and seeds of ``rows``.
+    """Gain of ``arm`` over ``base`` in an objective, over all loads and seeds of ``rows``.
 
-    A ratio, or the difference where a figure at the floor would be a factor of it (:func:`at_floor`).
+    A ratio, or a difference where values at the floor make a ratio meaningless (:func:`at_floor`).
     """
     two = rows[rows["arm"].isin([arm, base])]
     if at_floor(two, metric):
@@ -54,31 +56,49 @@ def gain(rows: pd.DataFrame, arm: str, base: str, metric: str) -> Gain:
     return gained_ratio(two, arm, base, metric)
 
 
-def told_gain(row: Mapping[Hashable, Any]) -> Gain:
-    """The gain of a row with the fields of both of its forms, those of one of them NaN or None."""
+def gain_of(row: Mapping[Hashable, Any]) -> Gain:
+    """The gain in a row that has the fields of both forms, where those of one form are NaN or None."""
     form: type[Gain] = Difference if pd.isna(row["ratio"]) else Ratio
     return form(*(row[field] for field in form._fields))
 
 
+def compare(rows: pd.DataFrame, winner: str, objective: Objective) -> pd.DataFrame:
+    """Gain of ``winner`` over every arm in throughput, goodput and the objective, by load and over all loads.
+
+    Returns:
+        Columns arm, load (NaN is over all loads), metric, mean (of the arm), ratio, difference, low, high,
+        replications; of ratio and difference one is NaN.
+    """
+    gains = []
+    for metric in dict.fromkeys((*COMPARED, objective)):
+        for load in (*sorted(rows["load"].unique()), math.nan):
+            part = rows if math.isnan(load) else rows[rows["load"] == load]
+            means = figures(part, metric).groupby(part["arm"]).mean()
+            for arm in rows["arm"].unique():
+                over = {"ratio": math.nan, "difference": math.nan} | gain(part, winner, arm, metric)._asdict()
+                gains.append({"arm": arm, "load": load, "metric": metric, "mean": means[arm], **over})
+    return pd.DataFrame(gains)
+
+
 def at_floor(rows: pd.DataFrame, metric: str) -> bool:
-    """Whether some row is at the floor of the score or below it: a ratio would be one to that floor."""
+    """Whether any row is at or below the floor of the score, so that a ratio would be relative to that floor."""
     return bool((figures(rows, metric) <= floor(rows, metric)).any())
 
 
 def gained_ratio(rows: pd.DataFrame, arm: str, base: str, metric: str) -> Ratio:
-    """Geometric mean over loads and seeds of the ratio of ``arm`` to ``base``."""
+    """Geometric mean of the ratio of ``arm`` to ``base`` over loads and seeds."""
     return ratio(paired(rows.assign(score=log_score(rows, metric)), arm, base))
 
 
 def gained_difference(rows: pd.DataFrame, arm: str, base: str, metric: str) -> Difference:
-    """Mean over loads and seeds of the difference of ``arm`` and ``base``."""
+    """Mean difference of ``arm`` and ``base`` over loads and seeds."""
     differences = paired(rows.assign(score=figures(rows, metric)), arm, base)
     centre, margin = t_interval(differences)
     return Difference(centre, centre - margin, centre + margin, len(differences))
 
 
 def paired(rows: pd.DataFrame, arm: str, base: str) -> NDArray[np.float64]:
-    """``score`` of ``arm`` less that of ``base`` by seed, averaged over loads: one number a replication."""
+    """``score`` of ``arm`` minus that of ``base``, averaged over loads: float64 [seeds]."""
     table = rows.groupby(["arm", "seed"])["score"].mean()
     differences: NDArray[np.float64] = (table[arm] - table[base]).to_numpy()
     return differences

@@ -1,4 +1,4 @@
-"""Simulating many (arm, load, seed) cells, here or on other processes, in an order that changes nothing."""
+"""Simulate (arm, load, seed) cells in this process, in a process pool or on a dask cluster, with identical results."""
 
 from __future__ import annotations
 
@@ -17,17 +17,17 @@ from dspark_simulator.simulation import Arm, simulate
 from sglang_dspark.errors import InputError
 
 Task = TypeVar("Task")
-Answer = TypeVar("Answer")
+Value = TypeVar("Value")
 
-# Tasks that may wait at an executor at once: enough to keep workers busy, few enough to interrupt.
+# Tasks submitted to an executor at a time: enough to keep workers busy, few enough to interrupt quickly.
 IN_FLIGHT = 64
 
 
 class Cell(NamedTuple):
-    """One simulation: an arm at a load, on the requests, acceptances and truth of a seed.
+    """One simulation: an arm at a load, with the requests, acceptances and truth of a seed.
 
     Attributes:
-        length: Multiplies the number of measured requests; rungs of a search raise it.
+        length: Factor of the number of measured requests; it grows with the rungs of a search.
     """
 
     arm: Arm
@@ -37,9 +37,9 @@ class Cell(NamedTuple):
 
 
 def at_load(scenario: Scenario, cell: Cell) -> Scenario:
-    """``scenario`` at the cell's load, for as many requests as the cell needs.
+    """The scenario at the load of a cell, with the number of requests that the cell needs.
 
-    A closed loop is measured for two rounds of its clients, an open loop for as many requests as the scenario says.
+    A closed loop is measured for two rounds of its clients, an open loop for the number of requests in the scenario.
     """
     loaded = scenario.at_load(cell.load)
     if scenario.workload.clients is None:
@@ -53,7 +53,7 @@ def at_load(scenario: Scenario, cell: Cell) -> Scenario:
 
 
 def measure(scenario: Scenario, cell: Cell) -> dict[str, Any]:
-    """Simulates a cell; one flat row of figures, seconds and tokens."""
+    """Simulate a cell and return one flat row of figures, in seconds and tokens."""
     truth = scenario.live.draw(cell.seed)
     result = simulate(at_load(scenario, cell), cell.arm, seed=cell.seed, truth=truth)
     return {
@@ -72,11 +72,11 @@ def evaluate(
     executor: Executor | None = None,
     progress: Callable[[int], None] = lambda done: None,
 ) -> pd.DataFrame:
-    """Simulates cells; rows in the order of ``cells``, whoever ran them.
+    """Simulate cells; rows in the order of ``cells``.
 
     Args:
-        executor: Runs the cells elsewhere; None runs them here.
-        progress: Called with the number of cells done since the last call.
+        executor: Where the cells run; None is this process.
+        progress: Called with the number of cells completed since the last call.
     """
     rows = []
     for row in in_order(measure, scenario, cells, executor):
@@ -86,9 +86,9 @@ def evaluate(
 
 
 def in_order(
-    work: Callable[[Scenario, Task], Answer], scenario: Scenario, tasks: Iterable[Task], executor: Executor | None
-) -> Iterator[Answer]:
-    """Yield the answer of ``work`` to each task, in the order of the tasks."""
+    work: Callable[[Scenario, Task], Value], scenario: Scenario, tasks: Iterable[Task], executor: Executor | None
+) -> Iterator[Value]:
+    """Yield the result of ``work`` for each task, in the order of the tasks."""
     if executor is None:
         yield from (work(scenario, task) for task in tasks)
         return
@@ -106,10 +106,10 @@ def grid(arms: Iterable[Arm], loads: Iterable[float], seeds: Iterable[int], leng
 
 @contextmanager
 def executor(workers: int, dask: str | None = None) -> Iterator[Executor | None]:
-    """Where cells run: here (one worker), on that many processes, or on a dask cluster by its scheduler's address.
+    """Executor of cells: None for one worker, a process pool, or a dask cluster by the address of its scheduler.
 
     Raises:
-        InputError: ``dask`` is given but not installed, or nobody answers at the address.
+        InputError: ``dask`` is given but not installed, or no scheduler answers at the address.
     """
     if dask is not None:
         try:
@@ -121,19 +121,19 @@ def executor(workers: int, dask: str | None = None) -> Iterator[Executor | None]
         except (OSError, ValueError) as error:
             raise InputError(f"dask: {dask}: no scheduler answers; start one with `dask scheduler`") from error
         with client:
-            # Cells are pure functions, and the default would answer equal ones from memory.
+            # By default dask would answer equal cells from memory.
             yield client.get_executor(pure=False)
     elif workers == 1:
         yield None
     else:
-        # Spawned, since a forked child would inherit the threads of a progress bar.
+        # Spawned, since a forked child inherits the threads of a progress bar.
         context = multiprocessing.get_context("spawn")
-        # An interrupt is the parent's to answer.
+        # The parent process handles interrupts.
         ignore = (signal.SIGINT, signal.SIG_IGN)
         with ProcessPoolExecutor(workers, mp_context=context, initializer=signal.signal, initargs=ignore) as pool:
             try:
                 yield pool
             except BaseException:
-                # Waited for: the interpreter would, and a pool that ends while it exits may write to a closed pipe.
+                # Wait: a pool that is shut down while the interpreter exits may write to a closed pipe.
                 pool.shutdown(cancel_futures=True)
                 raise

@@ -1,4 +1,4 @@
-"""Interrupts (SIGINT) that wait for the end of what they must not cut short."""
+"""Defer interrupts (SIGINT) during operations that must complete."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ from contextlib import contextmanager
 
 @contextmanager
 def deferred_interrupts() -> Iterator[None]:
-    """Handle an interrupt that comes within the block at its end.
+    """Handle an interrupt that arrives within the block at its end.
 
-    Python runs signal handlers in the main thread only, so in any other thread nothing has to be deferred.
+    Python runs signal handlers in the main thread only, so other threads defer nothing.
     """
     if threading.current_thread() is not threading.main_thread():
         yield

@@ -1,4 +1,4 @@
-"""The knee of an open loop: the highest rate at which requests still get their service levels."""
+"""The knee of an open loop: the highest arrival rate with an SLO attainment of 95 %."""
 
 from __future__ import annotations
 
@@ -13,21 +13,22 @@ from dspark_simulator.scenario import Scenario
 from dspark_simulator.simulation import Arm, simulate
 from dspark_tuning.search.evaluation import in_order
 
-# Share of the requests that must meet both SLOs.
+# Share of requests that must meet both SLOs.
 REQUIRED = 0.95
-# The knee is known to within this share of it.
+# Relative precision of the knee.
 PRECISION = 0.01
-# The first step from the guess; each further one is twice as large.
+# First step from the guess; each further step doubles.
 STEP = 0.05
-# The search ends at this many times the guess, and at its inverse.
+# Bounds of the search: this factor of the guess and its inverse.
 RANGE = 64.0
-# A run is measured for as many times of a request in the largest batch: a queue that grows shows.
-WATCHED = 4
+# Length of the measured window in residence times of a request in the largest batch, long enough to show a growing
+# queue.
+WINDOW = 4
 LEAST_MEASURED = 400
 
 
-class Search(NamedTuple):
-    """A knee to look for: of an arm, on the requests, acceptances and truth of a seed."""
+class KneeSearch(NamedTuple):
+    """KneeSearch for the knee of an arm with the requests, acceptances and truth of a seed."""
 
     arm: Arm
     seed: int
@@ -35,14 +36,14 @@ class Search(NamedTuple):
 
 
 def highest(attains: Callable[[float], bool], guess: float) -> float:
-    """The highest rate that attains, by steps from ``guess`` that grow and then bisection.
+    """Highest rate that attains, by growing steps from ``guess`` and then bisection.
 
     Args:
-        attains: Whether a rate is low enough; true below some rate and false above it.
+        attains: Whether a rate attains; true below the knee and false above.
 
     Returns:
-        A rate that attains, at most :data:`PRECISION` below one that does not; ``RANGE`` times the guess where that
-        attains, 0 where not even its inverse does.
+        A rate that attains, at most :data:`PRECISION` below one that does not; about ``RANGE`` times the guess if that
+        attains, 0 if not even its inverse does.
     """
     step = STEP
     low = high = guess
@@ -63,24 +64,24 @@ def highest(attains: Callable[[float], bool], guess: float) -> float:
 
 
 def capacity_per_s(scenario: Scenario) -> float:
-    """A first guess: requests that complete per second of the largest batch without speculation, by Little's law."""
+    """Initial guess of the knee: throughput of the largest batch without speculation by Little's law, requests/s."""
     return scenario.replicas * scenario.largest_batch() / scenario.residence_s()
 
 
-def at_rate(scenario: Scenario, rate_per_s: float, watched: float = WATCHED) -> Scenario:
-    """The scenario's requests as an open loop, for as long as it takes to tell whether a queue grows.
+def at_rate(scenario: Scenario, rate_per_s: float, window: float = WINDOW) -> Scenario:
+    """The requests of the scenario as an open loop, measured long enough to show whether the queue grows.
 
     Args:
-        watched: Length of the measured part, in times that a request spends in the largest batch.
+        window: Length of the measured window, in residence times of a request in the largest batch.
     """
     loaded = scenario.with_workload(scenario.workload.with_rate(rate_per_s))
-    measured = max(LEAST_MEASURED, math.ceil(watched * rate_per_s * scenario.residence_s()))
+    measured = max(LEAST_MEASURED, math.ceil(window * rate_per_s * scenario.residence_s()))
     run = scenario.run.model_copy(update={"requests": scenario.run.warmup_requests + measured})
     return loaded.model_copy(update={"run": run}).warmed()
 
 
-def knee(scenario: Scenario, search: Search) -> float:
-    """The knee of an arm on one seed, requests per second; 0 where it has none."""
+def knee(scenario: Scenario, search: KneeSearch) -> float:
+    """Knee of an arm on one seed, requests per second; 0 if it has none."""
     truth = scenario.live.draw(search.seed)
 
     def attains(rate_per_s: float) -> bool:
@@ -97,29 +98,29 @@ def knees(
     executor: Executor | None = None,
     progress: Callable[[int], None] = lambda done: None,
 ) -> pd.DataFrame:
-    """The knee of every arm on every seed; columns arm, seed, rate_per_s.
+    """Knee of every arm on every seed; columns arm, seed, rate_per_s.
 
-    The first seed is looked for from the capacity of the deployment, the others from where it was found.
+    The search starts from the capacity of the deployment on the first seed, and from that knee on the others.
 
     Args:
-        progress: Called with the number of knees found since the last call.
+        progress: Called with the number of knees completed since the last call.
     """
-    found: dict[str, list[float]] = {arm.name: [] for arm in arms}
+    by_arm: dict[str, list[float]] = {arm.name: [] for arm in arms}
 
-    def look(searches: Iterable[Search]) -> None:
+    def find(searches: Iterable[KneeSearch]) -> None:
         searches = list(searches)
         for search, rate_per_s in zip(searches, in_order(knee, scenario, searches, executor), strict=True):
-            found[search.arm.name].append(rate_per_s)
+            by_arm[search.arm.name].append(rate_per_s)
             progress(1)
 
     guess = capacity_per_s(scenario)
-    look(Search(arm, seeds[0], guess) for arm in arms)
-    guesses = {name: rates[0] or guess for name, rates in found.items()}
-    look(Search(arm, seed, guesses[arm.name]) for arm in arms for seed in seeds[1:])
+    find(KneeSearch(arm, seeds[0], guess) for arm in arms)
+    guesses = {name: rates[0] or guess for name, rates in by_arm.items()}
+    find(KneeSearch(arm, seed, guesses[arm.name]) for arm in arms for seed in seeds[1:])
     return pd.DataFrame(
         [
             {"arm": name, "seed": seed, "rate_per_s": rate}
-            for name, rates in found.items()
+            for name, rates in by_arm.items()
             for seed, rate in zip(seeds, rates, strict=True)
         ]
     )

@@ -1,4 +1,4 @@
-"""The command that starts a replica."""
+"""Shell command that starts a replica with SGLang."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ MODEL = "MODEL"
 
 
 def command(scenario: Scenario, arm: Arm) -> str:
-    """Starts a replica that serves ``arm``, a flag a line; files are in the working directory.
+    """Command that starts a replica with ``arm``, one flag per line; files are in the working directory.
 
-    An unmodified SGLang has its belief in :data:`SPS_TABLE` and the drafter's temperatures in :data:`STS`, any other
-    server its policy in :data:`POLICY`. DRAFT stands for the DSpark draft, and :data:`MODEL` for a model whose path is
-    not known.
+    An unmodified SGLang reads its cost table from :data:`SPS_TABLE` and the temperatures from :data:`STS`, any other
+    server its policy from :data:`POLICY`. DRAFT stands for the path of the DSpark draft, :data:`MODEL` for an unknown
+    path of the model.
     """
     server = arm.server
     words = ["python", "-m", "sglang.launch_server", "--model-path", model_path(scenario.model)]
@@ -37,12 +37,12 @@ def command(scenario: Scenario, arm: Arm) -> str:
     elif isinstance(arm.policy, Argmax):
         words += ["--speculative-dspark-sps-table-path", SPS_TABLE, "--speculative-dspark-confidence-sts-path", STS]
         words += ["--speculative-dspark-align-verify-tokens-to-graph-tier"] * arm.policy.fill
-    # A flag and its values on a line.
+    # One flag with its values per line.
     return " ".join([*variables, shlex.join(words).replace(" --", " \\\n  --")])
 
 
 def model_path(model: str) -> str:
-    """A path, or an id with its owner; :data:`MODEL` for a shape that is known by its name or its config.json alone."""
+    """Local path or Hugging Face id of a model; :data:`MODEL` if only its shape or its config.json is known."""
     path = Path(model)
     folder = path.parent if path.suffix == ".json" else path
     if any(folder.glob("*.safetensors")):

@@ -1,4 +1,4 @@
-"""What ``--arm`` and ``--policy`` name: a simulated server and the policy on it."""
+"""Arms by name (``plain``, ``fixed-3``, ``aligned``, ...) and from a policy artifact."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ ARMS = "plain, default, fixed-N, static-THETA, greedy, argmax, aligned or oracle
 
 
 def named(name: str, scenario: Scenario) -> Arm:
-    """A way of serving under the scenario's own flags.
+    """The serving mode ``name`` with the flags of the scenario.
 
     Raises:
-        InputError: No such arm, or a length or threshold that it cannot have.
+        InputError: Unknown name, or a length or threshold out of range.
     """
     server = scenario.server
     known = {
@@ -50,11 +50,11 @@ def named(name: str, scenario: Scenario) -> Arm:
 
 
 def tuned(path: Path, scenario: Scenario) -> Arm:
-    """The policy of an artifact on a server that is started with the artifact's flags.
+    """The policy of an artifact, on a server with the flags of that artifact.
 
     Raises:
-        InputError: Not an artifact, a flag that the simulated server cannot have, or a policy for another drafter or
-            for other classes.
+        InputError: Not an artifact, a flag that the simulated server does not support, or a policy for another drafter
+            or other request classes.
     """
     artifact = load(path)
     if artifact.serve == "plain":

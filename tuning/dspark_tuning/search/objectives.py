@@ -1,8 +1,9 @@
-"""What a search maximises, and what arms are compared in."""
+"""Objectives of the search and metrics of the comparison."""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import Final, Literal, NamedTuple
 
 import numpy as np
@@ -10,84 +11,101 @@ import pandas as pd
 
 from dspark_simulator.scenario import Scenario
 
+# A new objective is a name here and an entry of ``METRICS``.
 Objective = Literal["throughput", "goodput", "tpot", "front"]
 
-# A mean TPOT falls as requests are kept waiting, so an arm has to give this share of them their TTFT at every load.
+# A mean TPOT improves as requests wait longer, so an arm must meet the TTFT of this share of requests at every load.
 REQUIRED_ATTAINMENT: Final = 0.95
-# Below every score that an arm can have by its times.
+# Below every score that step times can produce.
 INFEASIBLE: Final = -20.0
 
 
 class Metric(NamedTuple):
-    """What arms are compared in: ``key`` is the objective's name, ``title`` and ``unit`` are for people.
+    """A metric of the comparison, or an objective of the search.
 
     Attributes:
-        needs_ttft: It improves as requests are kept waiting.
+        key: Name of the objective.
+        title, unit: For display.
+        value: Value of each row; higher is better, 0 is the minimum.
+        floor: Lower bound of the value of each row in a score, so that rows without any value remain comparable.
+        needs_ttft: Improves as requests wait longer, and therefore requires a TTFT attainment.
+        parts: Objectives that the sampler maximises together; itself if empty.
     """
 
     key: Objective
     title: str
     unit: str
+    value: Callable[[pd.DataFrame], pd.Series]
+    floor: Callable[[pd.DataFrame], pd.Series] = lambda rows: pd.Series(0.0, rows.index)
     needs_ttft: bool = False
+    parts: tuple[Objective, ...] = ()
 
 
-THROUGHPUT: Final = Metric("throughput", "throughput", "output tokens/s")
-GOODPUT: Final = Metric("goodput", "goodput", "requests/s within their SLOs")
-SPEED: Final = Metric("tpot", "speed of a user (1/TPOT)", "tokens/s of a user", needs_ttft=True)
+def _speed(rows: pd.DataFrame) -> pd.Series:
+    # A run without a completed request has no TPOT.
+    return (1.0 / rows["tpot_mean_s"]).fillna(0.0)
+
+
+THROUGHPUT: Final = Metric("throughput", "throughput", "output tokens/s", lambda rows: rows["throughput_tok_s"])
+GOODPUT: Final = Metric(
+    "goodput",
+    "goodput",
+    "requests/s within their SLOs",
+    lambda rows: rows["goodput_per_s"],
+    floor=lambda rows: 0.01 * rows["requests"] / rows["window_s"],
+)
+SPEED: Final = Metric("tpot", "speed of a user (1/TPOT)", "tokens/s of a user", _speed, needs_ttft=True)
 FRONT: Final = Metric(
-    "front", "front of throughput and speed", "square root of throughput times speed of a user", needs_ttft=True
+    "front",
+    "front of throughput and speed",
+    "square root of throughput times speed of a user",
+    lambda rows: (rows["throughput_tok_s"] * _speed(rows)) ** 0.5,
+    needs_ttft=True,
+    parts=("throughput", "tpot"),
 )
 METRICS: Final[dict[str, Metric]] = {metric.key: metric for metric in (THROUGHPUT, GOODPUT, SPEED, FRONT)}
 
 
 def default_objective(scenario: Scenario) -> Objective:
-    """Goodput at the rate of an open loop, which has the throughput of its arrivals as long as it keeps up."""
+    """Throughput for a closed loop; goodput for an open loop, which fixes the throughput while it keeps up."""
     return "throughput" if scenario.workload.clients is not None else "goodput"
 
 
 def figures(rows: pd.DataFrame, objective: str) -> pd.Series:
-    """The objective's figure of each row; more is better, and 0 is nothing."""
-    if objective == "goodput":
-        return rows["goodput_per_s"]
-    # A run in which no request was done has no TPOT.
-    speed = (1.0 / rows["tpot_mean_s"]).fillna(0.0)
-    if objective == "tpot":
-        return speed
-    if objective == "front":
-        return (rows["throughput_tok_s"] * speed) ** 0.5
-    return rows["throughput_tok_s"]
+    """Objective value of each row; higher is better, 0 is the minimum."""
+    return METRICS[objective].value(rows)
 
 
 def floor(rows: pd.DataFrame, objective: str) -> pd.Series:
-    """The least figure that a score counts: of goodput 1 % of the requests, so that hopeless rows still compare."""
-    return 0.01 * rows["requests"] / rows["window_s"] if objective == "goodput" else pd.Series(0.0, rows.index)
+    """Lower bound of the objective value of each row in a score."""
+    return METRICS[objective].floor(rows)
 
 
 def log_score(rows: pd.DataFrame, objective: str) -> pd.Series:
-    """The natural logarithm of :func:`figures`, at least that of :func:`floor`."""
+    """Natural logarithm of :func:`figures`, bounded below by :func:`floor`."""
     with np.errstate(divide="ignore"):
         return figures(rows, objective).clip(lower=floor(rows, objective)).transform(np.log)
 
 
 def scores(rows: pd.DataFrame, objective: str) -> pd.Series:
-    """The score of each arm over all its rows, the mean of :func:`log_score`.
+    """Score of each arm: the mean of :func:`log_score` over its rows.
 
-    Where the objective needs TTFT, an arm that gives it to too few requests at some load scores below every arm that
-    gives it to enough at all loads, the lower the more requests it fails.
+    For an objective with ``needs_ttft``, an arm whose TTFT attainment is too low at some load scores below every arm
+    with sufficient attainment at all loads, the lower the more requests miss their TTFT.
     """
-    found = log_score(rows, objective).groupby(rows["arm"]).mean()
+    by_arm = log_score(rows, objective).groupby(rows["arm"]).mean()
     if METRICS[objective].needs_ttft:
         short = (REQUIRED_ATTAINMENT - ttft_attainment(rows)).clip(lower=0.0).groupby("arm").mean()
-        found = found.where(short == 0.0, INFEASIBLE - short)
-    return found
+        by_arm = by_arm.where(short == 0.0, INFEASIBLE - short)
+    return by_arm
 
 
 def score_figure(score: float) -> float:
-    """The figure that a score of :func:`scores` stands for; NaN where too few requests get their TTFT."""
+    """Objective value that a score of :func:`scores` represents; NaN with insufficient TTFT attainment."""
     return math.exp(score) if score > INFEASIBLE else math.nan
 
 
 def ttft_attainment(rows: pd.DataFrame) -> pd.Series:
     """Share of requests within their TTFT by arm and load, mean over seeds."""
-    # Rounded: the mean of equal shares may be off by its last digit.
+    # Rounded, since the mean of equal shares may differ in the last digit.
     return rows.groupby(["arm", "load"])["ttft_attainment"].mean().round(9)

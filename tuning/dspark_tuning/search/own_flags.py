@@ -1,4 +1,4 @@
-"""The best server flags of a baseline, from those that the tuned policy may have."""
+"""Coordinate ascent over the server flags of a baseline."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ def own_flags(
     score: Callable[[list[Arm]], list[float]],
     has_room: Callable[[Server], bool],
 ) -> Arm:
-    """Sets one flag after the other to its best value until no single change is better.
+    """Set one flag after another to its best value until no single change improves the score.
 
     Args:
-        arm_of: The baseline on a server.
-        server: The flags to start from, which stay in a tie.
-        flags: Values to try, by field of the server.
-        score: A score for each arm, higher is better; the same for equal arms.
-        has_room: Whether a server has memory for a request; others are not tried.
+        arm_of: Builds the baseline on a server.
+        server: The initial flags, which are kept in a tie.
+        flags: Values to try by server field.
+        score: Scores of arms, higher is better; equal arms must have equal scores.
+        has_room: Whether a server has memory for a request; servers without are skipped.
     """
     scores: dict[str, float] = {}
 

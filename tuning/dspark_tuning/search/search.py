@@ -1,8 +1,8 @@
-"""The search itself: batches of trials, asked and told in trial order, so that the same seed gives the same study.
+"""Deterministic search with Optuna: the same seed gives the same study.
 
-A trial's suggestion depends on the finished batches before it, on the trials asked before it in its own batch and on a
-seed of its own, and never on which worker was faster. A batch that was cut short is asked again from the same past and
-gives the same trials. Hence any number of workers, a resumed run and a killed one end in the same study.
+A suggestion depends on the finished batches before it, on the earlier trials of its batch and on the seed of the trial,
+never on which worker finished first. An interrupted batch is suggested again from the same history and gives the same
+trials. Any number of workers, and a resumed or killed run, therefore end in the same study.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from optuna.trial import FrozenTrial, TrialState, create_trial
 from dspark_simulator.scenario import Scenario
 from dspark_tuning.search.evaluation import Cell
 from dspark_tuning.search.interrupts import deferred_interrupts
-from dspark_tuning.search.objectives import Objective
+from dspark_tuning.search.objectives import METRICS, Objective
 from dspark_tuning.search.objectives import scores as scores_of
 from dspark_tuning.search.space import Params, Space
 from sglang_dspark.errors import InputError
@@ -37,7 +37,7 @@ Evaluate = Callable[[list[Cell]], pd.DataFrame]
 
 
 class Rung(NamedTuple):
-    """One height of the ladder: how long each cell runs, on how many seeds, and which share of the batch goes on."""
+    """A rung of successive halving: length of each cell, number of seeds, and share of the batch that is promoted."""
 
     length: float
     seeds: int
@@ -45,17 +45,17 @@ class Rung(NamedTuple):
 
 
 RUNGS = (Rung(0.25, 1, 0.4), Rung(0.5, 2, 0.4), Rung(1.0, 4, 1.0))
-# TPE learns nothing of two objectives from pruned trials, so the front is searched on the last rung alone.
+# With several objectives TPE does not use pruned trials, so these are searched on the last rung alone.
 FRONT_RUNGS = RUNGS[-1:]
 
 
-class Plan(NamedTuple):
-    """A search: what, how long, from which seed.
+class SearchPlan(NamedTuple):
+    """Objective, length and seeds of a search.
 
     Attributes:
-        trials: Rounded up to whole batches.
-        batch: Trials that are asked before any of them is told.
-        seeds: Seeds of requests and truths, one list for all trials.
+        trials: A multiple of ``batch``.
+        batch: Batch size of the search.
+        seeds: Seeds of requests and truths, shared by all trials.
     """
 
     objective: Objective
@@ -65,11 +65,16 @@ class Plan(NamedTuple):
     seeds: list[int]
 
 
-def open_study(storage: str | None, folder: Path, plan: Plan, scenario: Scenario, space: Space) -> optuna.Study:
-    """Creates or continues the study in ``storage``: an Optuna URL, or None for a journal file in ``folder``.
+def rungs_of(objective: Objective) -> tuple[Rung, ...]:
+    """Rungs of a search for an objective."""
+    return FRONT_RUNGS if METRICS[objective].parts else RUNGS
+
+
+def open_study(storage: str | None, folder: Path, plan: SearchPlan, scenario: Scenario, space: Space) -> optuna.Study:
+    """Create or resume the study in ``storage``: an Optuna URL, or None for a journal file in ``folder``.
 
     Raises:
-        InputError: The storage cannot be opened, or holds a search that asked something else.
+        InputError: The storage cannot be opened, or holds a different search.
     """
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     try:
@@ -81,11 +86,11 @@ def open_study(storage: str | None, folder: Path, plan: Plan, scenario: Scenario
         )
     except Exception as error:  # Optuna's backends each raise their own.
         raise InputError(f"storage: {storage or folder}: cannot be opened ({_first_line(error)})") from error
-    asked = _fingerprint(plan, scenario, space)
-    known = study.user_attrs.get("asked")
-    if known is None:
-        study.set_user_attr("asked", asked)
-    elif known != asked:
+    fingerprint = _fingerprint(plan, scenario, space)
+    stored = study.user_attrs.get("asked")
+    if stored is None:
+        study.set_user_attr("asked", fingerprint)
+    elif stored != fingerprint:
         raise InputError(
             f"storage: {storage or folder}: holds a search for another scenario, objective, seed, batch or space; "
             "choose another folder or storage"
@@ -94,7 +99,7 @@ def open_study(storage: str | None, folder: Path, plan: Plan, scenario: Scenario
 
 
 def stored_trials(storage: str | None, folder: Path) -> int:
-    """Number of trials in the study that :func:`open_study` opens with the same arguments; 0 before it exists."""
+    """Number of trials in the study of :func:`open_study`; 0 before it exists."""
     if storage is None and not (folder / JOURNAL).exists():
         return 0
     try:
@@ -105,12 +110,12 @@ def stored_trials(storage: str | None, folder: Path) -> int:
 
 
 def search(
-    study: optuna.Study, plan: Plan, space: Space, evaluate: Evaluate, first: Sequence[Params] = ()
+    study: optuna.Study, plan: SearchPlan, space: Space, evaluate: Evaluate, first: Sequence[Params] = ()
 ) -> Iterator[list[FrozenTrial]]:
-    """Runs what is left of a plan; yields all finished trials after every batch.
+    """Run the remaining trials of a plan; yields all finished trials after every batch.
 
     Args:
-        first: Candidates to look at before those of the space.
+        first: Candidates that precede the starting candidates of the space.
     """
     starts = [*first, *space.starts()][: plan.batch]
     while True:
@@ -119,33 +124,32 @@ def search(
             yield stored
             return
         past = len(stored) // plan.batch * plan.batch
-        asked = _ask(stored[:past], plan, space, starts if past == 0 else [])
-        told = _climb(asked, plan, space, evaluate)
-        for trial in told[len(stored) - past :]:
+        batch = _suggest(stored[:past], plan, space, starts if past == 0 else [])
+        for trial in _evaluate(batch, plan, space, evaluate)[len(stored) - past :]:
             study.add_trial(trial)
         yield study.get_trials(deepcopy=False)
 
 
 def finished(trials: list[FrozenTrial]) -> list[FrozenTrial]:
-    """Trials that reached the last rung, the best first; equal ones in trial order."""
+    """Trials that reached the last rung, best first; ties in trial order."""
     complete = [trial for trial in trials if trial.state == TrialState.COMPLETE]
     return sorted(complete, key=lambda trial: (-sum(trial.values) / len(trial.values), trial.number))
 
 
 def params_of(trial: FrozenTrial) -> Params:
-    """All parameters of a candidate, pinned ones included."""
+    """All parameters of a candidate, including pinned ones."""
     return dict(trial.user_attrs[PARAMS])
 
 
-def _ask(
-    past: list[FrozenTrial], plan: Plan, space: Space, starts: Sequence[Params]
+def _suggest(
+    past: list[FrozenTrial], plan: SearchPlan, space: Space, starts: Sequence[Params]
 ) -> list[tuple[optuna.Trial, Params]]:
-    """Asks a batch of a study in memory that knows the finished batches and nothing else."""
+    """Suggest a batch with an in-memory study that holds only the finished batches."""
     memory = optuna.create_study(directions=_directions(plan.objective))
     memory.add_trials(past)
     for start in starts:
         memory.enqueue_trial(space.searchable(start))
-    asked = []
+    batch = []
     for number in range(len(past), len(past) + plan.batch):
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
@@ -153,17 +157,19 @@ def _ask(
                 n_startup_trials=plan.batch, multivariate=True, group=True, seed=plan.seed * 1_000_003 + number
             )
             trial = memory.ask()
-            asked.append((trial, space.suggest(trial)))
-    return asked
+            batch.append((trial, space.suggest(trial)))
+    return batch
 
 
-def _climb(asked: list[tuple[optuna.Trial, Params]], plan: Plan, space: Space, evaluate: Evaluate) -> list[FrozenTrial]:
-    """Takes a batch up the rungs; the worse part of it stays behind on each (successive halving)."""
-    arms = [space.arm(str(number), params) for number, (_, params) in enumerate(asked)]
-    left = list(range(len(asked)))
-    scores: list[dict[int, float]] = [{} for _ in asked]
+def _evaluate(
+    batch: list[tuple[optuna.Trial, Params]], plan: SearchPlan, space: Space, evaluate: Evaluate
+) -> list[FrozenTrial]:
+    """Evaluate a batch by successive halving: each rung prunes its worse part."""
+    arms = [space.arm(str(number), params) for number, (_, params) in enumerate(batch)]
+    left = list(range(len(batch)))
+    scores: list[dict[int, float]] = [{} for _ in batch]
     values: dict[int, list[float]] = {}
-    rungs = FRONT_RUNGS if plan.objective == "front" else RUNGS
+    rungs = rungs_of(plan.objective)
     for height, rung in enumerate(rungs):
         cells = [
             Cell(arms[i], load, seed, rung.length)
@@ -188,18 +194,21 @@ def _climb(asked: list[tuple[optuna.Trial, Params]], plan: Plan, space: Space, e
             user_attrs={PARAMS: params},
             intermediate_values=scores[i],
         )
-        for i, (trial, params) in enumerate(asked)
+        for i, (trial, params) in enumerate(batch)
     ]
 
 
 def _values(rows: pd.DataFrame, objective: Objective) -> list[float]:
-    """The values of one arm that the sampler learns from."""
-    parts: tuple[Objective, ...] = ("throughput", "tpot") if objective == "front" else (objective,)
-    return [float(scores_of(rows, part).iloc[0]) for part in parts]
+    """Objective values of one arm for the sampler."""
+    return [float(scores_of(rows, part).iloc[0]) for part in _parts(objective)]
 
 
 def _directions(objective: Objective) -> list[StudyDirection]:
-    return [StudyDirection.MAXIMIZE] * (2 if objective == "front" else 1)
+    return [StudyDirection.MAXIMIZE] * len(_parts(objective))
+
+
+def _parts(objective: Objective) -> tuple[Objective, ...]:
+    return METRICS[objective].parts or (objective,)
 
 
 def _journal(folder: Path) -> BaseStorage:
@@ -208,10 +217,10 @@ def _journal(folder: Path) -> BaseStorage:
 
 
 class _Journal(JournalFileBackend):
-    """Optuna's journal file; an interrupt waits for the end of a write.
+    """Optuna's journal file with interrupts deferred during a write.
 
-    An exception that is raised between the system calls of Optuna's file lock leaves the lock behind, so that the next
-    run waits half a minute for it, or is replaced by an error of the lock's own.
+    An exception between the system calls of Optuna's file lock leaves the lock behind, so that the next run waits half
+    a minute for it, or is replaced by an error of the lock.
     """
 
     def append_logs(self, logs: list[dict[str, Any]]) -> None:
@@ -219,8 +228,8 @@ class _Journal(JournalFileBackend):
             super().append_logs(logs)
 
 
-def _fingerprint(plan: Plan, scenario: Scenario, space: Space) -> str:
-    asked: dict[str, Any] = {
+def _fingerprint(plan: SearchPlan, scenario: Scenario, space: Space) -> str:
+    settings: dict[str, Any] = {
         "objective": plan.objective,
         "batch": plan.batch,
         "seed": plan.seed,
@@ -228,7 +237,7 @@ def _fingerprint(plan: Plan, scenario: Scenario, space: Space) -> str:
         "scenario": scenario.model_dump(mode="json"),
         "space": space.describe(),
     }
-    return json.dumps(asked, sort_keys=True)
+    return json.dumps(settings, sort_keys=True)
 
 
 def _first_line(error: Exception) -> str:

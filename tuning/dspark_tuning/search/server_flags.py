@@ -1,4 +1,4 @@
-"""The flags and variables that start a simulated server with SGLang, and the way back."""
+"""SGLang flags and environment variables of a simulated server, and the simulated server of such flags."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Any
 
 from dspark_simulator.server import Server
 
-# By field of the simulated server.
+# Flag or environment variable by field of the simulated server.
 FLAGS = {
     "max_running_requests": "--max-running-requests",
     "capture_requests": "--cuda-graph-max-bs-decode",
@@ -23,7 +23,7 @@ FLAGS = {
     "confidence_lag_steps": "SGLANG_DSPARK_CONFIDENCE_RELAY_LAG_STEPS",
 }
 
-# Flags that are given only where they differ from SGLang's defaults.
+# Flags that are given only if they differ from SGLang's defaults.
 OPTIONAL = (
     "min_free_slots_delay",
     "prefill_decode_interval",
@@ -34,7 +34,7 @@ OPTIONAL = (
 
 
 def flags(server: Server) -> dict[str, str]:
-    """The flags of a server, as SGLang spells them; blanks separate the values of a list."""
+    """SGLang flags of a server with their values; spaces separate the values of a list."""
     given: dict[str, Any] = {
         "max_running_requests": server.max_running_requests,
         **_captured(server),
@@ -47,14 +47,14 @@ def flags(server: Server) -> dict[str, str]:
 
 
 def environment(server: Server) -> dict[str, str]:
-    """The environment variables that belong to :func:`flags` under speculation."""
+    """Environment variables of a server with speculation, in addition to :func:`flags`."""
     return {FLAGS[name]: str(getattr(server, name)) for name in ("verify_mode", "confidence_lag_steps")}
 
 
 def fields(settings: Mapping[str, str]) -> dict[str, Any]:
-    """What flags and variables say of a simulated server, by field; those that may be left out are SGLang's own."""
-    said = {name: _value(name, settings[flag]) for name, flag in FLAGS.items() if flag in settings}
-    return {name: _default(name) for name in (*OPTIONAL, "cuda_graph_bs_decode")} | said
+    """Fields of the simulated server from flags and variables; omitted optional ones have SGLang's defaults."""
+    given = {name: _value(name, settings[flag]) for name, flag in FLAGS.items() if flag in settings}
+    return {name: _default(name) for name in (*OPTIONAL, "cuda_graph_bs_decode")} | given
 
 
 def _captured(server: Server) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""What a search may choose: a policy, the belief of ``argmax``, and the server flags that belong to them."""
+"""Search space: policy parameters, the correction of the cost belief, and server flags."""
 
 from __future__ import annotations
 
@@ -30,25 +30,25 @@ SLOPE = FloatDistribution(0.5, 2.0, log=True)
 RUNNING = (48, 64, 96, 128, 192, 256, 384, 512)
 CAPTURE = (64, 128, 256, 512)
 CHUNK = (2048, 4096, 8192, 16384)
-# Flags that take memory from the KV pool, in the order in which they give way.
+# Flags that reduce the KV pool, in the order in which they are lowered to make room for it.
 SIZES = {"chunked_prefill_size": CHUNK, "capture_requests": CAPTURE, "max_running_requests": RUNNING}
-# What a policy admits is verified, or whole blocks, of which acceptances are thrown away: never chosen, only pinned.
+# "cap-accept" verifies whole blocks and discards acceptances beyond the admitted length: only pinned, never searched.
 MODES = ("compact", "cap-accept")
 INTERVAL = (0, 1, 2, 4, 8)
-# 1 waits for none; 4 is SGLang's default under DSPARK from 19 running requests up.
+# 1 does not wait; 4 is SGLang's default under DSPARK from 19 running requests up.
 FREE_SLOTS = (1, 4, 16)
-# ``off_above`` that never stops drafting.
+# Value of ``off_above`` that never stops drafting.
 NEVER = 1024
 
 
 class Space:
-    """The open choices of a scenario.
+    """Parameters of a candidate for a scenario, with the range or the pinned value of each.
 
     Args:
-        pins: Values of parameters that are not searched, by name.
+        pins: Fixed values by parameter name; these are not searched.
 
     Raises:
-        InputError: A pin names no parameter, a value that the parameter cannot take, or one that leaves no KV pool.
+        InputError: A pin names an unknown parameter, an invalid value, or one that leaves no memory for the KV pool.
     """
 
     def __init__(self, scenario: Scenario, pins: Mapping[str, Any]) -> None:
@@ -69,36 +69,36 @@ class Space:
         self.families: dict[str, Choices] = {"threshold": self._threshold(), "argmax": self._argmax()}
         self.pins = {"verify_mode": MODES[0]} | {name: self._pin(name, value) for name, value in pins.items()}
         if scenario.server.capture_requests == 0 or scenario.server.cuda_graph_bs_decode is not None:
-            # A server that captures nothing, or a list of batches, has no limit to search.
+            # A server that captures nothing, or a list of batch sizes, has no capture limit to search.
             self.pins["capture_requests"] = scenario.server.capture_requests
         if scenario.server.engine != "sglang":
             self.pins |= {"prefill_decode_interval": 0, "min_free_slots_delay": None}
-        # Raises where even these flags leave no pool.
+        # Raises if even the smallest sizes leave no KV pool.
         scenario.memory.tokens(self._sized({name: self.pins.get(name, sizes[0]) for name, sizes in SIZES.items()}))
 
     def describe(self) -> dict[str, Any]:
-        """Every parameter with its range or its pinned value, for provenance."""
+        """Range or pinned value of every parameter, for the provenance of an artifact."""
         choices = sorted(self._all().items())
-        return {name: self.pins[name] if name in self.pins else _described(choice) for name, choice in choices}
+        return {name: self.pins[name] if name in self.pins else _range(choice) for name, choice in choices}
 
     def suggest(self, trial: optuna.Trial) -> Params:
-        """Asks ``trial`` for a candidate: its family, what the family needs, and the server's flags."""
-        params = {"family": self._ask(trial, "family", FAMILY)}
+        """Suggest a candidate: the policy family, the parameters of that family, and the server flags."""
+        params = {"family": self._suggest(trial, "family", FAMILY)}
         for name, choice in (self.families[params["family"]] | self.server).items():
-            params[name] = self._ask(trial, name, choice)
+            params[name] = self._suggest(trial, name, choice)
         return self._fitting(params)
 
     def flags(self) -> dict[str, Sequence[Any]]:
-        """The values of every server flag, by its field; of a pinned one its only value."""
+        """Candidate values of every server flag by field; a pinned flag has one."""
         return {
             name: (self.pins[name],) if name in self.pins else _values(choice) for name, choice in self.server.items()
         }
 
     def start(self, server: Server | None = None) -> Params:
-        """The candidate that needs no search: argmax as profiled, corrected by the mean of what live steps cost more.
+        """Candidate without search: argmax with the profiled belief, corrected by the mean live overhead and slope.
 
         Args:
-            server: Whose flags it has; the scenario's with room for every request if None.
+            server: Source of the flags; if None, the scenario's server with the largest sizes.
         """
         server = server or self._roomy()
         flags = {name: getattr(server, name) for name in self.server} | {
@@ -110,7 +110,7 @@ class Space:
         return self._fitting(flags | {"verify_mode": "compact"} | pinned | argmax)
 
     def starts(self) -> list[Params]:
-        """Candidates to look at first: argmax as profiled and corrected by what live steps may cost, and thresholds."""
+        """Candidates of the first trials: argmax with several overhead corrections, and flat and sloped thresholds."""
         start = self.start()
         low_s, high_s = self.scenario.live.overhead_s
         argmax = [{"overhead_s": min(x, OVERHEAD_S.high)} for x in sorted({0.0, low_s, (low_s + high_s) / 2, high_s})]
@@ -134,14 +134,14 @@ class Space:
         return self.scenario.server.model_copy(update=room | {"gamma": self.scenario.drafter_gamma})
 
     def searchable(self, params: Params) -> Params:
-        """The part of a candidate that the search could suggest: a scenario may state flags that no search tries."""
+        """Parameters of a candidate that lie within the searched ranges: a scenario may state flags outside them."""
         choices = self._all()
         return {
             name: value for name, value in params.items() if name not in self.pins and _contains(choices[name], value)
         }
 
     def arm(self, name: str, params: Params) -> Arm:
-        """The candidate that ``params`` describe."""
+        """Build the arm of a candidate."""
         gamma = params["gamma"]
         server = self.scenario.server.model_copy(update={name: params[name] for name in self.server})
         if params["family"] == "argmax":
@@ -161,7 +161,7 @@ class Space:
         return Arm(name, server, policy, self.beliefs[gamma])
 
     def _fitting(self, params: Params) -> Params:
-        """``params``, with the sizes lowered, the chunk first, as far as it takes to leave a KV pool."""
+        """Lower the sizes of ``params`` in the order of ``SIZES`` until a KV pool fits."""
         for name, sizes in SIZES.items():
             for size in sorted((size for size in sizes if size < params[name] and name not in self.pins), reverse=True):
                 if not self.scenario.has_room(self._sized(params)):
@@ -175,7 +175,7 @@ class Space:
         gamma = self.scenario.drafter_gamma
         return {
             **{f"theta_{knot}": THETA for knot in self.knots},
-            # Only ratios of weights matter, so the first class keeps 1.
+            # Only ratios of weights matter: the first class has weight 1.
             **{f"weight_{klass}": WEIGHT for klass in self.classes[1:]},
             "price_per_token": PRICE_PER_TOKEN,
             "min_length": IntDistribution(0, min(2, gamma)),
@@ -190,7 +190,7 @@ class Space:
     def _all(self) -> Choices:
         return {"family": FAMILY} | self.server | self.families["threshold"] | self.families["argmax"]
 
-    def _ask(self, trial: optuna.Trial, name: str, choice: BaseDistribution) -> Any:
+    def _suggest(self, trial: optuna.Trial, name: str, choice: BaseDistribution) -> Any:
         if name in self.pins:
             return self.pins[name]
         if isinstance(choice, FloatDistribution):
@@ -206,20 +206,20 @@ class Space:
             raise InputError(f"pin {name}: no such parameter; choose from {', '.join(sorted(choices))}")
         choice = choices[name]
         if isinstance(choice, CategoricalDistribution):
-            # Flags may be pinned to values that the search would not try.
+            # Flags may be pinned to values outside the search.
             numeric = all(isinstance(option, int | float) for option in choice.choices)
             valid = value in choice.choices or (numeric and isinstance(value, int) and value > 0)
         else:
             valid = isinstance(value, int | float) and _contains(choice, value)
             valid = valid and (isinstance(choice, FloatDistribution) or isinstance(value, int))
         if name in self.server and valid and not isinstance(value, bool):
-            # ``model_copy`` checks nothing, and a flag beyond what the engine's arrays hold would corrupt them.
+            # ``model_copy`` does not validate, and a flag beyond the array sizes of the engine would corrupt them.
             try:
                 Server.model_validate(self.scenario.server.model_dump() | {name: value})
             except ValidationError as error:
                 raise from_validation(error, "pin") from error
         if not valid or (isinstance(value, bool) and choice is not FILL):
-            raise InputError(f"pin {name}: {value!r} is not valid; give {_described(choice)}")
+            raise InputError(f"pin {name}: {value!r} is not valid; give {_range(choice)}")
         return value
 
 
@@ -237,7 +237,7 @@ def _values(choice: BaseDistribution) -> Sequence[Any]:
     return range(choice.low, choice.high + 1)
 
 
-def _described(choice: BaseDistribution) -> Any:
+def _range(choice: BaseDistribution) -> Any:
     if isinstance(choice, CategoricalDistribution):
         return list(choice.choices)
     assert isinstance(choice, FloatDistribution | IntDistribution)

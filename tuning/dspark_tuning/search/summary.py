@@ -1,4 +1,4 @@
-"""A tuning's outcome in few figures: each arm over the whole report set, and where the gain comes from."""
+"""Summary of a tuning: figures of each arm over the report set, and the parts of the gain."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ if TYPE_CHECKING:
 
 
 class ArmSummary(NamedTuple):
-    """One arm over the report set.
+    """Figures of one arm over the report set.
 
-    Figures are means over its cells, every load and replication counting the same; percentiles are those of a cell.
+    Means over its cells, with equal weight of every load and replication; percentiles are those within a cell.
 
     Attributes:
-        saturated: The loads at which the backlog grew in at least half of the replications.
-        gain: The chosen arm over this arm in the objective, over all loads and paired replications.
+        saturated: Loads at which the backlog grew in at least half of the replications.
+        gain: Gain of the winner over this arm in the objective, over all loads and paired replications.
     """
 
     arm: str
@@ -39,11 +39,12 @@ class ArmSummary(NamedTuple):
 
 
 class Split(NamedTuple):
-    """The gain over SGLang's defaults in the objective, in two factors, or two differences where a ratio says nothing.
+    """Gain over SGLang's defaults in two factors, or in two differences where ratios are meaningless.
 
     Attributes:
-        stock: What an unmodified SGLang takes, flags and a cost table, over its defaults.
-        policy: The chosen arm over that.
+        stock: Gain of the best unmodified SGLang, with flags and a cost table, over the defaults.
+        policy: Gain of the winner over the best unmodified SGLang.
+        both: Gain of the winner over the defaults.
     """
 
     stock: Gain
@@ -52,12 +53,12 @@ class Split(NamedTuple):
 
 
 def saturation(growth: float) -> str:
-    """What a person has to know of a run whose backlog grew by so many requests."""
+    """Remark on a run whose backlog grew by ``growth`` requests."""
     return f"saturated: the backlog grew by {growth:,.0f} requests; goodput depends on the length of the run"
 
 
 def summaries(outcome: Outcome) -> list[ArmSummary]:
-    """Every arm of the report, in the order of the report."""
+    """Summary of every arm, in the order of the report."""
     figures = list(ArmSummary._fields[1:-2])
     means = outcome.rows.groupby("arm", sort=False)[figures].mean()
     winner = outcome.winner.name
@@ -77,31 +78,31 @@ def summaries(outcome: Outcome) -> list[ArmSummary]:
 
 
 def saturated(rows: pd.DataFrame) -> dict[tuple[str, float], float]:
-    """By how many requests the backlog grew, by arm and load, where it grew in at least half of the replications."""
+    """Growth of the backlog in requests by arm and load, where it grew in at least half of the replications."""
     cells = rows.groupby(["arm", "load"], sort=False)[["saturated", "backlog_growth"]].mean().reset_index()
     grown = cells[cells["saturated"] >= 0.5]
     return dict(zip(zip(grown["arm"], grown["load"], strict=True), grown["backlog_growth"], strict=True))
 
 
 def remarks(rows: pd.DataFrame, objective: Objective) -> list[str]:
-    """What must be read beside the figures, a sentence each: saturation, and a speed that waiting requests pay for."""
-    found = [f"'{arm}' at load {load:g} is {saturation(growth)}" for (arm, load), growth in saturated(rows).items()]
+    """Remarks on the figures, one sentence each: saturated loads, and loads with a low TTFT attainment."""
+    sentences = [f"'{arm}' at load {load:g} is {saturation(growth)}" for (arm, load), growth in saturated(rows).items()]
     if METRICS[objective].needs_ttft:
         title, shares = METRICS[objective].title, ttft_attainment(rows)
         short = shares[shares < REQUIRED_ATTAINMENT].reset_index()
-        found += [
-            f"'{arm}' at load {load:g} gives {share:.0%} of the requests their TTFT: its {title} is paid for by the "
-            "requests that wait"
+        sentences += [
+            f"'{arm}' at load {load:g} meets the TTFT of {share:.0%} of the requests: its {title} is at the expense of "
+            "waiting requests"
             for arm, load, share in short.itertuples(index=False)
         ]
-    return found
+    return sentences
 
 
 def split(outcome: Outcome) -> Split:
-    """The gain of the winner, told apart by what it needs: other flags, or our policy."""
+    """Split the gain of the winner into the part of flags and cost table and the part of the policy."""
     winner, objective = outcome.winner.name, outcome.options.objective
     rows = outcome.rows[outcome.rows["arm"].isin([winner, baselines.STOCK, baselines.DEFAULT])]
-    # One form for all three: only then do the parts make the whole.
+    # One form for all three, so that the parts combine to the whole.
     form = gained_difference if at_floor(rows, objective) else gained_ratio
     return Split(
         stock=form(rows, baselines.STOCK, baselines.DEFAULT, objective),

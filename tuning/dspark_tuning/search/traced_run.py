@@ -1,4 +1,4 @@
-"""One simulation looked at from within: what happened over time, and every latency's distribution."""
+"""Traced simulations: a timeline and the distributions of the latencies."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from dspark_simulator.state import Record
 from dspark_tuning.search.evaluation import Cell, at_load
 from dspark_tuning.search.timeline import Timeline, timeline
 
-# Closer where people look.
+# Denser quantiles in the tail.
 QUANTILES = (*(p / 100 for p in range(1, 100)), 0.995, 0.999)
 LATENCIES = ("ttft", "tpot", "itl")
 
@@ -26,10 +26,10 @@ Floats = NDArray[np.float64]
 
 
 class Look(NamedTuple):
-    """A run from within.
+    """Result of a simulation with its timeline and latency distributions.
 
     Attributes:
-        latencies: By kind (TTFT, TPOT, ITL), float64 [len(QUANTILES)] seconds: the quantiles of the measured requests.
+        latencies: Quantiles over the measured requests by kind (TTFT, TPOT, ITL), float64 [len(QUANTILES)] seconds.
     """
 
     result: Result
@@ -38,7 +38,7 @@ class Look(NamedTuple):
 
 
 class Watched(NamedTuple):
-    """A cell that was looked at; ``timeline`` and ``latencies`` as in :class:`Look`."""
+    """A traced cell; ``timeline`` and ``latencies`` as in :class:`Look`."""
 
     arm: str
     load: float
@@ -48,25 +48,25 @@ class Watched(NamedTuple):
 
 
 def look(scenario: Scenario, arm: Arm, seed: int, truth: Truth | None = None) -> Look:
-    """Simulates as :func:`dspark_simulator.simulation.simulate` does, and keeps what happened on the way."""
+    """Run :func:`dspark_simulator.simulation.simulate` and keep the timeline and the latency distributions."""
     log: list[StepLog] = []
     totals: list[Record] = []
     result = simulate(scenario, arm, seed=seed, truth=truth, log=log, totals=totals)
     memory = scenario.memory
     pool = memory.tokens(arm.server)
     counts = {kind: totals[0][kind].sum(axis=(0, 1)) for kind in LATENCIES}
-    latencies = {kind: np.array([quantile(found, q) for q in QUANTILES]) for kind, found in counts.items()}
+    latencies = {kind: np.array([quantile(histogram, q) for q in QUANTILES]) for kind, histogram in counts.items()}
     steps = pd.DataFrame(log, columns=StepLog._fields)
     return Look(result, timeline(steps, pool * scenario.replicas), latencies)
 
 
 def watch(scenario: Scenario, cell: Cell) -> Watched:
-    """Simulates a cell again, the same run as :func:`dspark_tuning.search.evaluation.measure`."""
-    found = look(at_load(scenario, cell), cell.arm, cell.seed, scenario.live.draw(cell.seed))
-    return Watched(cell.arm.name, cell.load, cell.seed, found.timeline, found.latencies)
+    """Trace a cell: the same run as :func:`dspark_tuning.search.evaluation.measure`."""
+    run = look(at_load(scenario, cell), cell.arm, cell.seed, scenario.live.draw(cell.seed))
+    return Watched(cell.arm.name, cell.load, cell.seed, run.timeline, run.latencies)
 
 
 def shown(loads: Sequence[float]) -> list[float]:
-    """The least, the middle and the highest of ``loads``."""
+    """The lowest, the middle and the highest of ``loads``."""
     ordered = sorted(set(loads))
     return sorted({ordered[0], ordered[len(ordered) // 2], ordered[-1]})

@@ -1,4 +1,4 @@
-"""The main job: search, select and report on disjoint seeds, and write down what was found with its evidence."""
+"""Tune a scenario: search, selection and report on disjoint seeds, with every baseline as evidence."""
 
 from __future__ import annotations
 
@@ -11,37 +11,34 @@ from typing import Any, NamedTuple
 import pandas as pd
 from optuna.trial import FrozenTrial
 
-import dspark_tuning
 from dspark_simulator.scenario import Scenario, seeds
 from dspark_simulator.server import Server
 from dspark_simulator.simulation import Arm
 from dspark_tuning.search import baselines
-from dspark_tuning.search.comparison import LEAST_REPLICATIONS, gain, gained_ratio
+from dspark_tuning.search.artifact import Searched, advise, artifact_of
+from dspark_tuning.search.comparison import LEAST_REPLICATIONS, compare, gained_ratio
 from dspark_tuning.search.evaluation import Cell, evaluate, grid
-from dspark_tuning.search.objectives import METRICS, REQUIRED_ATTAINMENT, Objective, figures, scores, ttft_attainment
-from dspark_tuning.search.search import RUNGS, Plan, finished, open_study, params_of, search
-from dspark_tuning.search.server_flags import environment, flags
+from dspark_tuning.search.objectives import METRICS, REQUIRED_ATTAINMENT, Objective, scores, ttft_attainment
+from dspark_tuning.search.search import RUNGS, SearchPlan, finished, open_study, params_of, search
 from dspark_tuning.search.space import Space
 from dspark_tuning.search.traced_run import Watched, shown, watch
 from sglang_dspark.errors import InputError
-from sglang_dspark.policy import Argmax, Fixed, NoDraft
-from sglang_dspark.policy.artifact import Artifact, EvidenceRow, Provenance
+from sglang_dspark.policy import Argmax
+from sglang_dspark.policy.artifact import Artifact
 
 FINALISTS = 6
-# Length of a cell that looks for the flags of a baseline.
+# Length of the cells that score the flags of a baseline.
 BASELINE_LENGTH = 0.5
-# What every arm is compared in, beside the objective.
-COMPARED: tuple[Objective, ...] = ("throughput", "goodput")
 
 
 class Options(NamedTuple):
-    """How to tune.
+    """Settings of a tuning.
 
     Attributes:
         trials: Candidates of the search, rounded up to whole batches.
         replications: Seeds of the report set; the select set has half as many.
         storage: Optuna storage URL; None keeps a journal in ``folder``.
-        pins: Parameters that are not searched.
+        pins: Fixed values of parameters that are not searched.
     """
 
     folder: Path
@@ -55,17 +52,16 @@ class Options(NamedTuple):
 
 
 class Outcome(NamedTuple):
-    """What tuning found.
+    """Result of a tuning.
 
     Attributes:
-        server: The tuned flags, which baselines with tuned flags share.
-        winner: The arm that is written down; a baseline where none of the candidates beat them all.
-        trials: One row a trial: number, state, scores by rung, parameters.
-        rows: The report set, one row a cell (arm, load, seed) with its truth and all figures.
-        versus: One row an arm, load and metric: the winner's paired ratio over the arm, or its difference to it, the
-            other being NaN. Load NaN is over all loads.
-        stock: The best that an unmodified SGLang takes: flags, and a belief that is its cost table.
-        watched: Runs of the report set looked at from within, a load's together: the winner and what it is measured by.
+        server: The tuned flags, shared by baselines "with tuned flags".
+        winner: The arm in the artifact; a baseline if no candidate beat them all.
+        trials: One row per trial: number, state, scores by rung, parameters.
+        rows: The report set, one row per cell (arm, load, seed) with its truth and all figures.
+        versus: Gains of the winner over every arm, see :func:`dspark_tuning.search.comparison.compare`.
+        stock: The best arm that an unmodified SGLang can serve: flags, and a belief that is its cost table.
+        watched: Traced runs of the report set, grouped by load: the winner, SGLang's defaults and no speculation.
     """
 
     scenario: Scenario
@@ -80,32 +76,24 @@ class Outcome(NamedTuple):
     watched: tuple[Watched, ...]
 
 
-class Searched(NamedTuple):
-    """What a policy was found by; ``seeds`` are those of the search, select and report sets."""
-
-    objective: Objective
-    trials: int
-    seeds: dict[str, list[int]]
-
-
 class Stage(NamedTuple):
-    """Progress of a run: the stage's name, how many simulations it takes, and how many more are done."""
+    """Progress of a tuning: name of the stage, its simulations, and those completed since the last call."""
 
     name: str
     total: int
     done: int
 
 
-class Chosen(NamedTuple):
-    """What search and selection found.
+class Selection(NamedTuple):
+    """Result of search and selection.
 
     Attributes:
-        winner: The arm to serve by; a baseline where no candidate beat it beyond doubt.
-        server: The flags that baselines with the same flags share.
-        compared: Every baseline, a reference that knows the acceptances, the start and the winner.
-        stock: The best that an unmodified SGLang takes with a cost table.
-        short: Share of requests within their TTFT by load, where the winner has fewer than the objective needs.
-        seeds: Those of the search and of the selection.
+        winner: The arm to serve; a baseline if no candidate beats it significantly.
+        server: The flags shared by baselines "with tuned flags".
+        compared: Every baseline, the step oracle, the candidate without search, and the winner.
+        stock: The best arm that an unmodified SGLang can serve with a cost table.
+        short: TTFT attainment of the winner by load, where it is below what the objective requires.
+        seeds: Seeds of the search set and of the select set.
     """
 
     winner: Arm
@@ -124,9 +112,9 @@ def tune(
     executor: Executor | None = None,
     progress: Callable[[Stage], None] = lambda stage: None,
 ) -> Outcome:
-    """Searches a policy for ``scenario`` and compares it with every baseline.
+    """Search a policy for ``scenario`` and compare it with every baseline.
 
-    The three stages never share a seed, and a seed names the requests, the acceptances and the truth.
+    The three stages share no seed; a seed determines the requests, the acceptances and the truth.
 
     Raises:
         InputError: A pin or the storage is not usable.
@@ -154,8 +142,8 @@ def choose(
     options: Options,
     executor: Executor | None = None,
     progress: Callable[[Stage], None] = lambda stage: None,
-) -> Chosen:
-    """Searches a policy and keeps it where it beats every baseline on seeds that the search never saw.
+) -> Selection:
+    """Search a policy and select it if it beats every baseline on seeds that the search did not use.
 
     Raises:
         InputError: A pin or the storage is not usable.
@@ -163,7 +151,7 @@ def choose(
     if options.replications < LEAST_REPLICATIONS:
         raise InputError(f"replications: {options.replications} give no interval; give at least {LEAST_REPLICATIONS}")
     space = Space(scenario, options.pins)
-    plan = Plan(
+    plan = SearchPlan(
         options.objective,
         math.ceil(options.trials / options.batch) * options.batch,
         options.batch,
@@ -177,16 +165,16 @@ def choose(
 
     def scored(tried: list[Arm]) -> list[float]:
         rows = run("flags of the baselines", grid(tried, scenario.loads, plan.seeds[:1], BASELINE_LENGTH))
-        found = scores(rows, options.objective)
-        return [float(found[arm.name]) for arm in tried]
+        by_arm = scores(rows, options.objective)
+        return [float(by_arm[arm.name]) for arm in tried]
 
     own = baselines.with_own_flags(scenario, space.flags(), scored)
     trials = study.get_trials(deepcopy=False)
     progress(Stage("search", plan.trials, len(trials)))
     first = [space.start(arm.server) for arm in own if arm.name == baselines.ALIGNED_OWN_FLAGS]
-    for told in search(study, plan, space, lambda cells: evaluate(scenario, cells, executor), first):
-        progress(Stage("search", plan.trials, len(told) - len(trials)))
-        trials = told
+    for stored in search(study, plan, space, lambda cells: evaluate(scenario, cells, executor), first):
+        progress(Stage("search", plan.trials, len(stored) - len(trials)))
+        trials = stored
     best = finished(trials)[:FINALISTS]
     finalists = [space.arm(f"finalist {trial.number}", params_of(trial)) for trial in best]
     server = finalists[0].server
@@ -206,7 +194,7 @@ def choose(
     stock = selected(rows, options.objective, with_table, on_stock)
     winner = selected(rows, options.objective, offered, [stock], [start], finalists)
     short = _short_of_ttft(rows, winner, options.objective)
-    # Baselines "with the tuned flags" have the winner's from here on.
+    # From here on, baselines "with tuned flags" have those of the winner.
     server = winner.server if winner.server.speculative else scenario.server
     compared = [*own, *baselines.baselines(scenario, server, theta), baselines.oracle(server), start]
     named = stock._replace(name=baselines.STOCK)
@@ -217,13 +205,14 @@ def choose(
         winner = winner._replace(name=baselines.TUNED)
         compared.append(winner)
     sets = {"search": plan.seeds, "select": select}
-    return Chosen(winner, server, tuple(compared), named, short, space, trials, sets)
+    return Selection(winner, server, tuple(compared), named, short, space, trials, sets)
 
 
 def selected(rows: pd.DataFrame, objective: Objective, *groups: list[Arm]) -> Arm:
-    """The best arm of the first group, or that of a later one where it beats what it replaces beyond doubt.
+    """The best arm of the first group, or of a later group if it beats the arm it replaces significantly.
 
-    Later groups take more to serve by: a table, or a searched policy. Beyond doubt is a paired interval above 1.
+    Later groups need more to be served: a cost table, or a searched policy. Significant is a paired 95 % interval of
+    the ratio above 1.
     """
     score = scores(rows, objective)
     best, *challengers = (_best(group, score) for group in groups)
@@ -245,25 +234,12 @@ def _staged(
     return evaluate(scenario, cells, executor, lambda done: progress(Stage(stage, len(cells), done)))
 
 
-def compare(rows: pd.DataFrame, winner: str, objective: Objective) -> pd.DataFrame:
-    """``winner`` against every arm, by load and over all loads (load NaN): in throughput, goodput and the objective."""
-    found = []
-    for metric in dict.fromkeys((*COMPARED, objective)):
-        for load in (*sorted(rows["load"].unique()), math.nan):
-            part = rows if math.isnan(load) else rows[rows["load"] == load]
-            means = figures(part, metric).groupby(part["arm"]).mean()
-            for arm in rows["arm"].unique():
-                over = {"ratio": math.nan, "difference": math.nan} | gain(part, winner, arm, metric)._asdict()
-                found.append({"arm": arm, "load": load, "metric": metric, "mean": means[arm], **over})
-    return pd.DataFrame(found)
-
-
 def _best(candidates: list[Arm], score: pd.Series) -> Arm:
     return max(candidates, key=lambda arm: float(score[arm.name]))
 
 
 def _short_of_ttft(rows: pd.DataFrame, arm: Arm, objective: Objective) -> dict[float, float]:
-    """Share of requests within their TTFT by load, where ``arm`` has fewer than the objective needs."""
+    """TTFT attainment of ``arm`` by load, where it is below what the objective requires."""
     if not METRICS[objective].needs_ttft:
         return {}
     shares = ttft_attainment(rows)[arm.name]
@@ -283,87 +259,3 @@ def _table(trials: list[Any]) -> pd.DataFrame:
             for trial in trials
         ]
     )
-
-
-def artifact_of(
-    scenario: Scenario, space: Space, winner: Arm, searched: Searched, versus: pd.DataFrame, advice: str
-) -> Artifact:
-    """``winner`` with all that an engine needs to serve by it, where it comes from, and its evidence."""
-    plain = not winner.server.speculative
-    gamma = winner.server.gamma
-    return Artifact(
-        policy=winner.policy or (NoDraft() if plain else Fixed(length=gamma)),
-        serve="plain" if plain else "speculative",
-        gamma=gamma,
-        classes=tuple(space.classes),
-        sts_temperatures=scenario.drafter().sts[:gamma],
-        cost_belief=winner.belief or space.beliefs[winner.server.gamma],
-        server_flags={} if plain else flags(winner.server),
-        environment={} if plain else environment(winner.server),
-        advice=advice,
-        provenance=Provenance(
-            scenario=scenario.name,
-            hardware=scenario.hardware,
-            model=scenario.model,
-            engine=scenario.server.engine,
-            workload=scenario.workload.arrivals.model_dump(mode="json"),
-            slo={klass.name: klass.slo.model_dump() for klass in scenario.workload.classes},
-            objective=searched.objective,
-            simulator_version=dspark_tuning.__version__,
-            truths=scenario.live.model_dump(mode="json"),
-            seeds=searched.seeds,
-            trials=searched.trials,
-            search_space=space.describe(),
-        ),
-        evidence=tuple(
-            EvidenceRow.model_validate({name: None if pd.isna(value) else value for name, value in row.items()})
-            for row in versus.to_dict("records")
-        ),
-    )
-
-
-def advise(versus: pd.DataFrame, winner: str, objective: Objective, short: Mapping[float, float]) -> str:
-    """What to do, in one sentence, and what stands against it.
-
-    Args:
-        versus: As :func:`compare` makes it.
-        short: Share of requests within their TTFT by load, where no arm gave it to enough of them.
-    """
-    title = METRICS[objective].title
-    plain = versus[(versus["arm"] == baselines.PLAIN) & (versus["metric"] == objective)]
-    over_all = plain[plain["load"].isna()].iloc[0]
-    # Nothing gained is a ratio of 1 or a difference of 0.
-    losing = plain[plain["load"].notna() & (plain["high"] < plain["ratio"].notna().astype(float))]
-    if not versus[versus["metric"] == objective]["mean"].max() > 0:
-        text = f"No way of serving has any {title} at these loads: look at the lengths, service levels and KV pool."
-    elif winner == baselines.PLAIN:
-        text = f"Serve without speculation: no way of drafting has the higher {title} at these loads."
-    else:
-        start = {
-            baselines.TUNED: "Serve with DSpark and this policy",
-            baselines.STOCK: "Serve an unmodified SGLang with these flags and this cost table: no policy beats them",
-            baselines.DEFAULT: "Serve DSpark with SGLang's defaults: nothing that was searched beats them",
-            baselines.TUNED_FLAGS: "Serve DSpark with these flags and no schedule: no policy beats it",
-            baselines.OWN_FLAGS: "Serve DSpark with these flags and no schedule: no policy beats it",
-            baselines.ALIGNED_OWN_FLAGS: "Serve SGLang's planner with its table and these flags: no policy beats it",
-            baselines.START: "Serve with argmax corrected by the mean live overhead: no search finds better",
-        }.get(winner, f"Serve with '{winner}': nothing that was searched beats this baseline")
-        text = f"{start}; over all loads its {title} is {_over_plain(over_all)} serving without speculation"
-        if len(losing):
-            loads = ", ".join(f"{load:g}" for load in losing["load"])
-            text += f", but at load {loads} serving without speculation has the higher {title}"
-        text += "."
-    if short:
-        shares = ", ".join(f"{share:.0%} at load {load:g}" for load, share in short.items())
-        text += (
-            f" No arm gives {REQUIRED_ATTAINMENT:.0%} of the requests their TTFT at every load; this one comes "
-            f"nearest, with {shares}."
-        )
-    return text
-
-
-def _over_plain(row: pd.Series) -> str:
-    if math.isfinite(row["ratio"]):
-        return f"{row['ratio']:.2f} times that of"
-    more = "above" if row["difference"] >= 0 else "below"
-    return f"{abs(row['difference']):.2f}/s {more} that of"

@@ -15,14 +15,14 @@ from dspark_simulator.simulation import Arm
 from dspark_tuning.search import baselines
 from dspark_tuning.search.comparison import gained_difference, ratio, t_interval
 from dspark_tuning.search.evaluation import evaluate, grid
-from dspark_tuning.search.knee import WATCHED, Search, at_rate, capacity_per_s, knee, knees
+from dspark_tuning.search.knee import WINDOW, KneeSearch, at_rate, capacity_per_s, knee, knees
 from dspark_tuning.search.space import Space
 from dspark_tuning.search.tune import Options, Stage, choose
 
 # Rates of the search, as factors of the knee of the start.
 SEARCHED = (0.8, 1.0, 1.25, 1.6)
 # A run of the search is half as long as one that finds a knee.
-SEARCH_WATCHED = WATCHED / 2
+SEARCH_WATCHED = WINDOW / 2
 # Where goodput is compared, as factors of the winner's knee.
 AROUND = (0.8, 1.0, 1.2)
 # What the winner is compared with, by the key of the comparison.
@@ -50,7 +50,7 @@ def run(
     """
     space = Space(scenario, {})
     start = space.arm(baselines.START, space.start())
-    guess = Search(start, seeds("search", options.seed, 1)[0], capacity_per_s(scenario))
+    guess = KneeSearch(start, seeds("search", options.seed, 1)[0], capacity_per_s(scenario))
     rate_per_s = knee(scenario, guess) or guess.guess_per_s
     opened = at_rate(scenario, rate_per_s, SEARCH_WATCHED).model_copy(update={"loads": SEARCHED})
     chosen = choose(opened, options._replace(objective="goodput"), executor, progress)

@@ -12,7 +12,7 @@ from dspark_tuning.reporting.jsonable import jsonable
 from dspark_tuning.reporting.plan import page
 from dspark_tuning.reporting.plan.as_json import as_json
 from dspark_tuning.reporting.plan.tables import answer
-from dspark_tuning.search.tune import artifact_of
+from dspark_tuning.search.artifact import artifact_of
 from sglang_dspark.files import write_atomically
 from sglang_dspark.policy import artifact
 

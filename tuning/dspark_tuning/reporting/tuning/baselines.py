@@ -10,7 +10,7 @@ from dspark_tuning.reporting.numbers import interval, milliseconds, number
 from dspark_tuning.reporting.page import Html, Row, Section, Strong, paragraph, table
 from dspark_tuning.reporting.tables import percent, steady
 from dspark_tuning.search import summary
-from dspark_tuning.search.comparison import Gain, told_gain
+from dspark_tuning.search.comparison import Gain, gain_of
 from dspark_tuning.search.objectives import METRICS
 from dspark_tuning.search.tune import Outcome
 
@@ -56,7 +56,7 @@ def section(outcome: Outcome) -> Section:
 def _gain(outcome: Outcome, arm: str, metric: str) -> Gain:
     versus = outcome.versus
     (row,) = versus[(versus["arm"] == arm) & (versus["metric"] == metric) & versus["load"].isna()].to_dict("records")
-    return told_gain(row)
+    return gain_of(row)
 
 
 def _cut_short(rows: pd.DataFrame) -> list[Html]:

@@ -13,7 +13,7 @@ from dspark_tuning.reporting.page import Cell, Html, Row, Section, figure, parag
 from dspark_tuning.reporting.plots import FIXED_NAMES, arm_lines, doubling, drawing, panels
 from dspark_tuning.reporting.tables import steady
 from dspark_tuning.search import baselines
-from dspark_tuning.search.comparison import told_gain
+from dspark_tuning.search.comparison import gain_of
 from dspark_tuning.search.objectives import METRICS, THROUGHPUT, Metric, figures
 from dspark_tuning.search.summary import saturated
 from dspark_tuning.search.tune import Outcome
@@ -120,4 +120,4 @@ def _gain_figure(outcome: Outcome, metric: Metric) -> Html:
 
 
 def _intervals(found: pd.DataFrame) -> list[Cell]:
-    return [interval(told_gain(row)) for row in found.to_dict("records")]
+    return [interval(gain_of(row)) for row in found.to_dict("records")]

@@ -10,8 +10,8 @@ import pandas as pd
 from dspark_simulator.scenario import Scenario
 from dspark_simulator.simulation import Arm
 from dspark_tuning.search import named_arms
+from dspark_tuning.search.artifact import Searched, artifact_of
 from dspark_tuning.search.space import Space
-from dspark_tuning.search.tune import Searched, artifact_of
 from sglang_dspark.errors import InputError
 from sglang_dspark.policy.artifact import Artifact
 
