@@ -12,7 +12,7 @@ demo: $(VENV)/base
 	$(BIN)/dspark tune --trials 64 --replications 8 --out out
 
 serve-demo: $(VENV)/serve
-	$(BIN)/python -m sglang_dspark.demo.serve --out out/serve-demo
+	$(BIN)/python -m dspark_tuning.cli.serve_demo --out out/serve-demo
 
 sim2real: $(VENV)/serve
 	$(BIN)/dspark sim2real --out out/sim2real

@@ -8,37 +8,18 @@ where it equals the target's most likely token.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
 from sglang_dspark.drafter.base import Drafter, distribution
 from sglang_dspark.drafter.data.conversations import Message
 from sglang_dspark.drafter.pair import Pair
+from sglang_dspark.drafter.rounds import OfflineRounds, join
 from sglang_dspark.drafter.target import Target
 from sglang_dspark.errors import InputError
-
-
-class OfflineRounds(NamedTuple):
-    """R rounds of several requests."""
-
-    confidence_logits: NDArray[np.float32]
-    """[R, gamma], raw; NaN for a drafter without a confidence head."""
-
-    accepted: NDArray[np.int64]
-    """[R] drafts accepted, 0..gamma."""
-
-    texts: list[list[int]]
-    """Each request's tokens, prompt included."""
-
-    request: NDArray[np.int64]
-    """[R] indices into ``texts``."""
-
-    begin: NDArray[np.int64]
-    """[R] tokens of the answer before the round's drafts."""
 
 
 @torch.no_grad()
@@ -155,18 +136,6 @@ def converse(
                 histories[i].append({"role": "assistant", "content": answer})
         progress(min(start + together, len(prompts)), len(prompts))
     return join(parts)
-
-
-def join(parts: Sequence[OfflineRounds]) -> OfflineRounds:
-    """Concatenate rounds, numbering their requests anew."""
-    offsets = np.cumsum([0, *(len(part.texts) for part in parts)])
-    return OfflineRounds(
-        np.concatenate([part.confidence_logits for part in parts]),
-        np.concatenate([part.accepted for part in parts]),
-        [text for part in parts for text in part.texts],
-        np.concatenate([part.request + offset for part, offset in zip(parts, offsets, strict=False)]),
-        np.concatenate([part.begin for part in parts]),
-    )
 
 
 def _verify(drafts: Tensor, drawn_from: Tensor, target: Tensor, generator: torch.Generator) -> tuple[int, int]:

@@ -1,1 +1,1 @@
-"""What only a GPU can settle, run on one: a server on SGLang's Triton attention, and what its steps take."""
+"""The GPU check: stages that test kernels, time steps and verify a server on a GPU."""

@@ -1,23 +1,23 @@
-"""Stage *cost*: what steps of Qwen3-8B with a DSpark draft take on this GPU, as ``dspark calibrate`` reads it.
+"""Stage *cost*: step times of Qwen3-8B with a DSpark draft on this GPU, in files for ``dspark calibrate``.
 
 ``python -m sglang_dspark.gpu_check.cost --out DIR [--budget-s 420] [--rehearse]`` writes ``DIR/cost.json`` after every
 cell, and beside it ``gamma7.parquet`` and ``gamma3.parquet`` (``dspark record``), ``plain-*.parquet`` (``dspark load``)
-and the logs. Weights are random, in the shapes of Qwen3-8B and of DeepSpec's draft for it: times are those of the
-shapes, and almost no draft is accepted. Attention is SGLang's Triton kernels, which read a long context more slowly
-than FlashAttention 3.
+and the logs. Weights are random, in the shapes of Qwen3-8B and of DeepSpec's draft for it: times depend on the
+shapes only, and almost no draft is accepted. Attention uses SGLang's Triton kernels, which read a long context more
+slowly than FlashAttention 3.
 
-1. *gamma 7*: one server, compact, in graphs. For every context and number of clients, whole blocks, three drafts, one,
-   and a rest, by replacing the policy under load.
-2. *plain*: no speculation. Closed loops for the plain server's step times; then limits on running requests and prefill
-   intervals 0, 4 and 8 with more clients than may run.
-3. *gamma 3*: the same as 1, fewer loads, if time is left.
+1. *gamma 7*: one server, compact, in graphs. For every context and number of clients it verifies whole blocks, three
+   drafts, one draft, and rests, by replacing the policy under load.
+2. *plain*: no speculation. Closed loops for step times; then limits on running requests, and prefill intervals 0, 4
+   and 8, with more clients than may run.
+3. *gamma 3*: as 1 with fewer loads, if time is left.
 
-``cost.json`` names the command that makes the scenario ``h200-qwen3-8b-measured`` of these files, on any machine.
+``cost.json`` contains the command that makes the scenario ``h200-qwen3-8b-measured`` from these files, on any machine.
 
-Time plan, by reading and not by a measurement on a GPU: the first start 110 s (20 s of imports, 40 s of graphs for
-twelve sizes of a target with 36 layers and a draft, the rest kernels that are compiled once), later ones 60 s. The 16
+Time plan, estimated and not measured on a GPU: 110 s for the first start (20 s of imports, 40 s of graphs for twelve
+sizes of a target with 36 layers and a draft, the rest for kernels that are compiled once), 60 s for later ones. The 16
 loads of *gamma 7* prefill 520,000 tokens (30 s) and hold four policies for 1.2 s each with 0.5 s to replace them
-(110 s). *plain* is planned at 60 + 90 s. That is 400 s; *gamma 3* needs 100 more.
+(110 s). *plain* takes 60 + 90 s. That is 400 s; *gamma 3* needs 100 more.
 """
 
 from __future__ import annotations
@@ -39,15 +39,15 @@ import numpy as np
 import yaml
 
 from sglang_dspark.demo import TARGET
-from sglang_dspark.demo.serve import put_in_force
-from sglang_dspark.demo.server import DSPARK, Server
 from sglang_dspark.drafter.block import DSparkShape
 from sglang_dspark.drafter.shape import derive
 from sglang_dspark.drafter.training import recipe
 from sglang_dspark.gpu_check import environment
-from sglang_dspark.gpu_check.engine import COMPACT, KERNELS, NO_FALLBACK, unlike_before
+from sglang_dspark.gpu_check.engine import COMPACT, KERNELS, unlike_before
 from sglang_dspark.gpu_check.plugin import INTERVAL
 from sglang_dspark.gpu_check.stage import Flags, Stage, steps
+from sglang_dspark.local_server.process import DSPARK, NO_FALLBACK, ServerProcess
+from sglang_dspark.local_server.steering import put_in_force
 from sglang_dspark.policy import AnyPolicy, Fixed, NoDraft, SpsAdditiveTable
 from sglang_dspark.policy.artifact import Artifact, save, untuned
 from sglang_dspark.serving.launch import POLICY
@@ -66,7 +66,7 @@ QWEN3_8B: Final[dict[str, Any]] = {
     "max_position_embeddings": 40960,
     "rms_norm_eps": 1e-6,
 }
-# The rehearsal's, whose draft is the recipe's in small.
+# The rehearsal's shape, whose draft is a small version of the recipe's.
 TINY: Final = QWEN3_8B | {
     "hidden_size": 64,
     "intermediate_size": 128,
@@ -80,26 +80,26 @@ TINY: Final = QWEN3_8B | {
 TINY_DRAFT: Final = DSparkShape(
     family="dspark", layers=1, mask_token_id=1, markov_rank=8, target_layer_ids=(0, 2), intermediate_size=64
 )
-# What an untuned policy believes; it decides nothing with fixed lengths.
+# The cost belief of untuned policies, which fixed lengths do not use.
 GUESS: Final = SpsAdditiveTable(
     bias_seconds=0.01, bs_probes=(1,), alpha_seconds=(0.0,), m_probes=(1,), theta_seconds=(0.0,)
 )
 
 
 class Size(NamedTuple):
-    """What is measured.
+    """The sizes of the measurements.
 
     Attributes:
         running: The servers' limit on running requests.
-        loads: Clients by tokens of context, the longest first: shorter prompts are beginnings of longer ones, and come
-            from the prefix cache.
+        loads: Numbers of clients by tokens of context, the longest first: shorter prompts are prefixes of longer ones
+            and come from the prefix cache.
         other_loads: The same with gamma 3.
-        plain: Context and clients of the closed loops against the server without speculation.
+        plain: Context and clients of the closed loops on the server without speculation.
         output: Tokens of an answer.
-        dwell_s: How long a policy is held.
-        tokens_per_s: At least, of a prefill.
-        chat: Prompt and output tokens of the last part, mean of a lognormal.
-        limits: Running requests; the last is ``running``.
+        dwell_s: Seconds for which a policy is held.
+        tokens_per_s: A lower bound of the prefill rate.
+        chat: Prompt and output tokens of the last part, means of lognormals.
+        limits: Limits on running requests; the last is ``running``.
     """
 
     running: int
@@ -145,20 +145,21 @@ INTERVALS: Final = (0, 4, 8)
 GPU: Final = {
     "--cuda-graph-bs-decode": ("1", "2", "4", "8", "16", "32", "48", "64", "96", "128", "192", "256"),
     "--context-length": "10240",
-    # 76 GB beside 16 of weights and 5 of logits and graphs.
+    # 76 GB, in addition to 16 of weights and 5 of logits and graphs.
     "--max-total-tokens": "450000",
     "--chunked-prefill-size": "8192",
-    # Answers reach the clients in pieces: 256 of them at 100 steps a second are more than one process reads.
+    # Answers are streamed in pieces: one process cannot read 256 of them token by token at 100 steps a second.
     "--stream-interval": "16",
 }
 
 
 def main() -> None:
+    """Run the stage from the command line."""
     run(Stage.of_command("cost", __doc__, BUDGET_S))
 
 
 def run(stage: Stage) -> None:
-    """All servers and cells, as far as the stage's time goes."""
+    """Run all servers and cells for which there is time."""
     size = REHEARSED if stage.rehearses else FULL
     stage.warm(QWEN3_8B["head_dim"], QWEN3_8B["num_key_value_heads"])
     target, draft = write_models(stage.out, small=stage.rehearses)
@@ -178,7 +179,7 @@ def run(stage: Stage) -> None:
 
 
 def write_models(folder: Path, small: bool) -> tuple[Path, Path]:
-    """Folders with the configurations of target and draft, and the demo's tokenizer; weights are made when loading."""
+    """Write folders with the configurations of target and draft, and the demo's tokenizer; the server makes weights."""
     from transformers import Qwen3Config
 
     target, draft = folder / "target", folder / "draft"
@@ -194,7 +195,7 @@ def write_models(folder: Path, small: bool) -> tuple[Path, Path]:
 
 
 def artifact(policy: AnyPolicy, gamma: int) -> Artifact:
-    """A policy for the shape, at most a whole block long."""
+    """Make an artifact of a policy for the shape, with fixed lengths of at most a block."""
     if isinstance(policy, Fixed):
         policy = Fixed(length=min(policy.length, gamma))
     return untuned(policy, GUESS, gamma)
@@ -229,8 +230,8 @@ def _speculating(
         stage.note_of(f"steps of {name}", partial(steps, recorded))
 
 
-def _level(server: Server, path: Path, clients: _Clients, level: int, gamma: int, size: Size) -> dict[str, Any]:
-    """Holds every policy while ``level`` clients run."""
+def _level(server: ServerProcess, path: Path, clients: _Clients, level: int, gamma: int, size: Size) -> dict[str, Any]:
+    """Hold every policy for a while with ``level`` clients running."""
     added = clients.grow(level)
     time.sleep(0.5 + added * clients.context / size.tokens_per_s)
     held = {}
@@ -248,9 +249,9 @@ def _level(server: Server, path: Path, clients: _Clients, level: int, gamma: int
 
 
 class _Clients:
-    """Clients that each ask for the answer to a prompt of their own again and again, until the block ends."""
+    """Clients that each request the answer to their own prompt repeatedly while the block lasts."""
 
-    def __init__(self, server: Server, context: int, output: int) -> None:
+    def __init__(self, server: ServerProcess, context: int, output: int) -> None:
         self.context, self.errors = context, list[str]()
         self._server, self._output = server, output
         self._stop = threading.Event()
@@ -262,13 +263,13 @@ class _Clients:
     def __exit__(self, *error: object) -> None:
         self._stop.set()
         if not self._server.ended:
-            with suppress(OSError):  # It may end just now.
+            with suppress(OSError):  # The server may be stopping.
                 self._server.post("/abort_request", {"rid": "", "abort_all": True})
         for thread in self._threads:
             thread.join()
 
     def grow(self, clients: int) -> int:
-        """Start clients until ``clients`` run; returns how many were started."""
+        """Start clients until ``clients`` run; return the number started."""
         before = len(self._threads)
         for number in range(before, clients):
             thread = threading.Thread(target=self._ask, args=(number,), daemon=True)
@@ -277,21 +278,21 @@ class _Clients:
         return clients - before
 
     def _ask(self, number: int) -> None:
-        # Ids of the demo's tokenizer, without its special tokens; a shorter prompt is the beginning of a longer one.
+        # Ids of the demo's tokenizer, without its special tokens; a shorter prompt is a prefix of a longer one.
         prompt = np.random.default_rng(number).integers(8, 1000, self.context).tolist()
         sampling = {"temperature": 0.0, "max_new_tokens": self._output, "ignore_eos": True}
         while not self._stop.is_set() and not self._server.ended:
             try:
                 self._server.post("/generate", {"input_ids": prompt, "sampling_params": sampling})
-            except Exception as error:  # Told by the cell, whatever it is.
+            except Exception as error:  # The cell reports every kind of failure.
                 if not self._stop.is_set():
                     self.errors.append(f"{type(error).__name__}: {error}")
                     return
 
 
 @contextmanager
-def _recorded(server: Server, out: Path) -> Iterator[None]:
-    """``dspark record`` for as long as the block lasts."""
+def _recorded(server: ServerProcess, out: Path) -> Iterator[None]:
+    """Run ``dspark record`` while the block lasts."""
     command = [sys.executable, "-m", "dspark_tuning.cli", "record", "--url", server.url, "--out", str(out)]
     with out.with_suffix(".record.log").open("wb") as log:
         process = subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT)
@@ -306,7 +307,7 @@ def _recorded(server: Server, out: Path) -> Iterator[None]:
                 process.wait()
 
 
-def _plain(stage: Stage, server: Server, size: Size) -> None:
+def _plain(stage: Stage, server: ServerProcess, size: Size) -> None:
     for context, clients in size.plain:
         call = partial(_closed_loop, stage, server, f"plain-{context}-{clients}", context, clients, size)
         stage.run(f"plain: {clients} of {context}", call, server)
@@ -316,16 +317,18 @@ def _plain(stage: Stage, server: Server, size: Size) -> None:
         stage.run(f"plain: at most {limit} running, prefill interval {interval}", call, server)
 
 
-def _closed_loop(stage: Stage, server: Server, name: str, context: int, clients: int, size: Size) -> dict[str, Any]:
+def _closed_loop(
+    stage: Stage, server: ServerProcess, name: str, context: int, clients: int, size: Size
+) -> dict[str, Any]:
     lengths = {"kind": "fixed", "tokens": context}, {"kind": "fixed", "tokens": min(size.output, 128)}
-    found = _load(stage, server, name, lengths, clients, clients, 0)
-    return {"tpot_s": found["result"]["tpot"]}
+    loaded = _load(stage, server, name, lengths, clients, clients, 0)
+    return {"tpot_s": loaded["result"]["tpot"]}
 
 
-def _saturated(stage: Stage, server: Server, limit: int, interval: int, size: Size) -> dict[str, Any]:
-    """More clients than may run, so that prompts always wait."""
-    if not server.tell(**{INTERVAL: interval, "pp_max_micro_batch_size": limit}):
-        raise RuntimeError("the server did not take the limit and the interval")
+def _saturated(stage: Stage, server: ServerProcess, limit: int, interval: int, size: Size) -> dict[str, Any]:
+    """Run more clients than the limit, so that prompts always wait."""
+    if not server.set_state(**{INTERVAL: interval, "pp_max_micro_batch_size": limit}):
+        raise RuntimeError("the server did not accept the limit and the interval")
     prompt, output = (
         {"kind": "lognormal", "mean": mean, "sigma": 0.6, "min": 4, "max": 8 * mean} for mean in size.chat
     )
@@ -336,14 +339,14 @@ def _saturated(stage: Stage, server: Server, limit: int, interval: int, size: Si
 
 def _load(
     stage: Stage,
-    server: Server,
+    server: ServerProcess,
     name: str,
     lengths: tuple[Mapping[str, Any], Mapping[str, Any]],
     clients: int,
     requests: int,
     warmup: int,
 ) -> dict[str, Any]:
-    """What ``dspark load`` says of a closed loop; its traffic and its requests are kept."""
+    """Run ``dspark load`` with a closed loop and return its JSON; traffic and requests are kept as files."""
     prompt, output = lengths
     traffic = {
         "base": SCENARIO,
@@ -368,17 +371,17 @@ def _load(
     source.write_text(yaml.safe_dump(traffic, sort_keys=False))
     out = ("--out", str(stage.out / f"{name}.parquet"))
     command = [sys.executable, "-m", "dspark_tuning.cli", "load", str(source), "--url", server.url, *out, "--json"]
-    said = subprocess.run(command, capture_output=True, text=True, timeout=120)
-    if said.returncode:
-        raise RuntimeError(said.stderr[-2000:])
-    return dict(json.loads(said.stdout))
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120)
+    if done.returncode:
+        raise RuntimeError(done.stderr[-2000:])
+    return dict(json.loads(done.stdout))
 
 
 def _next(folder: Path) -> Sequence[str]:
-    """What makes a scenario of the results."""
+    """Return the command that makes a scenario of the results."""
     plain = [word for file in sorted(folder.glob("plain-*.parquet")) for word in ("--plain", str(file))]
-    made = ("--out", "profile.json", "--scenario", f"{SCENARIO}-measured.yaml", "--base", SCENARIO)
-    return ["dspark", "calibrate", f"{folder}/gamma7.parquet", *plain, "--hardware", "H200", *made]
+    outputs = ("--out", "profile.json", "--scenario", f"{SCENARIO}-measured.yaml", "--base", SCENARIO)
+    return ["dspark", "calibrate", f"{folder}/gamma7.parquet", *plain, "--hardware", "H200", *outputs]
 
 
 if __name__ == "__main__":

@@ -1,18 +1,18 @@
-"""Stage *engine*: SGLang serves the demo pair on a GPU with graphs, and answers as it does without speculation.
+"""Stage *engine*: SGLang serves the demo pair on a GPU with graphs, and its answers equal those without speculation.
 
 ``python -m sglang_dspark.gpu_check.engine --out DIR [--budget-s 480] [--rehearse]`` writes ``DIR/engine.json`` after
 every cell, beside it the servers' logs and recordings. Servers, in this order:
 
-1. *plain*: no speculation. Its answers to 200 prompts at temperature 0 and first tokens at temperature 1 are what the
-   others are held to.
+1. *plain*: no speculation. Its answers to 200 prompts at temperature 0 and its first tokens at temperature 1 are the
+   reference for the others.
 2. *ours*: compact verification in captured graphs, overlap, a policy, the recorder, our kernels. Every policy family
    against *plain*, the distribution at temperature 1, rests, reloads under load, the kill switch, step times.
-3. *upstream's kernels*: the same with SGLang's, for the step times of both.
-4. *no overlap* and 5. *no graphs*: the other ways through the engine, if time is left.
+3. *upstream's kernels*: the same with SGLang's kernels, to compare step times.
+4. *no overlap* and 5. *no graphs*: the other code paths of the engine, if time is left.
 
-Where *ours* does not start, it is tried without graphs, so that the log says which part is at fault.
+Where *ours* does not start, it is tried without graphs, so that the log shows which part fails.
 
-Time plan, by reading and not by a measurement on a GPU: a start takes 40 to 60 s (20 s of imports as on a CPU, a model
+Time plan, estimated and not measured on a GPU: a start takes 40 to 60 s (20 s of imports as on a CPU, a model
 of 4 million parameters, seven captured sizes of target and draft), the first one up to a minute more for kernels that
 are compiled once; a pass over the prompts is 3,200 tokens at 16 at once, a few seconds. Three starts and the cells of
 the first two servers are planned at 330 s of the 480.
@@ -22,23 +22,21 @@ from __future__ import annotations
 
 import itertools
 import os
-import threading
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from functools import partial
-from pathlib import Path
 from typing import Any, Final, NamedTuple
 
-from sglang_dspark.demo import first_tokens, reference
-from sglang_dspark.demo.load import Loaded, Prompt, closed_loop
-from sglang_dspark.demo.mixed_prompts import mixed
-from sglang_dspark.demo.policies import FAMILIES, artifact
-from sglang_dspark.demo.serve import put_in_force
-from sglang_dspark.demo.server import DSPARK, Server
 from sglang_dspark.demo.text import held_out
 from sglang_dspark.gpu_check import environment
 from sglang_dspark.gpu_check.stage import Flags, Stage, steps
+from sglang_dspark.local_server import first_tokens, reference
+from sglang_dspark.local_server.closed_loop import Answers, Prompt, closed_loop
+from sglang_dspark.local_server.mixed_prompts import mixed
+from sglang_dspark.local_server.policies import FAMILIES, artifact
+from sglang_dspark.local_server.process import DSPARK, NO_FALLBACK, ServerProcess
+from sglang_dspark.local_server.steering import Busy, SteeredServer, put_in_force
 from sglang_dspark.policy import Fixed
 from sglang_dspark.policy.artifact import Artifact, save
 from sglang_dspark.serving.launch import POLICY
@@ -49,9 +47,8 @@ CLIENTS: Final = 16
 KERNELS: Final = "--speculative-dspark-kernels"
 RECORD: Final = "--speculative-dspark-record"
 COMPACT: Final = {"SGLANG_RAGGED_VERIFY_MODE": "compact"}
-# Small chunks, so that prompts are prefilled in several; the guard compares with a CPU's step times.
+# Small chunks, so that prompts are prefilled in several.
 FLAGS: Final = {"--chunked-prefill-size": "64", "--max-running-requests": "32", "--enable-metrics": ""}
-NO_FALLBACK: Final = {"--speculative-dspark-fallback-margin": "0"}
 CAPTURED: Final = {"--cuda-graph-bs-decode": ("1", "2", "4", "8", "16", "24", "32")}
 NO_GRAPHS: Final = {"--disable-cuda-graph": ""}
 OTHERS: Final[dict[str, Flags]] = {
@@ -60,16 +57,16 @@ OTHERS: Final[dict[str, Flags]] = {
     "no graphs": {KERNELS: "ours", **NO_GRAPHS},
 }
 ALPHA: Final = 1e-4
-# The demo pair's, target and draft.
+# Of the demo pair, target and draft.
 HEAD_DIM, KV_HEADS = 64, 2
 
 
 class Size(NamedTuple):
-    """How much is asked.
+    """The sizes of the checks.
 
     Attributes:
-        prompts: Of the 200.
-        families: Policies that are held to the plain server.
+        prompts: Number of prompts, of 200.
+        families: Policies that are compared with the plain server.
         samples: First tokens at temperature 1.
         loads: Numbers of concurrent requests at which step times are reported.
         reloads: Policy files under load.
@@ -86,54 +83,25 @@ FULL: Final = Size(200, tuple(FAMILIES), first_tokens.SAMPLES, (1, 4, 16, 32), 4
 REHEARSED: Final = Size(16, ("static", "none"), 640, (2,), 4)
 
 
-class Steered(NamedTuple):
-    """A server that follows a policy file.
-
-    Attributes:
-        record: Its recorder's folder.
-    """
-
-    server: Server
-    path: Path
-    record: Path
-
-    def follow(self, made: Artifact) -> None:
-        """Brings an artifact into force, which takes steps to come."""
-        with _busy(self.server):
-            put_in_force(self.server, unlike_before(made), self.path)
-
-
 _turns = itertools.count(1)
 
 
 def unlike_before(made: Artifact) -> Artifact:
-    """The artifact with a text of its own: a file that returns is taken later and later."""
+    """Return the artifact with a unique text: the server delays files that it has seen before."""
     return made.model_copy(update={"advice": f"Turn {next(_turns)}."})
 
 
-@contextmanager
-def _busy(server: Server) -> Iterator[None]:
-    stop = threading.Event()
-
-    def run() -> None:
-        while not stop.is_set() and not server.ended:
-            closed_loop(server, mixed()[:2], 2)
-
-    thread = threading.Thread(target=run)
-    thread.start()
-    try:
-        yield
-    finally:
-        stop.set()
-        thread.join()
+def _follow(steered: SteeredServer, made: Artifact) -> None:
+    steered.use(unlike_before(made))
 
 
 def main() -> None:
+    """Run the stage from the command line."""
     run(Stage.of_command("engine", __doc__, BUDGET_S))
 
 
 def run(stage: Stage) -> None:
-    """All servers and cells, as far as the stage's time goes."""
+    """Run all servers and cells for which there is time."""
     size = REHEARSED if stage.rehearses else FULL
     base: Flags = FLAGS if stage.rehearses else {**FLAGS, **environment.FLAGS, **CAPTURED}
     stage.warm(HEAD_DIM, KV_HEADS)
@@ -157,19 +125,19 @@ def run(stage: Stage) -> None:
 
 
 @contextmanager
-def _ours(stage: Stage, name: str, base: Flags, flags: Flags) -> Iterator[Steered | None]:
-    """A server that follows a policy, in compact mode, recorded."""
+def _ours(stage: Stage, name: str, base: Flags, flags: Flags) -> Iterator[SteeredServer | None]:
+    """Run a server that follows a policy, in compact mode, with the recorder, while the block lasts."""
     path, record = stage.out / "policy.json", stage.out / name.replace(" ", "-")
     save(artifact("static"), path)
-    asked = {**base, **DSPARK, **NO_FALLBACK, POLICY: str(path), RECORD: str(record), **flags}
+    merged = {**base, **DSPARK, **NO_FALLBACK, POLICY: str(path), RECORD: str(record), **flags}
     if not stage.rehearses:
-        asked |= environment.DRAFT_BACKEND
-    with stage.server(name, asked, COMPACT) as server:
-        yield None if server is None else Steered(server, path, record)
+        merged |= environment.DRAFT_BACKEND
+    with stage.server(name, merged, COMPACT) as server:
+        yield None if server is None else SteeredServer(server, path)
 
 
-def _plain(stage: Stage, server: Server, size: Size) -> dict[str, Any]:
-    """What the server without speculation answers."""
+def _plain(stage: Stage, server: ServerProcess, size: Size) -> dict[str, Any]:
+    """Collect the reference answers of the server without speculation."""
     answers = stage.run("plain: prompts", lambda: [list(a.output_ids) for a in _ask(server, size).answers], server)
     counts = stage.run("plain: first tokens", lambda: _counted(server, size), server)
     for clients in size.loads:
@@ -177,13 +145,13 @@ def _plain(stage: Stage, server: Server, size: Size) -> dict[str, Any]:
     return {"answers": answers, "counts": counts}
 
 
-def _everything(stage: Stage, steered: Steered, expected: Mapping[str, Any] | None, size: Size) -> None:
+def _everything(stage: Stage, steered: SteeredServer, expected: Mapping[str, Any] | None, size: Size) -> None:
     server = steered.server
     for family in size.families:
         _lossless(stage, "ours", steered, family, expected, size)
 
     def distribution() -> dict[str, Any]:
-        steered.follow(artifact("static"))
+        _follow(steered, artifact("static"))
         if expected is None or expected["counts"] is None:
             raise RuntimeError("the plain server gave no first tokens to compare with")
         fit = first_tokens.compare(_unpacked(expected["counts"]), _unpacked(_counted(server, size)))
@@ -197,32 +165,32 @@ def _everything(stage: Stage, steered: Steered, expected: Mapping[str, Any] | No
 
 
 def _lossless(
-    stage: Stage, name: str, steered: Steered, family: str, expected: Mapping[str, Any] | None, size: Size
+    stage: Stage, name: str, steered: SteeredServer, family: str, expected: Mapping[str, Any] | None, size: Size
 ) -> None:
     def check() -> dict[str, Any]:
         if expected is None or expected["answers"] is None:
             raise RuntimeError("the plain server gave no answers to compare with")
-        steered.follow(artifact(family))
+        _follow(steered, artifact(family))
         return judged(expected["answers"], _ask(steered.server, size))
 
     stage.run(f"{name}: greedy, {family}", check, steered.server)
 
 
-def judged(expected: list[list[int]], loaded: Loaded) -> dict[str, Any]:
-    """How answers compare with those of the plain server; the first token that differs is a tie or a fault."""
+def judged(expected: list[list[int]], loaded: Answers) -> dict[str, Any]:
+    """Compare answers with those of the plain server; the first different token of an answer is a tie or a fault."""
     ties: list[dict[str, Any]] = []
     faults: list[dict[str, Any]] = []
-    for wanted, answer in zip(expected, loaded.answers, strict=True):
+    for expected_ids, answer in zip(expected, loaded.answers, strict=True):
         got = list(answer.output_ids)
-        if got == wanted:
+        if got == expected_ids:
             continue
-        pairs = zip(got, wanted, strict=False)
+        pairs = zip(got, expected_ids, strict=False)
         at = next((i for i, (a, b) in enumerate(pairs) if a != b), None)
         if at is None:
-            faults.append({"prompt": answer.prompt.text[-40:], "lengths": [len(got), len(wanted)]})
+            faults.append({"prompt": answer.prompt.text[-40:], "lengths": [len(got), len(expected_ids)]})
             continue
-        ids = reference.tokenizer()(answer.prompt.text)["input_ids"] + wanted[:at]
-        apart, moved = reference.tie(ids, got[at], wanted[at])
+        ids = reference.tokenizer()(answer.prompt.text)["input_ids"] + expected_ids[:at]
+        apart, moved = reference.tie(ids, got[at], expected_ids[at])
         row = {"prompt": answer.prompt.text[-40:], "at": at, "logits_apart": apart, "bf16_moves": moved}
         (ties if apart <= moved else faults).append(row)
     return {
@@ -237,19 +205,19 @@ def judged(expected: list[list[int]], loaded: Loaded) -> dict[str, Any]:
     }
 
 
-def _ask(server: Server, size: Size) -> Loaded:
+def _ask(server: ServerProcess, size: Size) -> Answers:
     return _whole(closed_loop(server, mixed()[: size.prompts], CLIENTS, ignore_eos=True))
 
 
-def _whole(loaded: Loaded) -> Loaded:
-    """The answers, all of them."""
+def _whole(loaded: Answers) -> Answers:
+    """Raise RuntimeError where a request failed."""
     if loaded.failed:
         first = next(answer.error for answer in loaded.answers if answer.error)
         raise RuntimeError(f"{loaded.failed} of {len(loaded.answers)} requests failed, the first with {first}")
     return loaded
 
 
-def _counted(server: Server, size: Size) -> list[tuple[list[int], int]]:
+def _counted(server: ServerProcess, size: Size) -> list[tuple[list[int], int]]:
     counts = first_tokens.draw(server, held_out("code", 1, 24, seed=3)[0], size.samples)
     return [(list(cell), count) for cell, count in counts.items()]
 
@@ -258,16 +226,16 @@ def _unpacked(rows: list[tuple[list[int], int]]) -> Any:
     return Counter({tuple(cell): count for cell, count in rows})
 
 
-def _rate(server: Server, clients: int) -> dict[str, float]:
-    """Tokens per second of ``clients`` requests that start together."""
+def _rate(server: ServerProcess, clients: int) -> dict[str, float]:
+    """Measure the tokens per second of ``clients`` requests that start together."""
     prompts = [Prompt(prompt.text, 96, prompt.slo_class) for prompt in mixed()[4 : 4 + clients]]
     loaded = _whole(closed_loop(server, prompts, clients, ignore_eos=True))
     return {"tokens_per_s": loaded.tokens_per_s, "accepted_length": loaded.accepted_length}
 
 
-def _loads(stage: Stage, name: str, steered: Steered, size: Size) -> None:
-    """Whole blocks at every load; the recorder has the step times."""
-    stage.run(f"{name}: whole blocks in force", lambda: steered.follow(_fixed(7)), steered.server)
+def _loads(stage: Stage, name: str, steered: SteeredServer, size: Size) -> None:
+    """Verify whole blocks at every load; the recorder keeps the step times."""
+    stage.run(f"{name}: whole blocks in force", lambda: _follow(steered, _fixed(7)), steered.server)
     for clients in size.loads:
         stage.run(f"{name}: {clients} at once", partial(_rate, steered.server, clients), steered.server)
 
@@ -276,24 +244,24 @@ def _fixed(length: int) -> Artifact:
     return artifact("fixed").model_copy(update={"policy": Fixed(length=length)})
 
 
-def _kill_switch(steered: Steered) -> dict[str, Any]:
-    """Verify lengths while the policy decides (3), is switched off (7) and is switched on again (3)."""
+def _kill_switch(steered: SteeredServer) -> dict[str, Any]:
+    """Measure verify lengths with the policy on (3), off and in shadow (7), and on again (3)."""
     server = steered.server
     lengths: dict[str, float] = {}
-    steered.follow(artifact("fixed"))
+    _follow(steered, artifact("fixed"))
     for mode in (Mode.ON, Mode.OFF, Mode.SHADOW, Mode.ON):
-        if not server.tell(dspark_policy_mode=int(mode)):
-            raise RuntimeError(f"the server did not take mode {mode.name}")
+        if not server.set_state(dspark_policy_mode=int(mode)):
+            raise RuntimeError(f"the server did not accept mode {mode.name}")
         closed_loop(server, mixed()[:2], 1)
         lengths[f"{len(lengths)} {mode.name.lower()}"] = _whole(closed_loop(server, mixed()[:4], 2)).verify_length
     return {"verify_lengths": lengths, "passes": list(lengths.values()) == [3, 7, 7, 3]}
 
 
-def _rest(steered: Steered) -> dict[str, Any]:
-    """A policy that never drafts, then one that does."""
-    steered.follow(artifact("none"))
+def _rest(steered: SteeredServer) -> dict[str, Any]:
+    """Follow a policy that never drafts, then one that does."""
+    _follow(steered, artifact("none"))
     rested = _whole(closed_loop(steered.server, mixed()[:8], 4)).accepted_length
-    steered.follow(artifact("fixed"))
+    _follow(steered, artifact("fixed"))
     resumed = _whole(closed_loop(steered.server, mixed()[:8], 4))
     return {
         "accepted_length": rested,
@@ -302,32 +270,26 @@ def _rest(steered: Steered) -> dict[str, Any]:
     }
 
 
-def _reloads(steered: Steered, size: Size) -> dict[str, Any]:
-    """Replaces the policy again and again while requests run."""
+def _reloads(steered: SteeredServer, size: Size) -> dict[str, Any]:
+    """Replace the policy repeatedly while requests run."""
     before = steered.server.state()["dspark_policy"]["version"]
-    loads: list[Loaded] = []
-    stop = threading.Event()
+    loads: list[Answers] = []
 
-    def run() -> None:
-        while not stop.is_set() and not steered.server.ended:
+    def load() -> None:
+        if not steered.server.ended:
             loads.append(closed_loop(steered.server, mixed()[:32], 8))
 
-    thread = threading.Thread(target=run)
-    thread.start()
-    try:
+    with Busy(load):
         for i in range(size.reloads):
             made = artifact(("threshold", "fixed", "argmax", "none")[i % 4], advice=f"Reload {i}.")
             put_in_force(steered.server, made, steered.path)
-    finally:
-        stop.set()
-        thread.join()
     taken = steered.server.state()["dspark_policy"]["version"] - before
     failed, sent = sum(load.failed for load in loads), sum(len(load.answers) for load in loads)
     return {"reloads": taken, "requests": sent, "failed": failed, "passes": taken == size.reloads and not failed}
 
 
 def _note_recorded_steps(stage: Stage, name: str, size: Size) -> None:
-    """Medians of the recorded steps, once the server has ended and written them."""
+    """Note the medians of the recorded steps, which the server has written when it stops."""
     folder = stage.out / name.replace(" ", "-")
     if folder.is_dir():
         stage.note_of(f"steps of {name}", partial(steps, folder, size.loads))

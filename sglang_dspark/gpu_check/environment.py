@@ -1,6 +1,7 @@
-"""What a server of the GPU check finds on its path: the stand-in for ``sgl_kernel``, and plugins as entry points.
+"""The environment of the GPU check's servers: a stand-in for ``sgl_kernel``, and plugins as entry points.
 
-A machine that only has this tree on its path has no installed distribution that would name the plugins.
+The entry points are written to a folder because a machine with only this tree on its path has no installed distribution
+that names the plugins.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ PLUGINS: Final = {
     "sglang.srt.platforms": {"dspark": "sglang_dspark.serving.platform:activate"},
     "sglang.srt.plugins": {"dspark": "sglang_dspark.serving.plugin:register"},
 }
-# On a GPU; SGLang's graphs of prefills would be one more thing to capture, and nothing here measures them.
+# On a GPU. Graphs of prefills are disabled: they take time to capture, and no stage measures them.
 FLAGS: Final = {
     "--device": "cuda",
     "--attention-backend": BACKEND,
@@ -34,20 +35,20 @@ CHECK: Final = "sglang_dspark.gpu_check.plugin:register"
 
 
 def plugins(folder: Path) -> dict[str, str]:
-    """Variables of a server that finds the plugins; ``folder`` gets their entry points."""
+    """Write the plugins' entry points to ``folder`` and return a server's variables that make it find them."""
     return {"PYTHONPATH": _path(_entry_points(folder)), **CACHE}
 
 
 def gpu(folder: Path, cache: Path) -> dict[str, str]:
-    """Variables of a server on a GPU without a ``sgl_kernel`` of its own.
+    """Return the variables of a server on a GPU without an installed ``sgl_kernel``.
 
     Args:
-        folder: Gets the entry points of the plugins.
-        cache: Compiled kernels; later servers start sooner with the same one.
+        folder: To write the plugins' entry points to.
+        cache: Folder of compiled kernels; later servers with the same folder start sooner.
     """
     return {
         "PYTHONPATH": _path(STAND_IN, _entry_points(folder)),
-        # The stand-in is no distribution whose version SGLang could check.
+        # The stand-in is not an installed distribution whose version SGLang could check.
         "SGLANG_SKIP_SGL_KERNEL_VERSION_CHECK": "1",
         "TRITON_CACHE_DIR": str(cache / "triton"),
         "SGLANG_JIT_CACHE_DIR": str(cache / "jit"),
@@ -62,16 +63,16 @@ def _path(*first: str) -> str:
 
 
 def _entry_points(folder: Path) -> str:
-    """A folder whose distribution names the attention backend, and the plugin where no installed one does."""
+    """Write a distribution that names the attention backend, and the plugins unless an installed one names them."""
     installed = {entry.value for group in PLUGINS for entry in importlib.metadata.entry_points(group=group)}
     info = folder / "plugins" / "dspark_gpu_check-0.dist-info"
     info.mkdir(parents=True, exist_ok=True)
     (info / "METADATA").write_text("Metadata-Version: 2.1\nName: dspark-gpu-check\nVersion: 0\n")
     lines = []
     for group, entries in PLUGINS.items():
-        wanted = {name: value for name, value in entries.items() if value not in installed}
+        absent = {name: value for name, value in entries.items() if value not in installed}
         if group == "sglang.srt.plugins":
-            wanted["dspark_gpu_check"] = CHECK
-        lines += [f"[{group}]", *(f"{name} = {value}" for name, value in wanted.items())]
+            absent["dspark_gpu_check"] = CHECK
+        lines += [f"[{group}]", *(f"{name} = {value}" for name, value in absent.items())]
     (info / "entry_points.txt").write_text("\n".join(lines) + "\n")
     return str(info.parent.resolve())

@@ -1,10 +1,10 @@
-"""Stage *kernels*: the kernels' tests on this GPU, then their bench beside PyTorch and SGLang's own.
+"""Stage *kernels*: the kernels' tests on this GPU, then their bench against PyTorch and SGLang's own kernels.
 
-``python -m sglang_dspark.gpu_check.kernels --out DIR [--budget-s 300] [--rehearse]`` writes ``DIR/kernels.json`` (what
-passed, failed and was skipped, and why), ``DIR/bench.json`` (``python -m dspark_kernels.bench --out``), the bench's
-result file and both logs. A rehearsal runs the tests that launch nothing, and the bench as far as a launch.
+``python -m sglang_dspark.gpu_check.kernels --out DIR [--budget-s 300] [--rehearse]`` writes ``DIR/kernels.json``
+(tests passed, failed and skipped, with reasons), ``DIR/bench.json`` (``python -m dspark_kernels.bench --out``), the
+bench's result file and both logs. A rehearsal runs the tests without launches, and the bench up to its first launch.
 
-Time plan, by reading and not by a measurement on a GPU: the tests compile some hundred kernels, 1 to 3 s each, in as
+Time plan, estimated and not measured on a GPU: the tests compile some hundred kernels, 1 to 3 s each, in as
 many processes as there are cores; on 16 that is a minute, and they may take 40 % of the budget. The bench checks and
 compiles in as many processes (a minute), times four numbers of requests for its table (some seconds), and then the
 others until its budget ends: at 256 requests a round moves about 2 GB, half a millisecond, fifty times for each side.
@@ -30,32 +30,32 @@ BUDGET_S: Final = 300.0
 TESTS_SHARE: Final = 0.4
 TREE: Final = Path(__file__).parents[2]
 TESTS: Final = ("tests/kernels",)
-# Those that interpret no kernel: under NumPy 2.5 the interpreter of Triton 3.6 does not run.
+# Tests without interpreted kernels: the interpreter of Triton 3.6 does not run under NumPy 2.5.
 REHEARSED: Final = ("tests/kernels/test_philox.py", "tests/kernels/test_on_device.py")
-# Seconds between the bench's last case and its end: launch configurations are compiled and the files written.
+# Seconds after the bench's last case, for compiling launch configurations and writing files.
 TO_END_S: Final = 30.0
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Returns the exit code: 1 where a test failed or the bench found a kernel that is not its reference."""
+    """Run the stage; exit code 1 where a test failed or a kernel differs from its reference."""
     stage = Stage.of_command("kernels", __doc__, BUDGET_S, arguments)
-    stage.out = stage.out.resolve()  # Commands run in the tree.
+    stage.out = stage.out.resolve()  # Commands run in another folder, the tree's root.
     tests = stage.run("tests", lambda: _tests(stage), limit_s=stage.left_s)
     bench = stage.run("bench", lambda: _bench(stage), limit_s=stage.left_s)
     codes = [None if result is None else result["exit_code"] for result in (tests, bench)]
-    # Without a GPU the bench ends with 2, after everything but a launch.
+    # Without a GPU the bench exits with 2 before its first launch.
     return int(codes != [0, 2 if stage.rehearses else 0])
 
 
 def _tests(stage: Stage) -> dict[str, Any]:
-    found = stage.out / "tests.xml"
-    found.unlink(missing_ok=True)
-    asked = REHEARSED if stage.rehearses else TESTS
-    many = [] if stage.rehearses else ["-n", str(min(16, len(os.sched_getaffinity(0))))]
-    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", *many, f"--junitxml={found}", *asked]
+    report = stage.out / "tests.xml"
+    report.unlink(missing_ok=True)
+    tests = REHEARSED if stage.rehearses else TESTS
+    workers = [] if stage.rehearses else ["-n", str(min(16, len(os.sched_getaffinity(0))))]
+    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", *workers, f"--junitxml={report}", *tests]
     variables = {"TRITON_INTERPRET": "1"} if stage.rehearses else environment.gpu(stage.out, stage.out.parent / "cache")
     code = _run(stage, "tests", command, variables, TESTS_SHARE * stage.left_s)
-    return {"exit_code": code, **(_outcomes(found) if found.exists() else {})}
+    return {"exit_code": code, **(_outcomes(report) if report.exists() else {})}
 
 
 def _bench(stage: Stage) -> dict[str, Any]:
@@ -67,7 +67,7 @@ def _bench(stage: Stage) -> dict[str, Any]:
         command += ["--vocab", "5000"]
     variables = {"DSPARK_KERNELS_RESULT": str(stage.out / "result.json")}
     if not stage.rehearses:
-        # SGLang's own kernels are imported beside ours, from where a server finds them.
+        # The bench imports SGLang's own kernels from where a server finds them.
         variables |= environment.gpu(stage.out, stage.out.parent / "cache")
     code = _run(stage, "bench", command, variables, max(stage.left_s, 1.0))
     report = json.loads(out.read_text(encoding="utf-8")) if out.exists() else {}
@@ -80,7 +80,7 @@ def _bench(stage: Stage) -> dict[str, Any]:
 
 
 def _run(stage: Stage, name: str, command: list[str], variables: dict[str, str], limit_s: float) -> int:
-    """The exit code of a command whose output goes to a log; 124 where it was ended after ``limit_s``."""
+    """Run a command with its output in a log; return its exit code, or 124 where it was stopped after ``limit_s``."""
     path = os.pathsep.join([str(TREE), *(one for one in sys.path if one)])
     given = {**os.environ, "PYTHONPATH": path, **variables}
     with (stage.out / f"{name}.log").open("w", encoding="utf-8") as log:
@@ -90,14 +90,14 @@ def _run(stage: Stage, name: str, command: list[str], variables: dict[str, str],
         except subprocess.TimeoutExpired:
             return 124
         finally:
-            # Its processes too, which hold the GPU.
+            # Also its child processes, which hold the GPU.
             with suppress(ProcessLookupError):
                 os.killpg(process.pid, signal.SIGKILL)
             process.wait()
 
 
 def _outcomes(report: Path) -> dict[str, Any]:
-    """Counts of a JUnit report, the tests that failed, and why others were skipped."""
+    """Summarise a JUnit report: counts, failed tests, and reasons of skipped ones."""
     passed, failed, skipped = 0, list[str](), Counter[str]()
     for case in ET.parse(report).iter("testcase"):
         name = f"{case.get('classname')}.{case.get('name')}"

@@ -1,7 +1,7 @@
-"""``make gpu-kit``: a folder that runs the GPU check on a machine without SGLang, installation or network.
+"""Build a folder that runs the GPU check on a machine without SGLang, installation or network (``make gpu-kit``).
 
-It holds this tree, the wheels that ``requirements/gpu_machine.txt`` does not promise there, and ``run.sh STAGE``.
-SGLang's wheel is taken without its servers in Rust and its image and video generation, which nothing here runs.
+It holds this tree, the wheels that ``requirements/gpu_machine.txt`` does not list, and ``run.sh STAGE``. SGLang's wheel
+is stripped of its Rust servers and its image and video generation, which no stage runs.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ TREE: Final = (
 )
 LEFT_OUT: Final = ("sglang/srt/rust_extensions/*.so", "sglang/multimodal_gen/*", "sglang/test/*")
 PYTHON: Final = "3.12"
-# As wheels of x86-64 for Python 3.12 are tagged.
+# The tags of x86-64 wheels for Python 3.12.
 PLATFORMS: Final = (
     "manylinux1",
     "manylinux2014",
@@ -43,7 +43,7 @@ LIMIT_MB: Final = 60.0
 RUN: Final = """\
 #!/usr/bin/env bash
 # run.sh STAGE...: kernels, cost, engine, or all. For each a log and an archive in $OUT (results, beside this file).
-# LIMIT_S: seconds of a stage (480). PYTHON: what has PyTorch for CUDA (python3). REHEARSE=1: on the CPU, small.
+# LIMIT_S: seconds per stage (480). PYTHON: one with PyTorch for CUDA (python3). REHEARSE=1: small, on the CPU.
 set -uo pipefail
 cd "$(dirname "$0")"
 [ $# -gt 0 ] || { sed -n 2,3p "$0"; exit 2; }
@@ -68,7 +68,7 @@ done
 exit $failed
 """
 
-# Imported where the kit is checked: what the stages and the servers that they start import as they go.
+# Imported when the kit is checked: the modules that stages and their servers import while they run.
 IMPORTS: Final = (
     *(f"sglang_dspark.gpu_check.{stage}" for stage in STAGES),
     "dspark_kernels.bench.command",
@@ -85,12 +85,10 @@ IMPORTS: Final = (
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Returns the exit code."""
+    """Build the kit, check it if asked, and return the exit code."""
     parser = argparse.ArgumentParser(prog="python -m sglang_dspark.gpu_check.kit", description=__doc__)
     parser.add_argument("--out", type=Path, default=Path("out/gpu-kit"), help="folder to make (default out/gpu-kit)")
-    parser.add_argument(
-        "--limit-mb", type=float, default=LIMIT_MB, help=f"most that it may take (default {LIMIT_MB:g})"
-    )
+    parser.add_argument("--limit-mb", type=float, default=LIMIT_MB, help=f"largest size (default {LIMIT_MB:g})")
     parser.add_argument(
         "--check-with", metavar="PYTHON", help="an interpreter with the packages of requirements/gpu_machine.txt"
     )
@@ -106,10 +104,10 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def build(out: Path, limit_mb: float) -> None:
-    """Makes the folder and prints its sizes.
+    """Build the folder and print its sizes.
 
     Raises:
-        InputError: It is larger than ``limit_mb``, or a wheel is not to be had.
+        InputError: The folder exceeds ``limit_mb``, or a wheel cannot be downloaded.
     """
     with tempfile.TemporaryDirectory() as scratch:
         made = Path(scratch) / "kit"
@@ -127,20 +125,20 @@ def build(out: Path, limit_mb: float) -> None:
         for wheel in sorted((made / "wheels").iterdir(), key=_megabytes, reverse=True)[:5]:
             print(f"{_megabytes(wheel):7.1f} MB    {wheel.name}")
         total = sum(sizes.values())
-        print(f"{total:7.1f} MB  in all, of {limit_mb:g}")
+        print(f"{total:7.1f} MB  in total, of {limit_mb:g}")
         if total > limit_mb:
-            raise InputError(f"--limit-mb: the kit takes {total:.1f} MB, more than {limit_mb:g}; allow more")
+            raise InputError(f"limit_mb: the kit has {total:.1f} MB, more than {limit_mb:g}; raise the limit")
         shutil.rmtree(out, ignore_errors=True)
         out.parent.mkdir(parents=True, exist_ok=True)
         shutil.move(made, out)
-    print(f"written: {out}; there: {out.name}/run.sh all")
+    print(f"written: {out}; run on the machine: {out.name}/run.sh all")
 
 
 def check(out: Path, python: str) -> None:
-    """Imports on a CPU what the stages import, under the versions of the machine that the kit is for.
+    """Try the stages' imports on a CPU, under an interpreter with the package versions of the kit's machine.
 
     Raises:
-        InputError: An import fails; it is named.
+        InputError: An import fails.
     """
     with tempfile.TemporaryDirectory() as scratch:
         site = Path(scratch) / "site"
@@ -161,7 +159,7 @@ def check(out: Path, python: str) -> None:
 
 
 def trim(wheel: Path, left_out: tuple[str, ...]) -> None:
-    """Rewrites a wheel without the members that match a pattern."""
+    """Rewrite a wheel without the members that match a pattern."""
     smaller = wheel.with_suffix(".smaller")
     with zipfile.ZipFile(wheel) as packed, zipfile.ZipFile(smaller, "w", zipfile.ZIP_DEFLATED, compresslevel=9) as to:
         for member in packed.infolist():
@@ -171,13 +169,13 @@ def trim(wheel: Path, left_out: tuple[str, ...]) -> None:
 
 
 def missing(pins: str, machine: str) -> list[str]:
-    """The lines of a file of pinned packages whose package a machine does not have."""
+    """Return the lines of a file of pinned packages whose package is absent from a machine's list."""
 
     def lines(text: str) -> list[str]:
         return [line for line in text.splitlines() if line and not line.startswith("#")]
 
-    there = {line.split("==")[0] for line in lines(machine)}
-    return [line for line in lines(pins) if line.split("==")[0] not in there]
+    present = {line.split("==")[0] for line in lines(machine)}
+    return [line for line in lines(pins) if line.split("==")[0] not in present]
 
 
 def _download(to: Path) -> None:
@@ -192,7 +190,7 @@ def _download(to: Path) -> None:
 
 
 def _copy_tree(to: Path) -> None:
-    """What git tracks or would track of the parts that run."""
+    """Copy the files of ``TREE`` that git tracks or would track."""
     command = ["git", "ls-files", "--cached", "--others", "--exclude-standard", "--", *TREE]
     listed = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     if listed.returncode:

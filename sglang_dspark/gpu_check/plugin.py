@@ -1,7 +1,8 @@
-"""What a server of the GPU check has beyond SGLang and the policy plugin; entered as a plugin of SGLang.
+"""The GPU check's own SGLang plugin.
 
-The attention backend; plain forms of what SGLang takes from packages that are not installed; and
-``{"dspark_check_prefill_interval": N}`` to ``/set_internal_state``, which a stage changes without a new server.
+It registers the attention backend, replaces code of packages that are not installed, and accepts
+``{"dspark_check_prefill_interval": N}`` on ``/set_internal_state``, so that a stage can change a running server's
+interval.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ CONTROLLER: Final = "sglang.srt.managers.scheduler_components.internal_state.Sch
 
 
 def register() -> None:
-    """Once a process."""
+    """Register everything; SGLang calls this once per process."""
     from sglang.srt.arg_groups import choices
     from sglang.srt.layers.attention.attention_registry import register_attention_backend
     from sglang.srt.plugins.hook_registry import HookRegistry, HookType
@@ -35,11 +36,11 @@ def register() -> None:
 
 
 def no_dual_gemm(layer: Any, gate_up_proj: Any, hidden_size: int) -> None:
-    """In place of ``_select_mode``, which imports CUTLASS: None leaves the projections and the activation apart."""
+    """Replace ``_select_mode``, which imports CUTLASS; None keeps projections and activation as separate kernels."""
 
 
 def update_handlers(handlers: dict[str, Any], controller: Any) -> dict[str, Any]:
-    """After ``_update_handlers``: decode steps between prefills, which the scheduler reads when a prefill arms it."""
+    """Extend ``_update_handlers`` by the prefill interval, which the scheduler reads when a prefill arms it."""
     from sglang.srt.managers.scheduler_components.internal_state import UpdateRejected, _UpdateHandler
 
     def check(key: str, value: Any) -> None:

@@ -1,4 +1,4 @@
-"""A stage of the GPU check: cells one after another, written after each; one that fails or hangs stops no other."""
+"""A stage of the GPU check: a sequence of cells whose failures and hangs do not affect later cells."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ from typing import Any, Final
 
 import pyarrow.parquet as pq
 
-from sglang_dspark.demo.server import Server
 from sglang_dspark.files import write_atomically
 from sglang_dspark.gpu_check import environment
+from sglang_dspark.local_server.process import ServerProcess
 
 PACKAGES: Final = ("torch", "triton", "transformers", "sglang", "numba", "numpy")
 KEPT_BYTES: Final = 400_000
@@ -35,11 +35,11 @@ Flags = Mapping[str, str | Sequence[str]]
 
 
 class Stage:
-    """What a stage has found so far.
+    """The results of a stage, written to ``NAME.json`` after every cell.
 
     Attributes:
-        out: Its folder: ``NAME.json``, recordings and logs.
-        rehearses: It runs on SGLang's CPU engine; its times say nothing of a GPU.
+        out: The stage's folder, with ``NAME.json``, recordings and logs.
+        rehearses: Whether it runs on SGLang's CPU engine, whose times say nothing about a GPU.
     """
 
     def __init__(self, name: str, out: Path, budget_s: float, rehearses: bool) -> None:
@@ -61,7 +61,7 @@ class Stage:
 
     @classmethod
     def of_command(cls, name: str, about: str | None, budget_s: float, arguments: Sequence[str] | None = None) -> Stage:
-        """The stage that a command line asks for; a process that is terminated from here on ends its servers first."""
+        """Make a stage from a command line, and have the process stop its servers when it is terminated."""
         parser = argparse.ArgumentParser(prog=f"python -m sglang_dspark.gpu_check.{name}", description=about)
         parser.add_argument("--out", type=Path, required=True, help="folder for results, recordings and logs")
         parser.add_argument(
@@ -72,35 +72,40 @@ class Stage:
         )
         parser.add_argument("--rehearse", action="store_true", help="on this machine's CPU, small")
         options = parser.parse_args(arguments)
-        # Servers have sessions of their own and would outlive this process.
+        # Servers run in their own sessions and would outlive this process.
         signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
         return cls(name, options.out, options.budget_s, options.rehearse)
 
     @property
     def left_s(self) -> float:
-        """Seconds of the budget that are left."""
+        """Remaining seconds of the budget."""
         return self._end_s - time.monotonic()
 
     def note(self, **fields: Any) -> None:
-        """Adds fields to the stage's file."""
+        """Add fields to the stage's file."""
         self._content.update(fields)
         self._write()
 
     def note_of(self, name: str, call: Callable[[], Any]) -> None:
-        """Adds a field that is read from what a server left, whatever time is left; or why it cannot be read."""
+        """Add a field computed from a server's files, or the reason of a failure; the time left does not matter."""
         try:
             self.note(**{name: call()})
         except Exception as error:
             self.note(**{name: {"failed": f"{type(error).__name__}: {error}"[:2000]}})
 
-    def run(self, name: str, call: Callable[[], Any], server: Server | None = None, limit_s: float = 90.0) -> Any:
-        """Runs a cell and keeps what it returns, or why there is nothing.
+    def run(
+        self, name: str, call: Callable[[], Any], server: ServerProcess | None = None, limit_s: float = 90.0
+    ) -> Any:
+        """Run a cell and keep its result, or the reason of its failure.
 
         Args:
-            server: Ended if the cell takes longer than ``limit_s``, so that nothing waits for it any more.
+            name: Of the cell.
+            call: Computes the result.
+            server: Stopped if the cell takes longer than ``limit_s``, so that nothing waits for it.
+            limit_s: The longest time of the cell.
 
         Returns:
-            What ``call`` returned; None where it failed or was not started for want of time.
+            The result of ``call``; None where it failed or was skipped for lack of time.
         """
         if self.left_s <= 0 or (server is not None and server.ended):
             self._cells[name] = {"skipped": "no time left" if self.left_s <= 0 else "its server has ended"}
@@ -118,10 +123,10 @@ class Stage:
         watchdog.daemon = True
         started_s = time.monotonic()
         watchdog.start()
-        found = None
+        result = None
         try:
-            found = call()
-            cell: dict[str, Any] = {"result": found}
+            result = call()
+            cell: dict[str, Any] = {"result": result}
         except Exception as error:
             cell = {"failed": f"{type(error).__name__}: {error}"[:2000], "where": traceback.format_exc()[-3000:]}
             print(f"{self._name}: {name} failed: {cell['failed'][:300]}", file=sys.stderr, flush=True)
@@ -131,10 +136,10 @@ class Stage:
             cell["hung"] = f"its server was ended after {limit_s:g} s"
         self._cells[name] = cell | {"took_s": round(time.monotonic() - started_s, 2)}
         self._write()
-        return found
+        return result
 
     def warm(self, head_dim: int, kv_heads: int) -> None:
-        """Begins to compile what the first server needs; nothing on a CPU."""
+        """Start compiling the first server's kernels in the background; does nothing on a CPU."""
         if self.rehearses:
             return
         command = [sys.executable, "-m", "sglang_dspark.gpu_check.warm", str(head_dim), str(kv_heads)]
@@ -147,10 +152,12 @@ class Stage:
         return environment.gpu(self.out, self.out.parent / "cache")
 
     @contextmanager
-    def server(self, name: str, flags: Flags, variables: Mapping[str, str] | None = None) -> Iterator[Server | None]:
-        """A server for the block; None where there is no time for one or it does not start.
+    def server(
+        self, name: str, flags: Flags, variables: Mapping[str, str] | None = None
+    ) -> Iterator[ServerProcess | None]:
+        """Run a server while the block lasts; None where no time is left or it does not start.
 
-        Its log is kept, its middle left out where it is long.
+        Its log is kept, without the middle where it is long.
         """
         if self.left_s <= 0:
             self._servers[name] = {"skipped": "no time left"}
@@ -158,7 +165,7 @@ class Stage:
             yield None
             return
         log = self.out / f"{name.replace(' ', '-')}.log"
-        server = Server(
+        server = ServerProcess(
             log, flags, {**self._environment(), **(variables or {})}, start_s=min(START_S, max(self.left_s, 60.0))
         )
         print(f"{self._name}: server {name} ({self.left_s:.0f} s left)", flush=True)
@@ -186,14 +193,14 @@ class Stage:
 
 
 def steps(recorded: Path, loads: Sequence[int] = ()) -> dict[str, Any]:
-    """What a recording says of a server's decode steps: how they ran, and their times where there are several.
+    """Summarise a recording's decode steps: counts by execution, and step times of loads with enough steps.
 
     Args:
         recorded: A file of ``dspark record``, or the recorder's folder.
         loads: Numbers of requests to report; all by default.
     """
-    found = pq.read_table(recorded).to_pandas()
-    decoded = found[found["kind"] == "decode"]
+    recording = pq.read_table(recorded).to_pandas()
+    decoded = recording[recording["kind"] == "decode"]
     packed = [len(set(lengths)) > 1 for lengths in decoded["verify_length"]]
     timed = decoded[decoded["step_s"].notna()].assign(
         drafted=decoded["drafted_tokens"] > 0, length=decoded["verify_tokens"] / decoded["requests"] - 1
@@ -215,7 +222,7 @@ def steps(recorded: Path, loads: Sequence[int] = ()) -> dict[str, Any]:
 
 
 def _facts(log: Path) -> list[str]:
-    """Lines of a server's log that say what was captured and chosen."""
+    """Return the lines of a server's log about captured graphs, chosen backends and errors."""
     words = ("apture", "raph", "kernels", "speculative-dspark", "Initialized DSpark", "backend", "Error", "JIT")
     lines = log.read_text(errors="replace").splitlines() if log.exists() else []
     return [line[:300] for line in lines if any(word in line for word in words) and "server_args" not in line][:80]
@@ -231,10 +238,10 @@ def _shorten(log: Path) -> None:
 def _gpu() -> str:
     query = ["nvidia-smi", "--query-gpu=name,driver_version,memory.total", "--format=csv,noheader"]
     try:
-        said = subprocess.run(query, capture_output=True, text=True, timeout=30, check=True)
+        answer = subprocess.run(query, capture_output=True, text=True, timeout=30, check=True)
     except (OSError, subprocess.SubprocessError) as error:
         return f"unknown ({error})"
-    return said.stdout.strip()
+    return answer.stdout.strip()
 
 
 def _version(package: str) -> str | None:

@@ -1,8 +1,8 @@
-"""SGLang's Triton attention with verification of packed rows: ``--attention-backend dspark_triton``.
+"""SGLang's Triton attention with ragged verification: ``--attention-backend dspark_triton``.
 
-SGLang 0.5.23 cuts the rows of a verification into equal blocks in its Triton backend, and every backend that does not
-needs compiled packages. The kernel itself reads each request's rows from ``qo_indptr``, so it is enough to write the
-lengths there: padded to the captured slots and tokens, in buffers that a captured graph goes on reading.
+SGLang 0.5.23 divides the rows of a verification into equal blocks in its Triton backend, and the backends that do not
+need compiled packages. The kernel itself reads each request's rows from ``qo_indptr``, so this backend writes the
+lengths there, padded to the captured slots and tokens, in the buffers that a captured graph reads.
 """
 
 from __future__ import annotations
@@ -14,24 +14,24 @@ from sglang.srt.speculative.ragged_verify import resolve_ragged_verify_layout
 
 
 class RaggedTritonBackend(TritonAttnBackend):  # type: ignore[misc]
-    """Verifies each request's own number of rows, with and without captured graphs.
+    """Verify a different number of rows per request, with and without captured graphs.
 
     ``max_extend_len`` stays the whole block: a request verifies at most that, and the kernel's tile holds more rows.
-    What it leaves out are rows of padding, which belong to no request and are not read.
+    Padding rows beyond it belong to no request and are not read.
     """
 
     supports_ragged_verify_graph: bool = True
 
     def init_forward_metadata(self, forward_batch: Any) -> None:
-        """Without a graph."""
+        """Prepare a step without a graph."""
         super().init_forward_metadata(forward_batch)
         if (offsets := _offsets(forward_batch)) is not None:
             self.forward_metadata.qo_indptr = offsets
 
     def init_forward_metadata_out_graph(self, forward_batch: Any, in_capture: bool = False) -> None:
-        """When a graph is captured, and before each of its replays."""
+        """Prepare the capture of a graph, and each of its replays."""
         if in_capture and forward_batch.forward_mode.is_target_verify():
-            # SGLang brings a mask for classes that it does not know by name; the rows of a chain are causal without.
+            # SGLang makes a mask for backend classes that it does not know; the rows of a chain are causal without one.
             forward_batch.spec_info.custom_mask = None
         super().init_forward_metadata_out_graph(forward_batch, in_capture)
         if (offsets := _offsets(forward_batch)) is not None:
@@ -39,7 +39,7 @@ class RaggedTritonBackend(TritonAttnBackend):  # type: ignore[misc]
 
 
 def _offsets(forward_batch: Any) -> Any:
-    """int32 [requests + 1], the first row of each request of a packed verification; None in any other step."""
+    """Return the first row of each request of a ragged verification, int32 [requests + 1]; None in other steps."""
     if not forward_batch.forward_mode.is_target_verify():
         return None
     layout = resolve_ragged_verify_layout(forward_batch)

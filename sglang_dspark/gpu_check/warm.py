@@ -1,8 +1,8 @@
-"""Compiles the CUDA kernels that SGLang would compile one after another while its first server starts.
+"""Compile SGLang's CUDA kernels in parallel: ``python -m sglang_dspark.gpu_check.warm HEAD_DIM KV_HEADS``.
 
-``python -m sglang_dspark.gpu_check.warm HEAD_DIM KV_HEADS`` runs beside that start: SGLang locks each kernel's cache
-while it is built, so either finds what the other has made. Which kernels a server needs was found by starting one on a
-CPU that said it was a GPU.
+It runs beside the start of the first server, which would compile them one after another. SGLang locks each kernel's
+cache during the build, so that both processes share the results. The list of kernels comes from a server started on a
+CPU that reported itself as a GPU.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ import torch
 
 
 def builds(head_dim: int, kv_heads: int) -> dict[str, Callable[[], Any]]:
-    """By name, what builds each kernel of a dense bfloat16 model, target and draft alike."""
+    """Return the build function of each kernel of a dense bfloat16 model, by name; target and draft share them."""
     from sglang.kernels.ops.activation import activation
     from sglang.kernels.ops.attention import clamp_position, rope
     from sglang.kernels.ops.kvcache import kvcache
@@ -35,6 +35,7 @@ def builds(head_dim: int, kv_heads: int) -> dict[str, Callable[[], Any]]:
 
 
 def main() -> None:
+    """Build all kernels in threads and print their times."""
     head_dim, kv_heads = (int(word) for word in sys.argv[1:])
 
     def build(name: str, call: Callable[[], Any]) -> None:
@@ -42,12 +43,12 @@ def main() -> None:
         try:
             call()
             print(f"{name}: {time.monotonic() - started_s:.1f} s", flush=True)
-        except Exception as error:  # The server tries again, and says so.
+        except Exception as error:  # The server builds it again and reports the error.
             print(f"{name}: {type(error).__name__}: {error}", flush=True)
 
-    wanted = builds(head_dim, kv_heads)
-    with ThreadPoolExecutor(len(wanted)) as pool:
-        list(pool.map(build, wanted, wanted.values()))
+    kernels = builds(head_dim, kv_heads)
+    with ThreadPoolExecutor(len(kernels)) as pool:
+        list(pool.map(build, kernels, kernels.values()))
 
 
 if __name__ == "__main__":

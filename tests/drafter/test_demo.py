@@ -17,8 +17,9 @@ from dspark_tuning.measuring.calibrate.confidence import auc  # noqa: E402
 from sglang_dspark import demo  # noqa: E402
 from sglang_dspark.demo.text import CLASSES, held_out  # noqa: E402
 from sglang_dspark.drafter import pair as pairs  # noqa: E402
-from sglang_dspark.drafter.offline_rounds import OfflineRounds, speculate  # noqa: E402
+from sglang_dspark.drafter.offline_rounds import speculate  # noqa: E402
 from sglang_dspark.drafter.pair import Pair  # noqa: E402
+from sglang_dspark.drafter.rounds import OfflineRounds  # noqa: E402
 
 GAMMA = 7
 

@@ -64,7 +64,7 @@ def test_it_holds_what_runs_and_not_what_does_not(small: Path, capsys: pytest.Ca
     ):
         assert (small / "tree" / name).read_bytes() == (kit.ROOT / name).read_bytes()
     assert not (small / "tree" / "docs").exists()
-    assert "in all, of 60" in capsys.readouterr().out
+    assert "in total, of 60" in capsys.readouterr().out
 
 
 def test_one_too_large_is_refused_and_leaves_the_old_one(small: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -72,7 +72,7 @@ def test_one_too_large_is_refused_and_leaves_the_old_one(small: Path, capsys: py
     (small / "old").touch()
     assert kit.main(["--out", str(small), "--limit-mb", "1"]) == 2
     error = capsys.readouterr().err
-    assert error.startswith("--limit-mb: the kit takes ") and error.count("\n") == 1
+    assert error.startswith("limit_mb: the kit has ") and error.count("\n") == 1
     assert (small / "old").exists() and not (small / "tree").exists()
 
 

@@ -10,11 +10,11 @@ from typing import Any
 
 import pytest
 
-from sglang_dspark.demo import first_tokens, reference
-from sglang_dspark.demo.load import Answer, Loaded, Prompt
 from sglang_dspark.gpu_check import environment
 from sglang_dspark.gpu_check.engine import judged
 from sglang_dspark.gpu_check.stage import Stage
+from sglang_dspark.local_server import first_tokens, reference
+from sglang_dspark.local_server.closed_loop import Answer, Answers, Prompt
 
 
 class Stopped:
@@ -85,9 +85,9 @@ def test_gpu_servers_find_the_stand_in_before_anything_else(tmp_path: Path) -> N
 # --- what is equal
 
 
-def answers(*ids: list[int]) -> Loaded:
+def answers(*ids: list[int]) -> Answers:
     prompt = Prompt("def f(x):\n    return", 4, "code")
-    return Loaded(tuple(Answer(prompt, "", tuple(tokens), 1, (0, 1), 0.1) for tokens in ids), 1.0)
+    return Answers(tuple(Answer(prompt, "", tuple(tokens), 1, (0, 1), 0.1) for tokens in ids), 1.0)
 
 
 def test_a_token_that_differs_is_a_fault_unless_bfloat16_cannot_tell(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -26,7 +26,9 @@ def plain(shared: Path) -> list[list[int]]:
 
 
 @pytest.fixture(scope="session")
-def steered(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[servers.Steered]:
+def steered(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[servers.SteeredServer]:
     """The server of a configuration of ``servers``; tests of one configuration run one after another."""
     mode, overlap = request.param
     with servers.steered(tmp_path_factory.mktemp("server"), mode, overlap) as found:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from sglang_dspark.demo import reference
-from sglang_dspark.demo.load import Loaded
+from sglang_dspark.local_server import reference
+from sglang_dspark.local_server.closed_loop import Answers
 
 MARGIN = 1e-4
 
 
-def check(plain: list[list[int]], loaded: Loaded, name: str) -> None:
+def check(plain: list[list[int]], loaded: Answers, name: str) -> None:
     """Every answer equal to the plain server's, up to ties of the target's two best tokens, which are printed."""
     excused = 0
     for expected, answer in zip(plain, loaded.answers, strict=True):

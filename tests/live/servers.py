@@ -3,27 +3,25 @@
 from __future__ import annotations
 
 import json
-import threading
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import pytest
 
-from sglang_dspark.demo.load import Loaded, closed_loop
-from sglang_dspark.demo.mixed_prompts import mixed
-from sglang_dspark.demo.policies import artifact
-from sglang_dspark.demo.serve import POLICY, put_in_force
-from sglang_dspark.demo.server import DSPARK, Server
-from sglang_dspark.policy.artifact import Artifact, save
+from sglang_dspark.local_server.closed_loop import Answers, closed_loop
+from sglang_dspark.local_server.mixed_prompts import mixed
+from sglang_dspark.local_server.policies import artifact
+from sglang_dspark.local_server.process import DSPARK, NO_FALLBACK, ServerProcess
+from sglang_dspark.local_server.steering import SteeredServer
+from sglang_dspark.policy.artifact import save
+from sglang_dspark.serving.launch import POLICY
 
 CLIENTS = 16
 
 # Small chunks, so that prompts are prefilled in several.
 FLAGS = {"--chunked-prefill-size": "64", "--enable-metrics": "", "--max-running-requests": "32"}
-# A test machine is busy, and its steps take what they take.
-NO_FALLBACK = {"--speculative-dspark-fallback-margin": "0"}
 
 
 def _configuration(mode: str, overlap: bool) -> object:
@@ -35,42 +33,10 @@ COMPACT, CAP_ACCEPT = _configuration("compact", True), _configuration("cap-accep
 COMPACT_SYNC, CAP_ACCEPT_SYNC = _configuration("compact", False), _configuration("cap-accept", False)
 
 
-class Steered(NamedTuple):
-    """A server that follows a policy file."""
-
-    server: Server
-    path: Path
-
-    def use(self, made: Artifact) -> None:
-        """Brings an artifact into force, which takes a step that is under way or to come."""
-        warm = mixed()[:2]
-        with Busy(lambda: closed_loop(self.server, warm, 2)):
-            put_in_force(self.server, made, self.path)
-
-
-class Busy:
-    """Repeats a call in another thread for as long as the block lasts."""
-
-    def __init__(self, call: Callable[[], object]) -> None:
-        self._stop = threading.Event()
-        self._thread = threading.Thread(target=self._run, args=(call,))
-
-    def _run(self, call: Callable[[], object]) -> None:
-        while not self._stop.is_set():
-            call()
-
-    def __enter__(self) -> None:
-        self._thread.start()
-
-    def __exit__(self, *error: object) -> None:
-        self._stop.set()
-        self._thread.join()
-
-
 @contextmanager
 def steered(
     folder: Path, mode: str, overlap: bool, environment: dict[str, str] | None = None, **flags: str
-) -> Iterator[Steered]:
+) -> Iterator[SteeredServer]:
     """A DSPARK server with a policy, in verify mode ``mode``."""
     path = folder / "policy.json"
     save(artifact("threshold"), path)
@@ -78,21 +44,21 @@ def steered(
     if not overlap:
         asked["--disable-overlap-schedule"] = ""
     chosen = {"SGLANG_RAGGED_VERIFY_MODE": mode, **(environment or {})}
-    with Server(folder / "server.log", asked, chosen) as server:
-        yield Steered(server, path)
+    with ServerProcess(folder / "server.log", asked, chosen) as server:
+        yield SteeredServer(server, path)
 
 
 def plain_outputs(folder: Path) -> list[list[int]]:
     """What the server without speculation answers to :func:`mixed`, made once and kept in ``folder``."""
     kept = folder / "plain.json"
     if not kept.exists():
-        with Server(folder / "plain.log", FLAGS) as server:
+        with ServerProcess(folder / "plain.log", FLAGS) as server:
             answers = ask_all(server).answers
         kept.write_text(json.dumps([answer.output_ids for answer in answers]))
     return list(json.loads(kept.read_text()))
 
 
-def answers_in_order(server: Server, turns: Iterable[tuple[int, int, dict[str, Any]]], tokens: int) -> list[Any]:
+def answers_in_order(server: ServerProcess, turns: Iterable[tuple[int, int, dict[str, Any]]], tokens: int) -> list[Any]:
     """Ids and verify steps of each answer, one request after the other.
 
     SGLang draws a prompt's first token from a generator that all requests share, so their order is fixed.
@@ -112,7 +78,7 @@ def answers_in_order(server: Server, turns: Iterable[tuple[int, int, dict[str, A
     return answers
 
 
-def ask_all(server: Server) -> Loaded:
+def ask_all(server: ServerProcess) -> Answers:
     """Asks all prompts, sixteen at once, to their last token."""
     loaded = closed_loop(server, mixed(), CLIENTS, ignore_eos=True)
     assert not loaded.failed, next(answer.error for answer in loaded.answers if answer.error)

@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from sglang_dspark.demo import first_tokens
-from sglang_dspark.demo.policies import artifact
 from sglang_dspark.demo.text import held_out
+from sglang_dspark.local_server import first_tokens
+from sglang_dspark.local_server.policies import artifact
 from tests.live import servers
 
 ALPHA = 1e-4
@@ -21,7 +21,7 @@ def prompt() -> str:
 
 
 @pytest.mark.parametrize("steered", [servers.COMPACT], indirect=True)
-def test_first_tokens_are_distributed_as_the_target_says(steered: servers.Steered) -> None:
+def test_first_tokens_are_distributed_as_the_target_says(steered: servers.SteeredServer) -> None:
     steered.use(artifact("static"))
     found = first_tokens.fit(first_tokens.draw(steered.server, prompt()), first_tokens.exact(prompt()))
     print(f"chi-square {found.statistic:.0f} on {found.degrees} degrees, p = {found.p_value:.3f}")

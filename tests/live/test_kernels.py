@@ -7,10 +7,10 @@ from typing import Any
 
 import pytest
 
-from sglang_dspark.demo.policies import artifact
-from sglang_dspark.demo.serve import POLICY
-from sglang_dspark.demo.server import DSPARK, Server
+from sglang_dspark.local_server.policies import artifact
+from sglang_dspark.local_server.process import DSPARK, ServerProcess
 from sglang_dspark.policy.artifact import save
+from sglang_dspark.serving.launch import POLICY
 from tests.live import servers
 
 PROMPTS, TOKENS = 20, 8
@@ -33,7 +33,7 @@ def answers(folder: Path, **environment: str) -> tuple[list[Any], str]:
         for prompt in range(PROMPTS)
         for how, sampling in enumerate(SAMPLING[: 3 if prompt % 4 == 0 else 2])
     ]
-    with Server(folder / "server.log", {**flags, "--disable-overlap-schedule": ""}, chosen) as server:
+    with ServerProcess(folder / "server.log", {**flags, "--disable-overlap-schedule": ""}, chosen) as server:
         answers = servers.answers_in_order(server, turns, TOKENS)
     return answers, server.log.read_text(errors="replace")
 

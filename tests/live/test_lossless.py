@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from sglang_dspark.demo.policies import FAMILIES, artifact
+from sglang_dspark.local_server.policies import FAMILIES, artifact
 from tests.live import lossless, servers
 
 CONFIGURATIONS = (servers.COMPACT, servers.CAP_ACCEPT, servers.COMPACT_SYNC, servers.CAP_ACCEPT_SYNC)
@@ -12,7 +12,7 @@ CONFIGURATIONS = (servers.COMPACT, servers.CAP_ACCEPT, servers.COMPACT_SYNC, ser
 
 @pytest.mark.parametrize("steered", CONFIGURATIONS, indirect=True)
 @pytest.mark.parametrize("family", FAMILIES)
-def test_outputs_are_the_plain_servers(steered: servers.Steered, family: str, plain: list[list[int]]) -> None:
+def test_outputs_are_the_plain_servers(steered: servers.SteeredServer, family: str, plain: list[list[int]]) -> None:
     steered.use(artifact(family))
     loaded = servers.ask_all(steered.server)
     lossless.check(plain, loaded, family)

@@ -9,10 +9,10 @@ import urllib.request
 
 import pytest
 
-from sglang_dspark.demo.load import Prompt, closed_loop
-from sglang_dspark.demo.mixed_prompts import mixed
-from sglang_dspark.demo.policies import artifact
 from sglang_dspark.demo.text import CLASSES
+from sglang_dspark.local_server.closed_loop import Prompt, closed_loop
+from sglang_dspark.local_server.mixed_prompts import mixed
+from sglang_dspark.local_server.policies import artifact
 from sglang_dspark.policy import Threshold
 from sglang_dspark.serving.live import Mode
 from tests.live import servers
@@ -48,14 +48,14 @@ def wait_for(server: servers.Server, name: str, at_least: float, **labels: str) 
         time.sleep(0.2)
 
 
-def wait_for_publication(steered: servers.Steered) -> None:
+def wait_for_publication(steered: servers.SteeredServer) -> None:
     """Waits until all steps of answered requests are counted: they are told no later than a refusal that follows."""
     refusals = metric(steered.server, "policy_refusals_total")
     steered.path.write_text("")
     wait_for(steered.server, "policy_refusals_total", refusals + 1)
 
 
-def test_a_hundred_reloads_under_load_fail_no_request(steered: servers.Steered) -> None:
+def test_a_hundred_reloads_under_load_fail_no_request(steered: servers.SteeredServer) -> None:
     kinds = ("threshold", "fixed", "argmax", "none")
     first = steered.server.state()["dspark_policy"]["version"]
     loads = []
@@ -68,7 +68,7 @@ def test_a_hundred_reloads_under_load_fail_no_request(steered: servers.Steered) 
     wait_for(steered.server, "policy_reloads_total", RELOADS)
 
 
-def test_an_invalid_file_leaves_the_policy_and_says_why(steered: servers.Steered) -> None:
+def test_an_invalid_file_leaves_the_policy_and_says_why(steered: servers.SteeredServer) -> None:
     server = steered.server
     steered.use(artifact("fixed"))
     before, refusals = server.state()["dspark_policy"], metric(server, "policy_refusals_total")
@@ -86,24 +86,24 @@ def test_an_invalid_file_leaves_the_policy_and_says_why(steered: servers.Steered
     assert "stays in force" in server.log.read_text()
 
 
-def test_the_kill_switch_returns_to_whole_blocks(steered: servers.Steered) -> None:
+def test_the_kill_switch_returns_to_whole_blocks(steered: servers.SteeredServer) -> None:
     server = steered.server
     steered.use(artifact("fixed"))
     assert closed_loop(server, mixed()[:4], 2).verify_length == 3
-    assert server.tell(dspark_policy_mode=int(Mode.OFF))
+    assert server.set_state(dspark_policy_mode=int(Mode.OFF))
     closed_loop(server, mixed()[:2], 1)
     assert closed_loop(server, mixed()[:4], 2).verify_length == 7
     assert server.state()["dspark_policy"]["mode"] == "off"
-    assert server.tell(dspark_policy_mode=int(Mode.SHADOW))
+    assert server.set_state(dspark_policy_mode=int(Mode.SHADOW))
     closed_loop(server, mixed()[:2], 1)
     assert closed_loop(server, mixed()[:4], 2).verify_length == 7
     wait_for(server, "shadow_disagreements_total", 1)
-    assert server.tell(dspark_policy_mode=int(Mode.ON))
+    assert server.set_state(dspark_policy_mode=int(Mode.ON))
     closed_loop(server, mixed()[:2], 1)
     assert closed_loop(server, mixed()[:4], 2).verify_length == 3
 
 
-def test_metrics_count_what_the_answers_say(steered: servers.Steered) -> None:
+def test_metrics_count_what_the_answers_say(steered: servers.SteeredServer) -> None:
     server = steered.server
     steered.use(artifact("fixed"))
     wait_for_publication(steered)
@@ -123,7 +123,7 @@ def test_metrics_count_what_the_answers_say(steered: servers.Steered) -> None:
     assert metric(server, "class_rounds_total", slo_class="prose") > 0
 
 
-def test_the_dashboard_asks_for_what_the_server_exports(steered: servers.Steered) -> None:
+def test_the_dashboard_asks_for_what_the_server_exports(steered: servers.SteeredServer) -> None:
     steered.use(artifact("fixed"))
     closed_loop(steered.server, mixed()[:8], 4)
     # Only streamed answers have gaps between tokens.
@@ -144,7 +144,7 @@ def test_the_dashboard_asks_for_what_the_server_exports(steered: servers.Steered
             assert one.labels - {"instance"} <= exported[one.metric], one
 
 
-def test_a_class_with_more_weight_verifies_more(steered: servers.Steered) -> None:
+def test_a_class_with_more_weight_verifies_more(steered: servers.SteeredServer) -> None:
     weighted = Threshold(running=(1,), theta=(0.4,), weight=(1.0, 4.0, 1.0))
     steered.use(artifact("threshold").model_copy(update={"policy": weighted}))
     text = mixed()[4].text
@@ -155,7 +155,7 @@ def test_a_class_with_more_weight_verifies_more(steered: servers.Steered) -> Non
     assert nameless.verify_length < loaded.of("prose").verify_length
 
 
-def test_where_the_policy_rests_the_drafter_its_forward_is_skipped(steered: servers.Steered) -> None:
+def test_where_the_policy_rests_the_drafter_its_forward_is_skipped(steered: servers.SteeredServer) -> None:
     steered.use(artifact("none"))
     wait_for_publication(steered)
     resting, drafted = metric(steered.server, "resting_steps_total"), metric(steered.server, "drafted_tokens_total")

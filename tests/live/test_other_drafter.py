@@ -10,9 +10,9 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from sglang_dspark.demo import DRAFT
-from sglang_dspark.demo.load import closed_loop
-from sglang_dspark.demo.mixed_prompts import mixed
-from sglang_dspark.demo.policies import artifact
+from sglang_dspark.local_server.closed_loop import closed_loop
+from sglang_dspark.local_server.mixed_prompts import mixed
+from sglang_dspark.local_server.policies import artifact
 from tests.live import servers
 
 pytestmark = pytest.mark.xdist_group("sync")

@@ -18,14 +18,14 @@ from dspark_tuning.measuring.load.drive import Loaded, drive
 from dspark_tuning.measuring.load.request import Stream
 from dspark_tuning.measuring.load.result import result
 from dspark_tuning.measuring.recording.schema import read
-from dspark_tuning.measuring.sglang_client import Client
 from dspark_tuning.measuring.sim2real.measure import recording
 from dspark_tuning.measuring.sim2real.servers import GUESS, artifact
 from sglang_dspark.demo import TARGET
-from sglang_dspark.demo.load import closed_loop
-from sglang_dspark.demo.mixed_prompts import mixed
 from sglang_dspark.demo.text import CLASSES, held_out
+from sglang_dspark.local_server.closed_loop import closed_loop
+from sglang_dspark.local_server.mixed_prompts import mixed
 from sglang_dspark.policy import Fixed, NoDraft
+from sglang_dspark.sglang_client import Client
 from tests.live import servers
 
 pytestmark = pytest.mark.parametrize("steered", [servers.COMPACT_SYNC], indirect=True)
@@ -56,13 +56,13 @@ def workload() -> Workload:
     return Workload.model_validate({"arrivals": {"kind": "closed", "clients": CLIENTS}, "classes": classes})
 
 
-def load(steered: servers.Steered, requests: int, texts: bool = True) -> Loaded:
+def load(steered: servers.SteeredServer, requests: int, texts: bool = True) -> Loaded:
     prompts = {name: held_out(name, 24, PROMPT, 4) for name in CLASSES} if texts else None
     run = Run(requests=requests, warmup_requests=0, drain=True)
     return drive(Client(steered.server.url), workload(), run, 5, prompts)
 
 
-def test_every_round_of_every_request_is_recorded(steered: servers.Steered, tmp_path: Path) -> None:
+def test_every_round_of_every_request_is_recorded(steered: servers.SteeredServer, tmp_path: Path) -> None:
     steered.use(artifact(Fixed(length=7), GUESS))
     with recording(steered.server, tmp_path / "run.parquet"):
         loaded = load(steered, 24)
@@ -83,7 +83,7 @@ def test_every_round_of_every_request_is_recorded(steered: servers.Steered, tmp_
     assert all(len(row) == 7 * n for row, n in zip(decodes["confidence"], decodes["requests"], strict=True))
 
 
-def test_waiting_requests_are_recorded_as_they_are(steered: servers.Steered, tmp_path: Path) -> None:
+def test_waiting_requests_are_recorded_as_they_are(steered: servers.SteeredServer, tmp_path: Path) -> None:
     """More clients than may run: the rest waits, and has gone by the end."""
     running, clients = int(servers.FLAGS["--max-running-requests"]), 44
     with recording(steered.server, tmp_path / "run.parquet"):
@@ -95,7 +95,7 @@ def test_waiting_requests_are_recorded_as_they_are(steered: servers.Steered, tmp
     assert decodes["queued"].nunique() > 3 and decodes["queued"].iloc[-1] == 0
 
 
-def test_a_short_record_calibrates(steered: servers.Steered, tmp_path: Path) -> None:
+def test_a_short_record_calibrates(steered: servers.SteeredServer, tmp_path: Path) -> None:
     with recording(steered.server, tmp_path / "run.parquet"):
         for policy in (NoDraft(), Fixed(length=3), Fixed(length=7)):
             steered.use(artifact(policy, GUESS))
@@ -123,7 +123,7 @@ class Recorded(Stream):
 
 
 def test_figures_are_those_of_sglangs_benchmark_on_the_same_streams(
-    steered: servers.Steered, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    steered: servers.SteeredServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Both clients read the same lines at the same times, those that ours saw; the machine's noise is in both."""
     steered.use(artifact(Fixed(length=7), GUESS))
@@ -159,7 +159,7 @@ def test_figures_are_those_of_sglangs_benchmark_on_the_same_streams(
         assert told == pytest.approx([latency.mean_s, latency.p50_s, latency.p90_s, latency.p99_s])
 
 
-def test_sglangs_benchmark_counts_what_ours_counts(steered: servers.Steered, tmp_path: Path) -> None:
+def test_sglangs_benchmark_counts_what_ours_counts(steered: servers.SteeredServer, tmp_path: Path) -> None:
     steered.use(artifact(NoDraft(), GUESS))
     loaded = load(steered, REQUESTS, texts=False)
     out = tmp_path / "bench.json"

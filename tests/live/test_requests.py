@@ -11,27 +11,27 @@ from typing import Any
 
 import pytest
 
-from sglang_dspark.demo.load import Prompt, ask, closed_loop
-from sglang_dspark.demo.mixed_prompts import mixed
-from sglang_dspark.demo.policies import artifact
-from sglang_dspark.demo.server import Server
+from sglang_dspark.local_server.closed_loop import Prompt, ask, closed_loop
+from sglang_dspark.local_server.mixed_prompts import mixed
+from sglang_dspark.local_server.policies import artifact
+from sglang_dspark.local_server.process import ServerProcess
 from tests.live import servers
 
 pytestmark = pytest.mark.parametrize("steered", [servers.COMPACT, servers.COMPACT_SYNC], indirect=True)
 
 
 @pytest.fixture(autouse=True)
-def policy(steered: servers.Steered) -> None:
+def policy(steered: servers.SteeredServer) -> None:
     if steered.server.state()["dspark_policy"]["family"] != "static":
         steered.use(artifact("static"))
 
 
-def generate(server: Server, text: str, **sampling: Any) -> Any:
+def generate(server: ServerProcess, text: str, **sampling: Any) -> Any:
     parameters = {"temperature": 0.0, "ignore_eos": True} | sampling
     return server.post("/generate", {"text": text, "sampling_params": parameters})
 
 
-def test_a_stream_is_the_answer_in_pieces(steered: servers.Steered) -> None:
+def test_a_stream_is_the_answer_in_pieces(steered: servers.SteeredServer) -> None:
     text = mixed()[4].text
     whole = generate(steered.server, text, max_new_tokens=40)
     body = {"text": text, "sampling_params": {"temperature": 0.0, "max_new_tokens": 40, "ignore_eos": True}}
@@ -50,7 +50,7 @@ def test_a_stream_is_the_answer_in_pieces(steered: servers.Steered) -> None:
     assert all(texts[-1].startswith(part.rstrip("\ufffd")) for part in texts)
 
 
-def test_a_stop_string_ends_within_a_block(steered: servers.Steered) -> None:
+def test_a_stop_string_ends_within_a_block(steered: servers.SteeredServer) -> None:
     text = mixed()[4].text
     whole = generate(steered.server, text, max_new_tokens=60)["text"]
     stop = whole[20:24]
@@ -60,14 +60,14 @@ def test_a_stop_string_ends_within_a_block(steered: servers.Steered) -> None:
 
 
 @pytest.mark.parametrize("tokens", range(1, 10))
-def test_max_tokens_ends_within_a_block(steered: servers.Steered, tokens: int) -> None:
+def test_max_tokens_ends_within_a_block(steered: servers.SteeredServer, tokens: int) -> None:
     whole = generate(steered.server, mixed()[9].text, max_new_tokens=10)["output_ids"]
     found = generate(steered.server, mixed()[9].text, max_new_tokens=tokens)
     assert found["output_ids"] == whole[:tokens]
     assert found["meta_info"]["completion_tokens"] == tokens
 
 
-def test_aborts_and_disconnects_leave_the_others_alone(steered: servers.Steered) -> None:
+def test_aborts_and_disconnects_leave_the_others_alone(steered: servers.SteeredServer) -> None:
     server = steered.server
     prompts = mixed()[:24]
     before = closed_loop(server, prompts, 8, ignore_eos=True)
@@ -84,7 +84,7 @@ def test_aborts_and_disconnects_leave_the_others_alone(steered: servers.Steered)
     assert [a.output_ids for a in during.answers] == [a.output_ids for a in before.answers]
 
 
-def _abort(server: Server, name: str, sampling: dict[str, Any]) -> Any:
+def _abort(server: ServerProcess, name: str, sampling: dict[str, Any]) -> Any:
     with ThreadPoolExecutor(1) as pool:
         body = {"text": "class", "rid": name, "sampling_params": sampling}
         answer = pool.submit(server.post, "/generate", body)
@@ -104,7 +104,7 @@ def _wait(answer: Any) -> bool:
     return True
 
 
-def _hang_up(server: Server, body: bytes) -> None:
+def _hang_up(server: ServerProcess, body: bytes) -> None:
     """Sends a streaming request and closes the connection after its first piece."""
     host, port = server.url.removeprefix("http://").split(":")
     with socket.create_connection((host, int(port)), timeout=60) as connection:
@@ -114,7 +114,7 @@ def _hang_up(server: Server, body: bytes) -> None:
             pass
 
 
-def test_a_regex_holds_while_others_run(steered: servers.Steered) -> None:
+def test_a_regex_holds_while_others_run(steered: servers.SteeredServer) -> None:
     pattern = r"[a-c]{3}-[0-9]{4}(, [a-c]{3}-[0-9]{4}){2}"
     with ThreadPoolExecutor(4) as pool:
         others = pool.submit(closed_loop, steered.server, mixed()[:12], 3)
@@ -127,7 +127,7 @@ def test_a_regex_holds_while_others_run(steered: servers.Steered) -> None:
         assert re.fullmatch(pattern, answer["text"]), answer["text"]
 
 
-def test_a_batch_drains_to_one(steered: servers.Steered) -> None:
+def test_a_batch_drains_to_one(steered: servers.SteeredServer) -> None:
     texts = [prompt.text for prompt in mixed()[:16]]
     alone = ask(steered.server, Prompt(texts[-1], 120, "code"), ignore_eos=True)
     drained = closed_loop(

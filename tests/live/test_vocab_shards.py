@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from sglang_dspark.demo.server import DSPARK, Server
+from sglang_dspark.local_server.process import DSPARK, ServerProcess
 from tests.live import servers
 
 SHARDING = {"PYTHONPATH": os.pathsep.join((str(Path(__file__).parent / "sharding"), os.environ.get("PYTHONPATH", "")))}
@@ -22,7 +22,9 @@ def answers(folder: Path, kernels: str, **environment: str) -> tuple[list[Any], 
     """Ids and verify steps of every prompt, greedy and sampled, one after the other, and the server's log."""
     flags = {**servers.FLAGS, **DSPARK, "--tp": "2", "--speculative-dspark-kernels": kernels}
     turns = [(prompt, how, sampling) for prompt in range(PROMPTS) for how, sampling in enumerate(SAMPLING)]
-    with Server(folder / "server.log", {**flags, "--disable-overlap-schedule": ""}, {**RANKS, **environment}) as server:
+    with ServerProcess(
+        folder / "server.log", {**flags, "--disable-overlap-schedule": ""}, {**RANKS, **environment}
+    ) as server:
         answers = servers.answers_in_order(server, turns, TOKENS)
     return answers, server.log.read_text(errors="replace")
 

@@ -20,22 +20,24 @@ from dspark_tuning.measuring.calibrate.rounds import Rounds
 from dspark_tuning.measuring.drafters import evaluation
 from dspark_tuning.measuring.drafters.figures import THRESHOLDS, figures
 from dspark_tuning.reporting import drafters
+from sglang_dspark.drafter.rounds import OfflineRounds
 from sglang_dspark.errors import InputError
 
 GAMMA = 4
 RATES = {"sums": (0.9, 0.8, 0.7, 0.6), "prose": (0.5, 0.5, 0.4, 0.4)}
 
 
-def played(seed: int, rates: tuple[float, ...], requests: int = 40, each: int = 30) -> evaluation.Played:
+def played(seed: int, rates: tuple[float, ...], requests: int = 40, each: int = 30) -> OfflineRounds:
     """Rounds whose acceptance is known, and confidences that say it with a slope of 2."""
     rng = np.random.default_rng(seed)
     quality = np.log(np.array(rates) / (1 - np.array(rates))) + rng.normal(0.0, 0.5, (requests * each, GAMMA))
     accepted = rng.random(quality.shape) < 1.0 / (1.0 + np.exp(-quality))
-    return evaluation.Played(2.0 * quality, accepted.cumprod(1).sum(1), np.repeat(np.arange(requests), each))
+    number = np.repeat(np.arange(requests), each)
+    return OfflineRounds(2.0 * quality, accepted.cumprod(1).sum(1), [], number, np.zeros_like(number))
 
 
 @pytest.fixture(scope="module")
-def evaluated() -> evaluation.Evaluated:
+def evaluated() -> evaluation.Evaluation:
     sets = {name: played(n, rates) for n, (name, rates) in enumerate(RATES.items())}
     return evaluation.evaluate({0.0: sets, 1.0: sets}, "t", "d", "Qwen3DSparkModel", GAMMA)
 
@@ -72,7 +74,7 @@ def test_intervals_hold_what_is_true() -> None:
     assert 87 <= inside <= 100
 
 
-def test_the_model_accepts_what_was_accepted(evaluated: evaluation.Evaluated) -> None:
+def test_the_model_accepts_what_was_accepted(evaluated: evaluation.Evaluation) -> None:
     fit = evaluated.fit
     assert fit is not None
     assert np.abs(fit.modelled - fit.measured).max() < 0.03
@@ -84,7 +86,7 @@ def test_the_model_accepts_what_was_accepted(evaluated: evaluation.Evaluated) ->
     assert head.ece_after.mean() < head.ece_before.mean()
 
 
-def test_files_are_what_simulate_takes(evaluated: evaluation.Evaluated, tmp_path: Path) -> None:
+def test_files_are_what_simulate_takes(evaluated: evaluation.Evaluation, tmp_path: Path) -> None:
     files = evaluation.write(evaluated, tmp_path, drafters.render(evaluated, ["dspark eval"]))
     assert {file.name for file in files} == {"figures.json", "report.html", "acceptance.yaml", "sts.json"}
     again = json.loads((tmp_path / "figures.json").read_text())

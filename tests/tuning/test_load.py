@@ -20,8 +20,8 @@ from dspark_tuning.measuring.load.drive import Loaded, drive
 from dspark_tuning.measuring.load.prompts import Wanted
 from dspark_tuning.measuring.load.request import Request
 from dspark_tuning.measuring.load.result import result
-from dspark_tuning.measuring.sglang_client import Client
 from sglang_dspark.errors import InputError
+from sglang_dspark.sglang_client import Client
 from tests.tuning.command import dspark
 from tests.tuning.served import Fake, fake
 

@@ -16,8 +16,8 @@ from dspark_tuning.measuring.recording.ours import Ours
 from dspark_tuning.measuring.recording.record import source
 from dspark_tuning.measuring.recording.schema import read
 from dspark_tuning.measuring.recording.stock import Stock
-from dspark_tuning.measuring.sglang_client import Client, UnansweredError
 from sglang_dspark.errors import InputError
+from sglang_dspark.sglang_client import Client, UnansweredError
 from tests.tuning.command import dspark
 from tests.tuning.served import GAMMA, Fake, fake, step
 

@@ -11,16 +11,16 @@ from dspark_tuning.measuring.recording.schema import write
 pytest.importorskip("torch")
 
 from dspark_tuning.measuring.sim2real.cells import CALIBRATION, CELLS, CLIENTS, POLICIES
-from dspark_tuning.measuring.sim2real.experiment import Row, frame
+from dspark_tuning.measuring.sim2real.experiment import CellResult, frame
 from dspark_tuning.measuring.sim2real.measure import Measured, figures, lengths
-from dspark_tuning.measuring.sim2real.predict import Figures, spread
+from dspark_tuning.measuring.sim2real.predict import CellFigures, spread
 from dspark_tuning.reporting import sim2real
 from tests.tuning.recorded import about, steps
 from tests.tuning.test_calibrate import CLASSES, drafter, linear
 
 
-def row(name: str, measured: float, predicted: float, load: str = "4", apart: float = 0.02) -> Row:
-    return Row(name, load, Figures(measured, 0.01, 2.0, 3.0), Figures(predicted, 0.011, 2.0, 3.0), apart)
+def row(name: str, measured: float, predicted: float, load: str = "4", apart: float = 0.02) -> CellResult:
+    return CellResult(name, load, CellFigures(measured, 0.01, 2.0, 3.0), CellFigures(predicted, 0.011, 2.0, 3.0), apart)
 
 
 def test_no_cell_was_calibrated_on() -> None:

@@ -11,7 +11,7 @@ import typer
 from dspark_tuning.cli.common import Device, Json, Threads, console, print_json, start_torch
 
 if TYPE_CHECKING:
-    from dspark_tuning.measuring.drafters.evaluation import Evaluated
+    from dspark_tuning.measuring.drafters.evaluation import Evaluation
 
 
 def evaluate(
@@ -52,21 +52,21 @@ def evaluate(
     start_torch(threads)
     from sglang_dspark.drafter.offline_rounds import converse
     from sglang_dspark.drafter.pair import load
+    from sglang_dspark.drafter.rounds import OfflineRounds
 
     pair = load(target, draft, device)
     template: dict[str, Any] = {} if thinking is None else {"enable_thinking": thinking}
-    played: dict[float, dict[str, evaluation.Played]] = {}
+    rounds: dict[float, dict[str, OfflineRounds]] = {}
     for value in dict.fromkeys(temperatures):
         for name, turns in sets.items():
 
             def say(done: int, of: int, label: str = f"{name} at temperature {value:g}") -> None:
                 print(f"{label}: {done} of {of}", file=sys.stderr, flush=True)
 
-            rounds = converse(pair, turns[:requests], max_tokens, value, seed, together, template, say)
-            found = evaluation.Played(rounds.confidence_logits, rounds.accepted, rounds.request)
-            played.setdefault(value, {})[name] = found
+            played = converse(pair, turns[:requests], max_tokens, value, seed, together, template, say)
+            rounds.setdefault(value, {})[name] = played
     config = pair.drafter.config
-    evaluated = evaluation.evaluate(played, target, draft.name, config.architecture, config.gamma)
+    evaluated = evaluation.evaluate(rounds, target, draft.name, config.architecture, config.gamma)
     commands = [" ".join(["dspark", *sys.argv[1:]])]
     if evaluated.fit is not None:
         commands.append(f"dspark simulate --acceptance {out / evaluation.ACCEPTANCE} --domain {next(iter(sets))}")
@@ -77,7 +77,7 @@ def evaluate(
         _print(evaluated, files)
 
 
-def _print(evaluated: Evaluated, files: list[Path]) -> None:
+def _print(evaluated: Evaluation, files: list[Path]) -> None:
     from rich.table import Table
 
     from dspark_tuning.reporting.drafters import estimate

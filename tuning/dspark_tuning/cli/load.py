@@ -53,9 +53,9 @@ def load(
     from dspark_tuning.measuring.load.prompts import read
     from dspark_tuning.measuring.load.result import result
     from dspark_tuning.measuring.recording.schema import check_writable
-    from dspark_tuning.measuring.sglang_client import Client
     from dspark_tuning.reporting import tables
     from sglang_dspark.errors import InputError
+    from sglang_dspark.sglang_client import Client
 
     chosen: Scenario = read_scenario(scenario, trace, () if load is None else (load,))
     if load is not None:

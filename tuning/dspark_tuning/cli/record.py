@@ -30,7 +30,7 @@ def record(
     from threading import Event
 
     from dspark_tuning.measuring.recording.record import record as run
-    from dspark_tuning.measuring.sglang_client import Client
+    from sglang_dspark.sglang_client import Client
 
     stop = Event()
 

@@ -7,8 +7,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from dspark_tuning.measuring.drafters.evaluation import Evaluated
-from dspark_tuning.measuring.drafters.figures import Estimated, Figures
+from dspark_tuning.measuring.drafters.evaluation import Evaluation
+from dspark_tuning.measuring.drafters.figures import DrafterFigures, Estimated
 from dspark_tuning.reporting.calibration.confidence import of_head
 from dspark_tuning.reporting.page import Html, Row, Section, code, document, figure, paragraph, table
 from dspark_tuning.reporting.plots import drawing, line, styles
@@ -16,7 +16,7 @@ from dspark_tuning.reporting.plots import drawing, line, styles
 NOTE = "Rounds played offline: the drafts and their acceptance are a server's, its step times are not."
 
 
-def render(evaluated: Evaluated, commands: Sequence[str]) -> str:
+def render(evaluated: Evaluation, commands: Sequence[str]) -> str:
     """The page.
 
     Args:
@@ -48,7 +48,7 @@ def estimate(value: Estimated) -> str:
     return f"{value.value:.2f} [{value.low:.2f}, {value.high:.2f}]"
 
 
-def _lengths(evaluated: Evaluated) -> Section:
+def _lengths(evaluated: Evaluation) -> Section:
     rows = [
         Row(
             f"{each.dataset}, temperature {each.temperature:g}",
@@ -67,7 +67,7 @@ def _lengths(evaluated: Evaluated) -> Section:
     )
 
 
-def _positions(figures: Sequence[Figures], temperature: float) -> Section:
+def _positions(figures: Sequence[DrafterFigures], temperature: float) -> Section:
     chart = drawing("Draft position", "Accepted, given the prefix was")
     names = [each.dataset for each in figures]
     for each, style in zip(figures, styles(names), strict=True):
@@ -89,7 +89,7 @@ def _positions(figures: Sequence[Figures], temperature: float) -> Section:
     return Section(key, f"Acceptance by position at temperature {temperature:g}", [figure(key, chart, caption, same)])
 
 
-def _sweep(figures: Sequence[Figures], temperature: float) -> Section:
+def _sweep(figures: Sequence[DrafterFigures], temperature: float) -> Section:
     chart = drawing("Tokens verified a round", "Accepted length")
     for each, style in zip(figures, styles([each.dataset for each in figures]), strict=True):
         line(

@@ -1,1 +1,1 @@
-"""What offline rounds say of a drafter: figures with intervals, a page, and an acceptance model for the simulator."""
+"""The evaluation of a drafter by offline rounds: figures with intervals, and an acceptance model for the simulator."""

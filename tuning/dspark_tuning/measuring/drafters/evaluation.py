@@ -1,4 +1,4 @@
-"""One evaluation: rounds of several data sets at several temperatures, and all that is made of them. No torch."""
+"""The evaluation of a drafter: offline rounds of several data sets at several temperatures. No torch."""
 
 from __future__ import annotations
 
@@ -15,7 +15,8 @@ from dspark_tuning.measuring.calibrate.acceptance import AcceptanceFit
 from dspark_tuning.measuring.calibrate.confidence import Calibration, calibrate
 from dspark_tuning.measuring.calibrate.exports import temperatures
 from dspark_tuning.measuring.calibrate.rounds import Rounds
-from dspark_tuning.measuring.drafters.figures import Figures, figures
+from dspark_tuning.measuring.drafters.figures import DrafterFigures, figures
+from sglang_dspark.drafter.rounds import OfflineRounds
 from sglang_dspark.files import write_atomically
 
 FIGURES = "figures.json"
@@ -24,50 +25,50 @@ STS = "sts.json"
 REPORT = "report.html"
 
 
-class Played(NamedTuple):
-    """Rounds of one data set as the drafter's code gives them; arrays as of ``sglang_dspark.drafter.evaluate``."""
-
-    confidence_logits: np.ndarray
-    accepted: np.ndarray
-    request: np.ndarray
-
-
-class Evaluated(NamedTuple):
-    """An evaluation.
+class Evaluation(NamedTuple):
+    """The results.
 
     Attributes:
-        head: The confidence head at each temperature; None where there is none, or too few rounds.
-        fit: The acceptance model, of the first temperature's rounds; None without a confidence head.
+        head: Calibration of the confidence head by temperature; None without a head or with too few rounds.
+        fit: The acceptance model, from the first temperature's rounds; None without a confidence head.
     """
 
     target: str
     draft: str
     family: str
     gamma: int
-    figures: list[Figures]
+    figures: list[DrafterFigures]
     head: dict[float, Calibration | None]
     fit: AcceptanceFit | None
 
 
 def evaluate(
-    played: Mapping[float, Mapping[str, Played]], target: str, draft: str, family: str, gamma: int
-) -> Evaluated:
-    """All figures of the rounds played, by temperature and data set."""
-    joined = {temperature: _join(sets, gamma) for temperature, sets in played.items()}
-    head = {temperature: calibrate(rounds) for temperature, rounds in joined.items()}
-    found = [each for temperature, rounds in joined.items() for each in figures(rounds, temperature)]
+    rounds: Mapping[float, Mapping[str, OfflineRounds]], target: str, draft: str, family: str, gamma: int
+) -> Evaluation:
+    """Evaluate rounds by temperature and data set.
+
+    Args:
+        rounds: By temperature and data set.
+        target: The target's name.
+        draft: The draft's name.
+        family: The draft's architecture.
+        gamma: Drafts of a block.
+    """
+    joined = {temperature: _join(sets, gamma) for temperature, sets in rounds.items()}
+    head = {temperature: calibrate(each) for temperature, each in joined.items()}
+    rows = [row for temperature, each in joined.items() for row in figures(each, temperature)]
     fit = None
-    for temperature, rounds in joined.items():
+    for temperature, each in joined.items():
         calibration = head[temperature]
         if calibration is not None:
             source = f"rounds played offline at temperature {temperature:g}"
-            fit = acceptance.fit(rounds, calibration.temperatures, target, draft, source)
+            fit = acceptance.fit(each, calibration.temperatures, target, draft, source)
             break
-    return Evaluated(target, draft, family, gamma, found, head, fit)
+    return Evaluation(target, draft, family, gamma, rows, head, fit)
 
 
-def write(evaluated: Evaluated, folder: Path, page: str) -> list[Path]:
-    """Writes the figures, the page and, of a drafter with a confidence head, temperatures and acceptance model."""
+def write(evaluated: Evaluation, folder: Path, page: str) -> list[Path]:
+    """Write figures and page and, for a drafter with a confidence head, STS temperatures and acceptance model."""
     texts = {FIGURES: json.dumps(plain(evaluated), indent=1, sort_keys=True) + "\n", REPORT: page}
     if evaluated.fit is not None:
         content = evaluated.fit.model.model_dump(mode="json")
@@ -79,8 +80,8 @@ def write(evaluated: Evaluated, folder: Path, page: str) -> list[Path]:
     return [folder / name for name in texts]
 
 
-def plain(evaluated: Evaluated) -> dict[str, object]:
-    """The figures as JSON's own values: NaN as null."""
+def plain(evaluated: Evaluation) -> dict[str, object]:
+    """Convert the figures to JSON values, with NaN as null."""
     return {
         "target": evaluated.target,
         "draft": evaluated.draft,
@@ -120,7 +121,8 @@ def _number(value: object) -> object:
     return round(float(value), 4) if np.isfinite(value) else None
 
 
-def _join(sets: Mapping[str, Played], gamma: int) -> Rounds:
+def _join(sets: Mapping[str, OfflineRounds], gamma: int) -> Rounds:
+    """Concatenate data sets as the classes of :class:`Rounds`, in which every draft was verified."""
     offsets = np.cumsum([0, *(int(each.request.max(initial=-1)) + 1 for each in sets.values())])
     accepted = np.concatenate([each.accepted for each in sets.values()])
     return Rounds(

@@ -18,7 +18,7 @@ THRESHOLDS = tuple(step / 10 for step in range(10))
 
 
 class Estimated(NamedTuple):
-    """A figure and the ends of its 95 % interval."""
+    """A value and the ends of its 95 % interval."""
 
     value: float
     low: float
@@ -26,12 +26,12 @@ class Estimated(NamedTuple):
 
 
 class Swept(NamedTuple):
-    """What dropping a block's drafts from the first confidence below a threshold comes to (Fig. 5 of the paper).
+    """The effect of dropping a block's drafts from the first confidence below a threshold (Fig. 5 of the paper).
 
     Attributes:
-        verify_tokens: A round, anchor included.
-        accepted_length: Tokens a round.
-        acceptance: Share of the drafts verified that are accepted; NaN where none are.
+        verify_tokens: Tokens verified per round, anchor included.
+        accepted_length: Tokens per round.
+        acceptance: Share of the verified drafts that are accepted; NaN where none is verified.
     """
 
     threshold: float
@@ -40,13 +40,13 @@ class Swept(NamedTuple):
     acceptance: float
 
 
-class Figures(NamedTuple):
-    """One data set at one temperature.
+class DrafterFigures(NamedTuple):
+    """The figures of one data set at one temperature.
 
     Attributes:
-        accepted_length: Tokens a round, the target's own included.
+        accepted_length: Tokens per round, the target's own included.
         acceptance: By position, of drafts whose prefix was accepted.
-        judged: Drafts behind each.
+        judged: Number of such drafts by position.
         sweep: By threshold; empty without a confidence head.
     """
 
@@ -60,20 +60,20 @@ class Figures(NamedTuple):
     sweep: list[Swept]
 
 
-def figures(rounds: Rounds, temperature: float) -> list[Figures]:
-    """The figures of every data set, which are the classes of ``rounds``, and of all of them together."""
-    found = []
+def figures(rounds: Rounds, temperature: float) -> list[DrafterFigures]:
+    """Compute the figures of every data set (a class of ``rounds``) and of all together."""
+    rows = []
     for place, name in enumerate((*rounds.classes, "all")):
-        mine = rounds.slo_class == place if name != "all" else np.ones(len(rounds.accepted), bool)
+        within = rounds.slo_class == place if name != "all" else np.ones(len(rounds.accepted), bool)
         if name == "all" and len(rounds.classes) == 1:
             break
-        if mine.any():
-            found.append(_figures(rounds.take(mine), name, temperature))
-    return found
+        if within.any():
+            rows.append(_figures(rounds.take(within), name, temperature))
+    return rows
 
 
 def sweep(rounds: Rounds) -> list[Swept]:
-    """Cuts every block before the first draft whose raw confidence is below a threshold."""
+    """Truncate every block before the first draft whose raw confidence is below a threshold, for each threshold."""
     if not np.isfinite(rounds.logits).all():
         return []
     confidence = 0.5 * (1.0 + np.tanh(0.5 * rounds.logits))
@@ -86,7 +86,7 @@ def sweep(rounds: Rounds) -> list[Swept]:
     return swept
 
 
-def _figures(rounds: Rounds, name: str, temperature: float) -> Figures:
+def _figures(rounds: Rounds, name: str, temperature: float) -> DrafterFigures:
     requests, place = np.unique(rounds.request, return_inverse=True)
     reached, survived = rounds.reached, rounds.survived
     gamma = reached.shape[1]
@@ -97,14 +97,14 @@ def _figures(rounds: Rounds, name: str, temperature: float) -> Figures:
         return total
 
     judged, accepted = by_request(reached), by_request(survived & reached)
-    many, lengths = by_request(np.ones(len(place))), by_request(rounds.accepted + 1.0)
+    counts, lengths = by_request(np.ones(len(place))), by_request(rounds.accepted + 1.0)
     acceptance = [_ratio(accepted[:, k], judged[:, k]) for k in range(gamma)]
-    return Figures(
+    return DrafterFigures(
         name,
         temperature,
         len(requests),
         len(rounds.accepted),
-        _ratio(lengths, many),
+        _ratio(lengths, counts),
         acceptance,
         [int(n) for n in reached.sum(0)],
         sweep(rounds),
@@ -112,11 +112,11 @@ def _figures(rounds: Rounds, name: str, temperature: float) -> Figures:
 
 
 def _ratio(top: Floats, bottom: Floats) -> Estimated:
-    """A ratio of sums over requests, with the percentile interval of requests drawn anew (bootstrap)."""
+    """Compute a ratio of sums over requests, with a percentile interval from resampled requests (bootstrap)."""
     if not bottom.sum():
         return Estimated(np.nan, np.nan, np.nan)
     rng = np.random.default_rng(SEED)
-    # How often each request is drawn: the same draws for every figure of as many requests.
+    # How often each request is drawn; figures of equally many requests share the draws.
     draws = rng.multinomial(len(top), np.full(len(top), 1.0 / len(top)), RESAMPLES)
     denominators = draws @ bottom
     with np.errstate(invalid="ignore", divide="ignore"):

@@ -14,8 +14,8 @@ import numpy as np
 from dspark_simulator.scenario import Run
 from dspark_simulator.workloads import RequestClass, Workload
 from dspark_tuning.measuring.load.prompts import Prompts, Wanted, of_texts, random_tokens
-from dspark_tuning.measuring.load.request import Request, Stream, ask, verify_lengths
-from dspark_tuning.measuring.sglang_client import Client
+from dspark_tuning.measuring.load.request import Request, Stream, ask
+from sglang_dspark.sglang_client import Client, verify_lengths
 
 # An event may hold all tokens so far.
 LINE_BYTES = 1 << 24

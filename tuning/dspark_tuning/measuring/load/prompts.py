@@ -9,8 +9,8 @@ from typing import Final, NamedTuple
 
 import numpy as np
 
-from dspark_tuning.measuring.sglang_client import Client, UnansweredError
 from sglang_dspark.errors import InputError
+from sglang_dspark.sglang_client import Client, UnansweredError
 
 
 class Wanted(NamedTuple):

@@ -117,8 +117,3 @@ async def ask(
     except (TimeoutError, aiohttp.ClientError, OSError, ValueError, KeyError, TypeError) as error:
         return f"{type(error).__name__}: {error}"
     return "" if stream.meta.get("finish_reason") else "the stream ended before the answer"
-
-
-def verify_lengths(meta: dict[str, Any]) -> tuple[int, ...]:
-    """Rounds by drafts verified. Upstream's lengths count the anchor, which is always there."""
-    return tuple(meta.get("spec_cap_lens_histogram") or ())[1:]

@@ -12,8 +12,8 @@ import pyarrow as pa
 
 from dspark_tuning.measuring.recording.schema import SCHEMA, About
 from dspark_tuning.measuring.recording.source import Taken, described, none
-from dspark_tuning.measuring.sglang_client import Client, UnansweredError
 from sglang_dspark.errors import InputError
+from sglang_dspark.sglang_client import Client, UnansweredError
 
 WAIT_S: Final = 2.0
 
@@ -37,7 +37,7 @@ class Ours:
         self._client, self._info = client, info
         self.restarts = 0
         if (ranks := len(info["internal_states"])) > 1:
-            client.tell(dspark_policy_record=0)
+            client.set_state(dspark_policy_record=0)
             raise InputError(
                 f"{client.url}: dp_size: {ranks} is not supported over HTTP; start the server with "
                 "--speculative-dspark-record FOLDER, or record a server of one rank"
@@ -49,11 +49,11 @@ class Ours:
 
     def poll(self) -> Taken:
         if self._wanted is not None:
-            self._client.tell(dspark_policy_record=self._wanted)
+            self._client.set_state(dspark_policy_record=self._wanted)
         found = self._client.info()["internal_states"][0].get("dspark_policy_record")
         if found is None:
             # It was started again, or somebody else ended the recording.
-            if not self._client.tell(dspark_policy_record=1):
+            if not self._client.set_state(dspark_policy_record=1):
                 raise UnansweredError("the server was started again without the plugin's policy")
             self._again()
             return Taken(none())
@@ -63,7 +63,7 @@ class Ours:
         return self._take(found)
 
     def end(self) -> None:
-        self._client.tell(dspark_policy_record=0)
+        self._client.set_state(dspark_policy_record=0)
 
     def about(self, lost: int) -> About:
         policy = self._info["internal_states"][0]["dspark_policy"]

@@ -14,8 +14,8 @@ from dspark_tuning.measuring.recording.ours import Ours
 from dspark_tuning.measuring.recording.schema import About, Writer, check_writable
 from dspark_tuning.measuring.recording.source import Source
 from dspark_tuning.measuring.recording.stock import Stock
-from dspark_tuning.measuring.sglang_client import Client, UnansweredError
 from sglang_dspark.errors import InputError
+from sglang_dspark.sglang_client import Client, UnansweredError
 
 GONE_S: Final = 300.0
 """A server that has not answered for so long will not come back."""
@@ -48,9 +48,9 @@ def source(client: Client) -> Source:
     info = client.connect()
     try:
         # From the beginning, whatever another recording left.
-        if client.tell(dspark_policy_record=0) and client.tell(dspark_policy_record=1):
+        if client.set_state(dspark_policy_record=0) and client.set_state(dspark_policy_record=1):
             return Ours(client, info)
-        if client.tell(dspark_clear_info_records=1):
+        if client.set_state(dspark_clear_info_records=1):
             return Stock(client, client.connect())
     except UnansweredError as error:
         raise InputError(f"{client.url}: cannot be told to record ({error}); see its log") from error

@@ -17,8 +17,8 @@ from numpy.typing import NDArray
 
 from dspark_tuning.measuring.recording.schema import SCHEMA, About
 from dspark_tuning.measuring.recording.source import Taken, described, none
-from dspark_tuning.measuring.sglang_client import Client, UnansweredError
 from sglang_dspark.errors import InputError
+from sglang_dspark.sglang_client import Client, UnansweredError
 
 LONGEST_S: Final = 10.0
 SHORTEST_S: Final = 1.0
@@ -72,7 +72,7 @@ class Stock:
         size = self._client.received
         # At once: what runs between is lost.
         with contextlib.suppress(UnansweredError):  # Then they are there again, and are not taken twice.
-            self._client.tell(dspark_clear_info_records=1)
+            self._client.set_state(dspark_clear_info_records=1)
         # An answer grows with the wait, and shall not grow beyond what holds nobody up.
         self.wait_s = min(max(self.wait_s * PAYLOAD / max(size, 1), SHORTEST_S), LONGEST_S)
         states = info["internal_states"]

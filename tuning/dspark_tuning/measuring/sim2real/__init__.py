@@ -1,1 +1,1 @@
-"""The simulator against a real SGLang server on this machine's CPU."""
+"""Experiments that compare the simulator with real SGLang servers on this machine's CPU."""

@@ -1,4 +1,4 @@
-"""What is measured: ways of serving under loads, some to calibrate on and others to predict."""
+"""The cells of the experiment, a serving mode under a load each: some for calibration, others to predict."""
 
 from __future__ import annotations
 
@@ -17,17 +17,17 @@ POLICIES: Final[dict[str, AnyPolicy | None]] = {
     "argmax": Argmax(),
     "threshold": Threshold(running=(1, 8, 16), theta=(0.1, 0.3, 0.5)),
 }
-"""The ways of serving that are predicted; None is the server without speculation."""
+"""The serving modes that are predicted; None is the server without speculation."""
 
 CLIENTS: Final = (1, 4, 16)
 RATE_PER_S: Final = 4.0
 
 
 class Cell(NamedTuple):
-    """A way of serving under a load.
+    """A serving mode under a load.
 
     Attributes:
-        policy: A name in ``POLICIES``.
+        policy: The mode's name.
         clients: Of a closed loop; None for the open loop at ``RATE_PER_S``.
     """
 
@@ -36,10 +36,12 @@ class Cell(NamedTuple):
 
     @property
     def load(self) -> str:
+        """The load's name in tables."""
         return f"{RATE_PER_S:g} 1/s" if self.clients is None else str(self.clients)
 
 
-CELLS: Final = tuple(Cell(policy, clients) for clients in (*CLIENTS, None) for policy in POLICIES)
+LOADS: Final = (*CLIENTS, None)
+CELLS: Final = tuple(Cell(policy, clients) for clients in LOADS for policy in POLICIES)
 
 CALIBRATION: Final[tuple[tuple[AnyPolicy, int], ...]] = (
     (NoDraft(), 2),
@@ -49,7 +51,7 @@ CALIBRATION: Final[tuple[tuple[AnyPolicy, int], ...]] = (
     (Fixed(length=7), 2),
     (Fixed(length=7), 8),
 )
-"""Policies and clients under which the speculating server is recorded; none of them is a cell."""
+"""Policies and numbers of clients of the recorded calibration; none of them is a cell."""
 
 PLAIN_CALIBRATION: Final = (2, 8)
-"""Clients under which the server without speculation is measured from outside: it records nothing."""
+"""Numbers of clients at which the server without speculation, which does not record, is measured from outside."""

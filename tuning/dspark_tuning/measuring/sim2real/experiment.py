@@ -1,4 +1,9 @@
-"""The experiment: calibrate, measure what the calibration did not see, tune, and measure what that gains."""
+"""Experiments on real servers of this machine: calibrate on them, tune in the simulator, and measure the tuned policy.
+
+:func:`run` (``dspark sim2real``) also predicts cells that the calibration did not see. :func:`serve_demo`
+(``make serve-demo``) is the short form: it compares SGLang's serving modes with the tuned policy and replaces the
+policy under load.
+"""
 
 from __future__ import annotations
 
@@ -6,6 +11,7 @@ import json
 import subprocess
 import sys
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
@@ -23,94 +29,292 @@ from dspark_tuning.measuring.calibrate.calibration import Calibrated, calibrate
 from dspark_tuning.measuring.recording.schema import read
 from dspark_tuning.measuring.sim2real.cells import (
     CALIBRATION,
-    CELLS,
     CLIENTS,
     GAMMA,
+    LOADS,
     PLAIN,
     PLAIN_CALIBRATION,
     POLICIES,
     Cell,
 )
 from dspark_tuning.measuring.sim2real.measure import Measured, figures, measure, recording
-from dspark_tuning.measuring.sim2real.predict import Figures, at, classes, predicted, predicted_arm, spread
-from dspark_tuning.measuring.sim2real.servers import GUESS, Servers, artifact, budget_server, servers
+from dspark_tuning.measuring.sim2real.predict import CellFigures, at, classes, predicted, spread
+from dspark_tuning.measuring.sim2real.servers import (
+    GUESS,
+    Servers,
+    artifact,
+    budget_server,
+    default_server,
+    servers,
+)
 from dspark_tuning.search import baselines
 from sglang_dspark.demo.text import CLASSES, held_out
+from sglang_dspark.local_server.process import ServerProcess
 from sglang_dspark.policy import Argmax, Fixed, SpsAdditiveTable
+from sglang_dspark.policy.artifact import Artifact
 from sglang_dspark.policy.artifact import load as load_artifact
 
 PROMPT_TOKENS: Final = 64
 OUTPUT_TOKENS: Final = 48
-# Texts of each class; all cells ask for the same ones, once or several times, so that they differ in what is compared.
+# Texts per class. All cells send the same texts, once or several times, so that they differ only in policy and load.
 TEXTS: Final = 8
 POOL: Final = len(CLASSES) * TEXTS
 REQUESTS: Final = 2 * POOL
 RUNNING: Final = 16
+RELOADS: Final = 20
 
+DEFAULTS: Final = "SGLang's defaults"
 VERIFY_ALL: Final = "verify-all"
 BUDGET: Final = "SGLang's budget, its own profiled table"
 TUNED: Final = "tuned"
 
 
-class Row(NamedTuple):
-    """A cell: what was measured, what was predicted, and how far repeats differ, a fraction either way."""
+class CellResult(NamedTuple):
+    """A cell as measured and as predicted; ``spread`` is half the range of repeats, relative to their mean."""
 
     name: str
     load: str
-    measured: Figures
-    predicted: Figures
+    measured: CellFigures
+    predicted: CellFigures
     spread: float
 
     @property
     def error(self) -> float:
+        """Relative error of the predicted throughput."""
         return self.predicted.throughput_tok_s / self.measured.throughput_tok_s - 1
 
     @property
     def tpot_error(self) -> float:
+        """Relative error of the predicted TPOT."""
         return self.predicted.tpot_s / self.measured.tpot_s - 1
 
 
-class Outcome(NamedTuple):
-    """What came out.
+class Sim2Real(NamedTuple):
+    """The results of :func:`run`.
 
     Attributes:
-        cells: That the calibration did not see.
-        loop: Ways of serving after the tuning, by clients.
-        advice: What the tuner says.
+        cells: Cells that the calibration did not see.
+        loop: Serving modes after the tuning, by clients.
+        advice: The tuner's advice.
     """
 
-    cells: tuple[Row, ...]
-    loop: tuple[Row, ...]
+    cells: tuple[CellResult, ...]
+    loop: tuple[CellResult, ...]
     calibrated: Calibrated
     advice: str
+
+
+class ServedDemo(NamedTuple):
+    """The results of :func:`serve_demo`.
+
+    Attributes:
+        modes: Serving modes by clients.
+        tuned: The tuned policy's artifact.
+        reloads: Policy files that the server took under load.
+        requests, failed: Requests meanwhile.
+    """
+
+    modes: tuple[CellResult, ...]
+    tuned: Artifact
+    reloads: int
+    requests: int
+    failed: int
+
+
+class ServingMode(NamedTuple):
+    """A server to measure and the arm that simulates it.
+
+    Attributes:
+        artifact: The policy to bring into force first, on the server that follows a policy file.
+    """
+
+    name: str
+    server: ServerProcess
+    arm: Arm
+    artifact: Artifact | None = None
 
 
 Say = Callable[[str], None]
 
 
-def run(folder: Path, repeats: int, trials: int, say: Say) -> Outcome:
-    """Runs everything on this machine; ``folder`` keeps recordings, profile, policy, logs and tables."""
-    texts: dict[str, list[str]] = {name: held_out(name, TEXTS, PROMPT_TOKENS, 5) for name in CLASSES}
-    workload = {"arrivals": {"kind": "closed", "clients": 1}, "classes": classes(CLASSES, PROMPT_TOKENS, OUTPUT_TOKENS)}
+def run(folder: Path, repeats: int, trials: int, say: Say) -> Sim2Real:
+    """Run the whole experiment on this machine; recordings, profile, policy, logs and tables stay in ``folder``."""
     with servers(folder) as both:
-        say("calibrating")
-        calibrated = _calibrate(both, folder, workload, texts)
-        profiles.save(calibrated.profile, folder / "profile.json")
-        scenario = _scenario(folder, workload)
-        belief = sps_additive(scenario.profiled_steps(GAMMA), RUNNING, RUNNING * (GAMMA + 1))
-        rows = _cells(both, folder, scenario, belief, texts, repeats, say)
-        tuned = _tune(folder, trials, say)
-        table = _profiled_table(folder)
-        loop = _loop(both, folder, scenario, tuned, table, texts, repeats, say)
-    advice = load_artifact(tuned).advice
-    outcome = Outcome(tuple(rows), tuple(loop), calibrated, advice)
-    frame(outcome.cells).to_csv(folder / "cells.csv", index=False)
-    frame(outcome.loop).to_csv(folder / "loop.csv", index=False)
-    return outcome
+        session = Session(folder, both, repeats, say)
+        cells = session.compare(session.cell_modes(), LOADS, folder / "cells.parquet")
+        tuned = session.tune(trials)
+        table = session.profiled_table()
+        with budget_server(folder, table) as budget:
+            loop = session.compare(session.loop_modes(tuned, table, budget), CLIENTS, folder / "loop.parquet")
+    frame(cells).to_csv(folder / "cells.csv", index=False)
+    frame(loop).to_csv(folder / "loop.csv", index=False)
+    return Sim2Real(tuple(cells), tuple(loop), session.calibrated, tuned.advice)
 
 
-def frame(rows: Sequence[Row]) -> pd.DataFrame:
-    """Rows as a table: measured, predicted and errors."""
+def serve_demo(folder: Path, trials: int, say: Say) -> ServedDemo:
+    """Compare SGLang's serving modes with a policy tuned for this machine, and replace the policy under load."""
+    with servers(folder) as both:
+        session = Session(folder, both, 1, say)
+        tuned = session.tune(trials)
+        table = session.profiled_table()
+        with budget_server(folder, table) as budget:
+            modes = session.compare(session.loop_modes(tuned, table, budget), CLIENTS, folder / "loop.parquet")
+        say("replacing the policy under load")
+        steered = both.steered
+        before = steered.server.state()["dspark_policy"]["version"]
+        reloaded = steered.reload_under_load((artifact(Fixed(length=3), _table(table)), tuned), RELOADS)
+        reloads = steered.server.state()["dspark_policy"]["version"] - before
+    with default_server(folder) as server:
+        arm = Arm(DEFAULTS, baselines.compact(session.scenario.server), Fixed(length=GAMMA))
+        modes += session.compare([ServingMode(DEFAULTS, server, arm)], CLIENTS)
+    return ServedDemo(tuple(modes), tuned, reloads, len(reloaded.answers), reloaded.failed)
+
+
+class Session:
+    """Both servers and the profile calibrated on them.
+
+    Attributes:
+        calibrated: The calibration; its profile is ``profile.json`` of the folder.
+        scenario: The profile with the experiment's traffic, as ``scenario.yaml`` of the folder, which the tuner reads.
+    """
+
+    def __init__(self, folder: Path, both: Servers, repeats: int, say: Say) -> None:
+        self._folder, self._both, self._repeats, self._say = folder, both, repeats, say
+        self._texts: dict[str, list[str]] = {name: held_out(name, TEXTS, PROMPT_TOKENS, 5) for name in CLASSES}
+        self._workload = {
+            "arrivals": {"kind": "closed", "clients": 1},
+            "classes": classes(CLASSES, PROMPT_TOKENS, OUTPUT_TOKENS),
+        }
+        self.calibrated = self._calibrate()
+        profiles.save(self.calibrated.profile, folder / "profile.json")
+        self.scenario = self._scenario()
+
+    def cell_modes(self) -> list[ServingMode]:
+        """Return the serving modes of ``POLICIES``."""
+        belief = sps_additive(self.scenario.profiled_steps(GAMMA), RUNNING, RUNNING * (GAMMA + 1))
+        server = baselines.compact(self.scenario.server)
+        return [
+            ServingMode(name, self._both.plain, baselines.plain(self.scenario))
+            if policy is None
+            else ServingMode(name, self._both.steered.server, Arm(name, server, policy), artifact(policy, belief))
+            for name, policy in POLICIES.items()
+        ]
+
+    def loop_modes(self, tuned: Artifact, table: Path, budget: ServerProcess) -> list[ServingMode]:
+        """Return the tuned policy and the serving modes without it.
+
+        Args:
+            tuned: The tuner's artifact, which may choose the server without speculation.
+            table: The cost table of SGLang's own budget.
+            budget: The server that follows that table.
+        """
+        belief = _table(table)
+        server = baselines.compact(self.scenario.server)
+        plain_arm, steered = baselines.plain(self.scenario), self._both.steered.server
+        verify_all = Fixed(length=GAMMA)
+        return [
+            ServingMode(PLAIN, self._both.plain, plain_arm),
+            ServingMode(VERIFY_ALL, steered, Arm(VERIFY_ALL, server, verify_all), artifact(verify_all, belief)),
+            ServingMode(BUDGET, budget, Arm(BUDGET, server, Argmax(), belief, stock=True)),
+            ServingMode(TUNED, self._both.plain, plain_arm)
+            if tuned.serve == "plain"
+            else ServingMode(TUNED, steered, Arm(TUNED, server, tuned.policy, tuned.cost_belief), tuned),
+        ]
+
+    def compare(
+        self, modes: Sequence[ServingMode], loads: Sequence[int | None], record: Path | None = None
+    ) -> list[CellResult]:
+        """Measure and predict every mode at every load.
+
+        Repeats are interleaved, so that drift of the machine affects all cells equally.
+
+        Args:
+            modes: The serving modes.
+            loads: Clients of closed loops; None for the open loop.
+            record: The recording of the server that follows a policy file; None where no mode uses it.
+        """
+        cells = [(mode, Cell(mode.name, load)) for load in loads for mode in modes]
+        runs: dict[Cell, list[Measured]] = {cell: [] for _, cell in cells}
+        with nullcontext() if record is None else recording(self._both.steered.server, record):
+            for repeat in range(self._repeats):
+                for mode, cell in cells:
+                    self._say(f"measuring {mode.name} at {cell.load}, {repeat + 1} of {self._repeats}")
+                    if mode.artifact is not None:
+                        self._both.steered.use(mode.artifact)
+                    traffic = at(self.scenario.workload, cell)
+                    runs[cell].append(measure(mode.server, traffic, _requests(cell), self._texts)[0])
+        return [
+            CellResult(
+                mode.name,
+                cell.load,
+                figures(runs[cell], record if mode.artifact is not None else None),
+                predicted(self.scenario, cell, mode.arm, _requests(cell)),
+                spread([run.throughput_tok_s for run in runs[cell]]),
+            )
+            for mode, cell in cells
+        ]
+
+    def tune(self, trials: int) -> Artifact:
+        """Run ``dspark tune`` on the calibrated profile, with the servers' flags pinned."""
+        self._say("tuning on the calibrated profile")
+        pins = {"gamma": GAMMA, "max_running_requests": RUNNING, "verify_mode": "compact", "chunked_prefill_size": 4096}
+        words = [word for name, value in pins.items() for word in ("--pin", f"{name}={value}")]
+        out = self._folder / "tuned"
+        command = [sys.executable, "-m", "dspark_tuning.cli", "tune", str(self._folder / "scenario.yaml"), *words]
+        command += ["--out", str(out), "--trials", str(trials), "--replications", "6"]
+        subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
+        return load_artifact(out / "policy.json")
+
+    def profiled_table(self) -> Path:
+        """Fit the recorded steps with SGLang's own profiler (``sglang.benchmark.dspark_sps_profiler fit``)."""
+        steps = recorded_cells.decodes(read([self._folder / "run.parquet"]))
+        drafted = steps[steps["drafted"]].groupby(["requests", "tokens"])
+        groups = drafted["step_s"].agg(["median", "size"]).query("size >= 5").reset_index()
+        rounds = [
+            {
+                "batch_size_per_rank": int(row["requests"]),
+                "batch_tokens": int(row["tokens"]),
+                "steps_per_sec": 1 / float(row["median"]),
+                "frac": 1.0,
+            }
+            for row in groups.to_dict("records")
+        ]
+        out = self._folder / "sps_table.json"
+        (self._folder / "sps_table.rounds.jsonl").write_text("".join(json.dumps(line) + "\n" for line in rounds))
+        command = [sys.executable, "-m", "sglang.benchmark.dspark_sps_profiler", "fit", "--out", str(out)]
+        subprocess.run(command, check=True, capture_output=True, text=True)
+        return out
+
+    def _calibrate(self) -> Calibrated:
+        self._say("calibrating")
+        traffic = Workload.model_validate(self._workload)
+        out = self._folder / "run.parquet"
+        steered = self._both.steered
+        with recording(steered.server, out):
+            for policy, clients in CALIBRATION:
+                steered.use(artifact(policy, GUESS))
+                measure(steered.server, traffic.with_clients(clients), REQUESTS, self._texts)
+        steps = []
+        for clients in PLAIN_CALIBRATION:
+            _, loaded = measure(self._both.plain, traffic.with_clients(clients), REQUESTS, self._texts)
+            steps.append(plain.steps(loaded.requests, clients))
+        return calibrate([out], pd.concat(steps, ignore_index=True), "this machine's CPU", 1, CLIENTS)
+
+    def _scenario(self) -> Scenario:
+        content: dict[str, Any] = {
+            "name": "sim2real",
+            "profile": "profile.json",
+            "workload": self._workload,
+            "loads": list(CLIENTS),
+            "run": {"requests": REQUESTS + 24, "warmup_requests": 24},
+        }
+        path = self._folder / "scenario.yaml"
+        path.write_text(yaml.safe_dump(content, sort_keys=False))
+        return load(str(path))
+
+
+def frame(results: Sequence[CellResult]) -> pd.DataFrame:
+    """Convert results to a table of measured figures, predicted figures and errors."""
     return pd.DataFrame(
         [
             {
@@ -122,163 +326,18 @@ def frame(rows: Sequence[Row]) -> pd.DataFrame:
                 "tpot_error": row.tpot_error,
                 "spread": row.spread,
             }
-            for row in rows
+            for row in results
         ]
     )
 
 
-def _calibrate(both: Servers, folder: Path, workload: dict[str, Any], texts: dict[str, list[str]]) -> Calibrated:
-    traffic = _workload(workload)
-    out = folder / "run.parquet"
-    with recording(both.steered, out):
-        for policy, clients in CALIBRATION:
-            both.follow(artifact(policy, GUESS))
-            measure(both.steered, traffic.with_clients(clients), REQUESTS, texts)
-    seen = []
-    for clients in PLAIN_CALIBRATION:
-        _, loaded = measure(both.plain, traffic.with_clients(clients), REQUESTS, texts)
-        seen.append(plain.steps(loaded.requests, clients))
-    return calibrate([out], pd.concat(seen, ignore_index=True), "this machine's CPU", 1, CLIENTS)
-
-
-def _workload(content: dict[str, Any]) -> Workload:
-    return Workload.model_validate(content)
-
-
-def _scenario(folder: Path, workload: dict[str, Any]) -> Scenario:
-    """The demo on the calibrated profile, as the file that the tuner is given too."""
-    content = {
-        "name": "sim2real",
-        "profile": "profile.json",
-        "workload": workload,
-        "loads": list(CLIENTS),
-        "run": {"requests": REQUESTS + 24, "warmup_requests": 24},
-    }
-    path = folder / "scenario.yaml"
-    path.write_text(yaml.safe_dump(content, sort_keys=False))
-    return load(str(path))
-
-
 def _requests(cell: Cell) -> int:
-    """So many that a cell takes about as long as any other."""
+    """Return the number of requests with which all cells take about the same time."""
     return {CLIENTS[0]: POOL, CLIENTS[-1]: 2 * REQUESTS, None: POOL}.get(cell.clients, REQUESTS)
 
 
-def _cells(
-    both: Servers,
-    folder: Path,
-    scenario: Scenario,
-    belief: SpsAdditiveTable,
-    texts: dict[str, list[str]],
-    repeats: int,
-    say: Say,
-) -> list[Row]:
-    """Every cell once a repeat, so that what drifts on this machine meets all alike."""
-    runs: dict[Cell, list[Measured]] = {cell: [] for cell in CELLS}
-    out = folder / "cells.parquet"
-    with recording(both.steered, out):
-        for repeat in range(repeats):
-            for cell in CELLS:
-                say(f"measuring {cell.policy} at {cell.load}, {repeat + 1} of {repeats}")
-                policy = POLICIES[cell.policy]
-                if policy is not None:
-                    both.follow(artifact(policy, belief))
-                server = both.plain if policy is None else both.steered
-                found, _ = measure(server, at(scenario.workload, cell), _requests(cell), texts)
-                runs[cell].append(found)
-    rows = []
-    for cell, measured in runs.items():
-        policy = POLICIES[cell.policy]
-        said = predicted(scenario, cell, policy, _requests(cell))
-        rows.append(_row(cell.policy, cell.load, measured, None if policy is None else out, said))
-    return rows
-
-
-def _row(name: str, load: str, runs: Sequence[Measured], recorded: Path | None, said: Figures) -> Row:
-    return Row(name, load, figures(runs, recorded), said, spread([run.throughput_tok_s for run in runs]))
-
-
-def _tune(folder: Path, trials: int, say: Say) -> Path:
-    """Runs ``dspark tune`` on the calibrated profile, with the flags that the servers have."""
-    say("tuning on the calibrated profile")
-    pins = {"gamma": GAMMA, "max_running_requests": RUNNING, "verify_mode": "compact", "chunked_prefill_size": 4096}
-    words = [word for name, value in pins.items() for word in ("--pin", f"{name}={value}")]
-    command = [sys.executable, "-m", "dspark_tuning.cli", "tune", str(folder / "scenario.yaml"), *words]
-    command += ["--out", str(folder / "tuned"), "--trials", str(trials), "--replications", "6"]
-    subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
-    return folder / "tuned" / "policy.json"
-
-
-def _profiled_table(folder: Path) -> Path:
-    """The recorded steps through the fit of SGLang's own profiler (``sglang.benchmark.dspark_sps_profiler fit``)."""
-    steps = recorded_cells.decodes(read([folder / "run.parquet"]))
-    drafted = steps[steps["drafted"]]
-    groups = drafted.groupby(["requests", "tokens"])["step_s"].agg(["median", "size"]).query("size >= 5").reset_index()
-    rounds = [
-        {
-            "batch_size_per_rank": int(row["requests"]),
-            "batch_tokens": int(row["tokens"]),
-            "steps_per_sec": 1 / float(row["median"]),
-            "frac": 1.0,
-        }
-        for row in groups.to_dict("records")
-    ]
-    out = folder / "sps_table.json"
-    (folder / "sps_table.rounds.jsonl").write_text("".join(json.dumps(line) + "\n" for line in rounds))
-    command = [sys.executable, "-m", "sglang.benchmark.dspark_sps_profiler", "fit", "--out", str(out)]
-    subprocess.run(command, check=True, capture_output=True, text=True)
-    return out
-
-
-def _loop(
-    both: Servers,
-    folder: Path,
-    scenario: Scenario,
-    tuned: Path,
-    table: Path,
-    texts: dict[str, list[str]],
-    repeats: int,
-    say: Say,
-) -> list[Row]:
-    """The tuned policy beside what there is without it, on the real servers and as the simulator has them."""
-    made = load_artifact(tuned)
-    belief = _table(table)
-    server = baselines.compact(scenario.server)
-    ways: dict[str, Arm] = {
-        PLAIN: baselines.plain(scenario),
-        VERIFY_ALL: Arm(VERIFY_ALL, server, Fixed(length=GAMMA)),
-        BUDGET: Arm(BUDGET, server, Argmax(), belief, stock=True),
-        TUNED: baselines.plain(scenario)
-        if made.serve == "plain"
-        else Arm(TUNED, server, made.policy, made.cost_belief),
-    }
-    runs: dict[tuple[str, int], list[Measured]] = {(way, clients): [] for clients in CLIENTS for way in ways}
-    out = folder / "loop.parquet"
-    with budget_server(folder, table) as budget, recording(both.steered, out):
-        for repeat in range(repeats):
-            for way, clients in runs:
-                say(f"measuring {way} at {clients}, {repeat + 1} of {repeats}")
-                asked = {PLAIN: both.plain, BUDGET: budget}.get(way, both.steered)
-                if way == VERIFY_ALL:
-                    both.follow(artifact(Fixed(length=GAMMA), belief))
-                elif way == TUNED and made.serve == "plain":
-                    asked = both.plain
-                elif way == TUNED:
-                    both.follow(made)
-                cell = Cell(way, clients)
-                found, _ = measure(asked, at(scenario.workload, cell), _requests(cell), texts)
-                runs[way, clients].append(found)
-    rows = []
-    for (way, clients), measured in runs.items():
-        cell = Cell(way, clients)
-        steered = way == VERIFY_ALL or (way == TUNED and made.serve != "plain")
-        said = predicted_arm(scenario, cell, ways[way], _requests(cell))
-        rows.append(_row(way, cell.load, measured, out if steered else None, said))
-    return rows
-
-
 def _table(path: Path) -> SpsAdditiveTable:
-    """SGLang's table. Its profiler rounds tokens to multiples of 64, the lowest to 0, which stands for 1."""
+    """Read SGLang's table; its profiler rounds tokens to multiples of 64, the lowest to 0, which stands for 1."""
     content = json.loads(path.read_text())
     content["m_probes"] = [max(probe, 1) for probe in content["m_probes"]]
     return SpsAdditiveTable.model_validate(content)

@@ -1,4 +1,4 @@
-"""Measuring a cell on a real server: its clients' view, and the lengths that the server recorded meanwhile."""
+"""Measuring a cell on a real server: the clients' view, and the lengths that the server recorded."""
 
 from __future__ import annotations
 
@@ -18,13 +18,12 @@ from dspark_simulator.workloads import Workload
 from dspark_tuning.measuring.load.drive import Loaded, drive
 from dspark_tuning.measuring.recording.record import record
 from dspark_tuning.measuring.recording.schema import read
-from dspark_tuning.measuring.sglang_client import Client
-from dspark_tuning.measuring.sim2real.predict import SEED, Figures
-from sglang_dspark.demo.server import Server
+from dspark_tuning.measuring.sim2real.predict import SEED, CellFigures
+from sglang_dspark.local_server.process import ServerProcess
 
 
 class Measured(NamedTuple):
-    """One run of a cell; ``started_s`` and ``ended_s`` are the machine's monotonic clock."""
+    """One run of a cell; ``started_s`` and ``ended_s`` are times of the machine's monotonic clock."""
 
     throughput_tok_s: float
     tpot_s: float
@@ -32,44 +31,42 @@ class Measured(NamedTuple):
     ended_s: float
 
 
-def measure(server: Server, workload: Workload, requests: int, texts: dict[str, list[str]]) -> tuple[Measured, Loaded]:
-    """Sends a number of requests and waits for the last token of the last.
+def measure(
+    server: ServerProcess, workload: Workload, requests: int, texts: dict[str, list[str]]
+) -> tuple[Measured, Loaded]:
+    """Send requests and wait until all are answered.
 
     Args:
-        texts: By class; prompts are cut from them.
+        server: The server.
+        workload: The traffic.
+        requests: Number of requests.
+        texts: Texts by class, of which prompts are cut.
 
     Raises:
         RuntimeError: A request failed.
     """
     started_s = time.monotonic()
     run = Run(requests=requests, warmup_requests=0, drain=True)
-    loaded = drive(Client(server.url), workload, run, SEED, texts)
+    loaded = drive(server, workload, run, SEED, texts)
     ended_s = time.monotonic()
     if loaded.failed:
         raise RuntimeError(f"{loaded.failed[0].error}; the end of {server.log}:\n{server.tail()}")
     tokens = sum(request.output_tokens for request in loaded.requests)
-    first_s, last_s = (f(times) for f, times in ((min, _sent(loaded)), (max, _ended(loaded))))
+    first_s = min(request.sent_s for request in loaded.requests)
+    last_s = max(float(request.chunk_s[-1]) for request in loaded.requests)
     tpot_s = fmean(request.tpot_s for request in loaded.requests)
     return Measured(tokens / (last_s - first_s), tpot_s, started_s, ended_s), loaded
 
 
-def _sent(loaded: Loaded) -> list[float]:
-    return [request.sent_s for request in loaded.requests]
-
-
-def _ended(loaded: Loaded) -> list[float]:
-    return [float(request.chunk_s[-1]) for request in loaded.requests]
-
-
 @contextmanager
-def recording(server: Server, out: Path) -> Iterator[None]:
-    """Records a server for as long as the block lasts."""
+def recording(server: ServerProcess, out: Path) -> Iterator[None]:
+    """Record a server's steps while the block lasts."""
     stop = Event()
     failed: list[BaseException] = []
 
     def run() -> None:
         try:
-            record(Client(server.url), out, stop)
+            record(server, out, stop)
         except BaseException as error:
             failed.append(error)
 
@@ -85,24 +82,25 @@ def recording(server: Server, out: Path) -> Iterator[None]:
 
 
 def lengths(recorded: Path, spans: Sequence[tuple[float, float]]) -> tuple[float, float]:
-    """Accepted and verify length between moments, over all rounds; 1 and 0 where nothing was drafted in them."""
+    """Compute mean accepted and verify length over all rounds within time spans; 1 and 0 where nothing was drafted."""
     steps = read([recorded]).steps.select(["kind", "ended_s", "verify_length", "accepted_length"]).to_pandas()
     steps = steps[steps["kind"] == "decode"]
     inside = np.zeros(len(steps), np.bool_)
     for start_s, end_s in spans:
         inside |= ((steps["ended_s"] >= start_s) & (steps["ended_s"] <= end_s)).to_numpy()
-    chosen = steps[inside]
-    if chosen.empty:
+    within = steps[inside]
+    if within.empty:
         return 1.0, 0.0
-    accepted, verified = (np.concatenate(chosen[name].to_list()) for name in ("accepted_length", "verify_length"))
+    accepted, verified = (np.concatenate(within[name].to_list()) for name in ("accepted_length", "verify_length"))
     return float(accepted.mean()), float(verified.mean())
 
 
-def figures(runs: Sequence[Measured], recorded: Path | None) -> Figures:
-    """The middle of a cell's runs.
+def figures(runs: Sequence[Measured], recorded: Path | None) -> CellFigures:
+    """Compute the medians of a cell's runs.
 
     Args:
-        recorded: Of the server, where it records.
+        runs: The runs.
+        recorded: The server's recording; None where it does not record.
     """
     accepted, verified = (1.0, 0.0) if recorded is None else lengths(recorded, [(r.started_s, r.ended_s) for r in runs])
-    return Figures(median(r.throughput_tok_s for r in runs), median(r.tpot_s for r in runs), accepted, verified)
+    return CellFigures(median(r.throughput_tok_s for r in runs), median(r.tpot_s for r in runs), accepted, verified)

@@ -1,4 +1,4 @@
-"""What the simulator says of a cell, on a calibrated profile."""
+"""The simulator's predictions of cells, on a calibrated profile."""
 
 from __future__ import annotations
 
@@ -10,21 +10,19 @@ from dspark_simulator.scenario import Run, Scenario
 from dspark_simulator.simulation import Arm, simulate
 from dspark_simulator.workloads import Workload
 from dspark_tuning.measuring.sim2real.cells import RATE_PER_S, Cell
-from dspark_tuning.search import baselines
-from sglang_dspark.policy import AnyPolicy
 
-# Names the requests that are sent.
+# Of the requests, measured and simulated.
 SEED = 11
 SEEDS = 8
 
 
-class Figures(NamedTuple):
-    """One cell, measured or predicted.
+class CellFigures(NamedTuple):
+    """The figures of a cell, measured or predicted.
 
     Attributes:
         tpot_s: Mean over requests.
-        accepted_length: Tokens a round, the target's own included; 1 without speculation.
-        verify_length: Drafts verified a round; NaN where the server does not tell.
+        accepted_length: Tokens per round, the target's own included; 1 without speculation.
+        verify_length: Drafts verified per round; 0 without speculation.
     """
 
     throughput_tok_s: float
@@ -33,46 +31,41 @@ class Figures(NamedTuple):
     verify_length: float
 
 
-def predicted(scenario: Scenario, cell: Cell, policy: AnyPolicy | None, requests: int) -> Figures:
-    """Simulates a cell as it is measured: a number of requests, and the clock runs to the end of the last.
+def predicted(scenario: Scenario, cell: Cell, arm: Arm, requests: int) -> CellFigures:
+    """Simulate a cell as it is measured: all requests count, and the clock runs to the end of the last.
 
     Args:
-        scenario: Of the calibrated profile, with the traffic's classes.
-        policy: None is the server without speculation.
-        requests: That are sent.
+        scenario: The calibrated profile with the experiment's traffic.
+        cell: The load.
+        arm: The serving mode.
+        requests: Number of requests.
     """
-    arm = baselines.plain(scenario) if policy is None else Arm(cell.policy, baselines.compact(scenario.server), policy)
-    return predicted_arm(scenario, cell, arm, requests)
-
-
-def predicted_arm(scenario: Scenario, cell: Cell, arm: Arm, requests: int) -> Figures:
-    """The same for a way of serving that is not a cell's own."""
     run = Run(requests=requests, warmup_requests=0, drain=True)
     loaded = scenario.with_workload(at(scenario.workload, cell)).model_copy(update={"run": run})
-    # An open loop has the throughput of its arrivals, so these must be the same; clients of a closed one only wait.
+    # An open loop has the throughput of its arrivals, which must be the measured ones; a closed loop averages seeds.
     seeds = [SEED] if cell.clients is None else range(SEEDS)
-    found = [simulate(loaded, arm, seed=seed) for seed in seeds]
-    return Figures(
-        fmean(result.throughput_tok_s for result in found),
-        fmean(result.tpot.mean_s for result in found),
-        fmean(result.accepted_length for result in found),
-        fmean(result.verify_length for result in found),
+    results = [simulate(loaded, arm, seed=seed) for seed in seeds]
+    return CellFigures(
+        fmean(result.throughput_tok_s for result in results),
+        fmean(result.tpot.mean_s for result in results),
+        fmean(result.accepted_length for result in results),
+        fmean(result.verify_length for result in results),
     )
 
 
 def at(workload: Workload, cell: Cell) -> Workload:
-    """The traffic of a cell."""
+    """Return the traffic of a cell."""
     return workload.with_rate(RATE_PER_S) if cell.clients is None else workload.with_clients(cell.clients)
 
 
 def spread(values: Sequence[float]) -> float:
-    """Half the range over the middle: what repeats differ by, either way."""
-    middle = fmean(values)
-    return (max(values) - min(values)) / 2 / middle if middle else 0.0
+    """Compute half the range of repeats, relative to their mean."""
+    mean = fmean(values)
+    return (max(values) - min(values)) / 2 / mean if mean else 0.0
 
 
 def classes(names: Sequence[str], prompt_tokens: int, output_tokens: int) -> list[dict[str, Any]]:
-    """The demo's traffic: every class of text alike."""
+    """Make the request classes of the experiment, with equal lengths and SLOs."""
     return [
         {
             "name": name,

@@ -1,4 +1,4 @@
-"""First tokens at temperature 1, against the target's own probabilities or another server's tokens."""
+"""Statistical tests of a server's first tokens at temperature 1."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ import numpy as np
 import torch
 from scipy import stats
 
-from sglang_dspark.demo import reference
-from sglang_dspark.demo.server import Server
+from sglang_dspark.local_server import reference
+from sglang_dspark.local_server.process import ServerProcess
 
 TOKENS = 3
 SAMPLES = 20_480
@@ -22,21 +22,21 @@ Cell = tuple[int, ...]
 
 
 class Fit(NamedTuple):
-    """Pearson's test of counts against expectations."""
+    """The result of Pearson's chi-squared test."""
 
     statistic: float
     degrees: int
     p_value: float
 
     def power(self, alpha: float) -> float:
-        """Chance that a repetition rejects at ``alpha``, from a low guess (three sigma) at the noncentrality."""
+        """Estimate a repetition's power at level ``alpha``, with a noncentrality three sigma below its estimate."""
         noncentrality = self.statistic - self.degrees
         low = noncentrality - 3 * np.sqrt(2 * (self.degrees + 2 * max(noncentrality, 0)))
         return float(stats.ncx2.sf(stats.chi2.isf(alpha, self.degrees), self.degrees, max(low, 1e-9)))
 
 
-def draw(server: Server, text: str, samples: int = SAMPLES) -> Counter[Cell]:
-    """Counts of the first ``TOKENS`` tokens after ``text``."""
+def draw(server: ServerProcess, text: str, samples: int = SAMPLES) -> Counter[Cell]:
+    """Draw answers to ``text`` and count their first ``TOKENS`` tokens."""
     sampling = {"temperature": 1.0, "max_new_tokens": TOKENS, "n": AT_ONCE, "ignore_eos": True}
 
     def ask(_: int) -> list[Cell]:
@@ -49,9 +49,10 @@ def draw(server: Server, text: str, samples: int = SAMPLES) -> Counter[Cell]:
 
 @torch.no_grad()
 def exact(text: str, dtype: torch.dtype = torch.float32) -> dict[Cell, float]:
-    """Joint probabilities of the first tokens, of all cells that are expected often enough to be counted alone.
+    """Compute the joint probabilities of first tokens, for cells with an expected count of ``LEAST_EXPECTED`` or more.
 
     Args:
+        text: The prompt.
         dtype: Of the target's weights and activations.
     """
     prompt = reference.tokenizer()(text)["input_ids"]
@@ -71,18 +72,18 @@ def exact(text: str, dtype: torch.dtype = torch.float32) -> dict[Cell, float]:
 
 
 def fit(counts: Counter[Cell], cells: dict[Cell, float]) -> Fit:
-    """Tests counts against probabilities; everything else is one more cell."""
+    """Test counts against probabilities; all other tokens form one more cell."""
     total = counts.total()
     observed = [counts[cell] for cell in cells]
     expected = [total * chance for chance in cells.values()]
     observed.append(total - sum(observed))
     expected.append(total - sum(expected))
-    found = stats.chisquare(observed, expected)
-    return Fit(float(found.statistic), len(observed) - 1, float(found.pvalue))
+    test = stats.chisquare(observed, expected)
+    return Fit(float(test.statistic), len(observed) - 1, float(test.pvalue))
 
 
 def compare(one: Counter[Cell], other: Counter[Cell]) -> Fit:
-    """Tests whether two servers draw from the same distribution; cells that are rare in both together are one cell."""
+    """Test whether two servers draw from the same distribution; rare cells are merged into one."""
     together = one + other
     share = min(one.total(), other.total()) / together.total()
     common = [cell for cell, count in together.items() if count * share >= LEAST_EXPECTED]
@@ -91,5 +92,5 @@ def compare(one: Counter[Cell], other: Counter[Cell]) -> Fit:
         for counts in (one, other)
     ]
     table = np.array(rows)[:, np.array(rows).sum(axis=0) > 0]
-    found = stats.chi2_contingency(table, correction=False)
-    return Fit(float(found.statistic), int(found.dof), float(found.pvalue))
+    test = stats.chi2_contingency(table, correction=False)
+    return Fit(float(test.statistic), int(test.dof), float(test.pvalue))

@@ -1,11 +1,11 @@
-"""Two hundred prompts of mixed lengths and classes, some of which share their beginnings."""
+"""Two hundred prompts of mixed lengths and classes, some with common prefixes."""
 
 from __future__ import annotations
 
 from functools import cache
 
-from sglang_dspark.demo.load import Prompt
 from sglang_dspark.demo.text import CLASSES, held_out
+from sglang_dspark.local_server.closed_loop import Prompt
 
 COUNT = 200
 LENGTHS = (3, 12, 40, 90, 150)
@@ -13,7 +13,7 @@ LENGTHS = (3, 12, 40, 90, 150)
 
 @cache
 def mixed() -> list[Prompt]:
-    """Prompts of 3 to 190 tokens, asking for 4 to 28 more; every fourth goes on from the one before it."""
+    """Make prompts of 3 to 190 tokens with answers of 4 to 28; every fourth prompt extends the one before it."""
     texts = [held_out(CLASSES[i % len(CLASSES)], 1, LENGTHS[i % len(LENGTHS)], seed=100 + i)[0] for i in range(COUNT)]
     for i in range(3, COUNT, 4):
         texts[i] = texts[i - 1] + texts[i][:60]

@@ -1,16 +1,16 @@
-"""One policy of every family, such that at the demo's loads each verifies something between nothing and all."""
+"""One policy of every family, chosen so that at the demo's loads each verifies some drafts and not all."""
 
 from __future__ import annotations
 
 from typing import Any
 
-from sglang_dspark.demo.serve import temperatures
 from sglang_dspark.demo.text import CLASSES
+from sglang_dspark.local_server.steering import sts_temperatures
 from sglang_dspark.policy import Argmax, Fixed, Greedy, NoDraft, SpsAdditiveTable, Static, Threshold
 from sglang_dspark.policy.artifact import Artifact
 from sglang_dspark.serving.evidence import offline
 
-# About what the demo pair's steps cost on a CPU.
+# Approximate step times of the demo pair on a CPU.
 BELIEF = SpsAdditiveTable(
     bias_seconds=0.04,
     bs_probes=(1, 16),
@@ -37,8 +37,8 @@ FAMILIES: dict[str, Any] = {
 
 
 def artifact(family: str, **fields: Any) -> Artifact:
-    """The demo's artifact around a family's policy."""
+    """Make an artifact of the demo pair around a family's policy."""
     return offline.artifact(
         FAMILIES[family],
-        **{"classes": CLASSES, "sts_temperatures": temperatures(), "cost_belief": BELIEF, **fields},
+        **{"classes": CLASSES, "sts_temperatures": sts_temperatures(), "cost_belief": BELIEF, **fields},
     )

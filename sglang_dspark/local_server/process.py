@@ -1,9 +1,8 @@
-"""A real SGLang server on this machine, started for a while: ``sglang.launch_server`` in a process of its own."""
+"""A SGLang server of the demo pair in a process of its own on this machine."""
 
 from __future__ import annotations
 
 import contextlib
-import json
 import os
 import signal
 import socket
@@ -11,13 +10,13 @@ import subprocess
 import sys
 import time
 import urllib.error
-import urllib.request
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Final
+from typing import Final
 
 from sglang_dspark.demo import DRAFT, TARGET
+from sglang_dspark.sglang_client import Client, UnansweredError
 
 START_S: Final = 300.0
 STOP_S: Final = 30.0
@@ -39,7 +38,7 @@ FLAGS: Final = {
     "--context-length": "2048",
     "--random-seed": "0",
     "--skip-server-warmup": "",
-    # An idle scheduler would keep a core busy.
+    # Otherwise an idle scheduler keeps a core busy.
     "--sleep-on-idle": "",
 }
 
@@ -49,13 +48,16 @@ DSPARK: Final = {
     "--speculative-draft-attention-backend": "torch_native",
 }
 
+# Timing on a shared machine is noisy: steps slower than believed must not switch the policy off.
+NO_FALLBACK: Final = {"--speculative-dspark-fallback-margin": "0"}
 
-class Server:
-    """A server of the demo pair, from ``with`` to its end.
+
+class ServerProcess(Client):
+    """A client of a server that runs in a subprocess while the ``with`` block lasts.
 
     Attributes:
-        url: Where it listens.
-        log: What it printed.
+        log: The file of its output.
+        command: Its command line.
     """
 
     def __init__(
@@ -68,25 +70,26 @@ class Server:
     ) -> None:
         """
         Args:
+            log: The file to write the server's output to.
             flags: Added to ``FLAGS`` or replacing them; a flag without a value has "".
-            environment: Added to this process's and ``ENVIRONMENT``.
+            environment: Added to this process's environment and ``ENVIRONMENT``.
             launcher: Arguments of Python that start a server.
-            start_s: How long it may take to start.
+            start_s: The longest time to start.
         """
-        self.log = log
         port = free_port()
-        self.url = f"http://127.0.0.1:{port}"
+        super().__init__(f"http://127.0.0.1:{port}")
+        self.log = log
         merged = {**FLAGS, **(flags or {}), "--host": "127.0.0.1", "--port": str(port)}
         words: list[str] = []
         for flag, value in merged.items():
             words += [flag, *([value] if isinstance(value, str) and value else value)]
-        self._start_s = start_s
         self.command = [sys.executable, *launcher, *words]
+        self._start_s = start_s
         self._environment = {**os.environ, **ENVIRONMENT, **(environment or {})}
         self._process: subprocess.Popen[bytes] | None = None
 
     def start(self) -> subprocess.Popen[bytes]:
-        """Starts the process and does not wait for it to serve."""
+        """Start the process without waiting until it serves."""
         self.log.parent.mkdir(parents=True, exist_ok=True)
         with self.log.open("wb") as log:
             self._process = subprocess.Popen(
@@ -96,21 +99,21 @@ class Server:
 
     @property
     def ended(self) -> bool:
-        """Whether it does not run any more, or not yet."""
+        """Whether the process is not running."""
         process = self._process
         return process is None or process.poll() is not None
 
-    def __enter__(self) -> Server:
+    def __enter__(self) -> ServerProcess:
         process = self.start()
         try:
             deadline = time.monotonic() + self._start_s
             while time.monotonic() < deadline and process.poll() is None:
                 try:
-                    with urllib.request.urlopen(f"{self.url}/health", timeout=5):
-                        return self
-                except (urllib.error.URLError, ConnectionError, TimeoutError):
+                    self.send("/health", timeout_s=5)
+                    return self
+                except (urllib.error.HTTPError, UnansweredError):
                     time.sleep(0.5)
-        except BaseException:  # Who waits is ended: no one else would end the server.
+        except BaseException:  # Interrupted while waiting: nothing else would stop the server.
             self.stop()
             raise
         self.stop()
@@ -122,7 +125,7 @@ class Server:
         self.stop()
 
     def stop(self) -> None:
-        """Ends the server and all of its processes."""
+        """Stop the server and all of its processes."""
         process = self._process
         if process is None:
             return
@@ -136,35 +139,13 @@ class Server:
         process.wait()
         self._process = None
 
-    def post(self, path: str, content: Mapping[str, Any], timeout_s: float = 300.0) -> Any:
-        """Posts JSON and returns what comes back, read as JSON where it is.
-
-        Raises:
-            urllib.error.HTTPError: The server refused.
-        """
-        request = urllib.request.Request(
-            f"{self.url}{path}", json.dumps(content).encode(), {"Content-Type": "application/json"}
-        )
-        with urllib.request.urlopen(request, timeout=timeout_s) as answer:
-            return json.loads(answer.read() or b"null")
-
-    def get(self, path: str, timeout_s: float = 60.0) -> str:
-        with urllib.request.urlopen(f"{self.url}{path}", timeout=timeout_s) as answer:
-            return str(answer.read().decode())
-
-    def state(self) -> dict[str, Any]:
-        """The scheduler's internal state, of the first data-parallel rank."""
-        return dict(json.loads(self.get("/get_server_info"))["internal_states"][0])
-
-    def tell(self, **numbers: float) -> bool:
-        """Sets scheduler state through ``/set_internal_state``; whether it was accepted."""
-        return all(self.post("/set_internal_state", {"server_args": numbers}))
-
     def tail(self, lines: int = 30) -> str:
+        """Return the last lines of the log."""
         return "\n".join(self.log.read_text(errors="replace").splitlines()[-lines:])
 
 
 def free_port() -> int:
+    """Find a free TCP port."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])

@@ -1,4 +1,4 @@
-"""The demo's target by itself: what transformers makes of the same checkpoint."""
+"""The demo's target in transformers, as the reference for a server's tokens."""
 
 from __future__ import annotations
 
@@ -15,34 +15,36 @@ ROUNDING: Final = torch.finfo(torch.bfloat16).eps
 
 @cache
 def model(dtype: torch.dtype = torch.float32) -> Any:
+    """Load the target."""
     loaded: Any = AutoModelForCausalLM.from_pretrained(TARGET, dtype=dtype)
     return loaded.eval()
 
 
 @cache
 def tokenizer() -> Any:
+    """Load the target's tokenizer."""
     return AutoTokenizer.from_pretrained(TARGET)
 
 
 @torch.no_grad()
 def next_logits(ids: list[int], dtype: torch.dtype = torch.float32) -> torch.Tensor:
-    """float32 [V], after ``ids``."""
+    """Compute the logits after ``ids``, float32 [V]."""
     logits: torch.Tensor = model(dtype)(torch.tensor([ids])).logits[0, -1].float()
     return logits
 
 
 def margin(ids: list[int]) -> float:
-    """How far the best next token is ahead of the second, in logits."""
+    """Compute the difference between the two highest logits after ``ids``."""
     best, second = (float(logit) for logit in next_logits(ids).topk(2).values)
     return best - second
 
 
 def tie(ids: list[int], one: int, other: int) -> tuple[float, float]:
-    """Whether bfloat16 can tell two next tokens apart.
+    """Compare the logit difference of two next tokens with the error of bfloat16.
 
     Returns:
-        By how much their logits differ in float32, and by how much bfloat16 moves them: its rounding of a logit, or
-        what computing the whole target in it changes, whichever is more, for each of the two.
+        The difference of their logits in float32, and the sum of their errors in bfloat16: for each token the larger
+        of the rounding of its logit and the change from computing the whole target in bfloat16.
     """
     pair = torch.tensor([one, other])
     exact, rounded = next_logits(ids)[pair], next_logits(ids, torch.bfloat16)[pair]
