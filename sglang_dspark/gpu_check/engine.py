@@ -40,7 +40,7 @@ from sglang_dspark.local_server.steering import Busy, SteeredServer, put_in_forc
 from sglang_dspark.policy import Fixed
 from sglang_dspark.policy.artifact import Artifact, save
 from sglang_dspark.serving.launch import POLICY
-from sglang_dspark.serving.live import Mode
+from sglang_dspark.serving.steps import Mode
 
 BUDGET_S: Final = 480.0
 CLIENTS: Final = 16

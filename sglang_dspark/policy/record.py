@@ -19,7 +19,8 @@ SURVIVAL_FLOOR = np.float32(1e-6)
 
 RULE = np.dtype(
     [
-        ("family", "i8"),
+        # Address of the family's ``compute_budget`` in this process.
+        ("compute_budget", "i8"),
         ("gamma", "i8"),
         ("min_length", "i8"),
         ("max_length", "i8"),

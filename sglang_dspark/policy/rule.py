@@ -21,8 +21,8 @@ from numpy.typing import NDArray
 
 from sglang_dspark.errors import InputError
 from sglang_dspark.jit import njit
-from sglang_dspark.policy import families
 from sglang_dspark.policy.belief import MAX_GAMMA, MAX_REQUESTS, MAX_TOKENS
+from sglang_dspark.policy.dispatch import address, family_budget
 from sglang_dspark.policy.families.argmax import best_budget
 from sglang_dspark.policy.families.base import Policy
 from sglang_dspark.policy.families.greedy import rate
@@ -44,7 +44,7 @@ def compile_rule(policy: Policy, engine: Engine) -> Rule:
 
     Raises:
         InputError: gamma outside 1..16, a captured size beyond MAX_TOKENS, more than 1,024 requests, a family that
-            needs a cost belief without one, or one that no rule decides by.
+            needs a cost belief without one, or one whose ``compute_budget`` is not compiled.
     """
     if not 1 <= engine.gamma <= MAX_GAMMA:
         raise InputError(f"engine: gamma: {engine.gamma} is not supported; use 1 to {MAX_GAMMA}")
@@ -56,7 +56,7 @@ def compile_rule(policy: Policy, engine: Engine) -> Rule:
         raise InputError(f"policy: family: '{policy.family}' needs a cost belief; give a cost table")
     rule = np.zeros(1, RULE)
     record = rule[0]
-    record["family"] = policy.code
+    record["compute_budget"] = address(policy)
     record["gamma"] = record["max_length"] = engine.gamma
     record["off_above"] = math.inf
     record["weight"] = 1.0
@@ -73,12 +73,6 @@ def compile_rule(policy: Policy, engine: Engine) -> Rule:
             record["knows_eager"], record["eager_s"] = True, times.eager_s
     record["counts_prompts"] = policy.counts_prompts
     policy.write(record)
-    one = np.zeros(1, np.int64)
-    if families.wanted(rule, np.zeros((1, engine.gamma), np.float32), one, one) == families.NO_BRANCH:
-        raise InputError(
-            f"policy: family: '{policy.family}' has code {policy.code}, which no rule decides by; "
-            "add its branch to `families.wanted`"
-        )
     return rule
 
 
@@ -96,7 +90,7 @@ def budget(rule: Rule, lagged: NDArray[np.float32], load: Load) -> Budget:
     Returns:
         The step's padded size, the drafts it may verify, and whether to draft at all.
     """
-    return Budget(*plan(rule, lagged, load.context, load.slo_class))
+    return Budget(*compute_budget(rule, lagged, load.context, load.slo_class))
 
 
 def lengths(rule: Rule, current: NDArray[np.float32], load: Load, cap: int) -> NDArray[np.int64]:
@@ -115,7 +109,7 @@ def lengths(rule: Rule, current: NDArray[np.float32], load: Load, cap: int) -> N
 
 
 @njit(cache=True)
-def plan(
+def compute_budget(
     rule: Rule, lagged: NDArray[np.float32], context: NDArray[np.int64], slo_class: NDArray[np.int64]
 ) -> tuple[int, int, bool]:
     """Compiled form of :func:`budget`: (tier, cap, draft)."""
@@ -126,7 +120,7 @@ def plan(
     if not fits(rule, requests, requests):
         return _past_graphs(rule, lagged)
     least, most = requests * record.min_length, requests * record.max_length
-    cap = min(max(families.wanted(rule, lagged, context, slo_class), least), most)
+    cap = min(max(family_budget(rule, lagged, context, slo_class), least), most)
     if record.last_tier > 0:
         cap = min(cap, record.last_tier - requests)
     tier = pad(rule, requests, requests + cap)
@@ -136,14 +130,14 @@ def plan(
 
 
 @njit(cache=True)
-def plan_beside_prompts(
+def compute_budget_beside_prompts(
     rule: Rule,
     lagged: NDArray[np.float32],
     context: NDArray[np.int64],
     slo_class: NDArray[np.int64],
     prompt_tokens: int,
 ) -> tuple[int, int, bool]:
-    """:func:`plan` in an engine whose decoding steps carry prompt tokens too: (tier, cap, draft).
+    """:func:`compute_budget` in an engine whose decoding steps carry prompt tokens too: (tier, cap, draft).
 
     A family that counts prompts takes the budget with the highest expected throughput at the padded size of the whole
     step, knows what an eager step costs, and always drafts (vLLM ``AdaptiveVerificationManager.get_num_tokens``).
@@ -154,7 +148,7 @@ def plan_beside_prompts(
     """
     record = rule[0]
     if not record.counts_prompts:
-        return plan(rule, lagged, context, slo_class)
+        return compute_budget(rule, lagged, context, slo_class)
     requests = lagged.shape[0]
     scores = np.sort(lagged[:, : record.gamma].ravel())[::-1]
     tokens = requests + prompt_tokens

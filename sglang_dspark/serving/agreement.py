@@ -18,27 +18,27 @@ import torch.distributed as dist
 from sglang_dspark.errors import InputError
 
 PATIENCE: Final = timedelta(minutes=5)
-"""How long ranks wait for one that loads its draft more slowly, and for one that never comes."""
+"""How long ranks wait for one that loads its draft more slowly, or that never arrives."""
 
 SAME_FLAGS: Final = "start all hosts with the same flags and variables"
 ABOUT: Final = ("policy", "kernels")
 TAG: Final = 20260707  # Of these messages alone.
 
 
-class Words(NamedTuple):
-    """What a step is decided by.
+class StepDecision(NamedTuple):
+    """Rank 0's decision about a step.
 
     Attributes:
         tier, cap, draft: As in ``policy.Budget``.
-        mode: Value of ``live.Mode``, from the next step on.
-        news: Bytes of a policy that is in force from the next step on; 0 for none.
+        mode: Value of ``steps.Mode``, from the next step on.
+        pending_policy: Bytes of a policy that is in force from the next step on; 0 for none.
     """
 
     tier: int
     cap: int
     draft: int
     mode: int
-    news: int
+    pending_policy: int
 
 
 class Agreement:
@@ -51,22 +51,22 @@ class Agreement:
                 ``cpu_group``.
         """
         self._group = group
-        self._words = torch.zeros(len(Words._fields), dtype=torch.int64)
+        self._decision = torch.zeros(len(StepDecision._fields), dtype=torch.int64)
         self.leads = group.rank_in_group == 0
         self.alone = group.world_size == 1
 
-    def on_words(self, mine: Words) -> Words:
-        """Rank 0's words, on every rank."""
+    def on_decision(self, mine: StepDecision) -> StepDecision:
+        """Broadcast rank 0's decision to all ranks."""
         if self.alone:
             return mine
         if self.leads:
-            for i, word in enumerate(mine):
-                self._words[i] = word
-        self._broadcast(self._words)
-        return mine if self.leads else Words(*self._words.tolist())
+            for i, value in enumerate(mine):
+                self._decision[i] = value
+        self._broadcast(self._decision)
+        return mine if self.leads else StepDecision(*self._decision.tolist())
 
     def on_text(self, mine: bytes | None, size: int) -> bytes:
-        """Rank 0's bytes, on every rank; ``size`` of them."""
+        """Broadcast ``size`` bytes of rank 0 to all ranks."""
         if self.alone or self.leads:
             assert mine is not None
             text = torch.frombuffer(bytearray(mine), dtype=torch.uint8)
@@ -77,7 +77,7 @@ class Agreement:
         return text.numpy().tobytes()
 
     def on_each(self, mine: Sequence[bool]) -> list[list[bool]]:
-        """What holds on each rank, by rank; ``mine`` is of the same length on all.
+        """Gather flags of all ranks, by rank; ``mine`` is of the same length on all.
 
         Raises:
             InputError: As :meth:`_meet`.
@@ -93,7 +93,7 @@ class Agreement:
         return [[bool(value) for value in rank] for rank in holds.tolist()]
 
     def check_same(self, text: bytes, name: str) -> None:
-        """Compares a file's hash between ranks.
+        """Compare a file's hash between ranks.
 
         Raises:
             InputError: On every rank, where any of them has other content than rank 0; as :meth:`_meet`.
@@ -110,13 +110,13 @@ class Agreement:
                 raise InputError(f"{name}: rank {rank} has other content than rank 0; copy one file to all hosts")
 
     def _meet(self, about: str) -> None:
-        """Waits until all ranks are about to agree on the same, and no longer than :data:`PATIENCE`.
+        """Wait until all ranks are about to agree on the same subject, for at most :data:`PATIENCE`.
 
-        By messages to rank 0 and back: a collective call would wait for a rank that does not come, or pair with
-        whatever that rank calls next.
+        By messages to rank 0 and back: a collective call would wait for a rank that does not arrive, or pair with
+        the next collective of that rank.
 
         Raises:
-            InputError: One does not come, or comes for something else: their hosts were started with other flags.
+            InputError: A rank does not arrive, or for another subject: their hosts were started with other flags.
         """
         if self.alone:
             return

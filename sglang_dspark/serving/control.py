@@ -1,11 +1,11 @@
-"""What an operator can do to a running server: through ``/set_internal_state``, with the keys that it asks for."""
+"""Control keys of a running server in ``/set_internal_state``, and its state in ``/get_server_info``."""
 
 from __future__ import annotations
 
 from typing import Any
 
-from sglang_dspark.serving.live import Mode
-from sglang_dspark.serving.step_hooks import of
+from sglang_dspark.serving.policy_file_watcher import Watcher
+from sglang_dspark.serving.steps import Mode
 
 MODE = "dspark_policy_mode"
 RELOAD = "dspark_policy_reload"
@@ -20,8 +20,9 @@ def update_handlers(handlers: dict[str, Any], controller: Any) -> dict[str, Any]
     """
     from sglang.srt.managers.scheduler_components.internal_state import UpdateRejected, _UpdateHandler
 
-    live = of(controller.scheduler.draft_worker)
-    if live is None:
+    scheduler = controller.scheduler
+    live, observers = scheduler.__dict__.get("dspark"), scheduler.__dict__.get("dspark_observers")
+    if live is None or live.policy is None:
         return handlers
 
     def check_mode(key: str, value: Any) -> None:
@@ -29,19 +30,19 @@ def update_handlers(handlers: dict[str, Any], controller: Any) -> dict[str, Any]
             raise UpdateRejected(f"{key} must be 0 (off), 1 (on) or 2 (shadow), got {value}.")
 
     def set_mode(key: str, value: Any) -> None:
-        live.switch(Mode(int(value)))
+        live.policy.switch(Mode(int(value)))
 
     def reload(key: str, value: Any) -> None:
-        if value and live.watcher is not None:
-            live.watcher.ask()
+        if value and observers is not None and isinstance(observers.background, Watcher):
+            observers.background.reload()
 
     def check_step(key: str, value: Any) -> None:
         if not (value >= 0 and value == int(value)):
             raise UpdateRejected(f"{key} must be the number of a step, or 0, got {value}.")
 
     def record(key: str, value: Any) -> None:
-        if live.stream is not None:
-            live.stream.ask(int(value))
+        if observers is not None:
+            observers.stream.request(int(value))
 
     return handlers | {
         MODE: _UpdateHandler(check_mode, set_mode),
@@ -52,20 +53,22 @@ def update_handlers(handlers: dict[str, Any], controller: Any) -> dict[str, Any]
 
 def add_state(result: None, controller: Any, state: dict[str, Any]) -> None:
     """After ``_add_speculative``: the policy in force and what is recorded, in ``/get_server_info``."""
-    live = of(controller.scheduler.draft_worker)
-    if live is None:
+    scheduler = controller.scheduler
+    live, observers = scheduler.__dict__.get("dspark"), scheduler.__dict__.get("dspark_observers")
+    if live is None or live.policy is None:
         return
-    now = live.in_force
+    policy = live.policy
+    now = policy.in_force
     state["dspark_policy"] = {
-        "file": live.settings.policy,
+        "file": policy.settings.policy,
         "version": now.version,
         "family": now.artifact.policy.family,
-        "mode": live.mode.name.lower(),
-        "resting": live.resting,
+        "mode": policy.mode.name.lower(),
+        "resting": policy.resting,
         "sha256": now.sha256,
-        "gamma": live.gamma,
-        "verify_mode": live.verify_mode,
+        "gamma": policy.gamma,
+        "verify_mode": policy.verify_mode,
         "sts_temperatures": list(now.artifact.sts_temperatures),
     }
-    if live.stream is not None and (found := live.stream.state()) is not None:
-        state["dspark_policy_record"] = found
+    if observers is not None and (recorded := observers.stream.state()) is not None:
+        state["dspark_policy_record"] = recorded

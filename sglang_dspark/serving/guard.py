@@ -1,17 +1,18 @@
-"""Rests the drafter, or hands over to upstream's planner, when the server is not what the policy was tuned for."""
+"""Rest the drafter, or hand over to upstream's planner, when the server differs from what the policy was tuned for."""
 
 from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from statistics import median
 from typing import Final
 
 import numpy as np
 
 from sglang_dspark.policy.belief import MAX_GAMMA
-from sglang_dspark.serving.live import LivePolicy, Mode, Outcome, Step
+from sglang_dspark.serving.live_policy import LivePolicy
+from sglang_dspark.serving.steps import Mode, Step, StepResult
 
 logger = logging.getLogger(__name__)
 
@@ -43,8 +44,8 @@ class Guard:
         rests: How often acceptance fell so low that it rested the drafter.
     """
 
-    def __init__(self, live: LivePolicy, margin: float) -> None:
-        self._live = live
+    def __init__(self, policy: LivePolicy, margin: float) -> None:
+        self._policy = policy
         self._factor = 1.0 + margin
         self.falls = 0
         self.rests = 0
@@ -61,28 +62,28 @@ class Guard:
         self._drafts = 0
         self._excess: list[float] = []
 
-    def __call__(self, step: Step, outcome: Outcome) -> None:
-        if not step.steers or step.budget is None:
+    def __call__(self, step: Step, result: StepResult) -> None:
+        if not step.steers or step.budget is None or step.in_force is None:
             return
         if step.in_force.version != self._version:
             self._version = step.in_force.version
-            self._live.resting = self._probing = False
+            self._policy.resting = self._probing = False
             self._rest_steps = LEAST_REST_STEPS
             self._reset()
-        if self._live.resting:
+        if self._policy.resting:
             self._rest(step)
             return
-        verified = int(outcome.verified.sum())
-        if outcome.confidence is not None and verified:
-            survival = outcome.confidence.cumprod(axis=1)
-            within = _POSITIONS[None, : survival.shape[1]] < outcome.verified[:, None]
+        verified = int(result.verified.sum())
+        if result.confidence is not None and verified:
+            survival = result.confidence.cumprod(axis=1)
+            within = _POSITIONS[None, : survival.shape[1]] < result.verified[:, None]
             self._expected += float(survival.sum(where=within))
-            self._accepted += float(outcome.accepted.sum())
+            self._accepted += float(result.accepted.sum())
             self._drafts += verified
-        if step.budget.draft and not math.isnan(outcome.elapsed_s):
-            believed_s = step.in_force.decider.believed_s(len(step.load.context), step.budget.tier)
+        if step.budget.draft and not math.isnan(result.elapsed_s):
+            believed_s = step.in_force.bound.believed_s(len(step.load.context), step.budget.tier)
             if not math.isnan(believed_s):
-                self._excess.append(self._beyond(step, believed_s, outcome.elapsed_s))
+                self._excess.append(_beyond(step.in_force.artifact.provenance.truths, believed_s, result.elapsed_s))
         if len(self._excess) >= WINDOW_STEPS:
             self.step_time = median(self._excess)
             self._excess.clear()
@@ -95,59 +96,59 @@ class Guard:
             self._judge_acceptance()
 
     def _judge_acceptance(self) -> None:
-        said = f"{self.acceptance:.2f} times the drafts are accepted that the confidences promise"
+        reason = f"{self.acceptance:.2f} times the drafts are accepted that the confidences promise"
         probed, self._probing = self._probing, False
         if self.acceptance < 1 / self._factor:
             if probed:
                 self._rest_steps = min(2 * self._rest_steps, MOST_REST_STEPS)
-            elif self._live.asked is Mode.ON:
+            elif self._policy.requested_mode is Mode.ON:
                 self.rests += 1
                 logger.warning(
                     "%s: %s; the drafter rests, and is tried again every %d to %d steps. Check that it is the one that "
                     "the policy was tuned for, or tune again",
-                    self._live.settings.policy,
-                    said,
+                    self._policy.settings.policy,
+                    reason,
                     self._rest_steps,
                     MOST_REST_STEPS,
                 )
-            self._live.resting = True
+            self._policy.resting = True
             self._rested = 0
         elif probed:
-            logger.warning("%s: %s again; the policy drafts as before", self._live.settings.policy, said)
+            logger.warning("%s: %s again; the policy drafts as before", self._policy.settings.policy, reason)
         elif self.acceptance > self._factor:
-            self._fall(said)
+            self._fall(reason)
         else:
             self._rest_steps = max(self._rest_steps // 2, LEAST_REST_STEPS)
 
     def _rest(self, step: Step) -> None:
-        """Counts a step of a rest; those that were decided before it are not judged any more."""
+        """Count a step of a rest; steps that were decided before it are ignored."""
         if step.budget is not None and not step.budget.draft:
             self._rested += 1
         if self._rested >= self._rest_steps:
-            self._live.resting = False
+            self._policy.resting = False
             self._probing = True
             self._reset()
 
-    def _beyond(self, step: Step, believed_s: float, elapsed_s: float) -> float:
-        """How many times the step's time is outside the range that it was tuned for; 1 inside."""
-        truths = step.in_force.artifact.provenance.truths
-        low, high = _ends(truths.get("overhead_s"), 0.0)
-        least, most = _ends(truths.get("slope"), 1.0)
-        least_s, most_s = believed_s * least + low, believed_s * most + high
-        if elapsed_s > most_s > 0:
-            return elapsed_s / most_s
-        return elapsed_s / least_s if elapsed_s < least_s else 1.0
-
     def _fall(self, reason: str) -> None:
-        if self._live.asked is not Mode.ON:
+        if self._policy.requested_mode is not Mode.ON:
             return
         self.falls += 1
-        self._live.asked = Mode.OFF
+        self._policy.requested_mode = Mode.OFF
         logger.warning(
-            "%s: %s; SGLang's own planner takes over. Tune again, or set the mode to 1 to go on",
-            self._live.settings.policy,
+            "%s: %s; SGLang's own planner takes over. Tune again, or set the mode to 1 to continue",
+            self._policy.settings.policy,
             reason,
         )
+
+
+def _beyond(truths: Mapping[str, Sequence[float]], believed_s: float, elapsed_s: float) -> float:
+    """Factor by which a step's time is outside the range that the policy was tuned for; 1 inside."""
+    low, high = _ends(truths.get("overhead_s"), 0.0)
+    least, most = _ends(truths.get("slope"), 1.0)
+    least_s, most_s = believed_s * least + low, believed_s * most + high
+    if elapsed_s > most_s > 0:
+        return elapsed_s / most_s
+    return elapsed_s / least_s if elapsed_s < least_s else 1.0
 
 
 def _ends(values: Sequence[float] | None, neutral: float) -> tuple[float, float]:

@@ -15,7 +15,8 @@ import pkgutil
 from collections.abc import Callable, Iterable
 from typing import Any, Final, Literal, NamedTuple
 
-from sglang_dspark.errors import InputError
+from sglang_dspark.errors import InputError, end
+from sglang_dspark.serving import settings
 
 SUPPORTED: Final = ("0.5.23",)
 
@@ -50,13 +51,11 @@ class Hook(NamedTuple):
 
 def launch_hooks() -> tuple[Hook, ...]:
     """In every process that reads a command line, whatever was asked."""
-    from sglang_dspark.serving import launch
-
     return (
         Hook(
             "sglang.srt.server_args.ServerArgs.add_cli_args",
             "after",
-            launch.add_flags,
+            settings.add_flags,
             ("parser",),
             "the plugin's flags, for launch_server, `sglang serve` and --config",
         ),
@@ -65,13 +64,11 @@ def launch_hooks() -> tuple[Hook, ...]:
 
 def scheduler_hooks() -> tuple[Hook, ...]:
     """In the processes of a server that was asked for a policy or kernels, where a scheduler may start."""
-    from sglang_dspark.serving import plugin
-
     return (
         Hook(
             f"{SCHEDULER}.configure_scheduler_process",
             "before",
-            plugin.start_scheduler,
+            start_scheduler,
             (),
             "called in every scheduler's process and in no other, before its model is loaded",
         ),
@@ -143,18 +140,25 @@ def policy_hooks() -> tuple[Hook, ...]:
             "such a step has more rows than the graph's buffers, which it does not use",
         ),
         Hook(
-            f"{WORKER}.DSparkWorkerV2._forward_prefill",
+            f"{SCHEDULER}.Scheduler.run_batch",
             "around",
-            step_hooks.forward_prefill,
-            ("batch", "on_publish", "pp_proxy_tensors"),
-            "prefills are recorded; here the batch is known, and the result that takes the record on",
+            step_hooks.run_batch,
+            ("batch",),
+            "prefills, and the decode steps of servers without a policy, are timed and recorded from here",
         ),
         Hook(
             f"{processor}.process_batch_result_prefill",
             "before",
-            step_hooks.prefill_results,
+            step_hooks.process_result,
             ("batch", "result"),
             "when a prefill has ended, from which the next step's time counts",
+        ),
+        Hook(
+            f"{processor}.process_batch_result_decode",
+            "before",
+            step_hooks.process_result,
+            ("batch", "result"),
+            "verify and accepted lengths on the host, where upstream waits for them anyway",
         ),
         Hook(
             f"{DRAFT}.DraftBlockProposer.propose",
@@ -178,14 +182,7 @@ def policy_hooks() -> tuple[Hook, ...]:
             "takes the step's confidences to the host with the results, behind the same event",
         ),
         Hook(
-            f"{processor}._resolve_spec_v2_tokens",
-            "after",
-            step_hooks.resolve_tokens,
-            ("result", "batch"),
-            "verify and accepted lengths on the host, where upstream has waited for them anyway",
-        ),
-        Hook(
-            f"{MANAGERS}.scheduler.Scheduler.init_internal_state",
+            f"{SCHEDULER}.Scheduler.init_internal_state",
             "after",
             step_hooks.attach_scheduler,
             (),
@@ -372,3 +369,22 @@ def install(hooks: Iterable[Hook]) -> None:
     HookRegistry.apply_hooks()
     if failed := [hook.target for hook in hooks if hook.target not in HookRegistry._patched]:
         raise InputError(f"sglang: {failed[0]} could not be hooked; see the log above, or start without the policy")
+
+
+def start_scheduler(*arguments: Any, **keywords: Any) -> None:
+    """Before ``configure_scheduler_process``, in a scheduler's process only: install the other hooks."""
+    # At once: two hooks of one target must be there when it is patched.
+    install_or_end(_scheduler_process_hooks)
+
+
+def _scheduler_process_hooks() -> tuple[Hook, ...]:
+    policy = policy_hooks() if settings.current() is not None else ()
+    return policy + (agreement_hooks() if settings.kernels() == "upstream" else kernel_hooks())
+
+
+def install_or_end(hooks: Callable[[], tuple[Hook, ...]]) -> None:
+    """Install hooks or end the process: SGLang would log what a plugin raises and serve without the policy."""
+    try:
+        install(hooks())
+    except Exception as error:
+        end("sglang-dspark", error)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import logging
 import math
 import os
@@ -32,29 +31,6 @@ REPLACED: Final = {
     "speculative_dspark_confidence_sts_path": "the policy's sts_temperatures",
     "speculative_dspark_align_verify_tokens_to_graph_tier": "the policy's own `fill`",
 }
-
-
-def add_flags(result: None, parser: argparse.ArgumentParser) -> None:
-    """After ``ServerArgs.add_cli_args``: the plugin's flags. ``ServerArgs`` has no fields for them."""
-    for flag in FLAGS:
-        parser.add_argument(flag.option, metavar=flag.metavar, help=flag.help, action=_Remember, dest=flag.field)
-
-
-class _Remember(argparse.Action):
-    """Keeps a value for the child processes, which get ``ServerArgs`` and the environment and nothing else."""
-
-    def __call__(
-        self, parser: argparse.ArgumentParser, namespace: argparse.Namespace, values: Any, option: str | None = None
-    ) -> None:
-        settings.put(self.dest, float(values) if self.dest == "fallback_margin" and _is_number(values) else values)
-
-
-def _is_number(text: str) -> bool:
-    try:
-        float(text)
-    except ValueError:
-        return False
-    return True
 
 
 def accept_engine_keywords(engine: Any) -> None:

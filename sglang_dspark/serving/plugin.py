@@ -1,56 +1,55 @@
-"""Entry point ``sglang.srt.plugins``: what each process of SGLang gets from the plugin, and when."""
+"""Entry point ``sglang.srt.plugins``: installs the plugin in a process of SGLang."""
 
 from __future__ import annotations
 
+import logging
 import os
 import sys
-from collections.abc import Callable
 from typing import Any
 
-from sglang_dspark.errors import end
+from sglang_dspark.cpu_engine import early
 from sglang_dspark.serving import hooks, launch, settings
+
+logger = logging.getLogger(__name__)
 
 
 def register() -> None:
     """Called by ``sglang.srt.plugins.load_plugins`` once a process.
 
-    Without a policy a process gets the flags and nothing that changes what it does; on the CPU engine, also what that
+    Without a policy a process gets the flags and nothing that changes its behaviour, and on the CPU engine what that
     needs. With one, a process that has imported SGLang's scheduler gets one hook, at the start of a scheduler, which
-    installs the others: so the detokenizer, the tokenizers and the launcher get none of them.
+    installs the others: the detokenizer, the tokenizers and the launcher get none of them.
     """
-    _offer_flags()
+    _add_flags()
     if settings.VARIABLE in os.environ and hooks.SCHEDULER in sys.modules:
-        _install(hooks.scheduler_hooks)
-    from sglang_dspark import cpu_engine
-
-    cpu_engine.register()
-
-
-def start_scheduler(*arguments: Any, **keywords: Any) -> None:
-    """Before ``configure_scheduler_process``, in a scheduler's process only: what follows a policy, and the kernels."""
-    # At once: two hooks of one target must be there when it is patched.
-    _install(_asked_for)
+        hooks.install_or_end(hooks.scheduler_hooks)
+    if early.in_use():
+        register_cpu_engine()
 
 
-def _asked_for() -> tuple[hooks.Hook, ...]:
-    """The hooks of the policy and of the kernels, where the operator asked for them."""
-    policy = hooks.policy_hooks() if settings.current() is not None else ()
-    return policy + (hooks.agreement_hooks() if settings.kernels() == "upstream" else hooks.kernel_hooks())
-
-
-def _install(wanted: Callable[[], tuple[hooks.Hook, ...]]) -> None:
-    """Installs hooks or ends the process: SGLang would log what a plugin raises and serve without the policy."""
-    try:
-        hooks.install(wanted())
-    except Exception as error:
-        end("sglang-dspark", error)
-
-
-def _offer_flags() -> None:
-    """Whatever SGLang this is: who asks for a policy is then told whether it is supported (``launch.resolve``)."""
+def _add_flags() -> None:
+    """Add the flags on any version of SGLang; an unsupported one is refused with a policy (``launch.resolve``)."""
     from sglang.srt.arg_groups.resolution_hooks import register_resolution_hook
 
     register_resolution_hook("handle_speculative_decoding")(launch.resolve)
     hooks.enter(hooks.launch_hooks())  # Applied by SGLang, when all plugins have entered theirs.
     if "sglang.srt.entrypoints.engine" in sys.modules:
         launch.accept_engine_keywords(sys.modules["sglang.srt.entrypoints.engine"].Engine)
+
+
+def register_cpu_engine() -> None:
+    """Register the CPU engine: its attention backend, SGLang's choice of it for drafts, and its hooks."""
+    from sglang.srt.arg_groups import choices
+    from sglang.srt.layers.attention.attention_registry import register_attention_backend
+
+    if misfit := hooks.misfit(hooks.cpu_hooks()):
+        logger.warning("the CPU engine of sglang-dspark is not registered: %s", misfit)
+        return
+    hooks.install(hooks.cpu_hooks())
+    choices.add_draft_attention_backend_choices(["torch_native"])
+
+    @register_attention_backend("torch_native")
+    def make(runner: Any) -> Any:
+        from sglang_dspark.cpu_engine.attention import VerifyBackend
+
+        return VerifyBackend(runner)

@@ -1,4 +1,4 @@
-"""Every step to Parquet files, without a synchronisation and without a wait: what is too much is counted."""
+"""Record every step to Parquet files without making the scheduler wait; steps that do not fit are counted."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ from typing import Final
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from sglang_dspark.serving.live import Row
-from sglang_dspark.serving.rows import requests_of, table
+from sglang_dspark.serving.step_table import table
+from sglang_dspark.serving.steps import Ended
 
 logger = logging.getLogger(__name__)
 
@@ -51,7 +51,7 @@ class Recorder:
 
     def __init__(self, folder: str) -> None:
         self._folder = Path(folder)
-        self.waiting: deque[Row] = deque()
+        self.waiting: deque[Ended] = deque()
         self._open = True
         self._files = 0
         self._since_s = time.monotonic()
@@ -63,12 +63,12 @@ class Recorder:
         self.lost = 0
         self.written = 0
 
-    def __call__(self, row: Row) -> None:
+    def __call__(self, ended: Ended) -> None:
         if not self._open or len(self.waiting) >= WAITING_STEPS:
             self.lost += 1
             return
         # The arrays are the step's own; a pinned host buffer may be used again once its tensor is gone.
-        self.waiting.append(row)
+        self.waiting.append(ended)
 
     def write(self, last: bool = False) -> None:
         """Converts what waits, and writes a file where there is enough for one, or anything at all at the end."""
@@ -77,7 +77,7 @@ class Recorder:
                 rounds, taken = 0, []
                 while self.waiting and rounds < SLICE_ROUNDS:
                     taken.append(self.waiting.popleft())
-                    rounds += requests_of(taken[-1])
+                    rounds += taken[-1].requests
                 self._slices.append(table(taken, self._classes))
                 self._rows += len(taken)
                 if self._rows >= FILE_STEPS:

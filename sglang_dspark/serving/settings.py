@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import json
 import os
 from pathlib import Path
@@ -159,3 +160,26 @@ def _raw() -> dict[str, Any]:
     if not isinstance(raw, dict):
         raise InputError(f"{VARIABLE}: {text[:60]!r} is not an object; it is set by the server's own flags")
     return raw
+
+
+def add_flags(result: None, parser: argparse.ArgumentParser) -> None:
+    """After ``ServerArgs.add_cli_args``: add the plugin's flags, for which ``ServerArgs`` has no fields."""
+    for flag in FLAGS:
+        parser.add_argument(flag.option, metavar=flag.metavar, help=flag.help, action=_Remember, dest=flag.field)
+
+
+class _Remember(argparse.Action):
+    """Puts a value into the environment: child processes inherit ``ServerArgs`` and the environment alone."""
+
+    def __call__(
+        self, parser: argparse.ArgumentParser, namespace: argparse.Namespace, values: Any, option: str | None = None
+    ) -> None:
+        put(self.dest, float(values) if self.dest == "fallback_margin" and _is_number(values) else values)
+
+
+def _is_number(text: str) -> bool:
+    try:
+        float(text)
+    except ValueError:
+        return False
+    return True

@@ -1,15 +1,17 @@
-"""The functions that SGLang calls: a decode step's way through the policy. ``hooks`` says where each of them sits.
+"""The functions that SGLang calls in a decode step or prefill; ``hooks`` lists where each is installed.
 
-With overlap scheduling a step is decided in ``prepare_verify_budget``, without it at the start of ``_forward_decode``;
-the rest of the step applies what was decided.
+A decode step is one :class:`Step`. It starts in ``prepare_verify_budget`` with overlap scheduling and at the start of
+``_forward_decode`` without it, where its budget is computed and agreed; it then travels with the batch, the planner
+and the result, and the later hooks apply its budget.
 """
 
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -18,44 +20,61 @@ from numpy.typing import NDArray
 from sglang_dspark.errors import InputError, end
 from sglang_dspark.policy import Budget
 from sglang_dspark.policy.belief import MAX_REQUESTS
-from sglang_dspark.serving import settings
+from sglang_dspark.policy.lag import carry
+from sglang_dspark.serving import observers, settings
+from sglang_dspark.serving.bound_rule import BoundPolicy, Lagged
 from sglang_dspark.serving.classes import read_keys
-from sglang_dspark.serving.decision import Lagged, carry
 from sglang_dspark.serving.lengths import verify_lengths
-from sglang_dspark.serving.live import Geometry, LivePolicy, Mode, Prefill, Step, tempered
+from sglang_dspark.serving.live import LiveServer
+from sglang_dspark.serving.live_policy import LivePolicy
 from sglang_dspark.serving.owners import Owners
+from sglang_dspark.serving.steps import Geometry, Mode, Prefill, Step
 
 _ROWS = np.arange(MAX_REQUESTS, dtype=np.int64)
 
 
 def attach(result: None, planner: Any, **arguments: Any) -> None:
-    """After ``DSparkVerifyPlanner.__init__``: binds the policy to the planner, or ends the process in one line."""
-    asked = settings.current()
-    if asked is None or planner._budget_planner is None:
+    """After ``DSparkVerifyPlanner.__init__``: bind the policy to the planner, or end the process in one line."""
+    chosen = settings.current()
+    if chosen is None or planner._budget_planner is None:
         return
     try:
-        text = Path(asked.policy).read_bytes()
+        text = Path(chosen.policy).read_bytes()
     except OSError:
         text = b""  # Not what rank 0 has, or not an artifact: in either case all ranks stop.
     try:
-        planner.dspark = LivePolicy(asked, text, planner, planner._tp_sync._tp_group, read_keys(asked.class_keys))
+        policy = LivePolicy(chosen, text, planner, planner._tp_sync._tp_group, read_keys(chosen.class_keys))
     except InputError as error:
         end("sglang-dspark", error)
-    planner._budget_planner.dspark = planner.dspark
+    on_cpu = torch.device(planner.device).type == "cpu"
+    planner.dspark = LiveServer(chosen, policy, leads=policy.agreement.leads, gamma=policy.gamma, on_cpu=on_cpu)
 
 
 def attach_scheduler(result: None, scheduler: Any) -> None:
-    """After ``Scheduler.init_internal_state``: gives the policy the scheduler, and starts the observers."""
+    """After ``Scheduler.init_internal_state``: give the scheduler its live state, and start the observers.
+
+    The live state is its planner's, or one without a policy where no planner follows one: a server that verifies whole
+    blocks, or decodes without speculation.
+    """
     live = of(getattr(scheduler, "draft_worker", None))
-    if live is not None:
-        from sglang_dspark.serving import observers
+    if live is None:
+        if (chosen := settings.current()) is None:
+            return
+        args = scheduler.server_args
+        live = LiveServer(
+            chosen,
+            None,
+            leads=scheduler.tp_group.rank_in_group == 0,
+            gamma=0 if scheduler.draft_worker is None else int(args.speculative_num_draft_tokens) - 1,
+            on_cpu=str(args.device) == "cpu",
+        )
+    live.scheduler = scheduler
+    scheduler.dspark = live
+    scheduler.dspark_observers = observers.start(live, scheduler)
 
-        live.scheduler = scheduler
-        observers.start(live, scheduler)
 
-
-def of(worker: Any) -> LivePolicy | None:
-    """The policy of a ``DSparkWorkerV2``, if it has one."""
+def of(worker: Any) -> LiveServer | None:
+    """The live state that a ``DSparkWorkerV2`` has with its policy, if it has one."""
     return getattr(worker.__dict__.get("_verify_planner"), "dspark", None) if worker is not None else None
 
 
@@ -72,21 +91,28 @@ def geometry(planner: Any) -> Geometry:
 
 
 def prepare_verify_budget(original: Callable[..., None], planner: Any, batch: Any, future_map: Any) -> None:
-    """Around the budget of a step with overlap: notes the batch, lets upstream resolve the confidences, agrees."""
-    live: LivePolicy | None = getattr(planner, "dspark", None)
+    """Around the budget of a step with overlap: start the step, let upstream resolve the confidences, agree."""
+    live: LiveServer | None = getattr(planner, "dspark", None)
     draft_input = batch.spec_info
-    if live is None or draft_input is None or batch.forward_mode.is_extend() or batch.is_extend_in_batch:
+    if (
+        live is None
+        or live.policy is None
+        or draft_input is None
+        or batch.forward_mode.is_extend()
+        or batch.is_extend_in_batch
+    ):
         original(planner, batch, future_map)
         return
-    step = live.begin(batch, geometry(planner))
+    step = batch.dspark_step = live.begin_step(batch, geometry(planner))
     if future_map.confidence_relay is not None:
         direct = future_map.fwd_prepare_d2h_stream is None or future_map.publish_ready is None
         step.publications_ago = 1 if direct else _upstream().CONFIDENCE_RELAY_RING_LAG
-    original(planner, batch, future_map)
-    # Where the relay was not ready, upstream has not asked; what nobody has seen counts as survival 1.
-    live.decide(step, None)
+    with running(planner, step):
+        original(planner, batch, future_map)
+    # Without a ready relay upstream computes no budget; a request without a confidence counts as survival 1.
+    live.policy.compute_budget(step, None)
     step.upstream_cap = draft_input.verify_token_budget if step.mode is not Mode.ON else None
-    live.agree(step, planner._budget_planner.forced_budget_frac is not None)
+    live.policy.agree(step, planner._budget_planner.forced_budget_frac is not None)
     if step.steers and step.budget is not None:
         draft_input.verify_token_budget = step.budget.cap
         batch.spec_verify_tier_num_tokens = len(batch.reqs) + step.budget.cap
@@ -100,29 +126,39 @@ def forward_decode(
     grammar_barrier: Any = None,
     coordination_plan: Any = None,
 ) -> Any:
-    """Around a decode step: decides it where ``prepare_verify_budget`` has not, and sends its record on."""
+    """Around a decode step: decide it where ``prepare_verify_budget`` has not, and attach it to its result."""
     live = of(worker)
-    if live is None or batch.forward_mode.is_idle():
-        if live is not None:
-            live.finish()
+    if live is None or live.policy is None or batch.forward_mode.is_idle():
         return original(worker, batch, on_publish, grammar_barrier, coordination_plan)
     planner = worker._verify_planner
-    worker._proposer.dspark = live
-    if live.step is None:
-        step = live.begin(batch, geometry(planner))
-        _decide(live, step, _carried(planner, batch.req_pool_indices_cpu))
-        live.agree(step, planner._budget_planner.forced_budget_frac is not None)
+    step: Step | None = batch.__dict__.get("dspark_step")
+    if step is None:
+        step = batch.dspark_step = live.begin_step(batch, geometry(planner))
+        live.policy.compute_budget(step, _carried(planner, batch.req_pool_indices_cpu))
+        live.policy.agree(step, planner._budget_planner.forced_budget_frac is not None)
     slots = batch.req_pool_indices_cpu.numpy()
-    result = original(worker, batch, on_publish, grammar_barrier, coordination_plan)
-    if (finished := live.finish()) is not None:
-        finished.ended_s = live.returned_s()
-        if finished.drafted:
-            _note_owners(live, planner, slots)
-    result.dspark_step = finished
+    with running(planner, step):
+        result = original(worker, batch, on_publish, grammar_barrier, coordination_plan)
+    step.ended_s = live.clock.returned_s()
+    if step.drafted:
+        _note_owners(live, planner, slots)
+    del batch.dspark_step
+    result.dspark_live, result.dspark_step = live, step
     return result
 
 
-def _note_owners(live: LivePolicy, planner: Any, slots: NDArray[np.int64]) -> None:
+@contextmanager
+def running(planner: Any, step: Step) -> Iterator[None]:
+    """Give SGLang's planner the step, for those of its calls that have neither batch nor result."""
+    planner.dspark_step = planner._budget_planner.dspark_step = step
+    planner._budget_planner.dspark = planner.dspark
+    try:
+        yield
+    finally:
+        planner.dspark_step = planner._budget_planner.dspark_step = None
+
+
+def _note_owners(live: LiveServer, planner: Any, slots: NDArray[np.int64]) -> None:
     """After a step that drafted, and published its confidences."""
     generation = planner.model_runner.req_to_token_pool.req_generation.numpy()
     if live.owners is None:
@@ -140,20 +176,20 @@ def compute_budget(
     req_pool_indices_cpu: torch.Tensor,
 ) -> int:
     """Around the budget: the policy's, from upstream's lag ring; upstream's own where that is what is applied."""
-    live: LivePolicy | None = getattr(host, "dspark", None)
-    step = None if live is None else live.step
+    step: Step | None = host.__dict__.get("dspark_step")
+    live: LiveServer | None = host.__dict__.get("dspark")
     upstream = step is None or step.mode is not Mode.ON or host.forced_budget_frac is not None
     own = generation
     if live is not None and live.owners is not None and step is not None and step.publications_ago:
         own = torch.from_numpy(live.owners.own(req_pool_indices_cpu.numpy(), generation.numpy(), step.publications_ago))
-    if live is not None and step is not None and (not upstream or step.mode is Mode.SHADOW):
+    if live is not None and live.policy is not None and step is not None and (not upstream or step.mode is Mode.SHADOW):
         if host.carry_steps:
             host._ensure_carry(gamma=confidence.shape[1])
             lagged = _in_ring(host, req_pool_indices_cpu, current_generation)
         else:
             lagged = Lagged(confidence.numpy(), own.numpy(), _ROWS[: len(confidence)], current_generation.numpy())
-        _decide(live, step, lagged)
-    if upstream or step is None:
+        live.policy.compute_budget(step, lagged)
+    if upstream or step is None or step.in_force is None:
         return original(
             host,
             confidence=confidence,
@@ -172,11 +208,11 @@ def compute_budget(
         )
         host._carry_pos += 1
     if step.budget is None:
-        return 0  # Not rank 0, which says what it is.
+        return 0  # Not rank 0, whose budget is not known here yet.
     requests = len(step.load.context)
     host.last_decision = _upstream().VerifyBudgetDecision(
         budget=step.budget.cap,
-        predicted_step_seconds=step.in_force.decider.believed_s(requests, requests + step.budget.cap),
+        predicted_step_seconds=step.in_force.bound.believed_s(requests, requests + step.budget.cap),
     )
     return step.budget.cap
 
@@ -186,15 +222,6 @@ def _upstream() -> Any:
     from sglang.srt.speculative.dspark_components import dspark_planner
 
     return dspark_planner
-
-
-def _decide(live: LivePolicy, step: Step, lagged: Lagged | None) -> None:
-    if lagged is not None and step.mode is not Mode.ON:
-        confidence = tempered(lagged.confidence[lagged.rows], step.in_force.artifact.sts_temperatures)
-        lagged = Lagged(
-            confidence, lagged.generation[lagged.rows], _ROWS[: len(lagged.rows)], lagged.current_generation
-        )
-    live.decide(step, lagged)
 
 
 def _carried(planner: Any, rows: torch.Tensor) -> Lagged | None:
@@ -215,25 +242,34 @@ def _in_ring(host: Any, rows: torch.Tensor, current_generation: torch.Tensor) ->
     )
 
 
-def steering(planner: Any) -> tuple[Step, Budget] | None:
-    """The step in which the policy's decision is applied, and the decision; None while upstream's is."""
-    live: LivePolicy | None = getattr(planner, "dspark", None)
-    step = None if live is None else live.step
-    return (step, step.budget) if step is not None and step.steers and step.budget is not None else None
+class Steering(NamedTuple):
+    """A step in which the policy's budget is applied."""
+
+    step: Step
+    budget: Budget
+    policy: BoundPolicy
+
+
+def steering(planner: Any) -> Steering | None:
+    """The running step, where the policy's budget is applied; None while upstream's is."""
+    step: Step | None = planner.__dict__.get("dspark_step")
+    if step is None or not step.steers or step.budget is None or step.in_force is None:
+        return None
+    return Steering(step, step.budget, step.in_force)
 
 
 def resolve_verify_token_budget(
     original: Callable[..., int | None], planner: Any, *, draft_input: Any, **arguments: Any
 ) -> int | None:
     """Around the step's budget: the decision, in steps without a draft too. Upstream's call feeds its lag ring."""
-    found = original(planner, draft_input=draft_input, **arguments)
+    budget = original(planner, draft_input=draft_input, **arguments)
     if (applied := steering(planner)) is None:
-        live = getattr(planner, "dspark", None)
-        if live is not None and live.step is not None and live.step.upstream_cap is None:
-            live.step.upstream_cap = found
-        return found
-    draft_input.verify_token_budget = applied[1].cap
-    return applied[1].cap
+        step: Step | None = planner.__dict__.get("dspark_step")
+        if step is not None and step.upstream_cap is None:
+            step.upstream_cap = budget
+        return budget
+    draft_input.verify_token_budget = applied.budget.cap
+    return applied.budget.cap
 
 
 def schedule_verify_lens(
@@ -252,10 +288,10 @@ def schedule_verify_lens(
     """
     if (applied := steering(planner)) is None:
         return original(planner, req_pool_indices=req_pool_indices, device=device, confidence=confidence, **arguments)
-    step, budget = applied
+    step, budget, policy = applied
     if confidence is None or not budget.draft:
         return torch.ones(len(req_pool_indices), dtype=torch.int32, device=device)
-    lens = verify_lengths(step.in_force.decider.rule, confidence, step.load, budget.cap).to(device)
+    lens = verify_lengths(policy.bound.rule, confidence, step.load, budget.cap).to(device)
     from sglang.srt.speculative.spec_tp_sync import SpecTpSyncSite
 
     planner._tp_sync.sync(SpecTpSyncSite.DSPARK_PLAN, lens)
@@ -266,13 +302,13 @@ def schedule_layout(original: Callable[..., Any], planner: Any, **arguments: Any
     """Around the layout: past the captured graphs, upstream verifies whole blocks; shorter ones run eagerly too."""
     applied = steering(planner)
     requests = len(arguments["req_pool_indices"])
-    if applied is None or not applied[0].in_force.decider.shortens_eagerly(requests, applied[1].cap):
+    if applied is None or not applied.policy.bound.shortens_eagerly(requests, applied.budget.cap):
         layout = original(planner, **arguments)
-        live = getattr(planner, "dspark", None)
-        if live is not None and live.step is not None and live.in_force.geometry.tiers and layout is not None:
-            live.step.tier = layout.graph_num_tokens
+        step: Step | None = planner.__dict__.get("dspark_step")
+        if step is not None and step.in_force is not None and step.in_force.geometry.tiers and layout is not None:
+            step.tier = layout.graph_num_tokens
         return layout
-    budget = applied[1]
+    budget = applied.budget
     from sglang.srt.speculative.ragged_verify import RaggedVerifyLayout
 
     lens = planner._schedule_verify_lens(
@@ -297,18 +333,17 @@ def begin_epilogue_step(
     original(epilogue, verify_lens, armed=armed)
 
 
-def propose(original: Callable[..., Any], proposer: Any, **arguments: Any) -> Any:
+def propose(original: Callable[..., Any], proposer: Any, *, batch: Any, **arguments: Any) -> Any:
     """Around the draft: none where the policy rests the drafter; its tokens are then never verified."""
-    live: LivePolicy | None = proposer.__dict__.get("dspark")
-    step = None if live is None else live.step
-    if live is None or step is None:
-        return original(proposer, **arguments)
+    step: Step | None = batch.__dict__.get("dspark_step")
+    if step is None:
+        return original(proposer, batch=batch, **arguments)
     if step.steers and step.budget is not None and not step.budget.draft:
-        return _no_draft(proposer, **arguments)
-    proposal = original(proposer, **arguments)
+        return _no_draft(proposer, batch=batch, **arguments)
+    proposal = original(proposer, batch=batch, **arguments)
     step.drafted = True
     confidence = proposal.confidence
-    if (live.observers or live.recorders) and confidence is not None:
+    if step.keeps_confidence and confidence is not None:
         # A draft graph writes the next step's confidences to the same place.
         step.confidence = confidence if confidence.device.type == "cpu" else confidence.clone()
     return proposal
@@ -377,39 +412,42 @@ def accept_draft_tokens(original: Callable[..., Any], **given: Any) -> Any:
     )
 
 
-def forward_prefill(
-    original: Callable[..., Any], worker: Any, batch: Any, on_publish: Any, pp_proxy_tensors: Any = None
-) -> Any:
-    """Around a prefill: its record goes with its result."""
-    live = of(worker)
-    if live is None or batch.forward_mode.is_idle():
-        return original(worker, batch, on_publish, pp_proxy_tensors)
-    prefill = live.begin_prefill(batch)
-    result = original(worker, batch, on_publish, pp_proxy_tensors)
-    result.dspark_prefill = prefill._replace(ended_s=live.returned_s())
+def run_batch(original: Callable[..., Any], scheduler: Any, batch: Any, *arguments: Any, **keywords: Any) -> Any:
+    """Around a batch: start a prefill, or a decode step of a server without a policy, and attach it to the result."""
+    live: LiveServer | None = scheduler.__dict__.get("dspark")
+    if live is None or batch.forward_mode.is_idle() or batch.forward_mode.is_prebuilt():
+        return original(scheduler, batch, *arguments, **keywords)
+    begun: Step | Prefill | None = None
+    if batch.forward_mode.is_extend():
+        begun = live.begin_prefill(batch)
+    elif live.policy is None and batch.forward_mode.is_decode():
+        begun = batch.dspark_step = live.begin_step(batch)
+    result = original(scheduler, batch, *arguments, **keywords)
+    if begun is not None:
+        begun.ended_s = live.clock.returned_s()
+        batch.__dict__.pop("dspark_step", None)
+        result.dspark_live, result.dspark_step = live, begun
     return result
 
 
 def copy_to_cpu(result: Any, *arguments: Any, **keywords: Any) -> None:
     """Before the results are copied: the confidences go with them, behind the same event."""
     step: Step | None = result.__dict__.get("dspark_step")
-    if step is not None and step.confidence is not None and step.confidence.device.type != "cpu":
+    if isinstance(step, Step) and step.confidence is not None and step.confidence.device.type != "cpu":
         from sglang.srt.managers.utils import _async_d2h
 
         step.confidence = _async_d2h(step.confidence)
 
 
-def prefill_results(processor: Any, batch: Any, result: Any) -> None:
-    """Before the results of a prefill are processed: waits for them, as upstream would next, and takes the time."""
-    prefill: Prefill | None = result.__dict__.get("dspark_prefill")
-    if prefill is not None:
-        if result.copy_done is not None:
-            result.copy_done.synchronize()
-        prefill.live.observe_prefill(prefill)
-
-
-def resolve_tokens(tokens: Any, processor: Any, result: Any, batch: Any) -> None:
-    """After the results of a step have reached the host."""
-    step: Step | None = result.__dict__.get("dspark_step")
-    if step is not None:
-        step.live.observe(step, result.accept_lens, result.cap_lens)
+def process_result(processor: Any, batch: Any, result: Any) -> None:
+    """Before a result is processed: wait for it, as upstream does next, and end its step or prefill."""
+    begun: Step | Prefill | None = result.__dict__.get("dspark_step")
+    if begun is None:
+        return
+    live: LiveServer = result.dspark_live
+    if result.copy_done is not None:
+        result.copy_done.synchronize()
+    if isinstance(begun, Prefill):
+        live.end_prefill(begun)
+    else:
+        live.end_step(begun, result.accept_lens, result.cap_lens)

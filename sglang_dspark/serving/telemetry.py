@@ -1,4 +1,4 @@
-"""The plugin's figures on SGLang's own ``/metrics``.
+"""The plugin's metrics on SGLang's own ``/metrics``.
 
 A step adds to arrays in one compiled call; once a second what was added goes to ``prometheus_client``, whose counters
 cost microseconds each.
@@ -15,10 +15,12 @@ from numpy.typing import NDArray
 from sglang_dspark.jit import njit
 from sglang_dspark.policy.belief import MAX_GAMMA
 from sglang_dspark.policy.record import MAX_CLASSES
+from sglang_dspark.serving.bound_rule import BoundPolicy
 from sglang_dspark.serving.guard import Guard
-from sglang_dspark.serving.live import InForce, LivePolicy, Mode, Outcome, Step
+from sglang_dspark.serving.live_policy import LivePolicy
 from sglang_dspark.serving.policy_file_watcher import Watcher
 from sglang_dspark.serving.recorder import Recorder
+from sglang_dspark.serving.steps import Mode, Step, StepResult
 
 PREFIX: Final = "sglang:dspark_"
 LENGTHS: Final = MAX_GAMMA + 2
@@ -67,31 +69,39 @@ class Telemetry:
 
     def __init__(
         self,
-        live: LivePolicy,
-        guard: Guard,
-        watcher: Watcher,
+        policy: LivePolicy | None,
+        guard: Guard | None,
+        watcher: Watcher | None,
         labels: Mapping[str, str],
         recorder: Recorder | None = None,
     ) -> None:
         """
         Args:
-            labels: SGLang's own, so that its dashboards join ours.
+            policy, guard, watcher: None on a server without a policy, whose metrics are those of steps alone.
+            labels: SGLang's own, so that dashboards can join both.
         """
         # SGLang sets PROMETHEUS_MULTIPROC_DIR first, and the library chooses its storage when it is imported.
         from prometheus_client import Counter, Gauge
 
-        self._live, self._guard, self._watcher, self._recorder = live, guard, watcher, recorder
+        self._policy, self._guard, self._watcher, self._recorder = policy, guard, watcher, recorder
         self._totals = np.zeros((5, LENGTHS))
         # By the names of a policy's classes: the next policy may list others, or in another order.
         self._by_class: dict[tuple[str, ...], Table] = {}
-        self._classes, self._refused = live.in_force.classes, 0
+        self._classes, self._refused = None if policy is None else policy.in_force.classes, 0
         self._steps = {"on": 0, "shadow": 0, "off": 0}
         self._resting = self._drafted = 0
         self._shadow_disagreed = 0
         self._tier = 0
-        self._told: dict[Any, float] = {}
+        self._published: dict[Any, float] = {}
         none = np.zeros(0, np.int32)
-        tally(self._totals, self._of(live.in_force), none, none, _NONE, np.zeros(0, np.int64))  # Compiles it.
+        tally(
+            self._totals,
+            self._of(None if policy is None else policy.in_force),
+            none,
+            none,
+            _NONE,
+            np.zeros(0, np.int64),
+        )  # Compile it.
         names, self._labels = tuple(labels), tuple(labels.values())
 
         def counter(name: str, text: str, *more: str) -> Any:
@@ -135,19 +145,19 @@ class Telemetry:
             "step_time": gauge("step_time_ratio", "Step time over the range it was tuned for; 1 inside it."),
         }
 
-    def __call__(self, step: Step, outcome: Outcome) -> None:
-        confidence = outcome.confidence
+    def __call__(self, step: Step, result: StepResult) -> None:
+        confidence = result.confidence
         tally(
             self._totals,
             self._of(step.in_force),
-            outcome.verified,
-            outcome.accepted,
+            result.verified,
+            result.accepted,
             _NONE if confidence is None else confidence,
             step.load.slo_class,
         )
         self._steps[step.mode.name.lower()] += 1
         if step.drafted:
-            self._drafted += self._live.gamma * len(outcome.verified)
+            self._drafted += step.gamma * len(result.verified)
         else:
             self._resting += 1
         budget = step.budget
@@ -156,31 +166,31 @@ class Telemetry:
             if step.mode is Mode.SHADOW and step.upstream_cap != budget.cap:
                 self._shadow_disagreed += 1
 
-    def _of(self, in_force: InForce) -> Table:
-        names = in_force.artifact.classes
+    def _of(self, in_force: BoundPolicy | None) -> Table:
+        names = () if in_force is None else in_force.artifact.classes
         if names not in self._by_class:
             self._by_class[names] = np.zeros((MAX_CLASSES, 3))
         return self._by_class[names]
 
     def publish(self) -> None:
-        """Tells ``prometheus_client`` what was added since the last call."""
-        # First, so that what was counted before a policy came into force is told by the time its version is.
-        now = self._live.in_force
+        """Give ``prometheus_client`` what was added since the last call."""
+        # Read first: what was counted before a policy came into force is published no later than its version.
+        now = None if self._policy is None else self._policy.in_force
         totals = self._totals.copy()
         lengths = np.arange(LENGTHS)
-        tell = self._tell
+        add = self._add
         for mode, steps in self._steps.items():
-            tell("steps", steps, mode)
-        tell("resting", self._resting)
-        tell("drafted", self._drafted)
-        tell("verified", float(totals[VERIFIED] @ lengths))
-        tell("accepted", float(totals[ACCEPTED] @ np.maximum(lengths - 1, 0)))
+            add("steps", steps, mode)
+        add("resting", self._resting)
+        add("drafted", self._drafted)
+        add("verified", float(totals[VERIFIED] @ lengths))
+        add("accepted", float(totals[ACCEPTED] @ np.maximum(lengths - 1, 0)))
         for i in range(LENGTHS):
-            tell("verify_length", totals[VERIFIED, i], str(i))
-            tell("accepted_length", totals[ACCEPTED, i], str(i))
-            tell("judged", totals[REACHED, i], str(i + 1))
-            tell("taken", totals[TAKEN, i], str(i + 1))
-            tell("promised", totals[PROMISED, i], str(i + 1))
+            add("verify_length", totals[VERIFIED, i], str(i))
+            add("accepted_length", totals[ACCEPTED, i], str(i))
+            add("judged", totals[REACHED, i], str(i + 1))
+            add("taken", totals[TAKEN, i], str(i + 1))
+            add("promised", totals[PROMISED, i], str(i + 1))
             if totals[REACHED, i]:
                 error = (totals[PROMISED, i] - totals[TAKEN, i]) / totals[REACHED, i]
                 self._gauges["calibration"].labels(*self._labels, str(i + 1)).set(error)
@@ -189,33 +199,36 @@ class Telemetry:
             for name, row in zip(names, counted.copy(), strict=False):
                 by_class[name] = by_class.get(name, 0.0) + row
         for name, (rounds, verified, tokens) in by_class.items():
-            tell("class_rounds", rounds, name)
-            tell("class_verified", verified, name)
-            tell("class_tokens", tokens, name)
-        tell("shadow", self._shadow_disagreed)
-        tell("reloads", self._watcher.reloads)
-        tell("refusals", self._watcher.refusals)
-        tell("falls", self._guard.falls)
-        tell("rests", self._guard.rests)
+            add("class_rounds", rounds, name)
+            add("class_verified", verified, name)
+            add("class_tokens", tokens, name)
+        add("shadow", self._shadow_disagreed)
         if self._recorder is not None:
-            tell("recorded", self._recorder.written)
-            tell("lost", self._recorder.lost)
-        if now.classes is not self._classes:
-            self._refused += self._classes.refused
-            self._classes = now.classes
-        tell("class_refusals", self._refused + self._classes.refused)
-        self._set("version", now.version)
-        self._set("mode", self._live.mode)
-        self._set("tier", self._tier)
-        self._set("acceptance", self._guard.acceptance)
-        self._set("step_time", self._guard.step_time)
+            add("recorded", self._recorder.written)
+            add("lost", self._recorder.lost)
+        if self._watcher is not None:
+            add("reloads", self._watcher.reloads)
+            add("refusals", self._watcher.refusals)
+        if self._guard is not None:
+            add("falls", self._guard.falls)
+            add("rests", self._guard.rests)
+            self._set("acceptance", self._guard.acceptance)
+            self._set("step_time", self._guard.step_time)
+        if self._policy is not None and now is not None:
+            if now.classes is not self._classes and self._classes is not None:
+                self._refused += self._classes.refused
+                self._classes = now.classes
+            add("class_refusals", self._refused + now.classes.refused)
+            self._set("version", now.version)
+            self._set("mode", self._policy.mode)
+            self._set("tier", self._tier)
 
-    def _tell(self, name: str, total: float, *label: str) -> None:
-        """Raises a counter to ``total``. Counters that count nothing yet are not there."""
-        more = total - self._told.get((name, *label), 0.0)
+    def _add(self, name: str, total: float, *label: str) -> None:
+        """Raise a counter to ``total``. Counters at 0 are not published."""
+        more = total - self._published.get((name, *label), 0.0)
         if more > 0:
             self._counters[name].labels(*self._labels, *label).inc(more)
-            self._told[(name, *label)] = total
+            self._published[(name, *label)] = total
 
     def _set(self, name: str, value: float) -> None:
         self._gauges[name].labels(*self._labels).set(value)

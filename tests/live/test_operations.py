@@ -14,7 +14,7 @@ from sglang_dspark.local_server.closed_loop import Prompt, closed_loop
 from sglang_dspark.local_server.mixed_prompts import mixed
 from sglang_dspark.local_server.policies import artifact
 from sglang_dspark.policy import Threshold
-from sglang_dspark.serving.live import Mode
+from sglang_dspark.serving.steps import Mode
 from tests.live import servers
 from tests.serving import dashboard
 

@@ -10,6 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sglang_dspark.errors import InputError
+from sglang_dspark.jit import njit
 from sglang_dspark.policy import (
     Argmax,
     EagerTimes,
@@ -25,13 +26,13 @@ from sglang_dspark.policy import (
     Threshold,
     budget,
     compile_rule,
-    families,
     lengths,
     sglang_tiers,
     survival,
     vllm_tiers,
 )
 from sglang_dspark.policy.belief import MAX_TOKENS
+from sglang_dspark.policy.dispatch import address
 from sglang_dspark.policy.rule import fits, pad
 
 TABLE = SpsAdditiveTable(
@@ -310,15 +311,19 @@ def test_engine_that_cannot_be_served_is_refused() -> None:
 
 def test_a_family_that_no_rule_decides_by_is_refused() -> None:
     class Odd(Fixed):
-        code = 9
+        compute_budget = staticmethod(lambda rule, survival, context, slo_class: 0)
 
-    with pytest.raises(InputError, match="code 9, which no rule decides by") as caught:
+    class Half(Fixed):
+        compute_budget = staticmethod(njit()(lambda rule, survival, context, slo_class: survival.shape[0] / 2))
+
+    with pytest.raises(InputError, match="'fixed' has no compiled `compute_budget`; decorate it") as caught:
         compile_rule(Odd(length=1), Engine(7, NO_TIERS, 8))
     assert "\n" not in str(caught.value)
+    with pytest.raises(InputError, match="'fixed' returns float64; return an int"):
+        compile_rule(Half(length=1), Engine(7, NO_TIERS, 8))
     for policy in FAMILIES:
         rule = compile_rule(policy, Engine(7, NO_TIERS, 8, TABLE))
-        one = np.zeros(1, np.int64)
-        assert families.wanted(rule, np.zeros((1, 7), np.float32), one, one) != families.NO_BRANCH
+        assert rule[0]["compute_budget"] == address(policy) != 0
 
 
 @pytest.mark.parametrize("tiers", [sglang_tiers(1024, 16), vllm_tiers(4096), vllm_tiers(MAX_TOKENS), [3, 5, 90]])

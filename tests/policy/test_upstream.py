@@ -23,7 +23,7 @@ from sglang_dspark.policy import (
     sglang_tiers,
     survival,
 )
-from sglang_dspark.policy.lag import LagRing, fresh_survival
+from sglang_dspark.policy.lag import carry, fresh_survival
 from tests.policy.golden import inputs
 from tests.policy.golden.tables import Table
 
@@ -108,11 +108,18 @@ def test_lag_ring_and_its_budgets_equal_sglangs(golden: Golden, sequences: list[
     for index, sequence in enumerate(sequences):
         engine = Engine(sequence.gamma, NOTHING_CAPTURED, sequence.pool, _belief(sequence.table))
         rule = compile_rule(Argmax(), engine)
-        ring = LagRing(sequence.carry_steps, sequence.pool, sequence.gamma)
+        ring_confidence = np.zeros((sequence.carry_steps, sequence.pool, sequence.gamma), np.float32)
+        ring_generation = np.zeros((sequence.carry_steps, sequence.pool), np.int64)
         lagged = []
-        for step in sequence.steps:
-            confidence, generation = ring.shift(step.confidence, step.generation, step.slots)
-            lagged.append(fresh_survival(confidence, generation, step.current_generation))
+        for call, step in enumerate(sequence.steps):
+            held, rows = (step.confidence, step.generation), np.arange(len(step.slots))
+            if sequence.carry_steps:
+                place = call % sequence.carry_steps
+                held, rows = (ring_confidence[place], ring_generation[place]), step.slots
+            out = np.empty((len(step.slots), sequence.gamma), np.float32)
+            lagged.append(fresh_survival(*held, rows, step.current_generation, out))
+            if sequence.carry_steps:
+                carry(*held, step.slots, step.confidence, step.generation)
         assert _crc(lagged, "<f4") == golden["lagged_crc"][index], f"sequence {index}, carry {sequence.carry_steps}"
         caps = [budget(rule, survivals, _load(len(survivals))).cap for survivals in lagged]
         expected = golden["lagged_budget"][at : at + len(caps)]

@@ -16,7 +16,8 @@ import torch
 
 from sglang_dspark.policy import Argmax, Fixed, Greedy, NoDraft, Policy, Static, Threshold
 from sglang_dspark.serving import hooks, step_hooks
-from sglang_dspark.serving.live import LivePolicy, Step
+from sglang_dspark.serving.live import LiveServer
+from sglang_dspark.serving.steps import Step
 
 CPU = torch.device("cpu")
 
@@ -80,7 +81,7 @@ class Driver:
         self.drafts = 0
 
     @property
-    def live(self) -> LivePolicy:
+    def live(self) -> LiveServer:
         return self.planner.dspark
 
     def batch(self, slots: np.ndarray, context: np.ndarray | None, classes: list[str | None] | None) -> Any:

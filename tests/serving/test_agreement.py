@@ -56,7 +56,7 @@ def _run(name: str, number: int, folder: str) -> list[Any]:
     from sglang_dspark.policy import sglang_tiers
     from sglang_dspark.policy.artifact import dumps
     from sglang_dspark.serving.evidence import offline
-    from sglang_dspark.serving.live import Mode
+    from sglang_dspark.serving.steps import Mode
 
     shared, own = np.random.default_rng(7), np.random.default_rng(1000 + number)
     tiers = sglang_tiers(16, GAMMA).tolist()
@@ -65,7 +65,7 @@ def _run(name: str, number: int, folder: str) -> list[Any]:
         # Every rank read the same file at the start, and rank 1 has lost it since.
         live = offline.attach(planner, _policy(0.2))
         if name == "each alone":
-            live.agreement.alone = live.agreement.leads = True
+            live.policy.agreement.alone = live.policy.agreement.leads = True
         driver = harness.Driver(planner, overlap=True)
         for i in range(STEPS):
             n = int(shared.integers(1, 15))
@@ -75,9 +75,9 @@ def _run(name: str, number: int, folder: str) -> list[Any]:
             if number == 1 and own.random() < 0.5:
                 relayed = None
             if name == "reload on rank 0" and number == 0 and i in (5, 11, 12, 13, 20):
-                live.offer(dumps(_policy(0.01 * i, sts=1.0 + i)).encode())
+                live.policy.offer(dumps(_policy(0.01 * i, sts=1.0 + i)).encode())
             if name == "fall-back on rank 0" and number == 0 and i in (10, 25):
-                live.asked = Mode.OFF if i == 10 else Mode.ON
+                live.policy.requested_mode = Mode.OFF if i == 10 else Mode.ON
             made = driver.step(slots, confidence, relayed)
             step = made.step
             steering = step.mode is Mode.ON

@@ -18,13 +18,13 @@ from sglang_dspark.policy import (
     lag,
     rule,
     sglang_tiers,
+    survival,
 )
 from sglang_dspark.policy.belief import sps_json
-from sglang_dspark.policy.lag import fresh_survival
-from sglang_dspark.serving import decision
-from sglang_dspark.serving.decision import Decider, Lagged
+from sglang_dspark.serving import bound_rule, live_policy
+from sglang_dspark.serving.bound_rule import BoundRule, Lagged
 from sglang_dspark.serving.evidence import offline
-from sglang_dspark.serving.live import Mode
+from sglang_dspark.serving.steps import Mode
 from tests.serving.harness import FAMILIES, Driver, random_confidence, upstream
 
 GAMMA, SLOTS = 4, 14
@@ -34,7 +34,7 @@ LAG = "SGLANG_DSPARK_CONFIDENCE_RELAY_LAG_STEPS"
 @pytest.mark.parametrize("policy", FAMILIES, ids=str)
 def test_budget_is_the_rules_over_fresh_survivals(policy) -> None:
     draw = np.random.default_rng(0)
-    decider = Decider(compile_rule(policy, Engine(GAMMA, sglang_tiers(16, GAMMA), 16, offline.BELIEF)))
+    bound = BoundRule(compile_rule(policy, Engine(GAMMA, sglang_tiers(16, GAMMA), 16, offline.BELIEF)))
     for _ in range(150):
         rows = draw.permutation(SLOTS)[: draw.integers(1, SLOTS)]
         n = len(rows)
@@ -42,20 +42,23 @@ def test_budget_is_the_rules_over_fresh_survivals(policy) -> None:
         generation, now = draw.integers(0, 3, SLOTS), draw.integers(0, 3, n)
         load = Load(draw.integers(1, 9000, n), draw.integers(0, 2, n))
         lagged = Lagged(confidence, generation, rows, now)
-        expected = budget(decider.rule, fresh_survival(confidence[rows], generation[rows], now), load)
-        assert decider.budget(lagged, load) == expected
-        assert decider.budget(None, load) == budget(decider.rule, np.ones((n, GAMMA), np.float32), load)
+        fresh = (now >= 1) & (generation[rows] == now)
+        survivals = np.where(fresh[:, None], survival(confidence[rows]), np.float32(1))
+        for given, expected in ((lagged, survivals), (None, np.ones((n, GAMMA), np.float32))):
+            np.testing.assert_array_equal(bound.survival(given, n), expected)
+            assert budget(bound.rule, bound.survival(given, n), load) == budget(bound.rule, expected, load)
 
 
 def test_simulator_and_live_engine_share_the_rule_for_requests_not_seen_to_draft() -> None:
-    assert round.unseen is lag.unseen is decision.unseen
-    assert round.plan is rule.plan is decision.plan and round.drops_schedule is decision.drops_schedule
+    assert round.unseen is lag.unseen is bound_rule.unseen
+    assert round.compute_budget is rule.compute_budget is live_policy.compute_budget
+    assert round.drops_schedule is bound_rule.drops_schedule
 
 
 def test_believed_time_of_an_eager_step_is_the_beliefs_or_unknown() -> None:
     tiers = sglang_tiers(4, GAMMA)
     knowing = offline.BELIEF.model_copy(update={"eager": EagerTimes(tokens=(1, 101), seconds=(0.1, 0.2))})
-    ours, ignorant = (Decider(compile_rule(Argmax(), Engine(GAMMA, tiers, 4, b))) for b in (knowing, offline.BELIEF))
+    ours, ignorant = (BoundRule(compile_rule(Argmax(), Engine(GAMMA, tiers, 4, b))) for b in (knowing, offline.BELIEF))
     assert ours.believed_s(4, 20) == ignorant.believed_s(4, 20) < 0.1
     assert ours.believed_s(5, 21) == pytest.approx(0.01 + 0.001 * 4 / 63 + 0.12)
     assert np.isnan(ignorant.believed_s(5, 21))
@@ -68,7 +71,7 @@ def test_believed_time_is_the_tables() -> None:
     floor = SpsTable(sample_batch_tokens=(1, 8, 64), sample_steps_per_sec=(90.0, 80.0, 20.0), max_batch_tokens=64)
     rates = SpsCostTable.from_json(sps_json(floor))
     ours, theirs = (
-        Decider(compile_rule(Argmax(), Engine(GAMMA, np.empty(0, np.int64), 9, b))) for b in (offline.BELIEF, floor)
+        BoundRule(compile_rule(Argmax(), Engine(GAMMA, np.empty(0, np.int64), 9, b))) for b in (offline.BELIEF, floor)
     )
     for requests, tokens in ((1, 1), (3, 15), (64, 70), (100, 500)):
         assert ours.believed_s(requests, tokens) == pytest.approx(
@@ -130,19 +133,19 @@ def test_lag_ring_is_upstreams_and_stays_so(hooked, monkeypatch, lag: int, overl
             budgets = set()
             for i in range(120):
                 if i == 60:
-                    live.asked = Mode.OFF  # Holds from step 61.
+                    live.policy.requested_mode = Mode.OFF  # Holds from step 61.
                 slots, confidence, relayed = traffic.step()
                 # Without overlap the step's own confidences enter the ring, under the generations of now.
                 seen = relayed if overlap else (confidence, pool[torch.from_numpy(slots)].numpy().copy())
                 if i <= 60:
                     survival = survivals(reference, slots, seen, pool)
                     made = driver.step(slots, confidence, relayed)
-                    expected = budget(made.step.in_force.decider.rule, survival, made.step.load)
+                    expected = budget(made.step.in_force.bound.rule, survival, made.step.load)
                     assert made.step.budget == expected, f"step {i}"
                     assert made.budget == expected.cap
                     budgets.add(expected.cap)
                     continue
-                assert live.mode is Mode.OFF or i == 61
+                assert live.policy.mode is Mode.OFF or i == 61
                 made = driver.step(slots, confidence, relayed)
                 expected_cap = None
                 if seen is not None:
@@ -154,5 +157,5 @@ def test_lag_ring_is_upstreams_and_stays_so(hooked, monkeypatch, lag: int, overl
                         req_pool_indices_cpu=rows,
                     )
                 assert made.budget == expected_cap, f"step {i}"
-                assert live.mode is Mode.OFF
+                assert live.policy.mode is Mode.OFF
             assert len(budgets) > 10

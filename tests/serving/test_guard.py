@@ -11,7 +11,7 @@ import pytest
 
 from sglang_dspark.policy import Budget, Load
 from sglang_dspark.serving.guard import LEAST_DRAFTS, MOST_REST_STEPS, PROBE_DRAFTS, WINDOW_STEPS, Guard
-from sglang_dspark.serving.live import Mode, Outcome
+from sglang_dspark.serving.steps import Mode, StepResult
 
 R, GAMMA, BELIEVED_S = 20, 4, 0.010
 DRAFTS = np.full(R, GAMMA, np.int32)
@@ -22,7 +22,7 @@ WINDOW = max(WINDOW_STEPS, LEAST_DRAFTS // (R * GAMMA)) + 1
 
 @pytest.fixture
 def live() -> Any:
-    return SimpleNamespace(asked=Mode.ON, resting=False, settings=SimpleNamespace(policy="policy.json"))
+    return SimpleNamespace(requested_mode=Mode.ON, resting=False, settings=SimpleNamespace(policy="policy.json"))
 
 
 def step(
@@ -30,22 +30,22 @@ def step(
 ) -> Any:
     in_force = SimpleNamespace(
         version=version,
-        decider=SimpleNamespace(believed_s=lambda requests, tokens: BELIEVED_S * (tokens == 160) * (requests == R)),
+        bound=SimpleNamespace(believed_s=lambda requests, tokens: BELIEVED_S * (tokens == 160) * (requests == R)),
         artifact=SimpleNamespace(provenance=SimpleNamespace(truths=truths or {})),
     )
     load = Load(np.ones(R, np.int64), np.zeros(R, np.int64))
     return SimpleNamespace(steers=steers, in_force=in_force, load=load, budget=Budget(160, 80, draft))
 
 
-def outcome(elapsed_s: float = BELIEVED_S, accepted: float = PROMISED, confidence: Any = HALVES) -> Outcome:
+def outcome(elapsed_s: float = BELIEVED_S, accepted: float = PROMISED, confidence: Any = HALVES) -> StepResult:
     """Accepted lengths whose mean over requests is ``accepted``."""
     total = round(accepted * R)
     lengths = np.full(R, total // R, np.int32)
     lengths[: total % R] += 1
-    return Outcome(DRAFTS, lengths, confidence, 0.0, elapsed_s, 1)
+    return StepResult(DRAFTS, lengths, confidence, 0.0, elapsed_s, 1)
 
 
-def run(guard: Guard, now: Any, made: Outcome, steps: int = WINDOW) -> None:
+def run(guard: Guard, now: Any, made: StepResult, steps: int = WINDOW) -> None:
     for _ in range(steps):
         guard(now, made)
 
@@ -69,7 +69,7 @@ def run(guard: Guard, now: Any, made: Outcome, steps: int = WINDOW) -> None:
 def test_step_time_outside_the_tuned_range_falls(live, truths, elapsed_s: float, falls: bool) -> None:
     guard = Guard(live, 0.5)
     run(guard, step(truths), outcome(elapsed_s))
-    assert (guard.falls, live.asked) == ((1, Mode.OFF) if falls else (0, Mode.ON))
+    assert (guard.falls, live.requested_mode) == ((1, Mode.OFF) if falls else (0, Mode.ON))
 
 
 @pytest.mark.parametrize(
@@ -84,7 +84,7 @@ def test_more_acceptance_than_promised_falls(live, share: float, falls: int) -> 
     guard = Guard(live, 0.5)
     run(guard, step(), outcome(accepted=share * PROMISED))
     assert guard.acceptance == pytest.approx(share, abs=0.03)
-    assert (guard.falls, live.asked) == (falls, Mode.OFF if falls else Mode.ON)
+    assert (guard.falls, live.requested_mode) == (falls, Mode.OFF if falls else Mode.ON)
     assert not live.resting and guard.rests == 0
 
 
@@ -92,7 +92,7 @@ def serve(guard: Guard, live: Any, steps: int, accepted: float, requests: int = 
     """Steps of which the drafter sits out those of a rest; returns how many drafted. Results come a step late."""
     drafted, late = 0, None
     made = outcome(accepted=accepted)
-    few = Outcome(made.verified[:requests], made.accepted[-requests:], HALVES[:requests], 0.0, BELIEVED_S, 1)
+    few = StepResult(made.verified[:requests], made.accepted[-requests:], HALVES[:requests], 0.0, BELIEVED_S, 1)
     for _ in range(steps):
         now = step(draft=not live.resting)
         if late is not None:
@@ -106,7 +106,7 @@ def serve(guard: Guard, live: Any, steps: int, accepted: float, requests: int = 
 def test_a_drafter_that_is_not_the_one_rests_and_is_tried_now_and_then(live, caplog, accepted: float) -> None:
     guard = Guard(live, 0.5)
     assert serve(guard, live, 100_000, accepted) < 400
-    assert (guard.rests, guard.falls, live.asked) == (1, 0, Mode.ON)
+    assert (guard.rests, guard.falls, live.requested_mode) == (1, 0, Mode.ON)
     assert len(caplog.records) == 1 and "policy.json" in caplog.text and "the drafter rests" in caplog.text
 
 
@@ -122,7 +122,7 @@ def test_a_drafter_that_is_right_again_comes_back(live, caplog) -> None:
     # The longest rest, and the probe after it.
     serve(guard, live, MOST_REST_STEPS + 50, PROMISED)
     assert serve(guard, live, 1_000, PROMISED) == 1_000
-    assert (guard.rests, guard.falls, live.asked, live.resting) == (1, 0, Mode.ON, False)
+    assert (guard.rests, guard.falls, live.requested_mode, live.resting) == (1, 0, Mode.ON, False)
     assert "drafts as before" in caplog.records[-1].getMessage()
 
 
@@ -162,7 +162,7 @@ def test_only_verified_drafts_are_promised(live) -> None:
     accepted[:7] = 1
     accepted[0] = 2
     # Ten requests of two drafts at 0.5 promise 7.5 drafts.
-    run(guard, step(), Outcome(verified, accepted, HALVES, 0.0, BELIEVED_S, 1), LEAST_DRAFTS // 20)
+    run(guard, step(), StepResult(verified, accepted, HALVES, 0.0, BELIEVED_S, 1), LEAST_DRAFTS // 20)
     assert guard.acceptance == pytest.approx(8 / 7.5)
 
 
@@ -172,7 +172,7 @@ def test_it_falls_once_and_says_so_once(live, caplog) -> None:
         run(guard, step(), outcome(elapsed_s=1.0), 10 * WINDOW)
     assert guard.falls == 1 and len(caplog.records) == 1
     assert "policy.json" in caplog.text and "Tune again" in caplog.text and "\n" not in caplog.records[0].getMessage()
-    live.asked = Mode.ON
+    live.requested_mode = Mode.ON
     run(guard, step(), outcome(elapsed_s=1.0), WINDOW)
     assert guard.falls == 2
 

@@ -18,8 +18,9 @@ from sglang_dspark.errors import InputError
 from sglang_dspark.policy import Greedy, SpsTable
 from sglang_dspark.policy.artifact import dumps
 from sglang_dspark.serving.evidence import offline
-from sglang_dspark.serving.live import Geometry, LivePolicy
+from sglang_dspark.serving.live_policy import LivePolicy
 from sglang_dspark.serving.settings import Settings
+from sglang_dspark.serving.steps import Geometry
 from tests.serving.harness import FAMILIES
 
 GAMMA = 3

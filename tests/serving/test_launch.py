@@ -314,7 +314,7 @@ def parser() -> argparse.ArgumentParser:
 
     made = argparse.ArgumentParser(prog="sglang serve")
     ServerArgs.add_cli_args(made)
-    launch.add_flags(None, made)
+    settings.add_flags(None, made)
     return made
 
 

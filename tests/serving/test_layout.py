@@ -12,8 +12,8 @@ import torch
 from sglang_dspark.policy import EagerTimes, Fixed, Threshold, lengths, sglang_tiers, survival
 from sglang_dspark.serving import hooks, step_hooks
 from sglang_dspark.serving.evidence import offline
-from sglang_dspark.serving.live import Geometry
 from sglang_dspark.serving.settings import Settings
+from sglang_dspark.serving.steps import Geometry
 from tests.serving.harness import FAMILIES, Driver, Result, random_confidence
 
 GAMMA = 5
@@ -68,7 +68,7 @@ def test_lengths_fit_the_tier_that_was_decided(hooked, policy, overlap: bool) ->
                 made = driver.step(**step)
                 check(made, tiers)
                 if made.step.budget.draft:
-                    rule, load, cap = made.step.in_force.decider.rule, made.step.load, made.step.budget.cap
+                    rule, load, cap = made.step.in_force.bound.rule, made.step.load, made.step.budget.cap
                     expected = lengths(rule, survival(step["confidence"]), load, cap) + 1
                     assert made.lens == expected.tolist()
 
@@ -199,7 +199,7 @@ def test_cap_accept_trims_to_the_policys_lengths(hooked) -> None:
             for _ in range(8):
                 step = random_step(draw, 50)
                 made = driver.step(**step)
-                rule, load, (_, cap, drafts) = made.step.in_force.decider.rule, made.step.load, made.step.budget
+                rule, load, (_, cap, drafts) = made.step.in_force.bound.rule, made.step.load, made.step.budget
                 current = survival(step["confidence"])
                 expected = lengths(rule, current, load, cap) if drafts else np.zeros(len(current), int)
                 assert made.lens == (expected + 1).tolist()
@@ -229,7 +229,7 @@ def test_graphs_that_are_never_replayed_are_no_tiers(hooked, overlap: bool) -> N
         driver = Driver(planner, overlap)
         for _ in range(4):
             made = driver.step(**random_step(draw, 8))
-            assert made.step.tier is None and driver.live.in_force.geometry.tiers == ()
+            assert made.step.tier is None and driver.live.policy.in_force.geometry.tiers == ()
             assert made.step.budget.tier == sum(made.lens) == 3 * len(made.lens)
 
 

@@ -14,11 +14,11 @@ from sglang_dspark.errors import InputError
 from sglang_dspark.policy import Fixed, Threshold, sglang_tiers
 from sglang_dspark.policy.artifact import dumps
 from sglang_dspark.policy.belief import sps_json
-from sglang_dspark.serving import live as live_module
-from sglang_dspark.serving import step_hooks
+from sglang_dspark.serving import step_clock, step_hooks
 from sglang_dspark.serving.evidence import offline
-from sglang_dspark.serving.live import Mode, tempered
+from sglang_dspark.serving.live_policy import tempered
 from sglang_dspark.serving.policy_file_watcher import Watcher
+from sglang_dspark.serving.steps import Mode
 from sglang_dspark.serving.stream import Stream
 from tests.serving.harness import Driver, random_confidence, upstream
 
@@ -60,13 +60,13 @@ def test_kill_switch_restores_upstream_with_the_next_words(hooked) -> None:
         n = len(step[0])
         assert driver.step(*step).lens == [2] * n
         assert tensor.tolist() == list(STS)
-        live.asked = Mode.OFF
+        live.policy.requested_mode = Mode.OFF
         # The step that tells the other ranks still holds to what they know; the one after does not.
         assert driver.step(*step).step.mode is Mode.ON
         made = driver.step(*step)
         assert made.step.mode is Mode.OFF and made.lens == [GAMMA + 1] * n
         assert planner._is_verify_all and tensor.tolist() == [1.0] * GAMMA
-        live.asked = Mode.ON
+        live.policy.requested_mode = Mode.ON
         driver.step(*step)
         assert driver.step(*step).lens == [2] * n
         assert head.sts_temperatures is tensor and tensor.data_ptr() == place
@@ -172,12 +172,12 @@ def test_a_new_policy_holds_from_the_step_after_its_words(hooked) -> None:
         n, n_drafts = len(slots), []
         for length in (3, 2):
             new = artifact(Fixed(length=length), sts_temperatures=(1.0 + length,) * GAMMA)
-            live.offer(dumps(new).encode())
+            live.policy.offer(dumps(new).encode())
             n_drafts.append(driver.step(slots, confidence, relayed).lens)
             assert driver.step(slots, confidence, relayed).lens == [length + 1] * n
             assert temperatures.tolist() == [1.0 + length] * GAMMA
         assert n_drafts == [[2] * n, [4] * n]
-        assert live.in_force.version == 3
+        assert live.policy.in_force.version == 3
 
 
 def test_a_step_ends_under_the_policy_that_it_began_under(hooked) -> None:
@@ -188,8 +188,8 @@ def test_a_step_ends_under_the_policy_that_it_began_under(hooked) -> None:
         draft = driver._draft
 
         def offering(*args, **kwargs):
-            live.offer(dumps(artifact(Fixed(length=4))).encode())
-            live.asked = Mode.OFF
+            live.policy.offer(dumps(artifact(Fixed(length=4))).encode())
+            live.policy.requested_mode = Mode.OFF
             return draft(*args, **kwargs)
 
         driver._draft = offering
@@ -205,12 +205,12 @@ def test_versions_count_policies_taken_however_fast_they_come(hooked) -> None:
     with offline.planner(**arguments(tiers=None)) as planner:
         live = offline.attach(planner, artifact(Fixed(length=1)))
         driver, step = Driver(planner, True), easy()
-        live.offer(dumps(artifact(Fixed(length=2))).encode())
+        live.policy.offer(dumps(artifact(Fixed(length=2))).encode())
         driver.step(*step)  # Tells the ranks of the first.
-        live.offer(dumps(artifact(Fixed(length=3))).encode())  # Before the first is in force.
+        live.policy.offer(dumps(artifact(Fixed(length=3))).encode())  # Before the first is in force.
         assert driver.step(*step).step.in_force.version == 2
         assert driver.step(*step).step.in_force.version == 3
-        assert live.in_force.artifact.policy == Fixed(length=3)
+        assert live.policy.in_force.artifact.policy == Fixed(length=3)
 
 
 @pytest.mark.parametrize(
@@ -228,12 +228,12 @@ def test_an_offer_that_cannot_be_used_changes_nothing(hooked, content: bytes) ->
     with offline.planner(**arguments(tiers=None)) as planner:
         live = offline.attach(planner, artifact(Fixed(length=1)))
         driver, (slots, confidence, relayed) = Driver(planner, True), easy()
-        before = live.in_force
+        before = live.policy.in_force
         with pytest.raises(InputError, match=r"^\S*policy\.json: "):
-            live.offer(content)
+            live.policy.offer(content)
         for _ in range(3):
             assert driver.step(slots, confidence, relayed).lens == [2] * len(slots)
-        assert live.in_force.text == before.text and live.in_force.version == 1
+        assert live.policy.in_force.text == before.text and live.policy.in_force.version == 1
 
 
 def test_a_touched_file_ends_no_fall_back_and_a_changed_one_does(hooked, tmp_path) -> None:
@@ -241,16 +241,16 @@ def test_a_touched_file_ends_no_fall_back_and_a_changed_one_does(hooked, tmp_pat
     path.write_text(dumps(artifact(Fixed(length=1))))
     with offline.planner(**arguments(tiers=None)) as planner:
         live = offline.attach(planner, artifact(Fixed(length=1)))
-        live.settings = live.settings.model_copy(update={"policy": str(path)})
-        watcher, driver, step = Watcher(live), Driver(planner, True), easy()
-        live.asked = Mode.OFF  # As the guard sets it.
+        live.policy.settings = live.policy.settings.model_copy(update={"policy": str(path)})
+        watcher, driver, step = Watcher(live.policy), Driver(planner, True), easy()
+        live.policy.requested_mode = Mode.OFF  # As the guard sets it.
         for content, expected in ((Fixed(length=1), Mode.OFF), (Fixed(length=2), Mode.ON)):
             path.write_text(dumps(artifact(content)))
             os.utime(path, ns=(1, expected + 1))
             watcher.look()
             driver.step(*step)
             assert driver.step(*step).step.mode is expected
-        assert live.in_force.version == 2
+        assert live.policy.in_force.version == 2
 
 
 @pytest.mark.parametrize("overlap", [True, False], ids=["overlap", "no-overlap"])
@@ -259,19 +259,19 @@ def test_a_rest_of_the_guards_drafts_nothing_until_it_ends(hooked, overlap: bool
         live, driver, step = offline.attach(planner, artifact(Fixed(length=2))), Driver(planner, overlap), easy()
         drafts = []
         for resting in (False, True, True, False):
-            live.resting = resting
+            live.policy.resting = resting
             made = driver.step(*step)
             drafts.append(driver.drafts)
             assert made.lens == [1 if resting else 3] * 6 and made.step.drafted is not resting
             assert made.step.budget.tier in TIERS and made.layout.graph_num_tokens in TIERS
         assert drafts == [1, 1, 1, 2]
         # Upstream's decision is another matter, and the operator's word ends a rest.
-        live.resting = True
-        live.asked = Mode.SHADOW
+        live.policy.resting = True
+        live.policy.requested_mode = Mode.SHADOW
         driver.step(*step)
         assert driver.step(*step).step.drafted
-        live.switch(Mode.ON)
-        assert driver.step(*step).lens == [3] * 6 and not live.resting
+        live.policy.switch(Mode.ON)
+        assert driver.step(*step).lens == [3] * 6 and not live.policy.resting
 
 
 def test_waiting_requests_are_those_of_the_step_though_sglang_replaces_the_list(hooked) -> None:
@@ -280,7 +280,7 @@ def test_waiting_requests_are_those_of_the_step_though_sglang_replaces_the_list(
         driver, seen = Driver(planner, True), []
         scheduler = SimpleNamespace(draft_worker=driver.worker, waiting_queue=["first"], metrics_collector=None)
         step_hooks.attach_scheduler(None, scheduler)
-        live.watcher.stop()
+        scheduler.dspark_observers.background.stop()
         for waiting in (6, 0, 3):
             # As ``Scheduler._get_new_batch_prefill_raw`` drops what it admits, and then appends what comes.
             scheduler.waiting_queue = list(range(waiting))
@@ -292,20 +292,20 @@ def test_waiting_requests_are_those_of_the_step_though_sglang_replaces_the_list(
 
 def test_work_between_two_steps_is_not_the_second_steps_time(hooked, monkeypatch) -> None:
     now = iter(range(1, 100))
-    monkeypatch.setattr(live_module.time, "monotonic", lambda: float(next(now)))
+    monkeypatch.setattr(step_clock.time, "monotonic", lambda: float(next(now)))
     with offline.planner(**arguments(tiers=None)) as planner:
         live = offline.attach(planner, artifact(Fixed(length=1)))
         elapsed: list[float] = []
         live.observers.append(lambda step, outcome: elapsed.append(outcome.elapsed_s))
         stream = Stream(live)
-        stream.ask(1)
+        stream.request(1)
         lens = torch.ones(6, dtype=torch.int32)
         driver = Driver(planner, True)
         for held_up in (False, False, True, False):
             if held_up:
                 # A reader takes the recorded steps.
                 assert stream.state() is not None
-            live.observe(driver.step(*easy()).step, lens, lens)
+            live.end_step(driver.step(*easy()).step, lens, lens)
         assert [math.isnan(s) for s in elapsed] == [True, False, True, False]
 
 
@@ -314,9 +314,12 @@ def test_a_new_policy_ends_a_fall_back_but_not_the_operators_off(hooked) -> None
         live = offline.attach(planner, artifact(Fixed(length=1)))
         driver, step = Driver(planner, True), easy()
         for operator, expected in ((Mode.ON, Mode.ON), (Mode.OFF, Mode.OFF)):
-            live.configured, live.asked = operator, Mode.OFF  # As the guard, and as /set_internal_state, set them.
+            live.policy.configured, live.policy.requested_mode = (
+                operator,
+                Mode.OFF,
+            )  # As the guard, and as /set_internal_state, set them.
             driver.step(*step)
             assert driver.step(*step).step.mode is Mode.OFF
-            live.offer(dumps(artifact(Fixed(length=2))).encode())
+            live.policy.offer(dumps(artifact(Fixed(length=2))).encode())
             driver.step(*step)
             assert driver.step(*step).step.mode is expected

@@ -11,7 +11,7 @@ from types import SimpleNamespace
 import pytest
 
 from sglang_dspark.errors import InputError
-from sglang_dspark.serving import policy_file_watcher
+from sglang_dspark.serving import background, policy_file_watcher
 from sglang_dspark.serving.policy_file_watcher import Watcher
 
 DEADLINE_S = 30.0
@@ -84,7 +84,7 @@ def test_a_touched_file_is_no_new_policy_unless_asked_for(path: Path) -> None:
     other.replace(path)
     watcher.look()
     assert live.offers == [] and (watcher.reloads, watcher.refusals) == (0, 0)
-    watcher.ask()
+    watcher.reload()
     watcher.look()
     assert live.offers == [b"one"]
 
@@ -92,14 +92,14 @@ def test_a_touched_file_is_no_new_policy_unless_asked_for(path: Path) -> None:
 def test_asking_reads_an_unchanged_file_once(path: Path) -> None:
     live = Live(path)
     watcher = Watcher(live)
-    watcher.ask()
+    watcher.reload()
     watcher.look()
     watcher.look()
     assert live.offers == [b"one"]
 
 
 def test_a_failing_chore_stops_neither_the_others_nor_reloads(path: Path, monkeypatch) -> None:
-    monkeypatch.setattr(policy_file_watcher, "POLL_S", 0.01)
+    monkeypatch.setattr(background, "POLL_S", 0.01)
     live, done = Live(path), threading.Semaphore(0)
     watcher = Watcher(live)
 
@@ -134,13 +134,13 @@ class TestBackAndForth:
         """Two writers that put back their versions every ``every_s``, and the watcher's polls."""
         watcher, versions = Watcher(live), (b"ours", b"theirs")
         writes = 0
-        for tick in range(int(seconds / policy_file_watcher.POLL_S)):
-            if tick * policy_file_watcher.POLL_S >= writes * every_s:
+        for tick in range(int(seconds / background.POLL_S)):
+            if tick * background.POLL_S >= writes * every_s:
                 path.write_bytes(versions[writes % 2])
                 os.utime(path, ns=(writes, writes))
                 writes += 1
             watcher.look()
-            clock.now += policy_file_watcher.POLL_S
+            clock.now += background.POLL_S
         return watcher
 
     def test_versions_that_flip_flop_are_taken_ever_more_rarely(self, path, live, clock, caplog) -> None:
@@ -155,9 +155,9 @@ class TestBackAndForth:
         for version in (b"theirs", b"ours"):  # Whichever it is that is in force now.
             path.write_bytes(version)
             os.utime(path, ns=(1, len(version)))
-            for _ in range(int(policy_file_watcher.MOST_HOLD_S / policy_file_watcher.POLL_S) + 2):
+            for _ in range(int(policy_file_watcher.MOST_HOLD_S / background.POLL_S) + 2):
                 watcher.look()
-                clock.now += policy_file_watcher.POLL_S
+                clock.now += background.POLL_S
             assert live.in_force.text == version
 
     def test_a_change_and_its_undoing_are_taken_at_once(self, path, live, clock) -> None:
@@ -166,13 +166,13 @@ class TestBackAndForth:
             path.write_bytes(version)
             watcher.look()
             assert live.in_force.text == version
-            clock.now += policy_file_watcher.POLL_S
+            clock.now += background.POLL_S
 
     def test_one_that_is_asked_for_is_taken_at_once(self, path, live, clock) -> None:
         watcher = self.run(path, live, clock, 20.0, 0.5)
         for version in (b"ours", b"theirs", b"ours"):
             path.write_bytes(version)
-            watcher.ask()
+            watcher.reload()
             watcher.look()
             assert live.in_force.text == version
 
@@ -186,7 +186,7 @@ class TestBackAndForth:
         path.unlink() if missing else path.write_bytes(b"bad")
         for _ in range(5):
             watcher.look()
-            clock.now += policy_file_watcher.POLL_S
+            clock.now += background.POLL_S
         assert watcher.refusals == 1
 
     def test_a_version_that_returns_later_is_new(self, path, live, clock) -> None:

@@ -16,24 +16,24 @@ import torch
 
 from sglang_dspark.policy import Budget, Load
 from sglang_dspark.serving import recorder as recording
-from sglang_dspark.serving.live import Mode, Outcome, Prefill, Prefilled, Row
 from sglang_dspark.serving.recorder import Recorder
-from sglang_dspark.serving.rows import SCHEMA
+from sglang_dspark.serving.step_schema import STREAM
+from sglang_dspark.serving.steps import Ended, EndedPrefill, EndedStep, Mode, Prefill, StepResult
 
 GAMMA = 3
 STS = (0.5, 1.5, 3.0)
 CLASSES = (("chat", "code", "prose"), ("code", "chat", "prose"), ("agent",))
 
 
-def random_step(draw: np.random.Generator, number: int = 1) -> Row:
+def random_step(draw: np.random.Generator, number: int = 1) -> Ended:
     n = int(draw.integers(1, 9))
     rids = tuple(f"r{i}" for i in draw.integers(0, 99, n))
     mode = Mode(draw.integers(0, 3))
     elapsed_s = float("nan") if draw.random() < 0.3 else float(draw.random())
     if draw.random() < 0.2:
         waiting, tokens, before = (int(x) for x in draw.integers(1, 999, 3))
-        prefill = Prefill(cast(Any, None), mode, int(draw.integers(1, 9)), waiting, tokens, before, rids, False)
-        return Prefilled(prefill, float(draw.random()), elapsed_s, number)
+        prefill = Prefill(mode, int(draw.integers(1, 9)), waiting, tokens, before, rids, False)
+        return EndedPrefill(prefill, float(draw.random()), elapsed_s, number)
     drafted, decided = bool(draw.random() < 0.7), bool(draw.random() < 0.8)
     verified = draw.integers(0, GAMMA + 1, n).astype(np.int32)
     raw = draw.random((n, GAMMA), np.float32)
@@ -44,6 +44,7 @@ def random_step(draw: np.random.Generator, number: int = 1) -> Row:
             artifact=SimpleNamespace(gamma=GAMMA, classes=classes, sts_temperatures=STS),
         ),
         mode=mode,
+        gamma=GAMMA,
         load=Load(draw.integers(1, 9999, n), draw.integers(0, len(classes), n), int(draw.integers(0, 50))),
         budget=Budget(int(draw.integers(1, 99)), int(draw.integers(0, 99)), drafted) if decided else None,
         upstream_cap=int(draw.integers(0, 99)) if draw.random() < 0.5 else None,
@@ -55,7 +56,7 @@ def random_step(draw: np.random.Generator, number: int = 1) -> Row:
         # The head gives them with the policy's temperatures, where that is in force.
         confidence=torch.from_numpy(with_temperatures(raw) if mode is Mode.ON else raw) if drafted else None,
     )
-    outcome = Outcome(
+    outcome = StepResult(
         verified,
         (verified * draw.random(n)).astype(np.int32),
         with_temperatures(raw) if drafted else None,
@@ -63,19 +64,19 @@ def random_step(draw: np.random.Generator, number: int = 1) -> Row:
         elapsed_s,
         number,
     )
-    return cast(Any, step), outcome
+    return EndedStep(cast(Any, step), outcome)
 
 
 def with_temperatures(raw: Any) -> Any:
     return scipy.special.expit(scipy.special.logit(raw.astype(float)) / STS).astype(np.float32)
 
 
-def check(read: dict[str, Any], classes: list[str], row: Row) -> None:
+def check(read: dict[str, Any], classes: list[str], row: Ended) -> None:
     """A row that was read is the step that was recorded."""
     read = dict(read)
     names = None if read["slo_class"] is None else [classes[i] for i in read.pop("slo_class")]
     confidence = read.pop("confidence")
-    if isinstance(row, Prefilled):
+    if isinstance(row, EndedPrefill):
         prefill = row.prefill
         expected = {
             "kind": "prefill",
@@ -142,7 +143,7 @@ def test_what_is_read_is_what_was_recorded(tmp_path: Path, monkeypatch) -> None:
     files = sorted((tmp_path / "new" / "folder").iterdir())
     assert [file.suffix for file in files] == [".parquet"] * len(files) and len(files) == 3
     tables = [pq.read_table(file) for file in files]
-    assert all(table.schema.equals(SCHEMA) for table in tables)
+    assert all(table.schema.equals(STREAM) for table in tables)
     rows = [(row, json.loads(table.schema.metadata[b"classes"])) for table in tables for row in table.to_pylist()]
     for (row, classes), step in zip(rows, steps, strict=True):
         check(row, classes, step)
@@ -155,8 +156,8 @@ def test_the_interpreter_is_held_for_few_steps_at_a_time(tmp_path: Path, monkeyp
     held, order = [], []
     convert, write_table, sleep = recording.table, pq.write_table, recording.time.sleep
 
-    def spy(rows: list[Row], classes: list[str]) -> Any:
-        held.append(sum(len(row.prefill.rids if isinstance(row, Prefilled) else row[0].rids) for row in rows))
+    def spy(rows: list[Ended], classes: list[str]) -> Any:
+        held.append(sum(len(row.prefill.rids if isinstance(row, EndedPrefill) else row.step.rids) for row in rows))
         order.append("convert")
         return convert(rows, classes)
 

@@ -16,8 +16,8 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from sglang_dspark.policy import Load, Threshold, budget
-from sglang_dspark.serving.decision import Decider, Lagged
+from sglang_dspark.policy import Threshold, budget
+from sglang_dspark.serving.bound_rule import BoundRule, Lagged
 from sglang_dspark.serving.evidence import offline
 from tests.serving.device import Device
 from tests.serving.harness import Driver
@@ -129,15 +129,15 @@ def drive(gpu: bool, moments: list[Moment]) -> Counter[str]:
         relay = overlap_utils.FutureMap(torch.device("cpu"), spec, pool, needs_confidence_relay=True)
         live = offline.attach(planner, offline.artifact(POLICY, GAMMA))
         driver, server, seen = Driver(planner, True), Server(pool), []
-        decide = Decider.budget
+        survival = BoundRule.survival
 
-        def spy(decider: Decider, lagged: Lagged | None, load: Load) -> Any:
+        def spy(bound: BoundRule, lagged: Lagged | None, requests: int) -> Any:
             seen.append(lagged)
-            return decide(decider, lagged, load)
+            return survival(bound, lagged, requests)
 
         met: Counter[str] = Counter()
         drafted: list[dict[int, int]] = []  # Of each step that drafted: its number by request.
-        with mock.patch.object(Decider, "budget", spy):
+        with mock.patch.object(BoundRule, "survival", spy):
             for number, moment in enumerate(moments):
                 requests = server.turn(moment)
                 if not requests:
@@ -152,7 +152,7 @@ def drive(gpu: bool, moments: list[Moment]) -> Counter[str]:
                 else:
                     met.update(check_owners(lagged, requests, drafted, 2 if gpu else 1, survivals))
                 assert made.step is not None and made.step.budget == budget(
-                    live.in_force.decider.rule, survivals, made.step.load
+                    live.policy.in_force.bound.rule, survivals, made.step.load
                 )
                 met["draft" if made.step.drafted else "rest"] += 1
                 if made.step.drafted:

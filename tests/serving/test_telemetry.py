@@ -11,7 +11,7 @@ import pytest
 
 from sglang_dspark.policy import Budget, Load
 from sglang_dspark.serving.classes import Classes
-from sglang_dspark.serving.live import Mode, Outcome
+from sglang_dspark.serving.steps import Mode, StepResult
 from sglang_dspark.serving.telemetry import Telemetry
 
 GAMMA = 5
@@ -38,19 +38,20 @@ def in_force(version: int, *names: str) -> Any:
 
 
 def make() -> tuple[Telemetry, Any]:
-    live = SimpleNamespace(gamma=GAMMA, mode=Mode.ON, in_force=in_force(1, "chat", "batch"))
+    policy = SimpleNamespace(mode=Mode.ON, in_force=in_force(1, "chat", "batch"))
     guard = SimpleNamespace(falls=0, rests=0, acceptance=0.9, step_time=1.0)
     watcher = SimpleNamespace(reloads=0, refusals=0)
-    return Telemetry(live, guard, watcher, LABELS), SimpleNamespace(live=live, guard=guard, watcher=watcher)
+    return Telemetry(policy, guard, watcher, LABELS), SimpleNamespace(policy=policy, guard=guard, watcher=watcher)
 
 
-def random_step(draw: np.random.Generator, now: Any) -> tuple[Any, Outcome]:
+def random_step(draw: np.random.Generator, now: Any) -> tuple[Any, StepResult]:
     n = int(draw.integers(1, 9))
     drafted = bool(draw.random() < 0.7)
     mode = Mode(draw.integers(0, 3))
     verified = draw.integers(0, GAMMA + 1, n).astype(np.int32) * drafted
     step = SimpleNamespace(
         in_force=now,
+        gamma=GAMMA,
         mode=mode,
         steers=mode is Mode.ON,
         load=Load(np.ones(n, np.int64), draw.integers(0, 2, n)),
@@ -59,10 +60,10 @@ def random_step(draw: np.random.Generator, now: Any) -> tuple[Any, Outcome]:
         upstream_cap=int(draw.integers(0, 3)),
     )
     accepted = np.minimum(verified, draw.integers(0, GAMMA + 1, n)).astype(np.int32)
-    return step, Outcome(verified, accepted, draw.random((n, GAMMA), np.float32) if drafted else None, 0.0, 0.1, 1)
+    return step, StepResult(verified, accepted, draw.random((n, GAMMA), np.float32) if drafted else None, 0.0, 0.1, 1)
 
 
-def by_hand(steps: list[tuple[Any, Outcome]]) -> Counter:
+def by_hand(steps: list[tuple[Any, StepResult]]) -> Counter:
     """Every counter, a request and a position at a time."""
     total: Counter = Counter()
     for step, outcome in steps:
@@ -111,8 +112,8 @@ def test_counters_are_what_was_served_however_often_it_is_published(registry) ->
     steps = []
     for i in range(60):
         if i == 30:  # The next policy lists its classes otherwise.
-            around.live.in_force = in_force(2, "batch", "summary")
-        steps.append(random_step(draw, around.live.in_force))
+            around.policy.in_force = in_force(2, "batch", "summary")
+        steps.append(random_step(draw, around.policy.in_force))
         telemetry(*steps[-1])
         if i % 4 == 3:
             telemetry.publish()
@@ -133,11 +134,11 @@ def test_reloads_refusals_and_falls(registry) -> None:
 
 def test_refused_classes_are_counted_across_policies(registry) -> None:
     telemetry, around = make()
-    around.live.in_force.classes.refused = 5
+    around.policy.in_force.classes.refused = 5
     telemetry.publish()
-    around.live.in_force.classes.refused = 6
-    around.live.in_force = in_force(2, "chat")
-    around.live.in_force.classes.refused = 2
+    around.policy.in_force.classes.refused = 6
+    around.policy.in_force = in_force(2, "chat")
+    around.policy.in_force.classes.refused = 2
     telemetry.publish()
     telemetry.publish()
     assert gauge(registry, "class_refusals_total") == 8
@@ -145,17 +146,17 @@ def test_refused_classes_are_counted_across_policies(registry) -> None:
 
 def test_tier_is_the_policys_and_calibration_is_promise_less_outcome(registry) -> None:
     telemetry, around = make()
-    step, _ = random_step(np.random.default_rng(0), around.live.in_force)
+    step, _ = random_step(np.random.default_rng(0), around.policy.in_force)
     step.load = Load(np.ones(4, np.int64), np.zeros(4, np.int64))
     confidence = np.full((4, GAMMA), 0.75, np.float32)
     step.steers, step.mode, step.budget = True, Mode.ON, Budget(96, 4, True)
-    telemetry(step, Outcome(np.full(4, 1, np.int32), np.array([1, 1, 0, 0], np.int32), confidence, 0.0, 0.1, 1))
+    telemetry(step, StepResult(np.full(4, 1, np.int32), np.array([1, 1, 0, 0], np.int32), confidence, 0.0, 0.1, 1))
     telemetry.publish()
     assert gauge(registry, "verify_tier_tokens") == 96
     assert gauge(registry, "calibration_error", position="1") == pytest.approx(0.25)
     assert gauge(registry, "calibration_error", position="2") is None
     step.steers, step.mode = False, Mode.OFF
-    telemetry(step, Outcome(np.full(4, 1, np.int32), np.zeros(4, np.int32), confidence, 0.0, 0.1, 1))
+    telemetry(step, StepResult(np.full(4, 1, np.int32), np.zeros(4, np.int32), confidence, 0.0, 0.1, 1))
     telemetry.publish()
     assert gauge(registry, "verify_tier_tokens") == 0
 
@@ -165,7 +166,7 @@ def test_what_the_recorder_lost_is_told(registry) -> None:
     recorder = SimpleNamespace(written=0, lost=0)
     for kind in list(registry._collector_to_names):
         registry.unregister(kind)
-    telemetry = Telemetry(parts.live, parts.guard, parts.watcher, LABELS, recorder)
+    telemetry = Telemetry(parts.policy, parts.guard, parts.watcher, LABELS, recorder)
     for written, lost in ((5, 0), (5, 2), (9, 3)):
         recorder.written, recorder.lost = written, lost
         telemetry.publish()

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from dspark_simulator.costs import sps_additive
 from dspark_simulator.server import Server
 from sglang_dspark.policy import Argmax, Engine, Fixed, SpsAdditiveTable, compile_rule, vllm_tiers
-from sglang_dspark.policy.rule import plan_beside_prompts
+from sglang_dspark.policy.rule import compute_budget_beside_prompts
 from tests.simulator.deployment import Bench, drafter, step_cost
 
 
@@ -182,7 +182,7 @@ def test_budget_is_vllms(requests: int, prompt: int, limit: int, seed: int) -> N
         padded = tiers[np.searchsorted(tiers, tokens)] if tokens <= limit else tokens
         rates.append((requests + scores[:budget].sum()) / (times.requests_s[requests] + times.tokens_s[padded]))
     zeros = np.zeros(requests, np.int64)
-    _, cap, draft = plan_beside_prompts(rule, survival, zeros, zeros, prompt)
+    _, cap, draft = compute_budget_beside_prompts(rule, survival, zeros, zeros, prompt)
     assert draft and rates[cap] == pytest.approx(max(rates), rel=1e-9)
 
 

@@ -1,15 +1,11 @@
-"""The policy families. A new one is a file here, a member of ``AnyPolicy``, and a branch of ``wanted``."""
+"""The policy families. A new one is a file here and an entry in :data:`FAMILIES`."""
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Any, Final, Union
 
-import numpy as np
-from numpy.typing import NDArray
-from pydantic import Field
+from pydantic import Field, PlainValidator, SerializeAsAny, TypeAdapter
 
-from sglang_dspark.jit import njit
-from sglang_dspark.policy.families import argmax, fixed, greedy, threshold
 from sglang_dspark.policy.families.argmax import Argmax
 from sglang_dspark.policy.families.base import Policy
 from sglang_dspark.policy.families.fixed import Fixed
@@ -17,37 +13,28 @@ from sglang_dspark.policy.families.greedy import Greedy
 from sglang_dspark.policy.families.none import NoDraft
 from sglang_dspark.policy.families.static import Static
 from sglang_dspark.policy.families.threshold import Threshold
-from sglang_dspark.policy.record import Rule, write_scores
 
-AnyPolicy = Annotated[
-    NoDraft | Fixed | Static | Greedy | Argmax | Threshold,
-    Field(discriminator="family"),
-]
+__all__ = ["FAMILIES", "AnyPolicy", "Argmax", "Fixed", "Greedy", "NoDraft", "Policy", "Static", "Threshold"]
 
-__all__ = ["AnyPolicy", "Argmax", "Fixed", "Greedy", "NoDraft", "Policy", "Static", "Threshold", "wanted"]
+FAMILIES: Final[dict[str, type[Policy]]] = {
+    "none": NoDraft,
+    "fixed": Fixed,
+    "static": Static,
+    "greedy": Greedy,
+    "argmax": Argmax,
+    "threshold": Threshold,
+}
+"""Families by the name that ``policy.family`` of an artifact gives."""
 
-NO_BRANCH = -1
 
-_NONE, _FIXED, _GREEDY, _ARGMAX, _THRESHOLD = NoDraft.code, Fixed.code, Greedy.code, Argmax.code, Threshold.code
+def _validate(value: Any) -> Policy:
+    """Validate a policy's fields by the family that they name."""
+    if isinstance(value, Policy):
+        return value
+    families: Any = Union[tuple(FAMILIES.values())]  # noqa: UP007
+    adapter: TypeAdapter[Policy] = TypeAdapter(Annotated[families, Field(discriminator="family")])
+    return adapter.validate_python(value)
 
 
-@njit(cache=True)
-def wanted(rule: Rule, survival: NDArray[np.float32], context: NDArray[np.int64], slo_class: NDArray[np.int64]) -> int:
-    """Drafts that the rule's family would verify in this step, before padding and limits.
-
-    Returns:
-        Drafts, or ``NO_BRANCH`` for a code that no branch below handles; ``compile_rule`` refuses such a family.
-    """
-    record = rule[0]
-    requests = survival.shape[0]
-    if record.family == _FIXED:
-        return fixed.wanted(rule, requests)
-    if record.family == _GREEDY:
-        return greedy.wanted(rule, requests, write_scores(rule, survival, context, slo_class, 0, record.max_length))
-    if record.family == _ARGMAX:
-        return argmax.wanted(rule, requests, write_scores(rule, survival, context, slo_class, 0, record.max_length))
-    if record.family == _THRESHOLD:
-        return threshold.wanted(rule, survival, context, slo_class)
-    if record.family == _NONE:
-        return 0
-    return NO_BRANCH
+AnyPolicy = Annotated[SerializeAsAny[Policy], PlainValidator(_validate)]
+"""A policy of any family in :data:`FAMILIES`, as a field of a pydantic model."""

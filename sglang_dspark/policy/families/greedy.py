@@ -5,11 +5,12 @@ from __future__ import annotations
 from typing import Any, ClassVar, Literal
 
 import numpy as np
+from numpy.typing import NDArray
 
 from sglang_dspark.jit import njit
 from sglang_dspark.policy.families.base import Policy
 from sglang_dspark.policy.rank import sort_descending
-from sglang_dspark.policy.record import Rule
+from sglang_dspark.policy.record import Rule, write_scores
 
 
 class Greedy(Policy):
@@ -19,28 +20,31 @@ class Greedy(Policy):
     and the same rank decides on current ones.
     """
 
-    code: ClassVar[int] = 3
     needs_belief: ClassVar[bool] = True
     family: Literal["greedy"] = "greedy"
 
     def write(self, record: Any) -> None:
         pass
 
-
-@njit(cache=True)
-def wanted(rule: Rule, requests: int, candidates: int) -> int:
-    record = rule[0]
-    sort_descending(record.keys, candidates, record.counts, record.scratch)
-    scores = record.keys.view(np.float32)
-    best = rate(record, float(requests), requests, requests, False)
-    accepted = 0.0
-    for k in range(candidates):
-        accepted += scores[k]
-        throughput = rate(record, requests + accepted, requests, requests + k + 1, False)
-        if throughput < best:
-            return k
-        best = throughput
-    return candidates
+    @staticmethod
+    @njit(cache=True)
+    def compute_budget(
+        rule: Rule, survival: NDArray[np.float32], context: NDArray[np.int64], slo_class: NDArray[np.int64]
+    ) -> int:
+        record = rule[0]
+        requests = survival.shape[0]
+        candidates = write_scores(rule, survival, context, slo_class, 0, record.max_length)
+        sort_descending(record.keys, candidates, record.counts, record.scratch)
+        scores = record.keys.view(np.float32)
+        best = rate(record, float(requests), requests, requests, False)
+        accepted = 0.0
+        for k in range(candidates):
+            accepted += scores[k]
+            throughput = rate(record, requests + accepted, requests, requests + k + 1, False)
+            if throughput < best:
+                return k
+            best = throughput
+        return candidates
 
 
 @njit(cache=True, inline="always")

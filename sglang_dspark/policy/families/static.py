@@ -5,14 +5,15 @@ from __future__ import annotations
 from typing import Any, ClassVar, Literal
 
 from sglang_dspark.policy.families.base import Policy, Probability
+from sglang_dspark.policy.families.threshold import Threshold
 
 
 class Static(Policy):
-    """Counts the drafts whose lagged survival reaches ``theta``; the compiled form is ``threshold`` with one knot."""
+    """Counts the drafts whose lagged survival reaches ``theta``: ``threshold`` with one knot."""
 
-    code: ClassVar[int] = 5
     family: Literal["static"] = "static"
     theta: Probability
+    compute_budget: ClassVar = staticmethod(Threshold.compute_budget)
 
     def write(self, record: Any) -> None:
         record["knots"] = 1

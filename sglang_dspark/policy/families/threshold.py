@@ -1,10 +1,10 @@
-"""Ours: a threshold that depends on the load."""
+"""A survival threshold that depends on the load."""
 
 from __future__ import annotations
 
 import itertools
 import math
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Annotated, Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -26,13 +26,12 @@ class Threshold(Policy):
         theta: Threshold at each of them; between them it is linear in log2 of the running requests.
         weight: Score multiplier by class index.
         price_per_token: A draft of a request with ``context`` tokens costs ``1 + price_per_token * context``.
-        min_length: Drafts that every request may verify whatever their survival.
+        min_length: Drafts that every request may verify, at any survival.
         max_length: Most drafts a request may verify; the drafter's block bounds it too.
         fill: Raise the budget to the captured tier that the step is padded to anyway.
         off_above: Running requests above which nothing is drafted; None never stops drafting.
     """
 
-    code: ClassVar[int] = 5
     family: Literal["threshold"] = "threshold"
     running: tuple[Requests, ...] = Field(min_length=1, max_length=MAX_KNOTS)
     theta: tuple[Annotated[float, Field(ge=0, allow_inf_nan=False)], ...] = Field(min_length=1, max_length=MAX_KNOTS)
@@ -70,18 +69,20 @@ class Threshold(Policy):
         record["fill"] = self.fill
         record["off_above"] = math.inf if self.off_above is None else self.off_above
 
-
-@njit(cache=True)
-def wanted(rule: Rule, survival: NDArray[np.float32], context: NDArray[np.int64], slo_class: NDArray[np.int64]) -> int:
-    record = rule[0]
-    requests = survival.shape[0]
-    theta = theta_at(record, requests)
-    candidates = write_scores(rule, survival, context, slo_class, record.min_length, record.max_length)
-    scores = record.keys.view(np.float32)
-    drafts = requests * record.min_length
-    for i in range(candidates):
-        drafts += scores[i] >= theta
-    return int(drafts)
+    @staticmethod
+    @njit(cache=True)
+    def compute_budget(
+        rule: Rule, survival: NDArray[np.float32], context: NDArray[np.int64], slo_class: NDArray[np.int64]
+    ) -> int:
+        record = rule[0]
+        requests = survival.shape[0]
+        theta = theta_at(record, requests)
+        candidates = write_scores(rule, survival, context, slo_class, record.min_length, record.max_length)
+        scores = record.keys.view(np.float32)
+        drafts = requests * record.min_length
+        for i in range(candidates):
+            drafts += scores[i] >= theta
+        return int(drafts)
 
 
 @njit(cache=True)

@@ -12,7 +12,8 @@ import torch
 
 from sglang_dspark.policy import AnyPolicy, SpsAdditiveTable, Threshold
 from sglang_dspark.policy.artifact import Artifact, dumps, untuned
-from sglang_dspark.serving.live import LivePolicy
+from sglang_dspark.serving.live import LiveServer
+from sglang_dspark.serving.live_policy import LivePolicy
 from sglang_dspark.serving.settings import Settings
 
 GAMMA: Final = 7
@@ -115,11 +116,12 @@ def planner(
         )
 
 
-def attach(target: Any, made: Artifact, **settings: Any) -> LivePolicy:
-    """Binds an artifact to a planner, as the hook on its constructor does."""
-    asked = Settings(policy="policy.json", **settings)
-    live = LivePolicy(asked, dumps(made).encode(), target, target._tp_sync._tp_group, None)
-    target.dspark = target._budget_planner.dspark = live
+def attach(target: Any, made: Artifact, **settings: Any) -> LiveServer:
+    """Bind an artifact to a planner, as the hook on its constructor does."""
+    chosen = Settings(policy="policy.json", **settings)
+    policy = LivePolicy(chosen, dumps(made).encode(), target, target._tp_sync._tp_group, None)
+    live = LiveServer(chosen, policy, leads=policy.agreement.leads, gamma=policy.gamma, on_cpu=True)
+    target.dspark = live
     return live
 
 

@@ -1,4 +1,4 @@
-"""What a live decision costs the host, beside SGLang's own, in one process."""
+"""Host time of a live decision beside that of SGLang's own planner, in one process."""
 
 from __future__ import annotations
 
@@ -16,8 +16,9 @@ from sglang_dspark.policy import sglang_tiers
 from sglang_dspark.policy.belief import sps_json
 from sglang_dspark.serving import step_hooks
 from sglang_dspark.serving.evidence.offline import BELIEF, GAMMA, artifact, attach, batch, planner
-from sglang_dspark.serving.live import Geometry, LivePolicy
+from sglang_dspark.serving.live import LiveServer
 from sglang_dspark.serving.recorder import Recorder
+from sglang_dspark.serving.steps import Geometry
 
 REQUESTS: Final = (16, 256, 1024)
 
@@ -29,7 +30,7 @@ TOKENS: Final = 3
 
 
 def run(rounds: int = 1000) -> dict[str, dict[str, float]]:
-    """Times the decision of a step, ours and upstream's, by running requests.
+    """Time the decision of a step, ours and upstream's, by running requests.
 
     Ours is all that the hooks add to a step's preparation: the load is noted, ``compute_budget`` answers, the ranks
     (one) agree. Both see the same confidences; upstream's has the additive table of the same belief.
@@ -37,7 +38,7 @@ def run(rounds: int = 1000) -> dict[str, dict[str, float]]:
     The recorder's time is what a recorded step costs the scheduler beyond one that is not: every request's context and
     class are noted, and the outcome is handed to the thread that writes.
 
-    What a request meets of that is in its time per output token: steps of ``STEP_S`` on a device that needs no
+    Its effect on a request is in the time per output token: steps of ``STEP_S`` on a device that needs no
     interpreter, without and with the recorder's thread beside them.
 
     Returns:
@@ -45,11 +46,13 @@ def run(rounds: int = 1000) -> dict[str, dict[str, float]]:
         recording.
     """
     torch.set_num_threads(1)
-    found = {}
+    times = {}
     with planner(tiers=sglang_tiers(1024, GAMMA).tolist()) as ours, planner() as theirs:
         from sglang.srt.speculative.dspark_components.dspark_sps import SpsAdditiveCostTable
 
         live = attach(ours, artifact())
+        policy = live.policy
+        assert policy is not None
         theirs._budget_planner.sps_table = SpsAdditiveCostTable.from_json(sps_json(BELIEF))
         geometry = step_hooks.geometry(ours)
         upstream = type(theirs._budget_planner).compute_budget
@@ -59,38 +62,38 @@ def run(rounds: int = 1000) -> dict[str, dict[str, float]]:
             now = batch(requests)
 
             def decide(now: Any = now, arguments: Any = arguments) -> None:
-                step = live.begin(now, geometry)
-                step_hooks.compute_budget(upstream, ours._budget_planner, **arguments)
-                live.agree(step, False)
-                live.finish()
+                step = live.begin_step(now, geometry)
+                with step_hooks.running(ours, step):
+                    step_hooks.compute_budget(upstream, ours._budget_planner, **arguments)
+                policy.agree(step, False)
 
             def original(arguments: Any = arguments) -> None:
                 upstream(theirs._budget_planner, **arguments)
 
             ours_us, upstream_us = _medians_us((decide, original), rounds)
-            found[str(requests)] = {
+            times[str(requests)] = {
                 "ours_us": round(ours_us, 2),
                 "upstream_us": round(upstream_us, 2),
                 "ratio": round(ours_us / upstream_us, 4),
                 "recorder_us": round(_recorder_us(live, geometry, requests, rounds), 2),
             } | _tpots(live, geometry, requests)
-    return found
+    return times
 
 
-def _recorder_us(live: LivePolicy, geometry: Geometry, requests: int, rounds: int) -> float:
+def _recorder_us(live: LiveServer, geometry: Geometry, requests: int, rounds: int) -> float:
     now = batch(requests)
     recorder = Recorder(folder="")
     confidence = _arguments(requests)["confidence"]
     lens = torch.full((requests,), 3, dtype=torch.int32)
 
     def plain() -> None:
-        live.begin(now, geometry)
+        live.begin_step(now, geometry)
 
     def recorded() -> None:
         live.recorders = [recorder]
-        step = live.begin(now, geometry)
+        step = live.begin_step(now, geometry)
         step.drafted, step.confidence = True, confidence
-        live.observe(step, lens, lens)
+        live.end_step(step, lens, lens)
         live.recorders = []
         if len(recorder.waiting) > 1000:
             recorder.waiting.clear()  # A file's worth; another thread writes it.
@@ -99,14 +102,14 @@ def _recorder_us(live: LivePolicy, geometry: Geometry, requests: int, rounds: in
     return recorded_us - plain_us
 
 
-def _tpots(live: LivePolicy, geometry: Geometry, requests: int) -> dict[str, float]:
-    """Medians of runs that take turns, as others may use the machine."""
+def _tpots(live: LiveServer, geometry: Geometry, requests: int) -> dict[str, float]:
+    """Medians of interleaved runs, as others may use the machine."""
     runs = [[_tpot_p99_ms(live, geometry, requests, record) for record in (False, True)] for _ in range(REPEATS)]
     plain, recorded = (median(column) for column in zip(*runs, strict=True))
     return {"tpot_p99_ms": round(plain, 4), "recorded_tpot_p99_ms": round(recorded, 4)}
 
 
-def _tpot_p99_ms(live: LivePolicy, geometry: Geometry, requests: int, record: bool) -> float:
+def _tpot_p99_ms(live: LiveServer, geometry: Geometry, requests: int, record: bool) -> float:
     """Over answers of ``ANSWER_STEPS`` steps of ``TOKENS`` tokens, one of which ends with every step."""
     now = batch(requests)
     confidence = _arguments(requests)["confidence"]
@@ -126,10 +129,10 @@ def _tpot_p99_ms(live: LivePolicy, geometry: Geometry, requests: int, record: bo
         ends_s = np.zeros(STEPS + 1)
         ends_s[0] = time.perf_counter()
         for i in range(STEPS):
-            step = live.begin(now, geometry)
+            step = live.begin_step(now, geometry)
             time.sleep(STEP_S)
             step.drafted, step.confidence = True, confidence
-            live.observe(step, lens, lens)
+            live.end_step(step, lens, lens)
             ends_s[i + 1] = time.perf_counter()
         ended.set()
         writer.join()
@@ -150,7 +153,7 @@ def _arguments(requests: int) -> dict[str, torch.Tensor]:
 
 
 def _medians_us(calls: Sequence[Callable[[], None]], rounds: int, block: int = 10) -> list[float]:
-    """Medians of blocks of calls that take turns, so that a busy machine slows them alike."""
+    """Medians of interleaved blocks of calls, so that a busy machine slows them alike."""
     times: list[list[float]] = [[] for _ in calls]
     for turn in range(rounds // block + 2):
         for call, kept in zip(calls, times, strict=True):

@@ -10,7 +10,7 @@ from dspark_simulator.engines.slots import emit
 from dspark_simulator.state import CAP_ACCEPT, STATIC, Record
 from sglang_dspark.jit import njit
 from sglang_dspark.policy.record import Rule
-from sglang_dspark.policy.rule import admit, drops_schedule, fits, pad, plan, plan_beside_prompts
+from sglang_dspark.policy.rule import admit, compute_budget, compute_budget_beside_prompts, drops_schedule, fits, pad
 
 
 @njit(cache=True)
@@ -35,9 +35,9 @@ def decide(
     else:
         lagged = lag_ring.lagged(state, flags.lag)
         if flags.mixes:
-            tier, s.cap, draft = plan_beside_prompts(rule, lagged, context, slo_class, s.prefill_tokens)
+            tier, s.cap, draft = compute_budget_beside_prompts(rule, lagged, context, slo_class, s.prefill_tokens)
         else:
-            tier, s.cap, draft = plan(rule, lagged, context, slo_class)
+            tier, s.cap, draft = compute_budget(rule, lagged, context, slo_class)
     # Beyond the last captured graph, stock SGLang drops its schedule and verifies whole blocks eagerly
     # (``ragged_layout_exceeds_captured_grid``).
     dropped = flags.stock == 1 and flags.speculative == 1 and not fits(rule, running, tier)
