@@ -1,4 +1,4 @@
-"""Shapes of models from their ``config.json``: reduced configurations with known sizes, and what is refused."""
+"""Shapes from ``config.json``: reduced configurations with known sizes, and refusals."""
 
 from __future__ import annotations
 
@@ -250,7 +250,7 @@ def test_an_encoder_of_unknown_size_is_refused() -> None:
 
 
 def test_tied_embeddings_are_stored_once() -> None:
-    """Without a class, transformers ties; mixtures and latents do not, whose classes nearly all say so."""
+    """Without a field, embeddings are tied, except in mixtures and with latents."""
     untied = read_here(QWEN3_8B).weight_bytes()
     table = 2 * 4096 * 151936
     assert untied - read_here(QWEN3_8B | {"tie_word_embeddings": True}).weight_bytes() == table
@@ -268,7 +268,7 @@ def test_multi_token_prediction_is_left_out_and_said() -> None:
     assert any("multi-token-prediction" in note for note in model.notes)
 
 
-# --- what a class knows
+# --- defaults of configuration classes
 
 
 def test_the_class_says_what_the_config_leaves_out() -> None:
@@ -329,7 +329,7 @@ def test_what_it_cannot_use_is_named(tmp_path: Path, content: Any, said: list[st
 
 
 def test_a_layout_is_refused_before_a_field_is_missed() -> None:
-    """Else a person adds the field, and gets a plan of another model."""
+    """The error must not suggest adding a field, which would give a plan of another model."""
     config = {name: value for name, value in MOE.items() if name != "num_experts_per_tok"}
     with pytest.raises(InputError, match="hash_heads: 8 belongs to a layout that is not supported"):
         read_here(config | {"hash_heads": 8})

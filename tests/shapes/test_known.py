@@ -1,4 +1,4 @@
-"""Shapes of known models against the sizes that their makers publish."""
+"""Shapes of known models against published sizes."""
 
 from __future__ import annotations
 

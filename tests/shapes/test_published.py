@@ -1,4 +1,4 @@
-"""Sizes of public models from the fields of their configurations, against what their makers publish.
+"""Sizes of public models from their configurations, against published sizes.
 
 ``data/published_models.csv`` has for each model its published figures in billions of parameters and GB, where they and
 the configuration were read, and the fields of the configuration that a shape needs.
@@ -40,7 +40,7 @@ def test_sizes_are_the_published_ones(row: dict[str, Any]) -> None:
 
 
 def test_parameters_are_those_of_the_models_code() -> None:
-    """The reference implementations of ``transformers``, built without memory from their classes' own defaults."""
+    """Parameters of the reference implementations of ``transformers``, built on the meta device."""
     torch = pytest.importorskip("torch")
     pytest.importorskip("transformers")
     from transformers import AutoModelForCausalLM

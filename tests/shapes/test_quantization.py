@@ -1,4 +1,4 @@
-"""What checkpoints of each quantisation store, module by module, against sizes computed by hand."""
+"""Stored sizes of modules under each quantisation, against sizes computed by hand."""
 
 from __future__ import annotations
 
@@ -154,7 +154,7 @@ def test_only_the_experts() -> None:
 
 
 def test_groups_with_schemes_of_their_own() -> None:
-    """A named target comes before a class of modules."""
+    """A named target takes precedence over a class of modules."""
     fp8 = scheme(8, "float") | {"input_activations": ACTIVATIONS}
     experts = scheme(4, "float", group_size=16) | {"targets": ["re:.*mlp.experts.*"]}
     model = quantized(MOE, compressed(fp8, experts))

@@ -1,4 +1,4 @@
-"""Deployments small enough to predict by hand, and an engine whose steps a test takes one at a time."""
+"""Small deployments with results that follow by hand, and an engine that a test runs step by step."""
 
 from __future__ import annotations
 
@@ -24,13 +24,13 @@ FLAT = (0.0,) * MAX_GAMMA
 
 
 def drafter(p: float) -> AcceptanceModel:
-    """A drafter whose every token is accepted with probability ``p``, and whose head says so."""
+    """A drafter with acceptance probability ``p`` at every token, and a head that predicts exactly ``p``."""
     logit = 100.0 if p == 1.0 else -100.0 if p == 0.0 else math.log(p / (1.0 - p))
     return _drafter(Domain(mean=logit, ability=0, persistence=0, variation=0, knee=100, stretch=1, offsets=FLAT))
 
 
 def uneven_drafter() -> AcceptanceModel:
-    """A drafter whose tokens differ, by request, along the output and one by one, but not by position in a block."""
+    """A drafter whose acceptance varies by request, along the output and by token, but not by position in a block."""
     return _drafter(Domain(mean=0.8, ability=0.7, persistence=0.6, variation=1, knee=2, stretch=2, offsets=FLAT))
 
 
@@ -59,7 +59,7 @@ def step_cost(
     eager_per_token_s: float = 0.0,
     **fields: Any,
 ) -> CurveCost:
-    """Steps that take ``step_s + per_token_s * tokens``, prefills alike; eager ones from ``eager_s`` on."""
+    """Cost model with ``step_s + per_token_s * tokens`` per step, and likewise for prefills and eager steps."""
     at = (1, 1001)
     return CurveCost.model_validate(
         {
@@ -98,7 +98,7 @@ def a_scenario(
     max_s: float = 1e6,
     **fields: Any,
 ) -> Scenario:
-    """A scenario of one replica that has none of the packaged scenarios' detail."""
+    """A minimal scenario with one replica."""
     return Scenario(
         name="by hand",
         model="none",
@@ -113,7 +113,7 @@ def a_scenario(
 
 
 class Step(NamedTuple):
-    """One step of a :class:`Bench`, as the step log has it; requests and KV are what it leaves behind."""
+    """One step of a :class:`Bench`, with the fields of the step log; requests and KV at its end."""
 
     kind: str
     running: int
@@ -127,7 +127,7 @@ class Step(NamedTuple):
 
 
 class Bench:
-    """One replica whose requests are handed in, and whose steps are taken, by a test. Ids count from 0."""
+    """One replica to which a test sends requests and whose steps it runs. Request ids count from 0."""
 
     def __init__(
         self,
@@ -160,7 +160,7 @@ class Bench:
         self.sent = 0
 
     def send(self, prompt: int, output: int, *, cached: int = 0, slo_class: int = 0) -> int:
-        """A request that arrives now; returns its id."""
+        """Send a request now; returns its id."""
         prompt, output, most = self.receive(prompt, output, self.max_new[slo_class], self.kv_tokens)
         waiting = Waiting(self.sent, self.now_s, prompt, output, most, slo_class, cached)
         self.queue = enqueue(self.state, self.queue, waiting)
@@ -168,7 +168,7 @@ class Bench:
         return self.sent - 1
 
     def step(self) -> Step:
-        """Runs one step; its time is 0 where there is nothing to run."""
+        """Run one step; its time is 0 if the engine is idle."""
         step_s, ended = self.advance(
             self.state, self.queue, self.flags, self.rule, self.cost, self.acceptance, self.metrics, self.now_s
         )
@@ -196,10 +196,10 @@ class Bench:
             step = self.step()
             if self.metrics[0]["retracted"]:
                 return step
-        raise AssertionError(f"nothing was retracted in {limit} steps; the last: {step}")
+        raise AssertionError(f"no retraction in {limit} steps; the last: {step}")
 
     def drain(self, limit: int = 100_000) -> list[Step]:
-        """Steps until nothing is left to do."""
+        """Steps until the engine is idle."""
         done: list[Step] = []
         while len(done) < limit:
             step = self.step()
@@ -213,13 +213,13 @@ class Bench:
         return dict(zip(self._running("id"), self._running("produced"), strict=True))
 
     def waiting(self, last: int | None = None) -> Record:
-        """QUEUED [n], the next one first; the ``last`` ones only where given."""
+        """Waiting requests, QUEUED [n] in order; only the ``last`` ones if given."""
         queued = int(self.state[0]["queued"])
         rows = np.roll(self.queue, -int(self.state[0]["queue_head"]))[:queued]
         return rows if last is None else rows[queued - last :]
 
     def lengths(self) -> list[int]:
-        """Verify lengths of the last step, where no request has left since."""
+        """Verify lengths of the last step, if no request has left since."""
         return self._running("length")
 
     def _running(self, field: str) -> list[int]:

@@ -1,4 +1,4 @@
-"""A second opinion on the simulated SGLang engine: its scheduler once more, in plain Python.
+"""Second implementation of SGLang's scheduler in plain Python, to check the simulated engine.
 
 Written from sglang 0.5.23 (``event_loop_normal`` of ``managers/scheduler.py``, first come first served, pages of one
 token, one rank), not from the simulator, of which it reads the server's flags and nothing else. Requests, accepted
@@ -25,7 +25,7 @@ Verdict = Literal["continue", "no token", "other"]  # ``AddReqResult``
 
 @dataclass(eq=False)
 class Request:
-    """A request as its client sends it, and how far it is.
+    """A request and its progress.
 
     Attributes:
         cached: Tokens that are in the prefix cache, if ``prefix`` is; always, if that is None.
@@ -95,7 +95,7 @@ def min_free_slots(server: Server) -> int:
 
 
 class PrefillAdder:
-    """``PrefillAdder`` and ``PrefillBudget``: what may still join a prefill batch."""
+    """``PrefillAdder`` and ``PrefillBudget``: room for more requests in a prefill batch."""
 
     def __init__(self, scheduler: Scheduler) -> None:
         self.scheduler = scheduler
@@ -119,7 +119,7 @@ class PrefillAdder:
         return "other" if self.rem_input_tokens <= 0 or self.rem_chunk_tokens <= 0 else "continue"
 
     def add_chunked_req(self, request: Request) -> Request | None:
-        """Goes on with a prompt; returns it where more of it is left."""
+        """Continue a prompt; returns it if it is still incomplete."""
         limit = min(self.rem_chunk_tokens, int(self.remaining_total))
         if limit <= 0:
             limit = self.rem_chunk_tokens
@@ -147,7 +147,7 @@ class PrefillAdder:
         return self.budget_state()
 
     def _commit(self, request: Request, tokens: int, whole: bool) -> None:
-        """``_update_prefill_budget``: with a page on top, and all the output that it may have, whatever it has."""
+        """``_update_prefill_budget``: with one more page, and with the whole possible output."""
         self.can_run.append((request, tokens))
         self.current_offset += tokens + 1
         self.total_offset += tokens + 1 + (min(request.max_new_tokens, CLIP_MAX_NEW_TOKENS) if whole else 0)
@@ -211,7 +211,7 @@ class Scheduler:
             request.cached = 0 if held is None else request.cached
 
     def _enqueue(self, request: Request) -> bool:
-        """``_add_request_to_queue``, where retracted requests come by too, with ``_abort_on_queued_limit``."""
+        """``_add_request_to_queue``, also for retracted requests, with ``_abort_on_queued_limit``."""
         most = self.server.max_queued_requests
         if most is not None and len(self.waiting) + 1 > most:
             self.aborted.append(request.id)
@@ -220,7 +220,7 @@ class Scheduler:
         return True
 
     def step(self) -> Row | None:
-        """``get_next_batch_to_run`` and the batch that it gives, if any."""
+        """``get_next_batch_to_run`` and its batch, if any."""
         joining = [r for r in self.last_prefill if r is not self.chunked and not r.done]
         staying = [r for r in self.running if not r.done]
         # The flag belongs to the running batch; an empty one is replaced by the batch that joins.
@@ -369,7 +369,7 @@ class Scheduler:
     # Results
 
     def allocate(self, request: Request, tokens: int) -> None:
-        """Gives a request KV up to ``tokens``; what it has stays."""
+        """Allocate KV of a request up to ``tokens``; it never shrinks."""
         self.free -= max(0, tokens - request.allocated)
         request.allocated = max(request.allocated, tokens)
 

@@ -76,7 +76,7 @@ def simulate(
     model: AcceptanceModel, domain: str, gamma: int = 7, threshold: float = 0.0, of_survival: bool = False,
     requests: int = REQUESTS,
 ) -> Blocks:  # fmt: skip
-    """Answers of ``domain``, each block cut at the first draft whose confidence is below ``threshold``."""
+    """Simulated answers of ``domain``, with each block cut at the first draft with confidence below ``threshold``."""
     most = requests * TOKENS if threshold == 0.0 else 0
     survival, accepted = np.empty((most, gamma), np.float32), np.empty(most, np.int64)
     blocks, emitted, verified = _simulate(
@@ -190,7 +190,7 @@ def key(seed: int, request: int) -> np.uint64:
 
 
 def drafter(**fields: Any) -> dict[str, Any]:
-    """A head that says exactly what it knows of one domain, ``text``, with no spread unless given."""
+    """A model with a calibrated head and one domain, ``text``, without spread by default."""
     gamma = fields.pop("gamma", 8)
     domain = {"mean": 1.0, "ability": 0.0, "persistence": 0.0, "variation": 0.0, "knee": 100.0, "stretch": 1.0}
     domain["offsets"] = [0.0] * gamma

@@ -1,4 +1,4 @@
-"""The simulator against queueing theory and against what can be computed without it."""
+"""The simulator against queueing theory and closed forms."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def test_sglang_throughput_of_a_closed_loop(clients: int, captured: int) -> None
 
 @pytest.mark.parametrize(("clients", "captured"), [(1, 1), (8, 8), (10, 16), (48, 48)])
 def test_vllm_throughput_of_a_closed_loop(clients: int, captured: int) -> None:
-    """A one-token prompt costs its step what a decoding request does, so every step makes N tokens, whatever ends."""
+    """A one-token prompt costs as much as a decoding request, so every step produces N tokens."""
     scenario = a_scenario(
         Closed(clients=clients), a_class(1, Uniform(min=1, max=60)), cost=COST, requests=30 * clients, warmup=clients
     )
@@ -58,7 +58,7 @@ def test_vllm_throughput_of_a_closed_loop(clients: int, captured: int) -> None:
 
 
 def test_sglang_closed_loop_with_random_lengths() -> None:
-    """Against the loop written down: requests that ended are replaced in a prefill step, else all decode."""
+    """Against an explicit loop: finished requests are replaced in a prefill step, otherwise all decode."""
     clients, requests, warmup = 16, 600, 100
     scenario = a_scenario(
         Closed(clients=clients), a_class(1, Uniform(min=2, max=60)), cost=COST, requests=requests, warmup=warmup
@@ -93,7 +93,7 @@ def test_sglang_closed_loop_with_random_lengths() -> None:
 
 
 def moments(p: float, drafts: int) -> tuple[float, float]:
-    """Mean and variance of the tokens of a round: a geometric run of drafts, cut at ``drafts``, and one more."""
+    """Mean and variance of the tokens per round: a geometric run of drafts, cut at ``drafts``, plus one."""
     lengths = np.arange(1, drafts + 2)
     chances = p ** (lengths - 1) * np.where(lengths <= drafts, 1 - p, 1.0)
     mean = float(lengths @ chances)
@@ -133,9 +133,18 @@ def test_accepted_lengths_are_geometric() -> None:
 
 
 def at_batch_one(service_s: float, requests: int) -> Scenario:
-    """Half of the server's time is asked for."""
+    """A load of half the server's capacity."""
     rate_per_s = 0.5 / service_s
     return a_scenario(Poisson(rate_per_s=rate_per_s), a_class(1, 2), cost=step_cost(prefill_s=0.02), requests=requests)
+
+
+def mean_wait_s(scenario: Scenario, service_s: float, seed: int) -> float:
+    """Mean waiting time before a server with constant service time, by Lindley's recursion on the same arrivals."""
+    waited_s, sum_s = 0.0, 0.0
+    for gap_s in np.diff(arrivals(scenario, seed, scenario.run.requests)):
+        waited_s = max(waited_s + service_s - gap_s, 0.0)
+        sum_s += waited_s
+    return sum_s / scenario.run.requests
 
 
 @pytest.mark.parametrize(("engine", "prefill_s", "service_s"), [("sglang", 0.02, 0.03), ("vllm", 0.01, 0.02)])
@@ -144,22 +153,23 @@ def test_waiting_times_follow_lindley(engine: str, prefill_s: float, service_s: 
     requests = 10_000
     scenario = at_batch_one(service_s, requests)
     result = simulate(scenario, plain(engine=engine, max_running_requests=1), seed=1)
-    waited_s, sum_s = 0.0, 0.0
-    for gap_s in np.diff(arrivals(scenario, 1, requests)):
-        waited_s = max(waited_s + service_s - gap_s, 0.0)
-        sum_s += waited_s
-    assert result.ttft.mean_s - prefill_s == pytest.approx(sum_s / requests, rel=1e-9)
+    waited_s = mean_wait_s(scenario, service_s, seed=1)
+    assert result.ttft.mean_s - prefill_s == pytest.approx(waited_s, rel=1e-9)
     assert result.tpot.mean_s == pytest.approx(0.01)
     assert result.utilisation == pytest.approx(0.5, rel=0.02)
 
 
 def test_waiting_time_of_m_d_1() -> None:
-    """Pollaczek and Khinchine: rho S / (2 (1 - rho)). The mean of so many requests has a standard error of 0.8 %."""
+    """Pollaczek and Khinchine: rho S / (2 (1 - rho)). The standard error of the mean over five seeds is 0.8 %.
+
+    One seed is simulated, and the others follow by the recursion that the simulation agrees with.
+    """
     service_s = 0.03
     scenario = at_batch_one(service_s, 50_000)
-    arm = plain(max_running_requests=1)
-    waited_s = np.mean([simulate(scenario, arm, seed=seed).ttft.mean_s - 0.02 for seed in range(5)])
-    assert waited_s == pytest.approx(service_s / 2, rel=0.02)
+    waited_s = [mean_wait_s(scenario, service_s, seed) for seed in range(5)]
+    simulated_s = simulate(scenario, plain(max_running_requests=1), seed=0).ttft.mean_s - 0.02
+    assert simulated_s == pytest.approx(waited_s[0], rel=1e-9)
+    assert np.mean(waited_s) == pytest.approx(service_s / 2, rel=0.02)
 
 
 def in_system(log: list[StepLog], at_s: np.ndarray) -> float:
@@ -209,7 +219,7 @@ def test_littles_law_of_the_result() -> None:
 @pytest.mark.parametrize("speculative", [False, True])
 @pytest.mark.parametrize("engine", ["sglang", "vllm"])
 def test_overheads_add_up_by_server_and_request(engine: str, speculative: bool) -> None:
-    """Every step waits for its server's overhead and for that of its requests, whether they decode or join."""
+    """Every step includes the overhead per step and per request, decoding or joining."""
     host = {"overhead_s": 0.004, "request_s": 1e-4, "plain": {"overhead_s": 0.001, "request_s": 3e-4}}
     step_s, request_s = (0.004, 1e-4) if speculative else (0.001, 3e-4)
     fields = {"engine": engine, "speculative": speculative, "gamma": 3, "max_running_requests": 64}

@@ -1,4 +1,4 @@
-"""Cost models against upstream's look-ups, published measurements and closed forms computed by hand."""
+"""Cost models against upstream's look-ups, published measurements and closed forms."""
 
 from __future__ import annotations
 
@@ -121,7 +121,7 @@ def medians(part: str, region: str) -> dict[int, float]:
 
 
 def interpolated(probes: Sequence[int], values: Sequence[float], x: float) -> float:
-    """Upstream's clamped interpolation, written again."""
+    """Independent implementation of upstream's clamped interpolation."""
     if x <= probes[0]:
         return values[0]
     if x >= probes[-1]:
@@ -147,7 +147,7 @@ def test_steps_of_a_rate_table_are_linear_between_its_probes() -> None:
     for tokens in [*range(1, 130), 511, 512]:
         wanted = interpolated(probes, seconds, tokens)
         assert verify_s(cost, tokens, True, 0, 1) == pytest.approx(wanted, rel=1e-12)
-    # Past the last probe a step goes on growing as it did over the upper half.
+    # Beyond the last probe a step grows with the slope of the upper half.
     slope = (seconds[3] - seconds[2]) / (512 - 100)
     for tokens in (513, 5000):
         assert verify_s(cost, tokens, True, 0, 1) == pytest.approx(seconds[3] + slope * (tokens - 512), rel=1e-12)
@@ -405,7 +405,7 @@ def test_context_reads_the_kv_of_every_token() -> None:
 
 @pytest.mark.parametrize(("gpu", "rate"), [("A100", 312e12), ("H200", 989.4e12), ("B200", 9000e12)])
 def test_weights_in_a_format_that_the_gpu_lacks_are_multiplied_in_bf16(gpu: str, rate: float) -> None:
-    """FP4 weights: read as half a byte everywhere, multiplied at four times the rate where the GPU can."""
+    """FP4 weights: half a byte to read on every GPU, four times the rate on a GPU that multiplies FP4."""
     stored = {"format": "fp4", "bytes_per_weight": 0.5625}
     cost = roofline(gpu, {**TINY, **stored}, **IDEAL).tabulate()
     layers = 2 * (64 * (4 + 2 * 2) * 16 + 4 * 16 * 64 + 3 * 64 * 256)

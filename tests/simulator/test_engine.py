@@ -23,7 +23,7 @@ def plain(**flags: object) -> Server:
 
 
 def decoding(server: Server, requests: int, **given: Any) -> Bench:
-    """A bench whose ``requests`` have just been prefilled and have far to go."""
+    """A bench with ``requests`` that have just been prefilled and have long outputs."""
     bench = Bench(server, **given)
     for _ in range(requests):
         bench.send(1, 10_000)
@@ -97,7 +97,7 @@ def test_what_a_last_chunk_leaves_goes_to_the_next_prompt() -> None:
 
 
 def test_max_prefill_tokens_ends_a_prefill_batch() -> None:
-    """``PrefillAdder`` stops once the tokens are spent; the prompt that overspends them still goes whole."""
+    """``PrefillAdder`` stops once the tokens are used up; the prompt that exceeds them still runs whole."""
     bench = Bench(plain(max_prefill_tokens=10))
     for _ in range(3):
         bench.send(6, 5)
@@ -344,7 +344,7 @@ def test_a_refused_queue_waits_for_a_request_to_leave() -> None:
 
 
 def test_max_new_tokens_is_capped_to_what_the_pool_holds() -> None:
-    """``Scheduler`` lowers what a client asks for to what fits beside its prompt, so a long limit is no refusal."""
+    """``Scheduler`` lowers ``max_new_tokens`` to the room beside the prompt, so a large value is not refused."""
     bench = Bench(PLAIN, kv_tokens=200, classes=(a_class(max_new_tokens=10_000),))
     bench.send(10, 5)
     bench.drain()
@@ -353,7 +353,7 @@ def test_max_new_tokens_is_capped_to_what_the_pool_holds() -> None:
 
 
 def test_new_token_ratio_stands_still_in_mixed_steps() -> None:
-    """Only ``update_running_batch`` lets it decay, and a step with a prefill does not come there."""
+    """Only ``update_running_batch`` decays it, and steps with a prefill do not call it."""
     bench = Bench(plain(enable_mixed_chunk=True, chunked_prefill_size=60, max_running_requests=48))
     bench.send(1, 50)
     bench.steps(3)
@@ -576,7 +576,7 @@ def test_new_token_ratio_after_the_last_request_was_aborted() -> None:
 
 @pytest.mark.parametrize("outputs", [(3, 20, 20), (20, 3, 20)])
 def test_retraction_takes_the_last_among_equals(outputs: tuple[int, ...]) -> None:
-    """The last in the order of the batch, in whichever slot it is: the first or the second."""
+    """The last request in the order of the batch, in the first or second slot."""
     # The short one leaves, the other two fill the 40 tokens with 16 each.
     bench = Bench(plain(schedule_conservativeness=0.1), kv_tokens=40)
     for output in outputs:
@@ -766,7 +766,7 @@ def test_past_the_last_graph_the_plugin_does_what_the_belief_says(
     belief = sps_additive(cost.tabulate(), 8, 64)
     bench = decoding(server, 5, cost=cost, policy=Fixed(length=2), belief=belief, acceptance=drafter(p))
     first, *_, last = bench.steps(4)
-    # What nobody has seen yet counts as certain.
+    # Requests without confidences count as certain.
     assert first.tier == 40
     assert bench.lengths() == lengths
     assert last.tier == 5 + sum(lengths)

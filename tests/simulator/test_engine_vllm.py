@@ -122,8 +122,8 @@ def test_the_youngest_is_preempted_to_the_front_of_the_queue() -> None:
     assert bench.metrics[0]["retracted"] == 1
 
 
-def test_a_step_that_preempts_admits_nobody() -> None:
-    """``Scheduler.schedule`` looks at the waiting queue only where nothing was preempted."""
+def test_a_step_that_preempts_admits_nothing() -> None:
+    """``Scheduler.schedule`` admits from the waiting queue only in steps without preemption."""
     bench = Bench(vllm(gamma=7), kv_tokens=100)
     bench.send(70, 1000)
     bench.send(5, 1000)

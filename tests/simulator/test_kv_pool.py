@@ -1,4 +1,4 @@
-"""What server flags take from the KV pool: by hand, monotone, and nothing at the flags at which the pool was stated."""
+"""KV pool memory taken by server flags: computed by hand, monotone, and none at the stated flags."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def test_flags_by_hand() -> None:
 
 
 def test_a_small_chunk_costs_the_least_reserve() -> None:
-    """10 GiB are kept on a large GPU, and activations of 2,048 tokens at least."""
+    """A reserve of at least 10 GiB on a large GPU, and of activations for at least 2,048 tokens."""
     kept = 640 * MIB + 1.5 * MIB * 8192 + 2 * MIB * 64 - 10240 * MIB
     for chunk in (1024, 2048, 4096):
         assert pool(chunked_prefill_size=chunk) == 500_000 + int(kept / 100_000)

@@ -1,4 +1,4 @@
-"""What a change of a scenario must do to its result, where nobody knows the result itself."""
+"""Metamorphic tests: effects of changes to a scenario on its result, where the result itself is unknown."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def run(scenario: Scenario, arm: Arm, seed: int = 3) -> tuple[Result, list[StepL
 
 
 def packaged(**update: Any) -> Scenario:
-    """A packaged scenario, with all its kinds of times, short and under load."""
+    """A packaged scenario with all kinds of times, short and under load."""
     scenario = scenarios.load(scenarios.DEFAULT).model_copy(
         update={"run": Run(requests=300, warmup_requests=40), "loads": (1.0,), **update}
     )
@@ -46,7 +46,7 @@ def packaged(**update: Any) -> Scenario:
 
 
 def factor(name: str, by: float) -> float:
-    """What a quantity grows by where all times do, by the unit in its name."""
+    """Factor of a quantity when all times are scaled, by the unit in its name."""
     if name.endswith(("per_s", "tok_s")):
         return 1.0 / by
     return by if name == "seconds" or name.endswith("_s") or "_s_per_" in name else 1.0
@@ -65,7 +65,7 @@ def slowed(value: Any, by: float, name: str = "") -> Any:
 
 @BY_NAME
 def test_times_scaled_by_three_scale_the_result(arm: Arm) -> None:
-    """All of it: the profile, arrivals and SLOs. Steps and tokens are the same to the last one."""
+    """Scales the profile, arrivals and SLOs; steps and tokens stay exactly the same."""
     scenario = packaged()
     slow = Scenario.model_validate(slowed(scenario.model_dump(), 3.0))
     (result, log), (slow_result, slow_log) = run(scenario, arm), run(slow, arm)
@@ -89,7 +89,7 @@ def test_times_scaled_by_three_scale_the_result(arm: Arm) -> None:
 @BY_NAME
 @pytest.mark.parametrize("place", [0, 1, 2])
 def test_a_class_without_requests_changes_nothing(arm: Arm, place: int) -> None:
-    """Wherever it stands, and whatever it would ask for: the others' requests and acceptances are their own."""
+    """At any position and with any lengths: requests and acceptances of the other classes do not change."""
     classes = [
         a_class(Uniform(min=1, max=200), Uniform(min=1, max=80), name="short"),
         a_class(Uniform(min=1, max=900), Uniform(min=1, max=20), name="long", share=0.5, cached_prefix=0.5, prefixes=2),
@@ -176,7 +176,7 @@ def ends_ms(bench: Bench, *requests: tuple[int, int, int]) -> list[int]:
 
 @pytest.mark.parametrize(("kv_tokens", "ends"), [(25, [70, 90, 90]), (60, [110, 50, 80])])
 def test_more_memory_can_cost_a_prefill(kv_tokens: int, ends: list[int]) -> None:
-    """Two short requests that come while a long one runs.
+    """Two short requests that arrive while a long one runs.
 
     Where they find no room beside it they share a prefill once it has left, and all is done after 90 ms. Where they do,
     each interrupts it with a prefill of its own: 110 ms.

@@ -79,7 +79,7 @@ def test_mi350xs_throughput_is_the_published_one() -> None:
 
 
 def test_h200s_verify_all_throughput_is_the_published_one() -> None:
-    """sgl-project/sglang#35413, with prompts and lengths of which nothing is published."""
+    """sgl-project/sglang#35413; its prompts and lengths are not published."""
     scenario = load("h200-qwen3-8b")
     for clients, throughput_tok_s, accepted in ((48, 7476, 3.76), (64, 8511, 3.78)):
         server = scenario.server.model_copy(update={"max_running_requests": clients, "gamma": 7})
@@ -100,7 +100,7 @@ def test_a_small_mixture_of_experts_on_two_h100(clients: int, throughput_tok_s: 
 
 
 def test_a_drafter_that_was_evaluated_is_taken_as_it_is(tmp_path: Path) -> None:
-    """A scenario's drafter quality is of the acceptance model that it had."""
+    """A new acceptance model resets the scenario's drafter quality."""
     path = tmp_path / "acceptance.yaml"
     path.write_text(yaml.safe_dump(packaged().model_dump(mode="json")))
     scenario = load("b300-v4flash")
@@ -121,7 +121,7 @@ def test_loads_past_the_measured_curve_are_said_to_be_extrapolated() -> None:
 
 
 def test_prefill_is_captured_as_sglang_captures_it() -> None:
-    """On CUDA kernels alone, up to 8,192 tokens with latent attention; eager on ROCm, where launches count."""
+    """Bound by kernels on CUDA, up to 8,192 tokens with latent attention; bound by launches on ROCm (eager)."""
     qwen, deepseek = known("Qwen3-8B"), known("DeepSeek-V4-Flash")
     assert qwen is not None and deepseek is not None
     launch_s = 0.5

@@ -44,7 +44,7 @@ COST = step_cost(
 
 @dataclass
 class Client:
-    """What the client of a request sees: when its tokens come."""
+    """Token times of a request as its client sees them."""
 
     request: Request
     arrival_s: float
@@ -53,7 +53,7 @@ class Client:
     last_s: float = math.nan
 
     def look(self, now_s: float, itl: NDArray[np.int64]) -> None:
-        """Takes what has come by now; tokens that come together share the gap before them."""
+        """Record the tokens up to now; tokens that arrive together share the gap before them."""
         new = self.request.produced - self.tokens
         if new > 0 and self.tokens == 0:
             self.first_s = now_s
@@ -70,7 +70,7 @@ class Client:
 
 
 class Case(NamedTuple):
-    """A scenario of one replica, its server, and the drafts that the server's planner gives every request."""
+    """A scenario of one replica, its server, and the verify length that its planner gives every request."""
 
     scenario: Scenario
     server: Server
@@ -79,7 +79,7 @@ class Case(NamedTuple):
 
 
 def arrivals_of(case: Case) -> Iterator[tuple[float, Request]]:
-    """The workload's requests as their clients send them, and when; a run that drains has a last one."""
+    """The workload's requests with their arrival times; a run that drains has a last one."""
     classes = case.scenario.workload.classes
     rows = itertools.chain.from_iterable(chunk.tolist() for chunk in case.scenario.workload.chunks(case.seed))
     for number, arrival_s, prompt, output, index, cached in rows:
@@ -108,7 +108,7 @@ def reference(case: Case) -> Scheduler:
 def steps_of(
     case: Case, scheduler: Scheduler, clients: dict[int, Client], itl: NDArray[np.int64]
 ) -> Iterator[tuple[float, Row]]:
-    """Runs the reference: its steps, and when each starts; ``clients`` and ``itl`` receive what its clients see."""
+    """Run the reference: its steps with their start times; ``clients`` and ``itl`` receive the client's view."""
     loop, arrivals = case.scenario.workload.clients, arrivals_of(case)
     now_s, upcoming = 0.0, next(arrivals, None)
     while True:
@@ -142,7 +142,7 @@ def simulated(case: Case) -> tuple[list[StepLog], Record]:
 
 
 def compare(case: Case) -> None:
-    """Every step, and what became of the requests; up to where SGLang itself would run out of memory."""
+    """Compares every step and the end of every request, up to where SGLang itself would run out of memory."""
     log, metrics = simulated(case)
     other = reference(case)
     clients: dict[int, Client] = {}

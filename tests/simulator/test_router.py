@@ -99,7 +99,7 @@ def test_requests_reach_their_replicas(router: str) -> None:
 
 
 def test_least_loaded_keeps_replicas_level() -> None:
-    """A closed loop of four clients on four replicas: each has exactly one, so nobody ever waits or shares a step."""
+    """A closed loop of four clients on four replicas: each has exactly one, so no request waits or shares a step."""
     scenario = a_scenario(Closed(clients=4), a_class(1, 5), requests=400, replicas=4, router="least_loaded")
     log: list[StepLog] = []
     result = simulate(scenario, PLAIN, log=log)
@@ -109,7 +109,7 @@ def test_least_loaded_keeps_replicas_level() -> None:
 
 
 def test_random_routing_makes_independent_queues() -> None:
-    """Four replicas at four times the rate: each is the M/D/1 queue that one alone is, waiting rho S / 2 (1 - rho)."""
+    """Four replicas at four times the rate: each is an M/D/1 queue with waiting time rho S / 2 (1 - rho)."""
     service_s, rho, replicas = 0.03, 0.5, 4
     rate_per_s = rho / service_s
     waited_s = {}

@@ -1,4 +1,4 @@
-"""Whether a run says that its backlog grew: never below the capacity, always far above it."""
+"""Detection of a growing backlog: never below the capacity, always far above it."""
 
 from __future__ import annotations
 
@@ -76,6 +76,6 @@ def test_a_burst_that_ends_is_not_growth() -> None:
 
 
 def test_the_first_filling_of_a_server_is_not_growth() -> None:
-    """From nothing to a level of 200 within one part of the run, and noise around it from then on."""
+    """A backlog that rises to 200 within one part of the run, followed by noise around that level."""
     level = 200 + np.random.default_rng(0).integers(-5, 6, 2000)
     assert not grows([*range(0, 200, 4), *level])

@@ -1,4 +1,4 @@
-"""Scenario files: the packaged ones, and one line that names file, field, value and remedy for each way to be wrong."""
+"""Scenario files: the packaged ones, and one-line errors with file, field, value and remedy."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ NAN = float("nan")
 
 
 def changed(*changes: tuple[tuple[str | int, ...], Any]) -> str:
-    """GOOD as YAML with fields set, or taken out where the value is GONE."""
+    """GOOD as YAML with fields set, or removed where the value is GONE."""
     content = copy.deepcopy(GOOD)
     for path, value in changes:
         at: Any = content
@@ -268,7 +268,7 @@ def test_seed_sets_never_meet() -> None:
 
 @pytest.mark.parametrize("count", [3, 8, 32])
 def test_truths_fill_each_range_evenly(count: int) -> None:
-    """One of each quantity in every part of its range, and no two quantities in step."""
+    """One value of each quantity in every part of its range, and no correlated quantities."""
     live = load("b300-v4flash").live
     truths = np.array(live.spread(count))
     for column, (_, (low, high)) in zip(truths.T, live, strict=True):

@@ -1,4 +1,4 @@
-"""Conservation, determinism and common random numbers, and what holds whatever the scenario."""
+"""Conservation, determinism, common random numbers, and invariants of random scenarios."""
 
 from __future__ import annotations
 
@@ -81,7 +81,7 @@ def test_another_process_finds_the_same() -> None:
 @pytest.mark.parametrize("engine", ["sglang", "vllm"])
 @pytest.mark.parametrize("kv_tokens", [300, 100_000])
 def test_tokens_and_memory_are_conserved(engine: str, kv_tokens: int) -> None:
-    """At every step: tokens out are those of finished, running and waiting requests; KV in use is what slots hold."""
+    """In every step, emitted tokens equal those of all requests, and KV in use equals that of the slots."""
     rng = np.random.default_rng(11)
     server = Server.model_validate({"engine": engine, "gamma": 3, "schedule_conservativeness": 0.2})
     bench = Bench(server, kv_tokens=kv_tokens)
@@ -116,7 +116,7 @@ def check_books(bench: Bench, outputs: list[int]) -> None:
 
 
 def test_a_full_queue_refuses_and_clients_go_on() -> None:
-    """A refused client sends its next request when the scheduler has answered, which is between two steps."""
+    """A refused client sends its next request once the scheduler has answered, between two steps."""
     scenario = a_scenario(Closed(clients=5), a_class(1, 2), requests=400)
     server = Server(speculative=False, max_running_requests=1, max_queued_requests=2)
     log: list[StepLog] = []
@@ -134,7 +134,7 @@ def test_a_full_queue_refuses_and_clients_go_on() -> None:
 
 
 def test_refused_requests_of_an_open_loop_met_nothing() -> None:
-    """An overloaded server: a request that is served has waited for no more than the queue holds."""
+    """On an overloaded server, a served request waited for at most the requests of a full queue."""
     scenario = a_scenario(Poisson(rate_per_s=100), a_class(1, 10), requests=300)
     server = Server(speculative=False, max_running_requests=2)
     limited, unlimited = (
@@ -168,7 +168,7 @@ def test_goodput_and_throughput_count_the_same_tokens() -> None:
 
 
 def test_the_acceptance_of_a_token_is_its_own() -> None:
-    """Whatever block a token falls into, from whatever start and of whatever gamma, it is accepted or it is not.
+    """Acceptance of a token is the same in every block, from any start and with any gamma.
 
     Here without offsets by position, which would lower or raise the chance that the same draw is held against.
     """
@@ -278,7 +278,7 @@ def test_max_s_cuts_a_run_short() -> None:
 
 
 def test_an_overload_ends() -> None:
-    """Retracted requests go behind a queue that grows for ever; the run must not follow it to ``max_s``."""
+    """Retracted requests queue behind an endlessly growing queue; the run must still end before ``max_s``."""
     scenario = a_scenario(
         Poisson(rate_per_s=300.0),
         a_class(Uniform(min=1, max=30), Uniform(min=1, max=60)),
@@ -327,7 +327,7 @@ def test_a_closed_loop_whose_requests_never_fit_ends() -> None:
         signal.signal(signal.SIGALRM, before)
 
 
-# Whatever the scenario
+# Random scenarios
 
 
 @st.composite
@@ -389,7 +389,7 @@ def classes(draw: st.DrawFn) -> RequestClass:
     )
 
 
-# Requests that even the smallest pool takes in, so that time goes on.
+# Requests that fit even the smallest pool, so that simulated time advances.
 TINY = a_class(Uniform(min=1, max=5), Uniform(min=1, max=5), name="tiny")
 
 ARRIVALS: st.SearchStrategy[Arrivals] = st.one_of(
@@ -533,7 +533,7 @@ def test_throughput_at_overload_is_that_of_a_long_run(name: str, speculative: bo
 
 @pytest.mark.parametrize("arrivals", [Closed(clients=3), Poisson(rate_per_s=50.0)])
 def test_a_run_that_drains_ends_with_its_last_request(arrivals: Arrivals) -> None:
-    """As benchmarks: so many requests, nothing behind them, and throughput over all of it."""
+    """Like benchmarks: a number of requests, nothing after them, and throughput over the whole run."""
     scenario = a_scenario(arrivals, a_class(1, 10), requests=7)
     scenario = scenario.model_copy(update={"run": Run(requests=7, warmup_requests=0, drain=True)})
     log: list[StepLog] = []
@@ -549,7 +549,7 @@ def test_a_run_that_drains_ends_with_its_last_request(arrivals: Arrivals) -> Non
 
 @pytest.mark.parametrize("rate_per_s", [10.0, 1e6])
 def test_load_goes_on_behind_the_measured_requests(rate_per_s: float) -> None:
-    """Up to as many again as are measured; every prompt is one token, so that prefilled tokens count requests."""
+    """At most twice the measured requests; prompts have one token, so prefilled tokens count requests."""
     scenario = a_scenario(Poisson(rate_per_s=rate_per_s), a_class(1, 200), requests=20, warmup=5)
     totals: list[Record] = []
     log: list[StepLog] = []
@@ -561,7 +561,7 @@ def test_load_goes_on_behind_the_measured_requests(rate_per_s: float) -> None:
 
 @pytest.mark.parametrize("slots", [1, 40])
 def test_the_queue_keeps_its_order_as_it_grows(slots: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    """From a size that its first requests fill, when some have left it already, against one that holds them all."""
+    """A queue that grows after some requests have left it, against one that holds all requests from the start."""
     scenario = small(requests=600, warmup=0).model_copy(
         update={"workload": small().workload.with_rate(1000.0 / slots), "run": Run(requests=600, warmup_requests=0)}
     )
@@ -585,7 +585,7 @@ def test_a_server_that_captures_nothing_pads_nothing(policy: AnyPolicy) -> None:
 
 
 def test_refusals_that_pass_while_one_request_is_served_are_no_measurement() -> None:
-    """Eight requests of a closed loop, five of them refused: what is served then was sent before or comes after."""
+    """Eight requests of a closed loop, five of them refused: those served were sent before or after the window."""
     scenario = a_scenario(Closed(clients=5), a_class(1, 2), requests=8)
     server = Server(speculative=False, max_running_requests=1, max_queued_requests=2)
     with pytest.raises(InputError, match="max_queued_requests: 2 refuses some of the 5 clients of a closed loop"):

@@ -12,7 +12,7 @@ from tests.published_data import published
 
 
 def naive_ece(survival: list[float], accepted: list[bool], bins: int) -> float:
-    """The definition, one bin after the other."""
+    """The definition, bin by bin."""
     total = 0.0
     for b in range(bins):
         inside = [k for k, s in enumerate(survival) if b / bins <= s < (b + 1) / bins or (s == 1.0 and b == bins - 1)]
@@ -23,7 +23,7 @@ def naive_ece(survival: list[float], accepted: list[bool], bins: int) -> float:
 
 
 def blocks(n: int, temperatures: list[float], seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
-    """Logits that are right once divided by ``temperatures``, and the prefixes accepted."""
+    """Logits that are calibrated after division by ``temperatures``, and the accepted prefixes."""
     rng = np.random.default_rng(seed)
     calibrated = rng.normal(1.0, 1.5, (n, len(temperatures)))
     accepted = rng.random(calibrated.shape) < 1.0 / (1.0 + np.exp(-calibrated))

@@ -1,4 +1,4 @@
-"""Workloads: the distributions asked for, rows that depend on the seed alone, and bad input."""
+"""Workloads: their distributions, rows that depend on the seed only, and bad input."""
 
 from __future__ import annotations
 
