@@ -1,4 +1,4 @@
-"""A trained pair to try things on: a small Qwen3 target and its DSpark drafter. README.md says how it was made."""
+"""A small trained pair for demos and tests: a Qwen3 target and its DSpark drafter; README.md states how it was built."""
 
 from __future__ import annotations
 

@@ -116,7 +116,7 @@ def converse(
         progress: Called after each batch with the conversations done and their total.
 
     Returns:
-        The rounds; every turn of a conversation is a request of its own.
+        The rounds; every turn of a conversation is a separate request.
     """
     stop = pair.target.stop_tokens()
     parts = []

@@ -85,7 +85,7 @@ IMPORTS: Final = (
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Build the kit, check it if asked, and return the exit code."""
+    """Build the kit, check it where requested, and return the exit code."""
     parser = argparse.ArgumentParser(prog="python -m sglang_dspark.gpu_check.kit", description=__doc__)
     parser.add_argument("--out", type=Path, default=Path("out/gpu-kit"), help="folder to make (default out/gpu-kit)")
     parser.add_argument("--limit-mb", type=float, default=LIMIT_MB, help=f"largest size (default {LIMIT_MB:g})")

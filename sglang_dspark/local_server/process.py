@@ -1,4 +1,4 @@
-"""A SGLang server of the demo pair in a process of its own on this machine."""
+"""A SGLang server of the demo pair in a subprocess on this machine."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Run by test_sglang.py in a process of its own: SGLang's models of drafters beside ours, on the same block.
+"""Run SGLang's draft models and ours on the same block; a subprocess of test_sglang.py.
 
 Prints a JSON object a line: a drafter's name, and the largest difference of each output. SGLang's attention backend and
 KV pool, which are not the model's, are replaced by a dictionary and one call of torch's attention.

@@ -1,4 +1,4 @@
-"""Small random targets and drafters of every family, sharper than initialisation makes them."""
+"""Small random targets and drafters of every family, scaled to sharper distributions than at initialisation."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Compact checkpoints: smaller, and the same drafter but for tokens that nobody has seen."""
+"""Compact checkpoints: smaller files, and equal drafters except for tokens without training."""
 
 from __future__ import annotations
 

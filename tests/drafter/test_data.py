@@ -1,4 +1,4 @@
-"""Prompts, answers and passages: what is read, what is gone on with, and what is refused."""
+"""Training data: reading, splitting, answering and tokenizing prompts, and refusals."""
 
 from __future__ import annotations
 

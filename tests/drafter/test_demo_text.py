@@ -1,4 +1,4 @@
-"""The corpus: what is held out is nowhere in what is trained on, and prompts are reproducible."""
+"""The corpus: training and held-out documents are disjoint, and prompts are reproducible."""
 
 from __future__ import annotations
 

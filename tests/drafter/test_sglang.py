@@ -1,4 +1,4 @@
-"""Our drafters are SGLang's: SGLang 0.5.23 reads their checkpoints, and its own model code gives the same outputs."""
+"""SGLang 0.5.23 reads our checkpoints, and its model classes give the same outputs as ours."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A sample of the vocabulary that stands for all of it in training."""
+"""Losses over a weighted sample of the vocabulary."""
 
 from __future__ import annotations
 

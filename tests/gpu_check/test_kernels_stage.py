@@ -1,4 +1,4 @@
-"""The stage that runs the kernels' tests and bench: what it makes of their outcomes, on stand-ins for both."""
+"""The stage of kernel tests and bench, with stand-ins for both."""
 
 from __future__ import annotations
 

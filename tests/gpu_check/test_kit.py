@@ -1,4 +1,4 @@
-"""The kit for a GPU: what it brings, what it refuses, and that one stage's fault leaves the next alone."""
+"""The GPU kit: its contents, its refusals, and the isolation of its stages."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a stage keeps: cells that fail, hang or find no time; and what its checks call equal."""
+"""A stage: failing, hanging and skipped cells, and the comparison of answers."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The stand-in for the CUDA build of ``sgl_kernel``: its functions against plain forms, and names that it lacks."""
+"""The stand-in for the CUDA build of ``sgl_kernel``: its functions against plain PyTorch, and absent names."""
 
 from __future__ import annotations
 

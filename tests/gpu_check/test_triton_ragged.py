@@ -1,4 +1,4 @@
-"""Triton attention over packed rows, interpreted, against plain attention and the CPU engine's backend."""
+"""Interpreted Triton attention over ragged rows against plain attention and the CPU engine's backend."""
 
 from __future__ import annotations
 

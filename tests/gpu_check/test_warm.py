@@ -1,4 +1,4 @@
-"""The kernels that are compiled beforehand are those that a server was seen to ask for."""
+"""The kernels compiled in advance are those that a server was seen to request."""
 
 from __future__ import annotations
 

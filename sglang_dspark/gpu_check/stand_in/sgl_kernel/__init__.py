@@ -1,7 +1,7 @@
 """A stand-in for the CUDA build of ``sgl_kernel``: the functions that serving a dense text model calls.
 
-The real package is compiled for one version of PyTorch. This one serves a GPU with another: norms and activations in
-PyTorch and one Triton kernel, and any other name, in whatever submodule, imports and raises when it is called.
+The real package is compiled for one version of PyTorch; the stand-in works with others. It implements norms and
+activations in PyTorch and one Triton kernel. Every other name, in any submodule, can be imported and raises when called.
 """
 
 from __future__ import annotations
