@@ -1,4 +1,4 @@
-"""A small trained pair for demos and tests: a Qwen3 target and its DSpark drafter; README.md states how it was built."""
+"""A small trained pair for demos and tests: a Qwen3 target and its DSpark drafter. README.md states its origin."""
 
 from __future__ import annotations
 

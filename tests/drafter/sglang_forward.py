@@ -38,7 +38,7 @@ ANCHOR = 37
 
 
 class Cache:
-    """Keys and values of the context, and attention over them and what comes now."""
+    """Keys and values of the context, and attention over them and the block's."""
 
     def __init__(self, causal: bool) -> None:
         self.context: dict[int, tuple[Tensor, Tensor]] = {}

@@ -201,7 +201,7 @@ def test_grouped_attention_is_sdpa() -> None:
 
 
 class Echo:
-    """Answers with what it was asked, and gives up where it is told to."""
+    """Answers with the prompt and its seed, and fails after ``patience`` answers."""
 
     name = "echo"
 

@@ -34,7 +34,7 @@ def ragged(attention: ModuleType) -> ModuleType:
 
 @pytest.fixture(autouse=True)
 def poisoned() -> Iterator[None]:
-    """Memory that nobody has written reads as NaN, so that what is left out shows."""
+    """Fill new memory with NaN, so that rows that are not written show."""
     before = torch.are_deterministic_algorithms_enabled()
     torch.use_deterministic_algorithms(True)
     yield
@@ -124,7 +124,7 @@ def attend(made: Any, step: Step, batch: Any) -> torch.Tensor:
 
 
 def check(step: Step, got: torch.Tensor, rows: int) -> None:
-    """The first ``rows`` rows are attention's; what a step wrote to the cache is in them."""
+    """The first ``rows`` rows equal plain attention, including keys and values that the step wrote to the cache."""
     torch.testing.assert_close(got[:rows].double(), step.expected()[:rows], rtol=0, atol=2e-6)
 
 

@@ -1,7 +1,8 @@
 """A stand-in for the CUDA build of ``sgl_kernel``: the functions that serving a dense text model calls.
 
 The real package is compiled for one version of PyTorch; the stand-in works with others. It implements norms and
-activations in PyTorch and one Triton kernel. Every other name, in any submodule, can be imported and raises when called.
+activations in PyTorch and one Triton kernel. Every other name, in any submodule, can be imported, and raises when
+called.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ def rmsnorm(
     out: torch.Tensor | None = None,
     enable_pdl: bool | None = None,
 ) -> torch.Tensor:
-    """``input / rms(input) * weight`` over the last dimension, computed in float32."""
+    """Compute ``input / rms(input) * weight`` over the last dimension, computed in float32."""
     result = F.rms_norm(input, weight.shape, weight, eps)
     return result if out is None else out.copy_(result)
 
@@ -38,7 +39,7 @@ def fused_add_rmsnorm(
     eps: float = 1e-6,
     enable_pdl: bool | None = None,
 ) -> None:
-    """``residual += input``, then ``input = rmsnorm(residual)``, both in place.
+    """Set ``residual += input``, then ``input = rmsnorm(residual)``, both in place.
 
     One kernel: a layer calls it twice, and separate launches would be a part of the step times that are measured.
 
@@ -81,7 +82,7 @@ def gemma_rmsnorm(
     out: torch.Tensor | None = None,
     enable_pdl: bool | None = None,
 ) -> torch.Tensor:
-    """As :func:`rmsnorm`, with ``1 + weight``."""
+    """Apply :func:`rmsnorm` with ``1 + weight``."""
     return rmsnorm(input, weight + 1, eps, out)
 
 
@@ -92,7 +93,7 @@ def gemma_fused_add_rmsnorm(
     eps: float = 1e-6,
     enable_pdl: bool | None = None,
 ) -> None:
-    """As :func:`fused_add_rmsnorm`, with ``1 + weight``."""
+    """Apply :func:`fused_add_rmsnorm` with ``1 + weight``."""
     fused_add_rmsnorm(input, residual, weight + 1, eps)
 
 
@@ -111,7 +112,7 @@ gelu_tanh_and_mul = _gated(lambda x: F.gelu(x, approximate="tanh"))
 
 
 def top_k_renorm_prob(probs: torch.Tensor, top_k: torch.Tensor | int) -> torch.Tensor:
-    """Keeps the probabilities of each row that are at least its ``top_k``-th largest, and divides by their sum.
+    """Keep the probabilities of each row that are at least its ``top_k``-th largest, and divide by their sum.
 
     Args:
         probs: float32 [R, V].
@@ -124,7 +125,7 @@ def top_k_renorm_prob(probs: torch.Tensor, top_k: torch.Tensor | int) -> torch.T
 
 
 def top_p_renorm_prob(probs: torch.Tensor, top_p: torch.Tensor | float) -> torch.Tensor:
-    """Keeps the largest probabilities of each row until their sum reaches ``top_p``, and divides by their sum.
+    """Keep the largest probabilities of each row until their sum reaches ``top_p``, and divide by their sum.
 
     Args:
         probs: float32 [R, V].
@@ -139,12 +140,12 @@ def top_p_renorm_prob(probs: torch.Tensor, top_p: torch.Tensor | float) -> torch
 
 
 def is_arch_support_pdl() -> bool:
-    """Whether kernels may start before the one before them has ended: from sm_90 on."""
+    """Return whether the GPU supports programmatic dependent launch (sm_90 and later)."""
     return torch.cuda.get_device_capability()[0] >= 9
 
 
-class _NotHere:
-    """A name that is imported and not called, its attributes included; a call raises and names it."""
+class _AbsentName:
+    """A name without an implementation: its attributes can be read, and calling it raises an error with the name."""
 
     def __init__(self, name: str) -> None:
         self._name = name
@@ -152,23 +153,23 @@ class _NotHere:
     def __call__(self, *arguments: object, **keywords: object) -> NoReturn:
         raise NotImplementedError(f"{self._name} has no stand-in in sglang_dspark.gpu_check")
 
-    def __getattr__(self, name: str) -> _NotHere:
-        return _not_here(self._name, name)
+    def __getattr__(self, name: str) -> _AbsentName:
+        return _absent_name(self._name, name)
 
-    def __or__(self, other: object) -> _NotHere:  # In annotations.
+    def __or__(self, other: object) -> _AbsentName:  # In annotations.
         return self
 
     __ror__ = __or__
 
 
-def _not_here(module: str, name: str) -> _NotHere:
+def _absent_name(module: str, name: str) -> _AbsentName:
     if name.startswith("__"):
         raise AttributeError(name)
-    return _NotHere(f"{module}.{name}")
+    return _AbsentName(f"{module}.{name}")
 
 
 class _Submodules(importlib.abc.MetaPathFinder, importlib.abc.Loader):
-    """Makes ``sgl_kernel.anything`` an importable module without content."""
+    """Make every ``sgl_kernel.NAME`` an importable module of absent names."""
 
     def find_spec(
         self, name: str, path: Sequence[str] | None, target: types.ModuleType | None = None
@@ -180,15 +181,15 @@ class _Submodules(importlib.abc.MetaPathFinder, importlib.abc.Loader):
     def create_module(self, spec: importlib.machinery.ModuleSpec) -> types.ModuleType:
         module = types.ModuleType(spec.name)
         here = {"is_arch_support_pdl": is_arch_support_pdl} if spec.name == "sgl_kernel.utils" else {}
-        module.__dict__.update(here, __getattr__=lambda name: _not_here(spec.name, name))
+        module.__dict__.update(here, __getattr__=lambda name: _absent_name(spec.name, name))
         return module
 
     def exec_module(self, module: types.ModuleType) -> None:
-        """Nothing runs."""
+        """Execute nothing."""
 
 
 sys.meta_path.append(_Submodules())
 
 
-def __getattr__(name: str) -> _NotHere:
-    return _not_here("sgl_kernel", name)
+def __getattr__(name: str) -> _AbsentName:
+    return _absent_name("sgl_kernel", name)
