@@ -333,6 +333,17 @@ def test_other_drafts_are_refused(tmp_path: Path, name: str, change: dict[str, A
     assert "\n" not in str(error.value)
 
 
+@pytest.mark.parametrize(
+    ("name", "fields"), [("dflash", ("mask_token_id", "target_layer_ids")), ("eagle3", ("target_layer_ids",))]
+)
+def test_fields_that_a_familys_files_nest_are_read(tmp_path: Path, name: str, fields: tuple[str, ...]) -> None:
+    CONFIGS[name].save(tmp_path)
+    path = tmp_path / "config.json"
+    content = json.loads(path.read_text())
+    path.write_text(json.dumps({field: value for field, value in content.items() if field not in fields}))
+    assert checkpoint.read_config(tmp_path) == CONFIGS[name]
+
+
 def test_weights_that_do_not_fit_are_refused(targets: dict[str, Target], tmp_path: Path) -> None:
     small.drafter("dspark", targets["qwen3"]).save(tmp_path)
     weights = load_file(tmp_path / "model.safetensors")

@@ -276,8 +276,19 @@ def test_trainings_that_cannot_be(data: Path, tmp_path: Path, change: dict[str, 
         ({"micro_batch": 3}, "batch 4 is not a multiple of micro_batch 3"),
         ({"losses": {"place_ratio": 0.8}}, "give cross_entropy, total_variation or distillation a weight"),
         ({"losses": {"cross_entropy": 1.0, "place_ratio": 0.8, "confidence": 1.0}}, None),
+        (
+            {
+                "losses": {"cross_entropy": 1.0, "place_ratio": 0.8, "confidence": 1.0},
+                "draft": {"family": "eagle3", "target_layer_ids": [0, 3]},
+            },
+            "losses.confidence must be 0: eagle3 has no confidence head",
+        ),
         ({"rate": 1}, "rate: unknown field"),
-        ({"draft": {"family": "medusa"}}, "draft"),
+        ({"draft": {"family": "medusa"}}, "draft: family: 'medusa' is not known; use one of dspark, dflash, eagle3"),
+        (
+            {"draft": {"family": "eagle3", "target_layer_ids": [0], "ttt_length": 0}},
+            "draft: ttt_length: 0 is not valid",
+        ),
         ({"data": {"held_out": ["a"]}}, "give either train"),
     ],
 )
