@@ -40,7 +40,7 @@ def _column(values: list[Any], kind: pa.DataType) -> pa.Array:
     else:
         none = np.zeros(0, _DTYPES[kind.value_type])
         joined = pa.array(np.concatenate([none, *present]), kind.value_type)
-    missing = pa.array([value is None for value in values])
+    missing = pa.array([value is None for value in values], pa.bool_())
     return pa.ListArray.from_arrays(pa.array(offsets), joined, type=kind, mask=missing)
 
 

@@ -18,6 +18,7 @@ from sglang_dspark.policy import Budget, Load
 from sglang_dspark.serving import recorder as recording
 from sglang_dspark.serving.recorder import Recorder
 from sglang_dspark.serving.step_schema import STREAM
+from sglang_dspark.serving.step_table import table
 from sglang_dspark.serving.steps import Ended, EndedPrefill, EndedStep, Mode, Prefill, StepResult
 
 GAMMA = 3
@@ -148,6 +149,10 @@ def test_what_is_read_is_what_was_recorded(tmp_path: Path, monkeypatch) -> None:
     for (row, classes), step in zip(rows, steps, strict=True):
         check(row, classes, step)
     assert (recorder.written, recorder.lost) == (75, 0)
+
+
+def test_a_recording_that_is_read_before_its_first_step_is_empty() -> None:
+    assert table([], ["chat"]).num_rows == 0
 
 
 def test_the_interpreter_is_held_for_few_steps_at_a_time(tmp_path: Path, monkeypatch) -> None:
