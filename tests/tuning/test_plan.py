@@ -310,7 +310,7 @@ class TestPlan:
         arm = verify_all(deployed.scenario)
         monkeypatch.setattr(tuned, "_search", lambda *arguments: arm)
         assert tuned.tuned(deployed.scenario, 3.0, [arm], 16, 5, None).server == arm.server
-        assert "is not kept" in caplog.text and "DSPARK_PLAN_CACHE" in caplog.text
+        assert "is not cached" in caplog.text and "DSPARK_PLAN_CACHE" in caplog.text
 
     def test_changes_move_it_the_way_they_should(self, planned: Planned) -> None:
         assert planned.chosen is not None and planned.chosen.gpus is not None
@@ -580,7 +580,7 @@ class TestChanges:
             ("rate=fast", "write NAME=2x"),
             ("rate=-2x", "write NAME=2x"),
             ("rate=20%", "write NAME=2x"),
-            ("rate=-100%", "leaves nothing"),
+            ("rate=-100%", "is a factor of 0 or less"),
             ("tpot=0", "above 0"),
             ("gpu=H20000", "use one of"),
             ("lost=0", "whole number"),

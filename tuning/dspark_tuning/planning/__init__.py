@@ -1,4 +1,4 @@
-"""Capacity planning: how many GPUs a traffic and its service levels need, on which hardware, with which settings."""
+"""Capacity planning: hardware, number of GPUs and settings for given traffic and service levels."""
 
 from __future__ import annotations
 

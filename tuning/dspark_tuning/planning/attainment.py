@@ -1,4 +1,4 @@
-"""Whether a number of replicas meets the service levels, by simulation on several requests and truths."""
+"""SLO attainment of a number of replicas, simulated on several sets of requests and truths."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ from dspark_tuning.planning.question import Question
 from dspark_tuning.search.comparison import t_margin
 
 REPLICATIONS: Final = 32
-# So far below what is asked, a few replications are enough to know.
+# A few replications suffice for an attainment this far below the required one.
 SCREENED: Final = 3
 HOPELESS: Final = 0.1
-# A replica is watched for this long after it has filled, within these numbers of requests; where requests take longer,
-# for as long as they do.
-WATCHED_S, FILLED_S = 60.0, 20.0
+# Measured time of a replica and the time before it in which it fills, each bounded by a range of requests; longer if a
+# request takes longer.
+MEASURED_S, WARMED_S = 60.0, 20.0
 MEASURED, WARMED = (300, 800), (60, 800)
 
 
@@ -33,13 +33,13 @@ class Attained(NamedTuple):
     """SLO attainment of a number of replicas.
 
     Attributes:
-        share: Of its requests, that the worst class has within both of its service levels; mean over replications.
-        low, high: One-sided bounds on it at the question's confidence; the share itself where it was hopeless at once.
-        worst: That class.
-        within: The share of each class.
-        saturated: The backlog grew in at least half of the replications: the share depends on their length.
-        goodput_per_s: Requests within their service levels, all replicas: the attained part of what is offered.
-        figures: Means over replications of one flat row of a simulation (:meth:`Result.row`), rates of all replicas.
+        share: Attainment of the worst class, mean over replications.
+        low, high: One-sided bounds of ``share`` at the confidence of the question; equal to it if it is hopeless.
+        worst: The class with the lowest attainment.
+        within: Attainment of each class.
+        saturated: The backlog grew in at least half of the replications, so that ``share`` depends on their length.
+        goodput_per_s: Requests within their service levels, all replicas.
+        figures: Means over replications of the flat row of a simulation (:meth:`Result.row`), rates of all replicas.
     """
 
     replicas: int
@@ -53,7 +53,7 @@ class Attained(NamedTuple):
     figures: dict[str, float]
 
     def verdict(self, attainment: float) -> Verdict:
-        """Whether the service levels are met at the question's confidence, or the replications do not tell."""
+        """Whether the service levels are met at the confidence of the question."""
         if self.saturated or self.high < attainment:
             return "not met"
         return "met" if self.low >= attainment else "indeterminate"
@@ -62,9 +62,9 @@ class Attained(NamedTuple):
 def attain(
     question: Question, scenario: Scenario, arm: Arm, replicas: int, seeds: Sequence[int], pool: Executor | None
 ) -> Attained:
-    """Simulates ``replicas`` under the traffic of ``scenario``.
+    """Simulate ``replicas`` under the traffic of ``scenario``.
 
-    Each of ``seeds`` names requests and acceptances. The truths are the same whatever the seeds, evenly spread.
+    A seed determines requests and acceptances. The truths are evenly spread and independent of the seeds.
     """
     part, copies = share_of(scenario, replicas)
     truths = scenario.live.spread(len(seeds))
@@ -96,25 +96,25 @@ def attain(
 
 
 def share_of(scenario: Scenario, replicas: int) -> tuple[Scenario, int]:
-    """What is simulated for ``replicas``, and how many times it stands.
+    """The scenario to simulate for ``replicas``, and the number of its independent copies.
 
-    Random routing splits Poisson arrivals into independent Poisson streams, so one replica at its part of the rate is
-    like every other. Any other routing or arrivals need all replicas at once.
+    Random routing splits Poisson arrivals into independent Poisson streams, so that one replica with its share of the
+    rate represents all. Any other router or arrival process needs all replicas in one simulation.
     """
     rate_per_s = scenario.workload.rate_per_s
     alone = scenario.router == "random" and scenario.workload.arrivals.splits_at_random
     count = 1 if alone else replicas
     workload = scenario.workload.with_rate(rate_per_s / replicas) if alone else scenario.workload
-    a_replica_s = rate_per_s / replicas
-    life = math.ceil(a_replica_s * min(_life_s(workload), scenario.residence_s()))
-    warmed = count * max(_within(a_replica_s * FILLED_S, WARMED), life)
-    measured = count * max(_within(a_replica_s * WATCHED_S, MEASURED), life)
+    per_replica_s = rate_per_s / replicas
+    life = math.ceil(per_replica_s * min(_life_s(workload), scenario.residence_s()))
+    warmed = count * max(_within(per_replica_s * WARMED_S, WARMED), life)
+    measured = count * max(_within(per_replica_s * MEASURED_S, MEASURED), life)
     run = Run(requests=measured + warmed, warmup_requests=warmed)
     return scenario.model_copy(update={"workload": workload, "replicas": count, "run": run}), replicas // count
 
 
 def _life_s(workload: Workload) -> float:
-    """Seconds that a request of the longest class takes where it just meets its service levels."""
+    """Seconds that a request of the slowest class takes if it just meets its service levels."""
     requests = next(workload.chunks(seed=0))
     return max(
         klass.slo.ttft_s + klass.slo.tpot_s * float(outputs.mean())
@@ -130,20 +130,20 @@ def _within(count: float, bounds: tuple[int, int]) -> int:
 def _measure(
     scenario: Scenario, arm: Arm, seeds: Sequence[int], truths: Sequence[Truth], pool: Executor | None
 ) -> list[dict[str, Any]]:
-    # dask's executor asks for lengths, which ``repeat`` has not.
+    # dask's executor needs sized iterables, so not ``itertools.repeat``.
     count = len(seeds)
     run = map if pool is None else pool.map
     return list(run(measure, [scenario] * count, [arm] * count, seeds, truths))
 
 
 def measure(scenario: Scenario, arm: Arm, seed: int, truth: Truth) -> dict[str, Any]:
-    """One simulation: the flat row of its result, and ``within``: the share within service levels by class."""
+    """Simulate once: the flat row of the result, with the attainment of each class as ``within``."""
     result = simulate(scenario, arm, seed=seed, truth=truth)
     within = {klass.name: klass.attainment for klass in result.classes if klass.requests}
     return {**result.row(), "within": within}
 
 
 def _means(rows: list[dict[str, Any]]) -> dict[str, float]:
-    """The share of each class; a replication without requests of a class has missed none of them."""
+    """Mean attainment of each class; 1 in a replication without requests of the class."""
     names = sorted({name for row in rows for name in row["within"]})
     return {name: float(np.mean([row["within"].get(name, 1.0) for row in rows])) for name in names}

@@ -1,4 +1,4 @@
-"""What bounds a deployment at a load, in words, with the figures that say so."""
+"""The bottleneck of a deployment at a load, with the figures that show it."""
 
 from __future__ import annotations
 
@@ -13,30 +13,33 @@ from dspark_tuning.planning.attainment import Attained
 from sglang_dspark.policy.belief import MAX_REQUESTS, MAX_TOKENS
 
 FULL: Final = 0.9
-# SGLang admits a request only with room for tokens that it has yet to write, so a pool may be full at this share.
+# SGLang reserves room for the tokens that a request has yet to write, so a pool may refuse requests at this share.
 RESERVED: Final = 1 / 3
 DRAFTS: Final = 0.4
-# Doubling the tokens of a step makes it this much longer at least where it waits for multiplications.
+# A step is compute-bound if doubling its tokens lengthens it by at least this share.
 GROWTH: Final = 0.5
 
 
 class Bound(NamedTuple):
-    """Attributes:
-    word: ``KV-bound``, ``queue-bound``, ``launch-bound``, ``draft-bound``, ``compute-bound`` or ``bandwidth-bound``.
-    because: The figures.
+    """A bottleneck.
+
+    Attributes:
+        word: ``KV-bound``, ``queue-bound``, ``launch-bound``, ``draft-bound``, ``compute-bound`` or
+            ``bandwidth-bound``.
+        because: The figures that show it.
     """
 
     word: str
     because: str
 
 
-def bound(scenario: Scenario, arm: Arm, found: Attained) -> Bound:
-    """Of the run: what a little more of would help most.
+def bound(scenario: Scenario, arm: Arm, attained: Attained) -> Bound:
+    """The bottleneck of a simulated deployment.
 
-    Pools and slots come first, since steps cannot grow while requests wait for those; then the parts of a decode step
-    at the mean load, by the deployment's own step times.
+    KV pools and slots are checked first, since steps cannot grow while requests wait for these; then the parts of a
+    decode step at the mean load, by the step times of the deployment.
     """
-    figures = found.figures
+    figures = attained.figures
     running, kv = figures["running"], figures["kv_use"]
     if kv >= FULL or (kv >= FULL / 2 and figures["retracted"] > 0):
         return Bound("KV-bound", f"{kv:.0%} of the KV pool in use, {figures['retracted']:.0f} requests retracted")
@@ -66,15 +69,15 @@ def bound(scenario: Scenario, arm: Arm, found: Attained) -> Bound:
 
 
 def _context(scenario: Scenario) -> float:
-    """Mean context of a running request in tokens, where lengths are told; half of the output has been written."""
-    told = [
+    """Mean context of a running request in tokens, with half of its output; 0 if the lengths are those of a trace."""
+    contexts = [
         (klass.share, mean_tokens(klass.prompt) + mean_tokens(klass.output) / 2)
         for klass in scenario.workload.classes
         if klass.prompt is not None and klass.output is not None
     ]
-    return sum(share * tokens for share, tokens in told) / sum(share for share, _ in told) if told else 0.0
+    return sum(share * tokens for share, tokens in contexts) / sum(share for share, _ in contexts) if contexts else 0.0
 
 
 def mean_tokens(lengths: LengthDistribution) -> float:
-    """Mean of a length distribution in tokens, by its quantiles."""
+    """Mean of a length distribution in tokens, from its quantiles."""
     return float(lengths.quantiles((np.arange(512) + 0.5) / 512).mean())

@@ -1,4 +1,4 @@
-"""What a replica carries within the service levels, and the number of replicas that follows."""
+"""Capacity of a replica within the service levels, and the resulting number of replicas."""
 
 from __future__ import annotations
 
@@ -9,21 +9,21 @@ from typing import Final, NamedTuple
 
 from dspark_tuning.planning.attainment import HOPELESS, Attained
 
-# A replica that misses its levels at this rate serves a request at a time and still misses them.
+# At this rate a replica serves one request at a time; if it misses its service levels, no rate meets them.
 LEAST_PER_S: Final = 1e-3
-# The first step away from the guess; each further one is the square of the one before.
+# First factor away from the guess; each further factor is the square of the one before.
 STEP: Final = 1.3
 SHARE, LOW, HIGH = attrgetter("share"), attrgetter("low"), attrgetter("high")
-# How close two rates on either side of a capacity are before it is interpolated; plans follow from the lower end.
+# Ratio of the rates on either side of a capacity below which it is interpolated; plans follow from the lower bound.
 CLOSE: Final = {LOW: 1.05, SHARE: 1.1, HIGH: 1.1}
 
 
 class Capacity(NamedTuple):
-    """Requests a second that a replica serves within the service levels.
+    """Arrival rate of a replica up to which it meets the service levels, requests per second.
 
     Attributes:
-        per_s: Where the mean share of the worst class is what is asked for.
-        low, high: Where its lower and its upper bound are. Plans are made with the lower end.
+        per_s: Rate at which the mean attainment of the worst class is the required one.
+        low, high: Rates at which its lower and its upper bound are. The number of replicas follows from ``low``.
     """
 
     per_s: float
@@ -32,11 +32,11 @@ class Capacity(NamedTuple):
 
 
 class Sized(NamedTuple):
-    """A capacity and the replicas that it takes.
+    """Capacity of a replica, and the attainment of the fewest replicas.
 
     Attributes:
-        found: Of the fewest replicas; None where there are more of them than the limit.
-        smaller: Of one replica less; None of a single one.
+        found: Attainment of the fewest replicas; None if that number exceeds the limit.
+        smaller: Attainment of one replica less; None for a single replica.
     """
 
     capacity: Capacity
@@ -47,18 +47,18 @@ class Sized(NamedTuple):
 def size(
     rate_per_s: float, attainment: float, attain: Callable[[float], Attained], guess_per_s: float, most: int
 ) -> Sized | None:
-    """Finds the capacity of a replica, and from it the fewest replicas for ``rate_per_s``.
+    """Find the capacity of a replica, and from it the fewest replicas for ``rate_per_s``.
 
-    All rates are tried on the same seeds. The rates that the fewest replicas and one less have are among them, so that
-    the number follows from the capacity and was simulated itself.
+    All rates are simulated on the same seeds, among them those of the fewest replicas and of one replica less, so that
+    the number of replicas follows from the capacity and has itself been simulated.
 
     Args:
-        attain: Simulates replicas that each get the given requests a second.
-        guess_per_s: Where to look first.
-        most: The limit on replicas.
+        attain: Simulates replicas at a rate per replica.
+        guess_per_s: The first rate to simulate.
+        most: Upper limit of replicas.
 
     Returns:
-        None where a replica does not meet the service levels at any rate.
+        None if a replica does not meet the service levels at any rate.
     """
     tried: dict[float, Attained] = {}
 
@@ -66,7 +66,7 @@ def size(
         tried[per_s] = attain(per_s)
 
     def crossing(bound: Callable[[Attained], float]) -> tuple[float | None, float | None]:
-        """The rates on either side of where ``bound`` falls below what is asked for, whatever it does below them."""
+        """The rates on either side of the highest crossing of ``bound`` below the required attainment."""
         held = {per_s for per_s, one in tried.items() if not one.saturated and bound(one) >= attainment}
         above = min((per_s for per_s in tried if per_s not in held and per_s > min(held, default=0.0)), default=None)
         return max((per_s for per_s in held if above is None or per_s < above), default=None), above
@@ -116,5 +116,5 @@ def size(
 
 
 def replicas_for(rate_per_s: float, per_s: float) -> int:
-    """How many replicas get at most ``per_s`` each, up to a rounding error."""
+    """Number of replicas with at most ``per_s`` each, up to a rounding error."""
     return max(1, math.ceil(rate_per_s / per_s - 1e-9))

@@ -1,4 +1,4 @@
-"""What a plan is worth beside other ways of serving on as many replicas."""
+"""Comparison of a plan with other serving modes on the same number of replicas."""
 
 from __future__ import annotations
 
@@ -20,11 +20,13 @@ VERIFY_ALL: Final = "verify all"
 
 
 class Proof(NamedTuple):
-    """Attributes:
-    scenario: What was simulated: a replica at its part of the traffic, or all of them (:func:`share_of`).
-    versus: One row an arm and metric: the plan's paired ratio over the arm.
-    seeds: Of the rows behind ``versus``.
-    watched: One run of each arm from within, at the first of them.
+    """Comparison of a plan with other serving modes.
+
+    Attributes:
+        scenario: The simulated scenario: a replica with its share of the traffic, or all replicas (:func:`share_of`).
+        versus: Gains of the plan over every arm, see :func:`dspark_tuning.search.comparison.compare`.
+        seeds: Seeds of ``versus``.
+        watched: A traced run of each arm on the first seed.
     """
 
     scenario: Scenario
@@ -34,7 +36,7 @@ class Proof(NamedTuple):
 
 
 def prove(scenario: Scenario, replicas: int, arm: Arm, seeds: Sequence[int], pool: Executor | None) -> Proof:
-    """Simulates ``arm``, verifying everything and no speculation under the traffic of ``replicas``."""
+    """Compare ``arm`` with verifying every draft and with no speculation under the traffic of ``replicas``."""
     part, _ = share_of(scenario, replicas)
     compared = [arm, verify_all(scenario), baselines.plain(scenario)]
     rows = evaluate(part, grid(compared, part.loads, seeds), pool)
@@ -43,6 +45,6 @@ def prove(scenario: Scenario, replicas: int, arm: Arm, seeds: Sequence[int], poo
 
 
 def verify_all(scenario: Scenario) -> Arm:
-    """DSPARK with room and no schedule: whole blocks are drafted and verified."""
+    """DSPARK without a schedule: whole blocks are drafted and verified."""
     server = scenario.server.model_copy(update={"verify_mode": "static", "gamma": scenario.drafter_gamma})
     return Arm(VERIFY_ALL, server, stock=True)

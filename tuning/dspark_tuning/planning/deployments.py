@@ -1,4 +1,4 @@
-"""Deployments of a plan: from a choice to a scenario, and the same hardware with a drafter of one token."""
+"""Deployments of a plan: the scenario of a choice, and the same hardware with multi-token prediction of one token."""
 
 from __future__ import annotations
 
@@ -11,7 +11,6 @@ from dspark_simulator.profile import load as load_profile
 from dspark_simulator.scenario import Scenario
 from dspark_simulator.scenario import load as load_scenario
 from dspark_simulator.server import Server
-from dspark_simulator.workloads import Workload
 from dspark_tuning.planning.question import Choice, Question
 from sglang_dspark.errors import InputError, from_validation
 from sglang_dspark.shapes import config as hf_config
@@ -21,11 +20,11 @@ from sglang_dspark.shapes.known import names as known_models
 from sglang_dspark.shapes.kv_pool import PoolFlags, kv_capacity_tokens, most_running
 from sglang_dspark.shapes.model import DraftShape, ModelShape
 
-# DeepSpec's drafts of Qwen3 (deepseek-ai/DeepSpec, config): what stands in where nobody gives the shape.
+# Shape of DeepSpec's drafts of Qwen3 (deepseek-ai/DeepSpec, config), the default.
 USUAL_DRAFT: Final = DraftShape(layers=5, block=7, hidden_states=5, markov_rank=256)
-# The span of live steps around a roofline at the usual efficiencies.
+# Range of live steps around a roofline at the usual efficiencies.
 ROOFLINE_LIVE: Final = {"overhead_s": (0.0, 0.003), "slope": (0.85, 1.15)}
-# An SGLang server with room: what a choice starts from before anything is tuned.
+# Server flags with room for many requests: the flags of a choice before tuning.
 ROOMY: Final[dict[str, Any]] = {
     "verify_mode": "static",
     "max_running_requests": 512,
@@ -35,12 +34,12 @@ ROOMY: Final[dict[str, Any]] = {
 
 
 class Deployment(NamedTuple):
-    """A choice that can be simulated.
+    """A choice as a scenario.
 
     Attributes:
-        scenario: One replica under the plan's whole traffic.
-        draft_layers: Of the DSpark draft.
-        derived: Its step times are a roofline's and not measured.
+        scenario: One replica with the whole traffic of the plan.
+        draft_layers: Layers of the DSpark draft.
+        derived: The step times come from a roofline instead of a measurement.
     """
 
     name: str
@@ -51,11 +50,11 @@ class Deployment(NamedTuple):
 
 
 def deployment(question: Question, choice: Choice) -> Deployment:
-    """The choice under the question's traffic.
+    """Build the deployment of a choice under the traffic of the question.
 
     Raises:
-        InputError: The source cannot be used, the model does not fit, or the traffic has a domain that the drafter's
-            acceptance does not describe.
+        InputError: An unusable source, a model that does not fit, or traffic of a domain that the acceptance model of
+            the drafter does not describe.
     """
     if choice.scenario is not None:
         scenario = load_scenario(choice.scenario)
@@ -76,21 +75,17 @@ def deployment(question: Question, choice: Choice) -> Deployment:
         scenario = Scenario.model_validate(content)
     except ValidationError as error:
         raise from_validation(error, f"choices: {content['name']}", content) from error
-    found = known(scenario.model)
-    draft = choice.draft or (found.draft if found else USUAL_DRAFT)
+    shapes = known(scenario.model)
+    draft = choice.draft or (shapes.draft if shapes else USUAL_DRAFT)
     computed = scenario.cost.computed_from() is not None
     return Deployment(scenario.name, scenario, choice.price_per_gpu_hour, draft.layers, computed)
 
 
-def with_traffic(scenario: Scenario, workload: Workload) -> Scenario:
-    return scenario.model_copy(update={"workload": workload})
-
-
 def one_token(deployed: Deployment) -> Scenario | None:
-    """The deployment with multi-token prediction of one token (MTP-1) in place of DSpark; None where nobody knows.
+    """The deployment with multi-token prediction of one token (MTP-1) instead of DSpark; None if its cost is unknown.
 
-    Its token is accepted as the first of a DSpark block is, and it drafts with one layer: of a roofline by its shape,
-    of a measured curve in that layer's share of the draft time. A table does not tell the draft's share.
+    Its token is accepted like the first of a DSpark block, and it drafts with one layer: for a roofline by its shape,
+    for a measured curve in the share of one layer of the draft time. A table does not separate the draft.
     """
     scenario = deployed.scenario
     cost = scenario.cost.with_one_token_draft(deployed.draft_layers)
@@ -163,27 +158,27 @@ def _shapes(choice: Choice) -> tuple[str, ModelShape, DraftShape]:
         shape = hf_config.read(choice.config, choice.kv_cache_dtype)
         return str(choice.config), shape, choice.draft or USUAL_DRAFT
     assert choice.model is not None
-    found = known(choice.model, choice.kv_cache_dtype)
-    if found is None:
+    shapes = known(choice.model, choice.kv_cache_dtype)
+    if shapes is None:
         raise InputError(
             f"choices: model: {choice.model!r} is not known by name; give its config.json as config, or one of "
             f"{', '.join(known_models())}"
         )
-    return choice.model, found.model, choice.draft or found.draft
+    return choice.model, shapes.model, choice.draft or shapes.draft
 
 
 def memory(
     gpu: str, tp: int, fraction: float, model: ModelShape, draft: DraftShape, flags: PoolFlags, name: str
 ) -> Memory:
-    """The KV pools of a replica with ``flags``.
+    """KV pools of a replica with ``flags``.
 
     Raises:
-        InputError: The weights and the request slots do not fit; it says what they need.
+        InputError: The weights and the request slots do not fit.
     """
-    found = GPUS[gpu]
+    device = GPUS[gpu]
 
     def pools(gpus: int) -> Memory | None:
-        with_draft, without = (kv_capacity_tokens(found, gpus, fraction, model, d, flags) for d in (draft, None))
+        with_draft, without = (kv_capacity_tokens(device, gpus, fraction, model, d, flags) for d in (draft, None))
         if min(with_draft, without) < 1:
             return None
         return Memory(kv_tokens=with_draft, kv_tokens_without_draft=without, at=flags)
@@ -195,6 +190,6 @@ def memory(
         remedy = f"give tp {fits} or more" if fits else "choose a GPU with more memory"
         raise InputError(
             f"choices: {name}: weights of {needed / 1e9:.0f} GB and {flags.max_running_requests} request slots "
-            f"do not fit {tp} {gpu} of {found.memory_bytes / 1e9:.0f} GB at mem_fraction {fraction}; {remedy}"
+            f"do not fit {tp} {gpu} of {device.memory_bytes / 1e9:.0f} GB at mem_fraction {fraction}; {remedy}"
         )
     return here

@@ -1,4 +1,4 @@
-"""Throughput against the speed of a user, and verified tokens against concurrency, by closed loops of many sizes."""
+"""Throughput against the speed of a user and verified tokens against concurrency, in closed loops."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ REPLICATIONS: Final = 2
 
 
 class Point(NamedTuple):
-    """A closed loop.
+    """Figures of a closed loop.
 
     Attributes:
-        speed_tok_s: What a user sees, 1 / mean TPOT.
-        throughput_tok_s: Output tokens a second, a GPU.
-        verify_tokens: Verified a round and request, the anchor included.
+        speed_tok_s: Speed of a user, 1 / mean TPOT.
+        throughput_tok_s: Output tokens per second and GPU.
+        verify_tokens: Tokens verified per round and request, anchor included.
     """
 
     serving: str
@@ -32,10 +32,10 @@ class Point(NamedTuple):
     verify_tokens: float
 
 
-def frontier(ways: Mapping[str, tuple[Scenario, Arm]], seed: int, pool: Executor | None) -> list[Point]:
-    """The points of every way of serving, as in Figures 7 and 8 of arXiv 2607.05147."""
-    found = []
-    for name, (scenario, arm) in ways.items():
+def frontier(modes: Mapping[str, tuple[Scenario, Arm]], seed: int, pool: Executor | None) -> list[Point]:
+    """Points of every serving mode, as in Figures 7 and 8 of arXiv 2607.05147."""
+    points = []
+    for name, (scenario, arm) in modes.items():
         closed = scenario.model_copy(
             update={
                 "workload": Workload(arrivals=Closed(clients=1), classes=scenario.workload.classes),
@@ -48,7 +48,7 @@ def frontier(ways: Mapping[str, tuple[Scenario, Arm]], seed: int, pool: Executor
         for clients in CLIENTS:
             row = means[clients]
             verified = 1.0 + (row["verify_length"] if arm.server.speculative else 0.0)
-            found.append(
+            points.append(
                 Point(
                     name,
                     clients,
@@ -57,4 +57,4 @@ def frontier(ways: Mapping[str, tuple[Scenario, Arm]], seed: int, pool: Executor
                     verified,
                 )
             )
-    return found
+    return points

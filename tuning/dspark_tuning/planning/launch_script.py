@@ -1,4 +1,4 @@
-"""How a replica of a plan is started."""
+"""Launch script of a plan."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from dspark_tuning.search.launch_command import MODEL, command, model_path
 
 
 def launch(plan: Plan) -> str:
-    """A shell script that starts one replica."""
+    """Shell script that starts one replica of a plan."""
     model = plan.scenario.model
     note = f" {MODEL} is the path or the Hugging Face id of {model}." if model_path(model) == MODEL else ""
     if plan.arm.server.speculative:

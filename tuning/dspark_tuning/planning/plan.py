@@ -1,4 +1,4 @@
-"""The plan itself: for every choice the fewest replicas under each way of serving, and what changes would do."""
+"""Plan: the fewest replicas of every choice in each serving mode, and the effects of what-if changes."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ from dspark_tuning.search.tune import Stage
 from sglang_dspark.errors import InputError
 
 STAGE: Final = "plan"
-WAYS: Final = 4
+SERVING_MODES: Final = 4
 ONE_TOKEN: Final = "MTP-1"
 ALONE_REQUESTS: Final = 60
 
@@ -36,12 +36,12 @@ Progress = Callable[[Stage], None]
 
 
 class Plan(NamedTuple):
-    """One way of serving on one choice.
+    """One serving mode on one choice.
 
     Attributes:
         serving: ``tuned``, ``verify all``, ``MTP-1`` or ``no speculation``.
-        sized: What a replica carries, and the fewest replicas; None where none meets the service levels at any rate.
-        cost: Per million output tokens, in the currency of the prices.
+        sized: Capacity of a replica and the fewest replicas; None if no rate meets the service levels.
+        cost: Price per million output tokens, in the currency of the prices.
     """
 
     hardware: str
@@ -54,29 +54,32 @@ class Plan(NamedTuple):
 
     @property
     def found(self) -> Attained | None:
-        """Of the fewest replicas; None where no number up to the limit meets the service levels."""
+        """Attainment of the fewest replicas; None if no number up to the limit meets the service levels."""
         return None if self.sized is None else self.sized.found
 
     @property
     def gpus(self) -> int | None:
+        """GPUs of the fewest replicas."""
         return None if self.found is None else self.found.replicas * self.scenario.gpus
 
     @property
     def cost(self) -> float | None:
+        """Price per million output tokens."""
         if self.found is None or self.gpus is None:
             return None
         return self.gpus * self.price_per_gpu_hour / 3600.0 / self.found.figures["throughput_tok_s"] * 1e6
 
 
 class Effect(NamedTuple):
-    """What a change does to the chosen plan.
+    """Effect of a change on the chosen plan.
 
     Attributes:
-        lost: Replicas that the change takes away.
-        left: The plan's replicas without them.
-        kept: What they attain under the change; None where none is left.
-        sized: Capacity and fewest replicas then, with the policy tuned again; the plan's own where replicas are lost.
-        bound: What bounds the replicas that are left.
+        lost: Replicas that the change removes.
+        left: Remaining replicas.
+        kept: Attainment of the remaining replicas under the change; None if none remains.
+        sized: Capacity and fewest replicas under the change with a policy tuned again; those of the plan if replicas
+            are lost.
+        bound: Bottleneck of the remaining replicas.
     """
 
     text: str
@@ -90,13 +93,13 @@ class Effect(NamedTuple):
 
 
 class Planned(NamedTuple):
-    """The answer.
+    """Answer to a question.
 
     Attributes:
-        plans: Of every choice and way of serving, in the order of the question.
-        chosen: The cheapest tuned plan; None where none meets the service levels.
-        points: Of the chosen deployment.
-        proof: Of the chosen plan, beside other ways of serving on as many replicas.
+        plans: Plans of every choice and serving mode, in the order of the question.
+        chosen: The cheapest tuned plan; None if none meets the service levels.
+        points: Throughput and speed of the chosen deployment by serving mode.
+        proof: Comparison of the chosen plan with other serving modes on the same number of replicas.
     """
 
     question: Question
@@ -109,9 +112,9 @@ class Planned(NamedTuple):
 
 
 def choices(planned: Planned) -> list[tuple[str, Scenario, float]]:
-    """The hardware of each choice, its scenario as it was asked for, and its price."""
-    made = [(plan.hardware, plan.scenario, plan.price_per_gpu_hour) for plan in planned.plans]
-    return [next(same) for _, same in groupby(made, key=lambda one: one[0])]
+    """Hardware, scenario and price of each choice."""
+    listed = [(plan.hardware, plan.scenario, plan.price_per_gpu_hour) for plan in planned.plans]
+    return [next(same) for _, same in groupby(listed, key=lambda one: one[0])]
 
 
 def plan(
@@ -123,10 +126,10 @@ def plan(
     pool: Executor | None = None,
     progress: Progress = lambda stage: None,
 ) -> Planned:
-    """Answers ``question``.
+    """Plan the deployments of ``question`` and the effects of ``changes``.
 
     Raises:
-        InputError: A choice cannot be used, a change does not apply, or no size of any choice meets the service levels.
+        InputError: An unusable choice, a change that does not apply, or service levels that no choice can meet.
     """
     started = time.perf_counter()
     deployed = [deployment(question, choice) for choice in question.choices]
@@ -135,46 +138,48 @@ def plan(
     plans: list[Plan] = []
     total = stages(question, changes)
     for one in deployed:
-        for made in work.ways(one):
-            plans.append(made)
+        for one_plan in work.serving_modes(one):
+            plans.append(one_plan)
             progress(Stage(STAGE, total, 1))
-    met = [made for made in plans if made.serving == TUNED and made.cost is not None]
-    chosen = min(met, key=lambda made: made.cost or 0.0, default=None)
+    met = [each for each in plans if each.serving == TUNED and each.cost is not None]
+    chosen = min(met, key=lambda each: each.cost or 0.0, default=None)
     if chosen is None or chosen.found is None:
         return Planned(question, tuple(plans), None, (), (), None, time.perf_counter() - started)
     effects = []
     for change in changes:
         effects.append(work.effect(chosen, change))
         progress(Stage(STAGE, total, 1))
-    ways = {
-        made.serving: (made.scenario, made.arm)
-        for made in plans
-        if made.hardware == chosen.hardware and made.serving != VERIFY_ALL
+    modes = {
+        each.serving: (each.scenario, each.arm)
+        for each in plans
+        if each.hardware == chosen.hardware and each.serving != VERIFY_ALL
     }
-    points = frontier(ways, seed, pool)
+    points = frontier(modes, seed, pool)
     proof = prove(chosen.scenario, chosen.found.replicas, chosen.arm, work.seeds, pool)
     progress(Stage(STAGE, total, 1))
     return Planned(question, tuple(plans), chosen, tuple(effects), tuple(points), proof, time.perf_counter() - started)
 
 
 def stages(question: Question, changes: tuple[Change, ...]) -> int:
-    """How many :class:`Stage` a plan reports: one a way of serving, one a change, and one for curves and proof."""
-    return WAYS * len(question.choices) + len(changes) + 1
+    """Number of progress reports of a plan: one per serving mode and change, and one for the comparison."""
+    return SERVING_MODES * len(question.choices) + len(changes) + 1
 
 
 class _Work:
-    """What the parts of a plan share."""
+    """Sizing of serving modes and changes, with the seeds and the executor that they share."""
 
     def __init__(self, question: Question, trials: int, seed: int, pool: Executor | None) -> None:
         self.question, self.trials, self.seed, self.pool = question, trials, seed, pool
         self.seeds = seeds("report", seed, REPLICATIONS)
 
     def attain(self, scenario: Scenario, arm: Arm, replicas: int) -> Attained:
+        """SLO attainment of ``replicas``."""
         return attain(self.question, scenario, arm, replicas, self.seeds, self.pool)
 
     def size(self, scenario: Scenario, arm: Arm, guess_per_s: float) -> Sized | None:
+        """Capacity of a replica and the fewest replicas; None if no rate meets the service levels."""
         rate_per_s = scenario.workload.rate_per_s
-        # However high the rate that is asked for, a replica is not tried far beyond what its pool could hold.
+        # A replica is not simulated far beyond what its KV pool could hold.
         guess_per_s = min(guess_per_s, (arm.server.gamma + 1) * scenario.largest_batch() / scenario.residence_s())
 
         def attain(per_s: float) -> Attained:
@@ -183,40 +188,41 @@ class _Work:
 
         return size(rate_per_s, self.question.attainment, attain, guess_per_s, self.question.most_replicas)
 
-    def ways(self, one: Deployment) -> list[Plan]:
-        """The plans of a deployment: tuned first."""
+    def serving_modes(self, one: Deployment) -> list[Plan]:
+        """Plans of a deployment by serving mode, the tuned one first."""
         scenario = one.scenario
         whole = verify_all(scenario)
         base = self.size(scenario, whole, scenario.workload.rate_per_s)
-        best, found = self.tuned(scenario, base)
-        made = [self._plan(one, TUNED, scenario, best, found), self._plan(one, VERIFY_ALL, scenario, whole, base)]
-        guess_per_s = found.capacity.low if found else scenario.workload.rate_per_s
+        best, sized = self.tuned(scenario, base)
+        plans = [self._plan(one, TUNED, scenario, best, sized), self._plan(one, VERIFY_ALL, scenario, whole, base)]
+        guess_per_s = sized.capacity.low if sized else scenario.workload.rate_per_s
         single = one_token(one)
         if single is not None:
             arm = verify_all(single)
-            made.append(self._plan(one, ONE_TOKEN, single, arm, self.size(single, arm, guess_per_s)))
+            plans.append(self._plan(one, ONE_TOKEN, single, arm, self.size(single, arm, guess_per_s)))
         plain = baselines.plain(scenario)
-        made.append(self._plan(one, PLAIN, scenario, plain, self.size(scenario, plain, guess_per_s)))
-        return made
+        plans.append(self._plan(one, PLAIN, scenario, plain, self.size(scenario, plain, guess_per_s)))
+        return plans
 
     def tuned(self, scenario: Scenario, base: Sized | None) -> tuple[Arm, Sized | None]:
-        """The tuned arm and its capacity; ``base`` is that of verifying everything.
+        """The tuned arm and its capacity; ``base`` is the capacity of verifying every draft.
 
-        Tuned where verifying everything is at its limit, and once more where the plan then has another load.
+        Tuned at the capacity of verifying every draft, and once more if the resulting plan has another load.
         """
         rivals = [verify_all(scenario), baselines.plain(scenario)]
         at = _load(scenario, base)
         arm = tuned.tuned(scenario, at, rivals, self.trials, self.seed, self.pool)
-        found = self.size(scenario, arm, base.capacity.low if base else at)
-        load = _load(scenario, found)
-        if found is not None and tuned.band(load) != tuned.band(at):
+        sized = self.size(scenario, arm, base.capacity.low if base else at)
+        load = _load(scenario, sized)
+        if sized is not None and tuned.band(load) != tuned.band(at):
             other = tuned.tuned(scenario, load, rivals, self.trials, self.seed, self.pool)
-            again = self.size(scenario, other, found.capacity.low)
-            if again is not None and again.capacity.low > found.capacity.low:
+            again = self.size(scenario, other, sized.capacity.low)
+            if again is not None and again.capacity.low > sized.capacity.low:
                 return other, again
-        return arm, found
+        return arm, sized
 
     def effect(self, chosen: Plan, change: Change) -> Effect:
+        """Effect of a change on the chosen plan."""
         scenario = change.apply(chosen.scenario)
         assert chosen.sized is not None and chosen.found is not None and chosen.gpus is not None
         left = max(0, chosen.found.replicas - change.lost)
@@ -227,7 +233,7 @@ class _Work:
         kept = self.attain(scenario, arm, left) if left else None
         why = bound(scenario, arm, kept) if kept else None
         if change.lost:
-            # The plan itself is what is needed; what was lost must be bought again.
+            # The plan remains the required size: lost replicas must be replaced.
             lost = (chosen.found.replicas - left) * scenario.gpus
             return Effect(change.text, change.lost, left, kept, chosen.sized, chosen.gpus, lost, why)
         base = self.size(scenario, verify_all(scenario), chosen.sized.capacity.low)
@@ -242,13 +248,13 @@ class _Work:
 
 
 def _load(scenario: Scenario, sized: Sized | None) -> float:
-    """Requests/s of a replica of the fewest; all of them where none meets the service levels."""
+    """Requests/s per replica of the fewest replicas; the whole traffic if none meets the service levels."""
     rate_per_s = scenario.workload.rate_per_s
     return rate_per_s if sized is None else rate_per_s / replicas_for(rate_per_s, sized.capacity.low)
 
 
 def _check_possible(question: Question, deployed: list[Deployment], work: _Work) -> None:
-    """Refuses service levels that a request alone on a replica does not meet, whatever serves it, on any choice."""
+    """Raise an InputError for service levels that not even a lone request on any choice meets in any serving mode."""
     best: dict[tuple[str, str], float] = {}
     for one in deployed:
         for arm in (verify_all(one.scenario), baselines.plain(one.scenario)):
@@ -279,7 +285,7 @@ def _check_possible(question: Question, deployed: list[Deployment], work: _Work)
 
 
 def _alone(scenario: Scenario, klass: str, arm: Arm, seed: int) -> dict[str, Any]:
-    """A client at a time, of one class, whose shared prefixes are all cached: nothing is faster."""
+    """Serve one request at a time, of one class, with every shared prefix cached: the fastest case."""
     classes = tuple(one for one in scenario.workload.classes if one.name == klass)
     if any(one.prompt is None or one.output is None for one in classes):
         run = Run(requests=ALONE_REQUESTS, warmup_requests=1)

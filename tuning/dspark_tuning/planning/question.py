@@ -1,4 +1,4 @@
-"""What is asked of a plan, as a YAML file that a person writes: traffic, service levels, hardware and prices."""
+"""The question of a plan as a YAML file: traffic, service levels, hardware and prices."""
 
 from __future__ import annotations
 
@@ -25,18 +25,19 @@ SOURCES = ("scenario", "profile", "model", "config")
 
 
 class Choice(BaseModel):
-    """A deployment that may be bought: its step times come from exactly one of four sources.
+    """A candidate deployment with step times from exactly one of four sources: scenario, profile, model or config.
 
     Attributes:
-        name: What tables call it; the source and the GPU if absent.
+        name: Name in tables; by default the source and the GPU.
         scenario: A packaged scenario or a scenario file; its traffic is not used.
         profile: A ``profile.json`` of ``dspark calibrate``.
-        model: A model whose shape is known by name, as a roofline of ``tp`` of the GPUs ``gpu``.
-        config: The ``config.json`` of a model, as a roofline likewise.
-        kv_cache_dtype: Of a roofline's KV cache (SGLang's ``--kv-cache-dtype``); ``auto`` is what the checkpoint says.
-        draft: Shape of its DSpark draft; for a known model its own, else DeepSpec's default for Qwen3.
-        mem_fraction: Share of the memory for weights and KV (SGLang's ``--mem-fraction-static``), of a roofline.
-        price_per_gpu_hour: Yours, in any currency.
+        model: Name of a model with a known shape, for a roofline on ``tp`` GPUs of the kind ``gpu``.
+        config: The ``config.json`` of a model, for a roofline likewise.
+        kv_cache_dtype: Data type of the KV cache of a roofline (SGLang's ``--kv-cache-dtype``); ``auto`` is that of
+            the checkpoint.
+        draft: Shape of the DSpark draft; by default that of the known model, else DeepSpec's draft of Qwen3.
+        mem_fraction: Share of the memory for weights and KV (SGLang's ``--mem-fraction-static``) of a roofline.
+        price_per_gpu_hour: Price of a GPU in any currency.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -63,13 +64,14 @@ class Choice(BaseModel):
 
 
 class Question(BaseModel):
-    """Traffic, what it must be served like, and on what.
+    """Traffic, service levels and candidate deployments.
 
     Attributes:
         workload: An open loop; its rate is the traffic of all replicas together.
-        attainment: Share of each class's requests that must meet both of its service levels.
-        confidence: Of the one-sided bound on that share over replications, each with its own requests and truth.
-        router: How requests go to replicas.
+        attainment: Required SLO attainment of each class.
+        confidence: Confidence of the one-sided bound of the attainment over replications.
+        router: Routing of requests to replicas.
+        what_if: Changes to evaluate, as ``rate=2x``.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -98,21 +100,22 @@ class Question(BaseModel):
 
     @property
     def most_replicas(self) -> int:
-        """The limit on replicas: behind a random router one stands for all, else all are simulated at once."""
+        """Upper limit of replicas: with a random router one represents all, otherwise all are simulated together."""
         return MOST_ALIKE if self.router == "random" else MOST_AT_ONCE
 
     @property
     def rate_per_s(self) -> float:
+        """Arrival rate of all replicas together."""
         return self.workload.rate_per_s
 
 
 def names() -> list[str]:
-    """The packaged plans."""
+    """Names of the packaged plans."""
     return sorted(entry.name.removesuffix(".yaml") for entry in PACKAGED.iterdir() if entry.name.endswith(".yaml"))
 
 
 def text(source: str) -> str:
-    """A packaged plan by name, or a file by path, as it is written.
+    """Text of a packaged plan by name, or of a file by path.
 
     Raises:
         InputError: No such plan or file.
@@ -126,10 +129,10 @@ def text(source: str) -> str:
 
 
 def load(source: str) -> Question:
-    """Reads a packaged plan by name, or a YAML file by path; paths in it start from its folder.
+    """Read a packaged plan by name, or a YAML file by path; paths in it are relative to its folder.
 
     Raises:
-        InputError: No such plan, not YAML, or a field that is wrong.
+        InputError: No such plan, not YAML, or an invalid field.
     """
     return _parse(text(source), source, Path.cwd() if source in names() else Path(source).parent)
 
@@ -149,7 +152,7 @@ def _parse(text: str, source: str, base: Path) -> Question:
 
 
 def _placed(choice: Choice, base: Path) -> Choice:
-    """The choice with its files' paths from here."""
+    """The choice with paths relative to the working directory."""
     update: dict[str, Any] = {
         field: base / path for field in ("profile", "config") if (path := getattr(choice, field)) is not None
     }

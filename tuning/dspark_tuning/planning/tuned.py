@@ -1,4 +1,4 @@
-"""The tuned policy and flags of a deployment at a load, searched once and kept."""
+"""Tuned policy and flags of a deployment at a load, cached on disk."""
 
 from __future__ import annotations
 
@@ -36,14 +36,14 @@ TRIALS: Final = 32
 BATCH: Final = 16
 FINALISTS: Final = 3
 SELECT_SEEDS: Final = 4
-# A policy shows what it is worth a little beyond what a server carries, where goodput is not simply all of it.
+# Policies are compared at this factor of the load: below its capacity a server attains all of its traffic.
 BEYOND: Final = 1.15
 # Loads within a factor of the square root of 2 share a policy.
 BANDS_PER_DOUBLING: Final = 2
 
 
-class Kept(BaseModel):
-    """An arm as it is kept in a file."""
+class CachedArm(BaseModel):
+    """A tuned arm in the cache."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
     server: Server
@@ -52,30 +52,31 @@ class Kept(BaseModel):
     stock: bool
 
     def arm(self) -> Arm:
+        """The arm that was cached."""
         return Arm(TUNED, self.server, self.policy, self.belief, self.stock)
 
 
 def band(rate_per_s: float) -> float:
-    """The load that stands for all of a band, requests a second."""
+    """Representative load of a band of similar loads, requests per second."""
     return float(2.0 ** (round(BANDS_PER_DOUBLING * math.log2(rate_per_s)) / BANDS_PER_DOUBLING))
 
 
 def cache_folder() -> Path:
-    """Where tuned policies are kept: DSPARK_PLAN_CACHE, or in the user's cache."""
+    """Folder of cached policies: DSPARK_PLAN_CACHE, or a folder in the cache of the user."""
     if given := os.environ.get("DSPARK_PLAN_CACHE"):
         return Path(given)
-    # Not Path.home, which raises where the user has none.
+    # Path.home raises if the user has no home.
     return Path(os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")) / "sglang-dspark" / "plans"  # noqa: PTH111
 
 
 def tuned(
     scenario: Scenario, rate_per_s: float, rivals: list[Arm], trials: int, seed: int, pool: Executor | None
 ) -> Arm:
-    """The arm with the most goodput for a replica at the band of ``rate_per_s``; kept, or searched.
+    """The arm with the highest goodput of a replica in the band of ``rate_per_s``, from the cache or by a search.
 
     Args:
-        scenario: The deployment; its rate does not matter.
-        rivals: Arms that win unless a candidate is better beyond doubt.
+        scenario: The deployment; its rate is not used.
+        rivals: Baselines that a candidate must beat significantly.
     """
     at = band(rate_per_s) * BEYOND
     alone, _ = share_of(
@@ -83,37 +84,37 @@ def tuned(
     )
     place = cache_folder() / f"{_key(alone, rivals, trials, seed)}.json"
     try:
-        return Kept.model_validate_json(place.read_text(encoding="utf-8")).arm()
+        return CachedArm.model_validate_json(place.read_text(encoding="utf-8")).arm()
     except (OSError, ValidationError):
         pass
-    found = _search(alone, rivals, trials, seed, pool)
-    kept = Kept(server=found.server, policy=found.policy, belief=found.belief, stock=found.stock)
+    best = _search(alone, rivals, trials, seed, pool)
+    kept = CachedArm(server=best.server, policy=best.policy, belief=best.belief, stock=best.stock)
     try:
         write_atomically(place, kept.model_dump_json(indent=1) + "\n")
     except InputError as error:
-        logger.warning("the tuned policy is not kept: %s, by DSPARK_PLAN_CACHE", error)
+        logger.warning("the tuned policy is not cached: %s, by DSPARK_PLAN_CACHE", error)
     return kept.arm()
 
 
 def _key(scenario: Scenario, rivals: list[Arm], trials: int, seed: int) -> str:
-    """All that the search depends on, the version included."""
-    asked = {
+    """Hash of everything that the search depends on, including the version."""
+    settings = {
         "version": dspark_tuning.__version__,
         "scenario": scenario.model_dump(mode="json", exclude={"name", "description"}),
         "rivals": [arm.server.model_dump(mode="json") for arm in rivals],
         "search": [trials, BATCH, FINALISTS, SELECT_SEEDS, seed],
     }
-    return hashlib.sha256(json.dumps(asked, sort_keys=True).encode()).hexdigest()[:24]
+    return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:24]
 
 
 def space_of(scenario: Scenario) -> Space:
-    """What is searched; the captured requests stay where a what-if has set them."""
+    """Search space of a deployment; a what-if value of ``capture_requests`` is pinned."""
     capture = scenario.server.capture_requests
     return Space(scenario, {} if capture in (0, ROOMY["capture_requests"]) else {"capture_requests": capture})
 
 
 def searched(trials: int, seed: int) -> Searched:
-    """How :func:`tuned` searches."""
+    """Objective, trials and seeds of :func:`tuned`."""
     sets = {"search": seeds("search", seed, RUNGS[-1].seeds), "select": seeds("select", seed, SELECT_SEEDS)}
     return Searched("goodput", math.ceil(trials / BATCH) * BATCH, sets)
 
@@ -123,7 +124,7 @@ def _search(scenario: Scenario, rivals: list[Arm], trials: int, seed: int, pool:
     space, how = space_of(scenario), searched(trials, seed)
     plan = SearchPlan(how.objective, how.trials, BATCH, seed, how.seeds["search"])
     study = optuna.create_study(direction="maximize")
-    told = list(search(study, plan, space, lambda cells: evaluate(scenario, cells, pool)))[-1]
-    candidates = [space.arm(f"finalist {t.number}", params_of(t)) for t in finished(told)[:FINALISTS]]
+    trials_done = list(search(study, plan, space, lambda cells: evaluate(scenario, cells, pool)))[-1]
+    candidates = [space.arm(f"finalist {t.number}", params_of(t)) for t in finished(trials_done)[:FINALISTS]]
     rows = evaluate(scenario, grid([*rivals, *candidates], scenario.loads, how.seeds["select"]), pool)
     return selected(rows, how.objective, rivals, candidates)

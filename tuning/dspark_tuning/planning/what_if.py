@@ -1,4 +1,4 @@
-"""What-if changes: one at a time, of the traffic, the service levels, the drafter or the deployment."""
+"""What-if changes of a plan: traffic, service levels, drafter or deployment, one at a time."""
 
 from __future__ import annotations
 
@@ -23,22 +23,23 @@ SPELLING: Final = "write NAME=2x, NAME=+10%, NAME=-10% or NAME=NUMBER"
 
 
 class Amount(NamedTuple):
-    """How much: a factor, or a value in place of the old one."""
+    """Size of a change: a factor of the old value, or a new value."""
 
     factor: float | None
     value: float | None
 
     def of(self, old: float) -> float:
+        """The changed value."""
         return old * self.factor if self.factor is not None else float(self.value or 0.0)
 
 
 class Change(NamedTuple):
-    """A change.
+    """A what-if change.
 
     Attributes:
-        text: As it was asked for.
-        apply: From a scenario to the changed one.
-        lost: Replicas that are lost, of a plan that is otherwise the same.
+        text: The change as written, ``NAME=AMOUNT``.
+        apply: Changes a scenario.
+        lost: Number of lost replicas; the scenario stays the same.
     """
 
     text: str
@@ -47,10 +48,10 @@ class Change(NamedTuple):
 
 
 def parse(text: str) -> Change:
-    """Reads ``NAME=AMOUNT``.
+    """Parse ``NAME=AMOUNT``.
 
     Raises:
-        InputError: No such change, or an amount that it cannot have.
+        InputError: Unknown name, or an amount that this change does not take.
     """
     name, equals, given = text.partition("=")
     if not equals or name not in {*CHANGES, "gpu", "lost"}:
@@ -70,10 +71,10 @@ def parse(text: str) -> Change:
 
 
 def _amount(text: str, given: str) -> Amount:
-    found = re.fullmatch(r"([+-]?)(\d+(?:\.\d+)?)(x|%)?", given)
-    if found is None:
+    parts = re.fullmatch(r"([+-]?)(\d+(?:\.\d+)?)(x|%)?", given)
+    if parts is None:
         raise InputError(f"what_if: {text!r} is not valid; {SPELLING}")
-    sign, number, unit = found[1], float(found[2]), found[3]
+    sign, number, unit = parts[1], float(parts[2]), parts[3]
     if unit == "%" and sign:
         factor = 1.0 + (number if sign == "+" else -number) / 100.0
     elif unit == "x" and not sign:
@@ -85,7 +86,7 @@ def _amount(text: str, given: str) -> Amount:
     else:
         raise InputError(f"what_if: {text!r} is not valid; {SPELLING}")
     if factor <= 0:
-        raise InputError(f"what_if: {text!r} leaves nothing; give a factor above 0")
+        raise InputError(f"what_if: {text!r} is a factor of 0 or less; give a factor above 0")
     return Amount(factor, None)
 
 
@@ -97,7 +98,7 @@ def _rate(scenario: Scenario, amount: Amount, text: str) -> Scenario:
 def _lengths(field: str) -> Callable[[Scenario, Amount, str], Scenario]:
     def changed(scenario: Scenario, amount: Amount, text: str) -> Scenario:
         if scenario.workload.arrivals.has_lengths:
-            raise InputError(f"what_if: {text!r}: a trace brings its own lengths; give distributions in the plan")
+            raise InputError(f"what_if: {text!r}: the lengths of a trace are fixed; give distributions in the plan")
         if amount.factor is None:
             raise InputError(f"what_if: {text!r} is not valid; lengths take a factor, as {field}=1.5x")
         factor = amount.factor
@@ -144,13 +145,15 @@ def _acceptance(scenario: Scenario, amount: Amount, text: str) -> Scenario:
         return accepted_drafts(drafter.shifted(logits), domains) - goal
 
     if not excess(-FURTHEST_LOGITS) < 0 < excess(FURTHEST_LOGITS):
-        raise InputError(f"what_if: {text!r}: no drafter has {goal:.2f} of a block of {drafter.gamma}; ask for less")
+        raise InputError(
+            f"what_if: {text!r}: no drafter has {goal:.2f} of {drafter.gamma} drafts accepted; give a smaller factor"
+        )
     logits = brentq(excess, -FURTHEST_LOGITS, FURTHEST_LOGITS, xtol=PRECISION_LOGITS)
     return scenario.model_copy(update={"acceptance": drafter.shifted(logits), "drafter_quality": 0.0})
 
 
 def accepted_drafts(drafter: AcceptanceModel, domains: list[str]) -> float:
-    """Mean accepted drafts of whole blocks, all of ``domains`` alike."""
+    """Mean accepted drafts of whole blocks, with equal weight of each of ``domains``."""
     compiled = drafter.compile(domains)
     survival = np.empty(drafter.gamma, np.float32)
     total = 0
