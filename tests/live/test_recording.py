@@ -15,7 +15,7 @@ from dspark_simulator.scenario import Run
 from dspark_simulator.workloads import Workload
 from dspark_tuning.measuring.calibrate.calibration import calibrate
 from dspark_tuning.measuring.load.drive import Loaded, drive
-from dspark_tuning.measuring.load.request import Stream
+from dspark_tuning.measuring.load.request import ResponseStream
 from dspark_tuning.measuring.load.result import result
 from dspark_tuning.measuring.recording.schema import read
 from dspark_tuning.measuring.sim2real.measure import recording
@@ -110,7 +110,7 @@ def test_a_short_record_calibrates(steered: servers.SteeredServer, tmp_path: Pat
     assert float(found.profile.cost.tabulate()[0]["draft_s"][1]) > 0.0, "a draft costs something"
 
 
-class Recorded(Stream):
+class Recorded(ResponseStream):
     """A stream that keeps its lines, each with the number of chunks that had come."""
 
     def __init__(self) -> None:
@@ -129,7 +129,9 @@ def test_figures_are_those_of_sglangs_benchmark_on_the_same_streams(
     steered.use(artifact(Fixed(length=7), GUESS))
     streams: list[Recorded] = []
     # A closed loop makes them in the order of its requests.
-    monkeypatch.setattr("dspark_tuning.measuring.load.drive.Stream", lambda: streams.append(Recorded()) or streams[-1])
+    monkeypatch.setattr(
+        "dspark_tuning.measuring.load.drive.ResponseStream", lambda: streams.append(Recorded()) or streams[-1]
+    )
     loaded = load(steered, REQUESTS)
     recorded = [
         {

@@ -22,7 +22,7 @@ from dspark_simulator.costs.numeric import draft_s, host_s, prefill_s, verify_s
 from dspark_simulator.deployment import Truth
 from dspark_simulator.scenario import Run, Scenario, load
 from dspark_simulator.simulation import Arm, simulate
-from dspark_tuning.measuring.calibrate import acceptance, cells, confidence, cost, coverage, nonnegative
+from dspark_tuning.measuring.calibrate import acceptance_fit, confidence, cost, coverage, nonnegative, step_cells
 from dspark_tuning.measuring.calibrate.calibration import Calibrated, calibrate
 from dspark_tuning.measuring.calibrate.rounds import Rounds, rounds
 from dspark_tuning.measuring.calibrate.timelines import timelines
@@ -163,7 +163,7 @@ def test_what_a_recording_cannot_tell_is_said(tmp_path: Path) -> None:
 
 def test_a_server_without_speculation_gives_its_own_overhead(recording: Path) -> None:
     record = read([recording])
-    decoded, prefilled = cells.decodes(record), cells.prefills(record)
+    decoded, prefilled = step_cells.decodes(record), step_cells.prefills(record)
     plain = decoded.head(0)[["requests", "context", "step_s"]].copy()
     for requests in (2, 16):
         plain.loc[len(plain)] = [requests, 0.0, linear(requests, requests, False, 0) - 0.001]
@@ -227,7 +227,7 @@ def test_a_rare_class_borrows_ten_drafts_a_position() -> None:
         accepted=kept.astype(np.int64),
         logits=np.full((often + rare, 1), np.nan),
     )
-    fit = acceptance.fit(made, np.ones(1), "target", "drafter", "test")
+    fit = acceptance_fit.fit(made, np.ones(1), "target", "drafter", "test")
     assert fit.measured[:, 0].tolist() == [0.8, 0.2]
     assert fit.modelled[1, 0] == pytest.approx((0.2 + kept.mean()) / 2, abs=0.005)
 
@@ -241,7 +241,7 @@ def test_a_position_with_few_rounds_borrows_a_quarter_of_that_for_its_head() -> 
     survived = np.stack([rng.random(count) < special.expit(0.8 * logits[:, 0] + 0.2), np.arange(count) % 4 > 0], 1)
     accepted = np.where(survived[:, 0], np.where(survived[:, 1], 2, 1), 0)
     made = Rounds(CLASSES[:1], np.zeros(count, np.int64), np.arange(count), np.full(count, 2), accepted, logits)
-    slope, bias = acceptance._head(made)
+    slope, bias = acceptance_fit._head(made)
 
     def loss(found: NDArray[np.float64], x: NDArray[np.float64], happened: NDArray[np.bool_]) -> float:
         z = found[0] + found[1] * x
@@ -338,7 +338,7 @@ def test_a_plan_never_takes_more_than_five_minutes(loads: list[int]) -> None:
     record = Record(
         steps(drafter(), linear, [(2, 7)], 30).append_column("run", pa.array([0] * 30, pa.int32())), (about(),)
     )
-    missing = coverage.plan(coverage.of(cells.decodes(record), GAMMA, loads))
+    missing = coverage.plan(coverage.of(step_cells.decodes(record), GAMMA, loads))
     assert sum(run.seconds for run in missing) <= 300 and all(run.seconds >= 5 for run in missing)
 
 
@@ -520,15 +520,15 @@ def test_a_models_own_step_times_have_no_error_beside_themselves(
     found: Calibrated, recording: Path, tmp_path: Path
 ) -> None:
     """The recording, beside a scenario that has its times, and beside one with steps twice as long."""
-    from dspark_tuning.measuring.calibrate.beside import beside, measured, quantiles
+    from dspark_tuning.measuring.calibrate.model_errors import error_quantiles, measured, model_errors
 
     made = tmp_path / "measured.yaml"
     made.write_text(measured(load("h200-qwen3-8b"), found.profile, "measured"))
-    same = beside(found.decoded, load(str(made)), GAMMA)
+    same = model_errors(found.decoded, load(str(made)), GAMMA)
     assert len(same) >= 8 and {cell.drafted for cell in same} == {True, False}
-    assert quantiles(same)[0] < 0.03
+    assert error_quantiles(same)[0] < 0.03
     decoded = found.decoded.assign(step_s=found.decoded["step_s"] / 2)
-    assert quantiles(beside(decoded, load(str(made)), GAMMA))[0] == pytest.approx(1.0, abs=0.05)
+    assert error_quantiles(model_errors(decoded, load(str(made)), GAMMA))[0] == pytest.approx(1.0, abs=0.05)
     said = dspark("calibrate", recording, "--out", tmp_path / "p.json", "--base", made)
     assert said.code == 0 and "measured: median error" in " ".join(said.out.split())
 

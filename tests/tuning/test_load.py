@@ -15,10 +15,10 @@ import yaml
 from dspark_simulator.scenario import Run
 from dspark_simulator.workloads import Workload
 from dspark_tuning.measuring.calibrate import plain
-from dspark_tuning.measuring.load import rows
+from dspark_tuning.measuring.load import request_rows
 from dspark_tuning.measuring.load.drive import Loaded, drive
 from dspark_tuning.measuring.load.prompts import Wanted
-from dspark_tuning.measuring.load.request import Request
+from dspark_tuning.measuring.load.request import SentRequest
 from dspark_tuning.measuring.load.result import result
 from sglang_dspark.errors import InputError
 from sglang_dspark.sglang_client import Client
@@ -116,9 +116,9 @@ def test_failures_are_counted_and_not_sent_again(server: Fake) -> None:
     assert found.aborted == len(short) and found.unfinished == 0 and found.requests == 30
 
 
-def request(number: int, sent_s: float, times: list[float], tokens: list[int], slo_class: int = 0) -> Request:
+def request(number: int, sent_s: float, times: list[float], tokens: list[int], slo_class: int = 0) -> SentRequest:
     total = sum(tokens)
-    return Request(
+    return SentRequest(
         number, slo_class, True, 10, total, sent_s, times[-1], np.array(times), np.array(tokens), 2, (0, 1, 1), "", True
     )
 
@@ -148,8 +148,8 @@ def test_only_the_window_counts_for_throughput() -> None:
 
 def test_files_hold_what_plain_calibration_needs(server: Fake, tmp_path: Path) -> None:
     loaded = drive(Client(server.url), workload(), Run(requests=9, warmup_requests=0, drain=True))
-    rows.write(tmp_path / "a.parquet", loaded)
-    kept = rows.read(tmp_path / "a.parquet")
+    request_rows.write(tmp_path / "a.parquet", loaded)
+    kept = request_rows.read(tmp_path / "a.parquet")
     assert kept.clients == workload().clients and not kept.speculative
     for one, other in zip(kept.requests, loaded.requests, strict=True):
         assert (one.id, one.output_tokens, one.rounds, one.verify_lengths) == (
@@ -160,7 +160,7 @@ def test_files_hold_what_plain_calibration_needs(server: Fake, tmp_path: Path) -
     gaps = np.concatenate([np.diff(r.chunk_s) for r in loaded.requests])
     assert row["requests"] == 3 and row["step_s"] == pytest.approx(float(np.median(gaps)))
     server.info["speculative_algorithm"] = "DSPARK"
-    rows.write(tmp_path / "b.parquet", loaded._replace(server=server.info))
+    request_rows.write(tmp_path / "b.parquet", loaded._replace(server=server.info))
     with pytest.raises(InputError, match="the server speculated"):
         plain.read([tmp_path / "b.parquet"])
 

@@ -13,11 +13,11 @@ import numpy as np
 import pytest
 from scipy.stats import spearmanr
 
-from dspark_tuning.measuring.validate import curves, deployment, parameters, rows, sps, validate
+from dspark_tuning.measuring.validate import curves, deployment, parameters, published_rows, sps, validate
 from dspark_tuning.measuring.validate.baseline import interpolated
 from dspark_tuning.measuring.validate.deployment import Prediction
 from dspark_tuning.measuring.validate.fit import Fit
-from dspark_tuning.measuring.validate.rows import Key, Row
+from dspark_tuning.measuring.validate.published_rows import Key, PublishedRow
 from dspark_tuning.measuring.validate.score import Score, score
 from dspark_tuning.measuring.validate.steps import Roofline
 from dspark_tuning.measuring.validate.validation import Predicted
@@ -47,15 +47,17 @@ def file(tmp_path: Path, *lines: str, header: str = HEADER, name: str = "rows.cs
     return path
 
 
-def row(arm: str = "fixed", gamma: int | None = 7, concurrency: int = 8, throughput: float | None = 100.0) -> Row:
-    return Row("M", "H200", 1, None, None, arm, gamma, concurrency, throughput, None, None, True, "vllm", None)  # type: ignore[arg-type]
+def row(
+    arm: str = "fixed", gamma: int | None = 7, concurrency: int = 8, throughput: float | None = 100.0
+) -> PublishedRow:
+    return PublishedRow("M", "H200", 1, None, None, arm, gamma, concurrency, throughput, None, None, True, "vllm", None)  # type: ignore[arg-type]
 
 
 # --- reading
 
 
 def test_rows_are_read_as_they_are_written(tmp_path: Path) -> None:
-    first, plain, third = rows.read([file(tmp_path, *LINES)])
+    first, plain, third = published_rows.read([file(tmp_path, *LINES)])
     assert first.key == Key("Qwen3-8B", "H200", 1) and first.engine == "sglang" and first.spread == 0.035
     assert (first.gamma, first.tpot_s, first.accepted_length) == (7, None, 3.5)
     assert plain.gamma == 0 and plain.label == "nospec" and third.label == "fixed 5"
@@ -166,7 +168,7 @@ def sweep(tmp_path: Path) -> tuple[Path, Path, Path]:
 
 def test_a_sweeps_flags_are_in_its_texts(tmp_path: Path) -> None:
     path, *_ = sweep(tmp_path)
-    compact, _, static = rows.read([path])
+    compact, _, static = published_rows.read([path])
     assert compact.key == Key("Some-Model", "Some Box", 2) and compact.engine == "sglang"
     assert (compact.arm, compact.gamma, compact.max_running_requests) == ("adaptive", 5, 16)
     assert (compact.prefill_decode_interval, compact.context_tokens) == (4, 0)
@@ -185,7 +187,7 @@ def test_a_sweeps_flags_are_in_its_texts(tmp_path: Path) -> None:
     ],
 )
 def test_arms_are_told_by_their_words(tmp_path: Path, text: str, arm: str) -> None:
-    (found,) = rows.read([file(tmp_path, f'{BOX},"{text}",0,4,1,80.0,,', header=SWEEP)])
+    (found,) = published_rows.read([file(tmp_path, f'{BOX},"{text}",0,4,1,80.0,,', header=SWEEP)])
     assert found.arm == arm
 
 
@@ -252,7 +254,7 @@ def test_gb10_is_predicted_from_its_table_and_live_steps(pool: Executor) -> None
     """No row of the sweep is looked at. Two of the rows are of another image, whose steps nobody has timed."""
     tables = sps.read_tables([published("gb10_v41flash_sps_table.csv")])
     steps = sps.read_live_steps([published("gb10_v41flash_live_steps.csv")])
-    found = validate(steps, rows.read([published("gb10_v41flash_decode.csv")]), tables, pool)
+    found = validate(steps, published_rows.read([published("gb10_v41flash_decode.csv")]), tables, pool)
     assert score(found.predicted, steps).overall.mape < 0.10
 
 
@@ -343,11 +345,11 @@ def pool() -> Iterator[Executor]:
         yield workers
 
 
-def known_rows(values: dict[str, float], which: list[tuple[str, int, int]]) -> list[Row]:
+def known_rows(values: dict[str, float], which: list[tuple[str, int, int]]) -> list[PublishedRow]:
     """Rows of a deployment of known quantities, as the simulator has them."""
     found = []
     for arm, gamma, concurrency in which:
-        blank = Row(
+        blank = PublishedRow(
             "Qwen3-8B",
             "H200",
             1,
@@ -433,7 +435,7 @@ def test_the_fewest_gpus_that_explain_the_rows_about_as_well(
 Pick = Callable[[dict[str, str]], bool]
 
 
-def split(tmp_path: Path, where: Pick, predict: Pick) -> tuple[list[Row], list[Row]]:
+def split(tmp_path: Path, where: Pick, predict: Pick) -> tuple[list[PublishedRow], list[PublishedRow]]:
     with published("serving.csv").open() as source:
         reader = csv.DictReader(source)
         every = [line for line in reader if where(line)]
@@ -445,7 +447,7 @@ def split(tmp_path: Path, where: Pick, predict: Pick) -> tuple[list[Row], list[R
             writer = csv.DictWriter(target, columns)
             writer.writeheader()
             writer.writerows(line for line in every if predict(line) is wanted)
-        found.append(rows.read([path]))
+        found.append(published_rows.read([path]))
     return found[0], found[1]
 
 
@@ -478,7 +480,7 @@ HELD = {
 }
 
 
-def is_outlier(r: Row) -> bool:
+def is_outlier(r: PublishedRow) -> bool:
     """The one row that is not predicted; docs/fidelity.md says what is known of it."""
     return r.model.startswith("DeepSeek-V4-Pro") and r.gamma == 7 and r.concurrency == 256
 
@@ -544,7 +546,7 @@ def test_rocms_ragged_path_slows_adaptive_steps_as_its_ablation_has_it(pool: Exe
             for line in csv.DictReader(source)
             if line["step"].startswith("adaptive repeat")
         }
-    fit = [r._replace(tp=4) for r in rows.read([published("serving.csv")]) if r.hardware == "MI350X"]
+    fit = [r._replace(tp=4) for r in published_rows.read([published("serving.csv")]) if r.hardware == "MI350X"]
     fixed = [r for r in fit if r.gamma == 7 and r.concurrency in behind]
     adaptive = [r._replace(arm="adaptive") for r in fixed]
     errors = {}

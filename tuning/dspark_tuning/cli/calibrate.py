@@ -53,8 +53,8 @@ def calibrate(
     """Fit cost, acceptance and confidence to what a live server recorded; write a profile for simulate and tune."""
     from dspark_simulator.profile import dumps
     from dspark_simulator.scenario import load as read_scenario
-    from dspark_tuning.measuring.calibrate import beside as compared
     from dspark_tuning.measuring.calibrate import exports
+    from dspark_tuning.measuring.calibrate import model_errors as compared
     from dspark_tuning.measuring.calibrate.calibration import calibrate as run
     from dspark_tuning.measuring.calibrate.plain import read as read_plain
     from dspark_tuning.reporting import calibration as page
@@ -79,7 +79,7 @@ def calibrate(
         files[scenario] = compared.measured(traffic, found.profile, scenario.stem)
     for path, content in files.items():
         write_atomically(path, content)
-    against = [] if traffic is None else compared.beside(found.decoded, traffic, found.profile.server.gamma)
+    against = [] if traffic is None else compared.model_errors(found.decoded, traffic, found.profile.server.gamma)
     if as_json:
         cells = {} if traffic is None else {"base": [row._asdict() | {"error": row.error} for row in against]}
         print_json(_json(found, files, plan) | cells)

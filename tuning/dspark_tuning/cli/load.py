@@ -48,7 +48,7 @@ def load(
 ) -> None:
     """Send a scenario's traffic to a running server; TTFT, TPOT, ITL and goodput as `dspark simulate` has them."""
     from dspark_tuning.cli.simulate import of_length
-    from dspark_tuning.measuring.load import rows
+    from dspark_tuning.measuring.load import request_rows
     from dspark_tuning.measuring.load.drive import drive
     from dspark_tuning.measuring.load.prompts import read
     from dspark_tuning.measuring.load.result import result
@@ -77,7 +77,7 @@ def load(
     if loaded.failed and not any(request.finished for request in loaded.requests):
         raise InputError(f"{url}: every request failed, the first with {loaded.failed[0].error}; see the server's log")
     if out is not None:
-        rows.write(out, loaded)
+        request_rows.write(out, loaded)
     found = result(loaded)
     if as_json:
         print_json(

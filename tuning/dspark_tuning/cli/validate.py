@@ -12,7 +12,7 @@ from dspark_tuning.cli.common import Json, Workers, console, cpus, print_json
 
 if TYPE_CHECKING:
     from dspark_tuning.measuring.validate import Predicted, Validation
-    from dspark_tuning.measuring.validate.rows import Key, Row
+    from dspark_tuning.measuring.validate.published_rows import Key, PublishedRow
     from dspark_tuning.measuring.validate.score import Score
 
 
@@ -41,7 +41,7 @@ def validate(
 ) -> None:
     """Calibrate on published results and predict others: arms, loads and capture limits that were left out."""
     from dspark_tuning.cli.progress import Bar
-    from dspark_tuning.measuring.validate import curves, rows, sps
+    from dspark_tuning.measuring.validate import curves, published_rows, sps
     from dspark_tuning.measuring.validate import validate as run
     from dspark_tuning.measuring.validate.score import score
     from dspark_tuning.measuring.validate.steps import Measured
@@ -49,7 +49,10 @@ def validate(
     from dspark_tuning.reporting import validation
     from dspark_tuning.search.evaluation import executor
 
-    measured, wanted = [*rows.read(fit or []), *sps.read_live_steps(steps or [])], rows.read(predict)
+    measured, wanted = (
+        [*published_rows.read(fit or []), *sps.read_live_steps(steps or [])],
+        published_rows.read(predict),
+    )
     known: dict[Key, Measured] = {key: curve for path in cost or [] for key, curve in curves.read(path).items()}
     known |= sps.read_tables(table or [])
     check_rows([*wanted, *measured], known)
@@ -71,7 +74,7 @@ def validate(
     out.print(_spread([*measured, *wanted]))
 
 
-def _spread(rows: Iterable[Row]) -> str:
+def _spread(rows: Iterable[PublishedRow]) -> str:
     spreads = [row.spread for row in rows if row.spread is not None]
     if not spreads:
         return "Published repeats of such runs differ by 2 to 6 % (sgl-project/sglang#35413)."

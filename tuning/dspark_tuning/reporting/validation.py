@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from rich.table import Table
 
 from dspark_tuning.measuring.validate.score import Crossover, Errors, Score
-from dspark_tuning.measuring.validate.validation import Calibration, Predicted
+from dspark_tuning.measuring.validate.validation import DeploymentCalibration, Predicted
 from dspark_tuning.reporting.tables import blank_table, ms, number, percent
 
 
@@ -63,7 +63,7 @@ def _errors(found: Errors) -> Iterable[str]:
     return (percent(value) for value in (found.mape, found.worst, found.tpot_mape, found.baseline_mape))
 
 
-def calibration(found: Calibration) -> Table:
+def calibration(found: DeploymentCalibration) -> Table:
     """The quantities of a deployment: what they came out at, and which were only believed."""
     where = f"{found.rows} rows" + (f" of {found.of}" if found.of else "")
     title = f"{found.key.model} on {found.key.hardware}: {where}, step times from {found.steps}"

@@ -15,9 +15,9 @@ from dspark_simulator.acceptance_model import packaged
 from dspark_simulator.deployment import Memory
 from dspark_simulator.profile import Profile
 from dspark_simulator.server import Server
-from dspark_tuning.measuring.calibrate import acceptance, cells, confidence, cost, coverage
-from dspark_tuning.measuring.calibrate.acceptance import AcceptanceFit
-from dspark_tuning.measuring.calibrate.confidence import Calibration
+from dspark_tuning.measuring.calibrate import acceptance_fit, confidence, cost, coverage, step_cells
+from dspark_tuning.measuring.calibrate.acceptance_fit import AcceptanceFit
+from dspark_tuning.measuring.calibrate.confidence import ConfidenceCalibration
 from dspark_tuning.measuring.calibrate.cost import CostFit
 from dspark_tuning.measuring.calibrate.coverage import Coverage
 from dspark_tuning.measuring.calibrate.rounds import rounds
@@ -34,7 +34,7 @@ class Calibrated(NamedTuple):
     """A profile and what it was made of.
 
     Attributes:
-        decoded: The timed decode steps (``cells.decodes``).
+        decoded: The timed decode steps (``step_cells.decodes``).
         acceptance, head: None where the recording has no lengths, or too few whole rounds.
         timelines: By recording, in the order of the profile's provenance.
     """
@@ -43,7 +43,7 @@ class Calibrated(NamedTuple):
     decoded: pd.DataFrame
     cost: CostFit
     acceptance: AcceptanceFit | None
-    head: Calibration | None
+    head: ConfidenceCalibration | None
     coverage: Coverage
     timelines: tuple[Timeline, ...]
 
@@ -67,7 +67,7 @@ def calibrate(
     """
     record = read(paths)
     about = record.abouts[0]
-    decoded, prefilled = cells.decodes(record), cells.prefills(record)
+    decoded, prefilled = step_cells.decodes(record), step_cells.prefills(record)
     fitted = cost.fit(decoded, prefilled, plain, record.gamma)
     verified = rounds(record)
     head = confidence.calibrate(verified)
@@ -77,7 +77,7 @@ def calibrate(
     warnings = [sentence for one in record.abouts for sentence in one.partial if "length" in sentence.lower()]
     warnings += fitted.warnings
     if len(verified.verified):
-        accepted = acceptance.fit(verified, temperatures, about.model, about.draft_model, source)
+        accepted = acceptance_fit.fit(verified, temperatures, about.model, about.draft_model, source)
         warnings += accepted.warnings
         drafter = accepted.model
     else:
@@ -136,7 +136,7 @@ def _told(about: About) -> dict[str, Any]:
     )
 
 
-def _residuals(fitted: CostFit, accepted: AcceptanceFit | None, head: Calibration | None) -> dict[str, Any]:
+def _residuals(fitted: CostFit, accepted: AcceptanceFit | None, head: ConfidenceCalibration | None) -> dict[str, Any]:
     found: dict[str, Any] = {
         error.part: {"steps": error.steps, "median": error.median, "p90": error.p90} for error in fitted.errors
     }

@@ -17,7 +17,7 @@ Floats = NDArray[np.float64]
 LEAST_ROUNDS = 200
 
 
-class Calibration(NamedTuple):
+class ConfidenceCalibration(NamedTuple):
     """The head with and without temperatures, by draft position, on rounds that the temperatures were not fitted to.
 
     Attributes:
@@ -42,7 +42,7 @@ class Calibration(NamedTuple):
     survived: NDArray[np.bool_]
 
 
-def calibrate(rounds: Rounds) -> Calibration | None:
+def calibrate(rounds: Rounds) -> ConfidenceCalibration | None:
     """Fits temperatures; None where there are too few whole rounds with confidences."""
     gamma = rounds.logits.shape[1]
     whole = rounds.take((rounds.verified == gamma) & np.isfinite(rounds.logits).all(1))
@@ -54,7 +54,7 @@ def calibrate(rounds: Rounds) -> Calibration | None:
     raw = np.cumprod(expit(whole.logits), axis=1, dtype=np.float64)
     survival = np.cumprod(expit(whole.logits / fitted), axis=1, dtype=np.float64)
     held = ~half
-    return Calibration(
+    return ConfidenceCalibration(
         sts.fit(whole.logits, whole.survived),
         n,
         np.array([sts.ece(raw[held, k], whole.survived[held, k]) for k in range(gamma)]),

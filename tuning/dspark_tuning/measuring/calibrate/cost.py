@@ -12,8 +12,8 @@ from numpy.typing import NDArray
 from dspark_simulator.costs.base import GridCurve, Overhead, RequestCurve, TokenCurve
 from dspark_simulator.costs.curve import CurveCost, Measurements
 from dspark_simulator.deployment import Live
-from dspark_tuning.measuring.calibrate.cells import cells
 from dspark_tuning.measuring.calibrate.nonnegative import bends, knots, ramps, robust
+from dspark_tuning.measuring.calibrate.step_cells import cells
 from sglang_dspark.policy import sglang_tiers
 
 Floats = NDArray[np.float64]
@@ -93,7 +93,7 @@ def fit(decoded: pd.DataFrame, prefilled: pd.DataFrame, plain: pd.DataFrame | No
     that never falls with tokens, and a part for each context token; none is negative.
 
     Args:
-        decoded, prefilled: As ``cells.decodes`` and ``cells.prefills`` make them.
+        decoded, prefilled: As ``step_cells.decodes`` and ``step_cells.prefills`` make them.
         plain: Of a server without speculation: requests, context and step_s of its decode steps; None is unknown, and
             then it is taken to have the overhead of this one.
         gamma: Drafts a block, by which SGLang spaces what it captures.

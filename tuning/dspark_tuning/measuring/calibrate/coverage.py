@@ -60,7 +60,7 @@ def of(decoded: pd.DataFrame, gamma: int, loads: Sequence[int]) -> Coverage:
     """Looks for steps near every load, at verify lengths of nothing, a part and all of a block, and without a draft.
 
     Args:
-        decoded: As ``cells.decodes`` makes them.
+        decoded: As ``step_cells.decodes`` makes them.
         loads: Running requests; the recording's own where empty.
     """
     asked = sorted(set(loads)) or [int(decoded["requests"].max())]

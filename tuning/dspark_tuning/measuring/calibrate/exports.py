@@ -7,7 +7,7 @@ import json
 from dspark_simulator.costs import sps_additive
 from dspark_simulator.profile import Profile
 from dspark_tuning.measuring.calibrate.calibration import Calibrated
-from dspark_tuning.measuring.calibrate.confidence import Calibration
+from dspark_tuning.measuring.calibrate.confidence import ConfidenceCalibration
 from sglang_dspark.errors import InputError
 from sglang_dspark.policy.belief import sps_json
 
@@ -33,7 +33,7 @@ def sts(found: Calibrated) -> str:
     return temperatures(found.head, "dspark calibrate")
 
 
-def temperatures(head: Calibration, dataset: str) -> str:
+def temperatures(head: ConfidenceCalibration, dataset: str) -> str:
     """The same of any calibrated head; ``dataset`` says what it was fitted to."""
     content = {
         "temperatures": [float(t) for t in head.temperatures],

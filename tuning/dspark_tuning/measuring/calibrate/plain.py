@@ -8,12 +8,12 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from dspark_tuning.measuring.load import rows
-from dspark_tuning.measuring.load.request import Request
+from dspark_tuning.measuring.load import request_rows
+from dspark_tuning.measuring.load.request import SentRequest
 from sglang_dspark.errors import InputError
 
 
-def steps(requests: Sequence[Request], clients: int) -> pd.DataFrame:
+def steps(requests: Sequence[SentRequest], clients: int) -> pd.DataFrame:
     """A closed loop's decode steps: such a server answers every running request with one token a step.
 
     Gaps between a request's tokens are steps, or prefills that came between; the median is a step. Tokens that come
@@ -50,7 +50,7 @@ def read(paths: Sequence[Path]) -> pd.DataFrame:
     """
     found = []
     for path in paths:
-        kept = rows.read(path)
+        kept = request_rows.read(path)
         if kept.speculative:
             raise InputError(f"plain: {path}: the server speculated; load one without --speculative-algorithm")
         if not kept.clients:

@@ -10,9 +10,9 @@ from typing import NamedTuple
 import numpy as np
 import yaml
 
-from dspark_tuning.measuring.calibrate import acceptance
-from dspark_tuning.measuring.calibrate.acceptance import AcceptanceFit
-from dspark_tuning.measuring.calibrate.confidence import Calibration, calibrate
+from dspark_tuning.measuring.calibrate import acceptance_fit
+from dspark_tuning.measuring.calibrate.acceptance_fit import AcceptanceFit
+from dspark_tuning.measuring.calibrate.confidence import ConfidenceCalibration, calibrate
 from dspark_tuning.measuring.calibrate.exports import temperatures
 from dspark_tuning.measuring.calibrate.rounds import Rounds
 from dspark_tuning.measuring.drafters.figures import DrafterFigures, figures
@@ -38,7 +38,7 @@ class Evaluation(NamedTuple):
     family: str
     gamma: int
     figures: list[DrafterFigures]
-    head: dict[float, Calibration | None]
+    head: dict[float, ConfidenceCalibration | None]
     fit: AcceptanceFit | None
 
 
@@ -62,7 +62,7 @@ def evaluate(
         calibration = head[temperature]
         if calibration is not None:
             source = f"rounds played offline at temperature {temperature:g}"
-            fit = acceptance.fit(each, calibration.temperatures, target, draft, source)
+            fit = acceptance_fit.fit(each, calibration.temperatures, target, draft, source)
             break
     return Evaluation(target, draft, family, gamma, rows, head, fit)
 

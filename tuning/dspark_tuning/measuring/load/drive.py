@@ -14,7 +14,7 @@ import numpy as np
 from dspark_simulator.scenario import Run
 from dspark_simulator.workloads import RequestClass, Workload
 from dspark_tuning.measuring.load.prompts import Prompts, Wanted, of_texts, random_tokens
-from dspark_tuning.measuring.load.request import Request, Stream, ask
+from dspark_tuning.measuring.load.request import ResponseStream, SentRequest, ask
 from sglang_dspark.sglang_client import Client, verify_lengths
 
 # An event may hold all tokens so far.
@@ -36,7 +36,7 @@ class Loaded(NamedTuple):
     """
 
     classes: tuple[RequestClass, ...]
-    requests: tuple[Request, ...]
+    requests: tuple[SentRequest, ...]
     clients: int | None
     expected: tuple[int, ...]
     opened_s: float
@@ -47,7 +47,7 @@ class Loaded(NamedTuple):
     server: dict[str, Any]
 
     @property
-    def failed(self) -> list[Request]:
+    def failed(self) -> list[SentRequest]:
         return [request for request in self.requests if request.error]
 
 
@@ -99,7 +99,7 @@ class _Drive:
         self._sent = 0
         self._left = self._last - self._first
         self._done = asyncio.Event()
-        self._found: list[Request] = []
+        self._found: list[SentRequest] = []
         self._started_s = self._opened_s = self._closed_s = 0.0
         self._late_s = 0.0
 
@@ -167,7 +167,7 @@ class _Drive:
         elif self._sent == self._last and self._opened_s:
             self._closed_s = sent_s
         self._sent += 1
-        stream = Stream()
+        stream = ResponseStream()
         error = ""  # What is cut off by the end of the run has not failed.
         try:
             error = await ask(session, self._client.url, prompt, sampling, stream)
@@ -175,7 +175,7 @@ class _Drive:
             measured = self._first <= number < self._last
             meta = stream.meta
             self._found.append(
-                Request(
+                SentRequest(
                     number,
                     int(row["slo_class"]),
                     measured,

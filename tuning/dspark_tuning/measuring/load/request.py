@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 
-class Request(NamedTuple):
+class SentRequest(NamedTuple):
     """A request and what came of it.
 
     Attributes:
@@ -62,7 +62,7 @@ class Request(NamedTuple):
         return np.repeat(shared, self.chunk_tokens)[1:]
 
 
-class Stream:
+class ResponseStream:
     """Reads the events of a ``/generate`` stream as they come; holds what is known at any time."""
 
     def __init__(self) -> None:
@@ -99,7 +99,7 @@ async def ask(
     url: str,
     prompt: str | Sequence[int],
     sampling: dict[str, Any],
-    stream: Stream,
+    stream: ResponseStream,
 ) -> str:
     """Sends a request and reads its stream to the end.
 

@@ -10,7 +10,7 @@ import numpy as np
 
 from dspark_simulator.result import ClassResult, Latency, Result, grows
 from dspark_tuning.measuring.load.drive import Loaded
-from dspark_tuning.measuring.load.request import Request
+from dspark_tuning.measuring.load.request import SentRequest
 
 
 def result(loaded: Loaded) -> Result:
@@ -62,7 +62,7 @@ def result(loaded: Loaded) -> Result:
 
 
 def _of_class(
-    loaded: Loaded, measured: Sequence[Request], good: Sequence[Request], place: int, window_s: float
+    loaded: Loaded, measured: Sequence[SentRequest], good: Sequence[SentRequest], place: int, window_s: float
 ) -> ClassResult:
     mine = [request for request in measured if request.slo_class == place]
     done = [request for request in mine if request.finished]
@@ -87,20 +87,20 @@ def _backlog(loaded: Loaded) -> list[int]:
     return [int(count) for count in np.searchsorted(sent, at_s) - np.searchsorted(ended, at_s, side="right")]
 
 
-def _good(request: Request, loaded: Loaded) -> bool:
+def _good(request: SentRequest, loaded: Loaded) -> bool:
     slo = loaded.classes[request.slo_class].slo
     return _in_ttft(request, loaded) and (request.output_tokens < 2 or request.tpot_s <= slo.tpot_s)
 
 
-def _in_ttft(request: Request, loaded: Loaded) -> bool:
+def _in_ttft(request: SentRequest, loaded: Loaded) -> bool:
     return request.ttft_s <= loaded.classes[request.slo_class].slo.ttft_s
 
 
-def _inside(request: Request, loaded: Loaded) -> np.ndarray[tuple[int, ...], np.dtype[np.bool_]]:
+def _inside(request: SentRequest, loaded: Loaded) -> np.ndarray[tuple[int, ...], np.dtype[np.bool_]]:
     return np.asarray((request.chunk_s > loaded.opened_s) & (request.chunk_s <= loaded.closed_s), np.bool_)
 
 
-def _gaps(requests: Iterable[Request]) -> list[float]:
+def _gaps(requests: Iterable[SentRequest]) -> list[float]:
     return [float(gap) for request in requests for gap in request.itl_s()]
 
 

@@ -23,8 +23,7 @@ from dspark_simulator.costs import sps_additive
 from dspark_simulator.scenario import Scenario, load
 from dspark_simulator.simulation import Arm
 from dspark_simulator.workloads import Workload
-from dspark_tuning.measuring.calibrate import cells as recorded_cells
-from dspark_tuning.measuring.calibrate import plain
+from dspark_tuning.measuring.calibrate import plain, step_cells
 from dspark_tuning.measuring.calibrate.calibration import Calibrated, calibrate
 from dspark_tuning.measuring.recording.schema import read
 from dspark_tuning.measuring.sim2real.cells import (
@@ -267,7 +266,7 @@ class Session:
 
     def profiled_table(self) -> Path:
         """Fit the recorded steps with SGLang's own profiler (``sglang.benchmark.dspark_sps_profiler fit``)."""
-        steps = recorded_cells.decodes(read([self._folder / "run.parquet"]))
+        steps = step_cells.decodes(read([self._folder / "run.parquet"]))
         drafted = steps[steps["drafted"]].groupby(["requests", "tokens"])
         groups = drafted["step_s"].agg(["median", "size"]).query("size >= 5").reset_index()
         rounds = [

@@ -6,17 +6,17 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from dspark_tuning.measuring.validate.rows import Row
+from dspark_tuning.measuring.validate.published_rows import PublishedRow
 
 
-def interpolated(row: Row, fit: Sequence[Row]) -> float | None:
+def interpolated(row: PublishedRow, fit: Sequence[PublishedRow]) -> float | None:
     """Throughput of a row from the arms of ``fit`` of the same deployment, tokens per second.
 
     By concurrency on logarithms, and, where the arm itself was not measured, by gamma, no speculation being gamma 0; an
     adaptive arm is then taken for the best of the others. Outside what was measured the nearest row holds. None where
     nothing was.
     """
-    arms: dict[str, list[Row]] = {}
+    arms: dict[str, list[PublishedRow]] = {}
     for other in fit:
         if other.key == row.key and other.throughput_tok_s is not None:
             arms.setdefault(other.label, []).append(other)
@@ -36,7 +36,7 @@ def interpolated(row: Row, fit: Sequence[Row]) -> float | None:
     return float(np.exp(np.interp(row.gamma, gammas, np.log(found))))
 
 
-def _at(rows: Sequence[Row], concurrency: int) -> float:
+def _at(rows: Sequence[PublishedRow], concurrency: int) -> float:
     points = sorted((row.concurrency, row.throughput_tok_s or np.nan) for row in rows)
     loads, found = np.log(np.array(points)).T
     return float(np.exp(np.interp(np.log(concurrency), loads, found)))

@@ -8,7 +8,7 @@ from statistics import median
 
 from dspark_simulator.costs.base import MAX_POINTS, GridCurve, RequestCurve, TokenCurve
 from dspark_simulator.costs.curve import Measurements
-from dspark_tuning.measuring.validate.rows import Cells, Key, csv_rows, key_of
+from dspark_tuning.measuring.validate.published_rows import CsvLine, Key, csv_rows, key_of
 from sglang_dspark.errors import InputError
 
 COLUMNS = ("model", "hardware", "tp", "curve", "x", "kind", "cost_ms", "region")
@@ -21,7 +21,7 @@ def read(path: Path) -> dict[Key, Measurements]:
     Raises:
         InputError: Not readable, a value that is wrong, or a deployment without a captured verify or a draft curve.
     """
-    lines: defaultdict[Key, defaultdict[str, list[Cells]]] = defaultdict(lambda: defaultdict(list))
+    lines: defaultdict[Key, defaultdict[str, list[CsvLine]]] = defaultdict(lambda: defaultdict(list))
     for line in csv_rows(path, COLUMNS):
         curve = line.text("curve")
         if curve not in ("verify", "draft"):
@@ -34,7 +34,7 @@ def read(path: Path) -> dict[Key, Measurements]:
     }
 
 
-def _points(lines: list[Cells]) -> dict[int, float]:
+def _points(lines: list[CsvLine]) -> dict[int, float]:
     """Seconds by tokens or requests, ascending."""
     medians = [line for line in lines if line.text("kind").startswith("median")]
     times: defaultdict[int, list[float]] = defaultdict(list)

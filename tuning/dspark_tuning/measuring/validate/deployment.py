@@ -14,7 +14,7 @@ from dspark_simulator.server import Server
 from dspark_simulator.simulation import Arm, simulate
 from dspark_simulator.workloads import RequestClass, Workload
 from dspark_tuning.measuring.validate.lookup import block
-from dspark_tuning.measuring.validate.rows import Row
+from dspark_tuning.measuring.validate.published_rows import PublishedRow
 from dspark_tuning.measuring.validate.steps import Filled, Measured, steps_of
 from sglang_dspark.errors import InputError, from_validation
 from sglang_dspark.policy import Argmax, Engine, NoDraft, compile_rule
@@ -59,7 +59,7 @@ class _Setup(NamedTuple):
     truth: Truth
 
 
-def check(row: Row, measured: Measured) -> None:
+def check(row: PublishedRow, measured: Measured) -> None:
     """Builds all that :func:`predict` simulates.
 
     Raises:
@@ -78,7 +78,7 @@ def check(row: Row, measured: Measured) -> None:
         raise InputError(f"{row.where}: {error}") from error
 
 
-def fill(row: Row, most_clients: int, tp: int) -> Filled:
+def fill(row: PublishedRow, most_clients: int, tp: int) -> Filled:
     """Fills what a row leaves blank.
 
     Args:
@@ -102,7 +102,7 @@ def fill(row: Row, most_clients: int, tp: int) -> Filled:
     return Filled(**fields, assumed=assumed)
 
 
-def predict(row: Row, filled: Filled, values: Mapping[str, float], measured: Measured) -> Prediction:
+def predict(row: PublishedRow, filled: Filled, values: Mapping[str, float], measured: Measured) -> Prediction:
     """Simulates the run of a row.
 
     Args:
@@ -120,7 +120,7 @@ def predict(row: Row, filled: Filled, values: Mapping[str, float], measured: Mea
     )
 
 
-def _setup(row: Row, filled: Filled, values: Mapping[str, float], measured: Measured) -> _Setup:
+def _setup(row: PublishedRow, filled: Filled, values: Mapping[str, float], measured: Measured) -> _Setup:
     steps = steps_of(measured)
     scheduled = row.arm == "adaptive"
     server = _server(row, filled)
@@ -141,20 +141,20 @@ def _setup(row: Row, filled: Filled, values: Mapping[str, float], measured: Meas
     return _Setup(scenario, arm, Truth(slope=slope))
 
 
-def _run(row: Row) -> Run:
+def _run(row: PublishedRow) -> Run:
     if row.context_tokens is None:
         return Run(requests=_requests(row), warmup_requests=0, drain=True)
     measured = max(LEAST_REQUESTS, SWEEP_ROUNDS * row.concurrency)
     return Run(requests=row.concurrency + measured, warmup_requests=row.concurrency)
 
 
-def _requests(row: Row) -> int:
+def _requests(row: PublishedRow) -> int:
     if row.arm == "nospec":
         return min(REQUESTS, PLAIN_ROUNDS * row.concurrency)
     return min(REQUESTS, max(LEAST_REQUESTS, ROUNDS * row.concurrency))
 
 
-def _server(row: Row, filled: Filled) -> Server:
+def _server(row: PublishedRow, filled: Filled) -> Server:
     limits: dict[str, Any] = {"capture_tokens": filled.capture_tokens}
     if row.engine == "sglang":
         # SGLang captures batches; their tokens follow from gamma.
@@ -176,7 +176,7 @@ def _server(row: Row, filled: Filled) -> Server:
     )
 
 
-def _workload(row: Row, filled: Filled, values: Mapping[str, float]) -> Workload:
+def _workload(row: PublishedRow, filled: Filled, values: Mapping[str, float]) -> Workload:
     if row.context_tokens is not None:
         prompt: dict[str, Any] = {"kind": "fixed", "tokens": row.context_tokens + QUESTION_TOKENS}
     else:
@@ -191,7 +191,7 @@ def _workload(row: Row, filled: Filled, values: Mapping[str, float]) -> Workload
     return Workload.model_validate({"arrivals": {"kind": "closed", "clients": row.concurrency}, "classes": classes})
 
 
-def _drafter(row: Row, quality: float) -> AcceptanceModel:
+def _drafter(row: PublishedRow, quality: float) -> AcceptanceModel:
     """The packaged drafter, better by ``quality`` logits; SGLang uses its confidences as they are, unless told."""
     model = packaged().shifted(quality)
     return model if row.engine == "vllm" else model.with_temperatures([1.0] * model.gamma)

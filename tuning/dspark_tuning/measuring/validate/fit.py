@@ -11,8 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dspark_tuning.measuring.validate.deployment import Prediction, predict
-from dspark_tuning.measuring.validate.parameters import Space
-from dspark_tuning.measuring.validate.rows import Row
+from dspark_tuning.measuring.validate.parameters import ParameterSpace
+from dspark_tuning.measuring.validate.published_rows import PublishedRow
 from dspark_tuning.measuring.validate.steps import Filled, Measured
 
 Floats = NDArray[np.float64]
@@ -32,7 +32,7 @@ SHARES = (1.0, 0.5, 0.25)
 class Job(NamedTuple):
     """One row to predict, as it travels to another process."""
 
-    row: Row
+    row: PublishedRow
     filled: Filled
     values: dict[str, float]
     measured: Measured
@@ -44,7 +44,7 @@ class Job(NamedTuple):
 class Subject(NamedTuple):
     """What a fit is about: rows of one deployment, or of one kind of hardware."""
 
-    rows: Sequence[Row]
+    rows: Sequence[PublishedRow]
     filled: Sequence[Filled]
     measured: Measured
 
@@ -65,7 +65,7 @@ class Fit(NamedTuple):
 
 
 def fit(
-    subject: Subject, space: Space, pool: Executor | None = None, progress: Callable[[], None] = lambda: None
+    subject: Subject, space: ParameterSpace, pool: Executor | None = None, progress: Callable[[], None] = lambda: None
 ) -> Fit:
     """The quantities that maximise prior x likelihood, by Gauss-Newton steps on a pseudo-Huber loss.
 
@@ -104,7 +104,7 @@ def fit(
     return Fit(space.values(dict(zip(names, z, strict=True))), _loss(here, z))
 
 
-def _errors(rows: Sequence[Row], found: Sequence[Prediction]) -> Floats:
+def _errors(rows: Sequence[PublishedRow], found: Sequence[Prediction]) -> Floats:
     """Errors in spreads of their measurement."""
     errors = []
     for row, said in zip(rows, found, strict=True):

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from dspark_simulator.acceptance_model import packaged
-from dspark_tuning.measuring.validate.rows import Row
+from dspark_tuning.measuring.validate.published_rows import PublishedRow
 from sglang_dspark.errors import InputError
 from sglang_dspark.shapes.gpus import GPUS, Gpu
 from sglang_dspark.shapes.known import Known, known, names
 
 
-def shapes(row: Row) -> Known:
+def shapes(row: PublishedRow) -> Known:
     """The shapes of the row's model.
 
     Raises:
@@ -22,7 +22,7 @@ def shapes(row: Row) -> Known:
     return found
 
 
-def gpu(row: Row) -> Gpu:
+def gpu(row: PublishedRow) -> Gpu:
     """The row's GPU.
 
     Raises:
@@ -34,7 +34,7 @@ def gpu(row: Row) -> Gpu:
     raise InputError(f"{row.where}: hardware: {row.hardware!r} is not known; known are {', '.join(GPUS)}")
 
 
-def block(row: Row) -> int:
+def block(row: PublishedRow) -> int:
     """Drafts a block where the row does not say: those of its model's draft; of a model without any, what it verifies.
 
     Raises:
@@ -52,17 +52,17 @@ def block(row: Row) -> int:
     return row.gamma or most
 
 
-def is_mixture(row: Row) -> bool:
+def is_mixture(row: PublishedRow) -> bool:
     """Whether the row's model is known to be a mixture of experts."""
     found = known(row.model)
     return found is not None and found.model.is_mixture
 
 
-def is_neighbour(row: Row, other: Row) -> bool:
+def is_neighbour(row: PublishedRow, other: PublishedRow) -> bool:
     """Whether two rows are of models of one kind, dense or mixture of experts, on the same hardware."""
     return row.hardware == other.hardware and is_mixture(row) == is_mixture(other)
 
 
-def is_namesake(row: Row, other: Row) -> bool:
+def is_namesake(row: PublishedRow, other: PublishedRow) -> bool:
     """Whether two rows are of the same model."""
     return known(row.model) is not None and known(row.model) == known(other.model)

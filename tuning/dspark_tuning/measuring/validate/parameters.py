@@ -79,7 +79,7 @@ def roofline(model: ModelShape, gpu: Gpu) -> dict[str, Parameter]:
     }
 
 
-class Space(NamedTuple):
+class ParameterSpace(NamedTuple):
     """The quantities of a deployment.
 
     Attributes:
@@ -99,12 +99,12 @@ class Space(NamedTuple):
             name: p.neutral if name in self.removed else p.at(z.get(name, 0)) for name, p in self.quantities.items()
         }
 
-    def without(self, name: str) -> Space:
+    def without(self, name: str) -> ParameterSpace:
         """The space without the effect of one quantity."""
-        return Space(self.quantities, tuple(n for n in self.free if n != name), self.removed | {name})
+        return ParameterSpace(self.quantities, tuple(n for n in self.free if n != name), self.removed | {name})
 
 
-def roofline_space(model: ModelShape, gpu: Gpu, arms: Collection[str]) -> Space:
+def roofline_space(model: ModelShape, gpu: Gpu, arms: Collection[str]) -> ParameterSpace:
     """The quantities of a deployment whose steps are a roofline's, and those of them that its rows can say anything of.
 
     Args:
@@ -117,13 +117,13 @@ def roofline_space(model: ModelShape, gpu: Gpu, arms: Collection[str]) -> Space:
     return _space(relevant, set(relevant), gpu.rocm, arms)
 
 
-def curve_space(model: ModelShape, gpu: Gpu, arms: Collection[str]) -> Space:
+def curve_space(model: ModelShape, gpu: Gpu, arms: Collection[str]) -> ParameterSpace:
     """The same where a curve was measured."""
     relevant = EVERYWHERE | (MIXTURE | CURVE_MIXTURE if model.is_mixture else {})
     return _space(relevant, set(relevant), gpu.rocm, arms)
 
 
-def table_space(first_s: float, arms: Collection[str]) -> Space:
+def table_space(first_s: float, arms: Collection[str]) -> ParameterSpace:
     """The same where an SPS table was.
 
     Args:
@@ -135,8 +135,8 @@ def table_space(first_s: float, arms: Collection[str]) -> Space:
     return _space(relevant, set(relevant) - {"prompt_tokens", "prompt_sigma"}, False, arms)
 
 
-def _space(relevant: Mapping[str, Parameter], fitted: set[str], rocm: bool, arms: Collection[str]) -> Space:
+def _space(relevant: Mapping[str, Parameter], fitted: set[str], rocm: bool, arms: Collection[str]) -> ParameterSpace:
     every = {**relevant, **(ROCM if rocm else {}), **SCALE}
     if "adaptive" in arms:
         fitted = fitted | set(ROCM)
-    return Space(every, tuple(name for name in every if name in fitted and arms))
+    return ParameterSpace(every, tuple(name for name in every if name in fitted and arms))

@@ -12,7 +12,7 @@ from typing import NamedTuple
 import numpy as np
 from scipy.stats import spearmanr
 
-from dspark_tuning.measuring.validate.rows import Row
+from dspark_tuning.measuring.validate.published_rows import PublishedRow
 from dspark_tuning.measuring.validate.validation import Predicted
 
 
@@ -65,7 +65,7 @@ class Score(NamedTuple):
     order: float
 
 
-def score(predicted: Sequence[Predicted], fit: Sequence[Row]) -> Score:
+def score(predicted: Sequence[Predicted], fit: Sequence[PublishedRow]) -> Score:
     """Scores predictions beside the measured arms of ``fit``, which stand for themselves."""
     scored = [p for p in predicted if p.row.valid and p.row.throughput_tok_s is not None]
     arms = dict.fromkeys(p.row.label for p in scored)
@@ -107,7 +107,7 @@ Deployment = tuple[str, str, int | None, int | None]
 Lines = Mapping[Deployment, Mapping[str, _Line]]
 
 
-def _lines(scored: Sequence[Predicted], fit: Sequence[Row]) -> Lines:
+def _lines(scored: Sequence[Predicted], fit: Sequence[PublishedRow]) -> Lines:
     lines: defaultdict[Deployment, defaultdict[str, _Line]] = defaultdict(lambda: defaultdict(_Line))
     given = [(row, row.throughput_tok_s, False) for row in fit if row.valid]
     for row, said, predicted in (*given, *((p.row, p.said.throughput_tok_s, True) for p in scored)):

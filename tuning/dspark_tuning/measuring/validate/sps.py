@@ -9,7 +9,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from statistics import median
 
-from dspark_tuning.measuring.validate.rows import Cells, Key, Row, csv_rows, key_of, sweep_row
+from dspark_tuning.measuring.validate.published_rows import CsvLine, Key, PublishedRow, csv_rows, key_of, sweep_row
 from sglang_dspark.policy.belief import MAX_TOKENS, SpsTable
 
 TABLE_COLUMNS = ("model", "hardware", "batch_tokens")
@@ -45,7 +45,7 @@ def read_tables(paths: Iterable[Path]) -> dict[Key, SpsTable]:
     }
 
 
-def read_live_steps(paths: Iterable[Path]) -> list[Row]:
+def read_live_steps(paths: Iterable[Path]) -> list[PublishedRow]:
     """Mean live steps by running requests, as rows without a throughput.
 
     ``accept_length_range`` may be a number or a range such as 2.7-3.3, whose middle counts as far as it is narrow.
@@ -59,7 +59,7 @@ def read_live_steps(paths: Iterable[Path]) -> list[Row]:
     return [row._replace(accepted_spread=max(row.accepted_spread or 0.0, least)) for row in rows]
 
 
-def _live_step(line: Cells) -> Row:
+def _live_step(line: CsvLine) -> PublishedRow:
     step_ms = line.real("step_time_ms")
     if step_ms is None:
         raise line.wrong("step_time_ms", "give the mean time of a step")
@@ -75,7 +75,7 @@ def _live_step(line: Cells) -> Row:
     return row._replace(accepted_length=middle, accepted_spread=(high - low) / 2 / middle)
 
 
-def _steps_per_s(line: Cells) -> float:
+def _steps_per_s(line: CsvLine) -> float:
     rate, step_ms = (line.real(column) for column in TABLE_VALUES)
     if step_ms is None:
         if rate is None:

@@ -14,8 +14,8 @@ from dspark_simulator.costs.roofline import RooflineCost
 from dspark_simulator.costs.table import TableCost
 from dspark_tuning.measuring.validate import parameters
 from dspark_tuning.measuring.validate.lookup import gpu, shapes
-from dspark_tuning.measuring.validate.parameters import Space
-from dspark_tuning.measuring.validate.rows import Row
+from dspark_tuning.measuring.validate.parameters import ParameterSpace
+from dspark_tuning.measuring.validate.published_rows import PublishedRow
 from sglang_dspark.policy import CostBelief
 from sglang_dspark.policy.belief import MAX_REQUESTS, MAX_TOKENS, SpsTable
 from sglang_dspark.shapes.known import known
@@ -49,23 +49,23 @@ class Steps(ABC):
     name: str
 
     @abstractmethod
-    def check(self, row: Row) -> None:
+    def check(self, row: PublishedRow) -> None:
         """Raises InputError where the row's steps cannot be timed."""
 
-    def possible_tp(self, row: Row) -> list[int]:
+    def possible_tp(self, row: PublishedRow) -> list[int]:
         """The numbers of GPUs that a row may be of, fewest first."""
         return [row.tp or 1]
 
     @abstractmethod
-    def space(self, row: Row, arms: Collection[str]) -> Space:
+    def space(self, row: PublishedRow, arms: Collection[str]) -> ParameterSpace:
         """The quantities that matter, of which rows of ``arms`` can say something."""
 
     @abstractmethod
-    def live(self, row: Row, filled: Filled, values: Values) -> Cost:
+    def live(self, row: PublishedRow, filled: Filled, values: Values) -> Cost:
         """What steps of the row's server take."""
 
     @abstractmethod
-    def belief(self, row: Row, filled: Filled, values: Values) -> CostBelief:
+    def belief(self, row: PublishedRow, filled: Filled, values: Values) -> CostBelief:
         """What the profile that an adaptive arm plans with has of them."""
 
 
@@ -74,26 +74,26 @@ class Roofline(Steps):
 
     name = "the roofline of its shape"
 
-    def check(self, row: Row) -> None:
+    def check(self, row: PublishedRow) -> None:
         shapes(row)
 
-    def possible_tp(self, row: Row) -> list[int]:
+    def possible_tp(self, row: PublishedRow) -> list[int]:
         """Its own, or the powers of two that hold its weights."""
         if row.tp is not None:
             return [row.tp]
         weights, memory = shapes(row).model.weight_bytes(), gpu(row).memory_bytes
         return [tp for tp in (1, 2, 4, 8) if weights < MEMORY_FRACTION * tp * memory] or [8]
 
-    def space(self, row: Row, arms: Collection[str]) -> Space:
+    def space(self, row: PublishedRow, arms: Collection[str]) -> ParameterSpace:
         return parameters.roofline_space(shapes(row).model, gpu(row), arms)
 
-    def live(self, row: Row, filled: Filled, values: Values) -> Cost:
+    def live(self, row: PublishedRow, filled: Filled, values: Values) -> Cost:
         return self.profiled(row, filled, values).model_copy(update=_host(values))
 
-    def belief(self, row: Row, filled: Filled, values: Values) -> CostBelief:
+    def belief(self, row: PublishedRow, filled: Filled, values: Values) -> CostBelief:
         return _additive(self.profiled(row, filled, values), filled)
 
-    def profiled(self, row: Row, filled: Filled, values: Values) -> RooflineCost:
+    def profiled(self, row: PublishedRow, filled: Filled, values: Values) -> RooflineCost:
         """Kernels alone."""
         found = shapes(row)
         scale = values.get("scale", 1.0)
@@ -124,20 +124,20 @@ class Curve(Roofline):
     def __init__(self, measured: Measurements) -> None:
         self.measured = measured
 
-    def space(self, row: Row, arms: Collection[str]) -> Space:
+    def space(self, row: PublishedRow, arms: Collection[str]) -> ParameterSpace:
         return parameters.curve_space(shapes(row).model, gpu(row), arms)
 
-    def live(self, row: Row, filled: Filled, values: Values) -> Cost:
+    def live(self, row: PublishedRow, filled: Filled, values: Values) -> Cost:
         changed: dict[str, Any] = _host(values)
         if "experts_s" in values:
             share = shapes(row).model.active_share()
             changed["experts"] = LiveExperts(seconds=values["experts_s"], share=share)
         return self._curve(row, filled, values).model_copy(update=changed)
 
-    def belief(self, row: Row, filled: Filled, values: Values) -> CostBelief:
+    def belief(self, row: PublishedRow, filled: Filled, values: Values) -> CostBelief:
         return _additive(self._curve(row, filled, values), filled)
 
-    def _curve(self, row: Row, filled: Filled, values: Values) -> CurveCost:
+    def _curve(self, row: PublishedRow, filled: Filled, values: Values) -> CurveCost:
         parts = self.profiled(row, filled, values).tabulate()[0]
         return CurveCost(
             kind="curve",
@@ -161,19 +161,19 @@ class Table(Steps):
     def __init__(self, table: SpsTable) -> None:
         self.table = table
 
-    def check(self, row: Row) -> None:
+    def check(self, row: PublishedRow) -> None:
         pass
 
-    def space(self, row: Row, arms: Collection[str]) -> Space:
+    def space(self, row: PublishedRow, arms: Collection[str]) -> ParameterSpace:
         return parameters.table_space(1 / self.table.sample_steps_per_sec[0], arms)
 
-    def live(self, row: Row, filled: Filled, values: Values) -> Cost:
+    def live(self, row: PublishedRow, filled: Filled, values: Values) -> Cost:
         found = known(row.model)
         share = found.model.active_share() if found else USUAL_EXPERT_SHARE
         experts = LiveExperts(seconds=values["experts_s"], share=share)
         return TableCost(kind="table", table=self.table, experts=experts, prefill=_prefill(row), **_host(values))
 
-    def belief(self, row: Row, filled: Filled, values: Values) -> CostBelief:
+    def belief(self, row: PublishedRow, filled: Filled, values: Values) -> CostBelief:
         return self.table
 
 
@@ -189,7 +189,7 @@ def _host(values: Values) -> dict[str, Any]:
     return {"overhead_s": values["overhead_s"], "request_s": values["request_s"], "draft_novelty": novelty}
 
 
-def _prefill(row: Row) -> GridCurve | None:
+def _prefill(row: PublishedRow) -> GridCurve | None:
     """Sweeps of decoding time decode steps alone."""
     return None if row.context_tokens is None else GridCurve(tokens=(1,), seconds=(0.0,))
 

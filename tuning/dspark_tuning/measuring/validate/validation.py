@@ -11,8 +11,8 @@ from dspark_tuning.measuring.validate.baseline import interpolated
 from dspark_tuning.measuring.validate.deployment import Prediction, check, fill
 from dspark_tuning.measuring.validate.fit import ITERATIONS, Job, Subject, fit, run_jobs
 from dspark_tuning.measuring.validate.lookup import is_namesake, is_neighbour
-from dspark_tuning.measuring.validate.parameters import Space
-from dspark_tuning.measuring.validate.rows import Key, Row
+from dspark_tuning.measuring.validate.parameters import ParameterSpace
+from dspark_tuning.measuring.validate.published_rows import Key, PublishedRow
 from dspark_tuning.measuring.validate.steps import Measured, steps_of
 from sglang_dspark.errors import InputError
 
@@ -20,13 +20,13 @@ from sglang_dspark.errors import InputError
 class Predicted(NamedTuple):
     """A row, what the simulator says of it, and what interpolation does (tokens per second)."""
 
-    row: Row
+    row: PublishedRow
     said: Prediction
     baseline: float | None
     assumed: tuple[str, ...]
 
 
-class Calibration(NamedTuple):
+class DeploymentCalibration(NamedTuple):
     """What a deployment was calibrated on, and with what result.
 
     Attributes:
@@ -51,14 +51,14 @@ class Validation(NamedTuple):
     """All predictions, in the order of the rows asked for."""
 
     predicted: tuple[Predicted, ...]
-    calibrations: tuple[Calibration, ...]
+    calibrations: tuple[DeploymentCalibration, ...]
 
 
 # A difference of the logarithms of two plausibilities that decides nothing.
 AS_PLAUSIBLE = 1.0
 
 
-def check_rows(rows: Sequence[Row], measured: Mapping[Key, Measured]) -> None:
+def check_rows(rows: Sequence[PublishedRow], measured: Mapping[Key, Measured]) -> None:
     """Checks rows before anything is fitted, which takes minutes.
 
     Raises:
@@ -75,15 +75,15 @@ def check_rows(rows: Sequence[Row], measured: Mapping[Key, Measured]) -> None:
         raise InputError(f"{errors[0]}{others}")
 
 
-def fit_steps(predict: Sequence[Row], measured: Mapping[Key, Measured]) -> int:
+def fit_steps(predict: Sequence[PublishedRow], measured: Mapping[Key, Measured]) -> int:
     """Calls of ``progress`` that :func:`validate` makes at most."""
     rows = {row.key: row for row in predict}.values()
     return sum(1 + ITERATIONS * len(steps_of(measured.get(row.key)).possible_tp(row)) for row in rows)
 
 
 def validate(
-    fit_rows: Sequence[Row],
-    predict_rows: Sequence[Row],
+    fit_rows: Sequence[PublishedRow],
+    predict_rows: Sequence[PublishedRow],
     measured: Mapping[Key, Measured],
     pool: Executor | None = None,
     without: str | None = None,
@@ -127,7 +127,7 @@ def validate(
         assumed[key] = [fields.assumed for fields in filled]
         errors = [_error(row, prediction) for row, prediction in zip(rows, said[len(wanted) :], strict=True)]
         calibrations.append(
-            Calibration(
+            DeploymentCalibration(
                 key,
                 len(rows),
                 of,
@@ -144,7 +144,7 @@ def validate(
     return Validation(tuple(ordered), tuple(calibrations))
 
 
-def _rows(wanted: Row, usable: Sequence[Row], measured: Measured) -> tuple[list[Row], str]:
+def _rows(wanted: PublishedRow, usable: Sequence[PublishedRow], measured: Measured) -> tuple[list[PublishedRow], str]:
     """The rows that say most of a deployment, and whose they are where they are not its own."""
     own = [row for row in usable if row.key == wanted.key]
     if own:
@@ -162,11 +162,11 @@ def _rows(wanted: Row, usable: Sequence[Row], measured: Measured) -> tuple[list[
 
 
 def _fit(
-    wanted: Row,
-    rows: Sequence[Row],
+    wanted: PublishedRow,
+    rows: Sequence[PublishedRow],
     most_clients: int,
     measured: Measured,
-    space: Space,
+    space: ParameterSpace,
     pool: Executor | None,
     progress: Callable[[], None],
 ) -> tuple[int, Subject, dict[str, float]]:
@@ -184,7 +184,7 @@ def _fit(
     return tp, subject, found.values
 
 
-def _error(row: Row, said: Prediction) -> float:
+def _error(row: PublishedRow, said: Prediction) -> float:
     if row.throughput_tok_s is not None:
         return abs(said.throughput_tok_s / row.throughput_tok_s - 1)
     assert row.step_s is not None

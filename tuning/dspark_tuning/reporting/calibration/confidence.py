@@ -7,7 +7,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from dspark_tuning.measuring.calibrate.calibration import Calibrated
-from dspark_tuning.measuring.calibrate.confidence import Calibration
+from dspark_tuning.measuring.calibrate.confidence import ConfidenceCalibration
 from dspark_tuning.reporting.page import Row, Section, figure, paragraph, table
 from dspark_tuning.reporting.plots import SERIES, drawing, line, reference
 
@@ -20,7 +20,7 @@ def section(found: Calibrated) -> Section:
     return of_head(found.head, "confidence", "Confidence")
 
 
-def of_head(head: Calibration, key: str, title: str) -> Section:
+def of_head(head: ConfidenceCalibration, key: str, title: str) -> Section:
     """The section of any calibrated head."""
     chart = drawing("Survival that the head says", "Survived")
     rows = []

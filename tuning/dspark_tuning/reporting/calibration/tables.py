@@ -6,11 +6,11 @@ from collections.abc import Iterable, Sequence
 
 from rich.table import Table
 
-from dspark_tuning.measuring.calibrate.acceptance import AcceptanceFit
-from dspark_tuning.measuring.calibrate.beside import Beside, quantiles
-from dspark_tuning.measuring.calibrate.confidence import Calibration
+from dspark_tuning.measuring.calibrate.acceptance_fit import AcceptanceFit
+from dspark_tuning.measuring.calibrate.confidence import ConfidenceCalibration
 from dspark_tuning.measuring.calibrate.cost import Error
 from dspark_tuning.measuring.calibrate.coverage import Run
+from dspark_tuning.measuring.calibrate.model_errors import ModelError, error_quantiles
 from dspark_tuning.reporting.tables import blank_table, percent
 
 
@@ -22,9 +22,9 @@ def errors(found: Iterable[Error]) -> Table:
     return table
 
 
-def beside(found: Sequence[Beside], name: str) -> Table:
+def beside(found: Sequence[ModelError], name: str) -> Table:
     """Measured and modelled step times of every cell."""
-    middle, most = (percent(error) for error in quantiles(list(found)))
+    middle, most = (percent(error) for error in error_quantiles(list(found)))
     columns = ["tokens", "draft", "context", "steps", "measured ms", f"{name} ms", "error"]
     table = blank_table("requests", numbers=columns, title=f"{name}: median error {middle}, nine of ten below {most}")
     for cell in found:
@@ -44,7 +44,7 @@ def acceptance(found: AcceptanceFit) -> Table:
     return table
 
 
-def confidence(found: Calibration) -> Table:
+def confidence(found: ConfidenceCalibration) -> Table:
     """The head by position."""
     table = blank_table("confidence", numbers=[str(k + 1) for k in range(len(found.temperatures))])
     table.add_row("temperature", *(f"{t:.2f}" for t in found.temperatures))

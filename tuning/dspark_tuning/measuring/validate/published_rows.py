@@ -51,7 +51,7 @@ class Key(NamedTuple):
     tp: int | None
 
 
-class Row(NamedTuple):
+class PublishedRow(NamedTuple):
     """One published result; None is a blank field.
 
     Attributes:
@@ -103,7 +103,7 @@ class Row(NamedTuple):
         return f"fixed {'?' if self.gamma is None else self.gamma}" if self.arm == "fixed" else self.arm
 
 
-def read(paths: Iterable[Path]) -> list[Row]:
+def read(paths: Iterable[Path]) -> list[PublishedRow]:
     """The rows of all files, in order.
 
     Raises:
@@ -112,12 +112,12 @@ def read(paths: Iterable[Path]) -> list[Row]:
     return [row for path in paths for row in _read_one(path)]
 
 
-def _read_one(path: Path) -> list[Row]:
+def _read_one(path: Path) -> list[PublishedRow]:
     lines = csv_rows(path, COLUMNS, SWEEP_COLUMNS)
     return [sweep_row(line) if "aggregate_tok_s" in line.cells else _row(line) for line in lines]
 
 
-def csv_rows(path: Path, *forms: tuple[str, ...]) -> list[Cells]:
+def csv_rows(path: Path, *forms: tuple[str, ...]) -> list[CsvLine]:
     """The lines of a CSV file.
 
     Args:
@@ -133,7 +133,7 @@ def csv_rows(path: Path, *forms: tuple[str, ...]) -> list[Cells]:
             if not any(columns.issuperset(form) for form in forms):
                 missing = next(column for column in forms[0] if column not in columns)
                 raise InputError(f"{path}: {missing}: no such column; the file needs {', '.join(forms[0])}")
-            lines = [Cells(path, reader.line_num, {k: v or "" for k, v in line.items() if k}) for line in reader]
+            lines = [CsvLine(path, reader.line_num, {k: v or "" for k, v in line.items() if k}) for line in reader]
     except OSError as error:
         raise InputError(f"{path}: cannot be read ({error.strerror}); check the path") from error
     except (UnicodeDecodeError, csv.Error) as error:
@@ -143,7 +143,7 @@ def csv_rows(path: Path, *forms: tuple[str, ...]) -> list[Cells]:
     return lines
 
 
-class Cells(NamedTuple):
+class CsvLine(NamedTuple):
     """A line of a file, whose cells are numbers or blank."""
 
     path: Path
@@ -194,7 +194,7 @@ def gpu(hardware: str) -> str:
     return re.sub(r"^\d+x\s*", "", hardware)
 
 
-def key_of(line: Cells) -> Key:
+def key_of(line: CsvLine) -> Key:
     """The deployment of a line: names up to the first comma or plus sign, and tp from its column or "TP4".
 
     Raises:
@@ -208,7 +208,7 @@ def key_of(line: Cells) -> Key:
     return Key(model.rsplit("/", 1)[-1], gpu(hardware), tp)
 
 
-def sweep_row(line: Cells, clients: str = "concurrency") -> Row:
+def sweep_row(line: CsvLine, clients: str = "concurrency") -> PublishedRow:
     """A line of a sweep of decoding on SGLang, its flags in its texts.
 
     Args:
@@ -225,7 +225,7 @@ def sweep_row(line: Cells, clients: str = "concurrency") -> Row:
     gamma = _number(r"\bblock (\d+)", f"{line.text('model')} {text}")
     if gamma is not None and not 1 <= gamma <= MAX_GAMMA:
         raise line.wrong("model", f"give a block of 1 to {MAX_GAMMA}")
-    return Row(
+    return PublishedRow(
         *key_of(line),
         capture_tokens=None,
         output_tokens=line.whole("output_tokens"),
@@ -251,14 +251,14 @@ def _number(pattern: str, text: str) -> int | None:
     return None if found is None else int(found[1])
 
 
-def _clients(line: Cells, column: str) -> int:
+def _clients(line: CsvLine, column: str) -> int:
     clients = line.whole(column, 1, MAX_REQUESTS)
     if clients is None:
         raise line.wrong(column, "give the number of clients")
     return clients
 
 
-def _row(line: Cells) -> Row:
+def _row(line: CsvLine) -> PublishedRow:
     arm = line.one_of("arm", ARMS)
     engine = line.one_of("engine", ENGINES) if line.text("engine") else ENGINES[0]
     gamma = line.whole("gamma", 0, MAX_GAMMA)
@@ -269,7 +269,7 @@ def _row(line: Cells) -> Row:
         raise line.wrong("output_valid", "give 1 or 0, or leave it blank")
     tpot_ms = line.real("median_tpot_ms")
     spread = re.search(r"spread (\d+(?:\.\d+)?)%", line.text("note"))
-    return Row(
+    return PublishedRow(
         *key_of(line),
         capture_tokens=line.whole("capture_tokens"),
         output_tokens=line.whole("output_tokens"),

@@ -13,7 +13,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from dspark_tuning.measuring.load.drive import Loaded
-from dspark_tuning.measuring.load.request import Request
+from dspark_tuning.measuring.load.request import SentRequest
 from sglang_dspark.errors import InputError
 from sglang_dspark.files import write_atomically
 
@@ -41,10 +41,10 @@ SCHEMA: Final = pa.schema(
 KEY: Final = b"dspark_load"
 
 
-class Kept(NamedTuple):
+class SavedLoad(NamedTuple):
     """A load that was written: its requests, its clients (0 for an open loop), and whether the server speculated."""
 
-    requests: tuple[Request, ...]
+    requests: tuple[SentRequest, ...]
     clients: int
     speculative: bool
 
@@ -86,7 +86,7 @@ def write(path: Path, loaded: Loaded) -> None:
     write_atomically(path, buffer.getvalue())
 
 
-def read(path: Path) -> Kept:
+def read(path: Path) -> SavedLoad:
     """Reads a load that :func:`write` wrote.
 
     Raises:
@@ -103,11 +103,11 @@ def read(path: Path) -> Kept:
         raise InputError(f"{path}: is not a load; give what `dspark load` wrote")
     about = json.loads(text)
     names: list[str] = []
-    return Kept(tuple(_request(row, names) for row in table.to_pylist()), about["clients"], about["speculative"])
+    return SavedLoad(tuple(_request(row, names) for row in table.to_pylist()), about["clients"], about["speculative"])
 
 
-def _request(row: dict[str, object], names: list[str]) -> Request:
-    fields = {name: row[name] for name in Request._fields if name in row}
+def _request(row: dict[str, object], names: list[str]) -> SentRequest:
+    fields = {name: row[name] for name in SentRequest._fields if name in row}
     if row["slo_class"] not in names:
         names.append(str(row["slo_class"]))
     chunks: Sequence[float] = row["chunk_s"]  # type: ignore[assignment]
@@ -118,4 +118,4 @@ def _request(row: dict[str, object], names: list[str]) -> Request:
         "verify_lengths": tuple(row["verify_lengths"]),  # type: ignore[arg-type]
         "finished": not row["error"],
     }
-    return Request(**fields)  # type: ignore[arg-type]
+    return SentRequest(**fields)  # type: ignore[arg-type]

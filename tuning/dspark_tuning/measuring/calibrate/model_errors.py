@@ -11,12 +11,12 @@ import yaml
 from dspark_simulator.costs.numeric import draft_s, host_s, inject_s, verify_s
 from dspark_simulator.profile import Profile
 from dspark_simulator.scenario import Scenario
-from dspark_tuning.measuring.calibrate.cells import cells
+from dspark_tuning.measuring.calibrate.step_cells import cells
 
 LEAST_STEPS = 5
 
 
-class Beside(NamedTuple):
+class ModelError(NamedTuple):
     """Steps of a kind.
 
     Attributes:
@@ -40,11 +40,11 @@ class Beside(NamedTuple):
         return self.modelled_s / self.measured_s - 1
 
 
-def beside(decoded: pd.DataFrame, scenario: Scenario, gamma: int) -> list[Beside]:
+def model_errors(decoded: pd.DataFrame, scenario: Scenario, gamma: int) -> list[ModelError]:
     """Every kind of recorded steps that has several.
 
     Args:
-        decoded: As ``cells.decodes`` makes them.
+        decoded: As ``step_cells.decodes`` makes them.
         gamma: Drafts of the recorded server's block.
     """
     cost = scenario.live_steps(gamma, scenario.live.centre())
@@ -58,11 +58,11 @@ def beside(decoded: pd.DataFrame, scenario: Scenario, gamma: int) -> list[Beside
         if cell["drafted"]:
             modelled_s += draft_s(cost, requests)
         kind = requests, tokens, bool(cell["drafted"]), context
-        found.append(Beside(*kind, int(cell["steps"]), float(cell["step_s"]), modelled_s))
+        found.append(ModelError(*kind, int(cell["steps"]), float(cell["step_s"]), modelled_s))
     return found
 
 
-def quantiles(found: list[Beside]) -> tuple[float, float]:
+def error_quantiles(found: list[ModelError]) -> tuple[float, float]:
     """Median and 90th percentile of the relative errors, whatever their sign; NaN where there is no cell."""
     errors = [abs(cell.error) for cell in found]
     return (float(np.median(errors)), float(np.quantile(errors, 0.9))) if errors else (np.nan, np.nan)
