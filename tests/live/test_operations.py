@@ -19,7 +19,7 @@ from tests.live import servers
 from tests.serving import dashboard
 
 RELOADS = 100
-DEADLINE_S = 120.0
+DEADLINE_S = 600.0
 JSON = {"Content-Type": "application/json"}
 RARE = (
     *("policy_refusals", "policy_fallbacks", "policy_rests", "class_refusals", "lost_steps"),

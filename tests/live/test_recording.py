@@ -192,6 +192,6 @@ def beside_cpu_torch(folder: Path, module: str, *arguments: str) -> str:
     (folder / "datasets.py").write_text("load_dataset = None\n")
     paths = os.pathsep.join([str(folder), *sys.path])
     command = [sys.executable, "-c", LAUNCH.format(module=module), *arguments]
-    ran = subprocess.run(command, capture_output=True, text=True, timeout=300, env={**os.environ, "PYTHONPATH": paths})
+    ran = subprocess.run(command, capture_output=True, text=True, timeout=600, env={**os.environ, "PYTHONPATH": paths})
     assert ran.returncode == 0, ran.stderr[-2000:]
     return ran.stdout

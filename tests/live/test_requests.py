@@ -41,7 +41,7 @@ def test_a_stream_is_the_answer_in_pieces(steered: servers.SteeredServer) -> Non
         {"Content-Type": "application/json"},
     )
     texts = []
-    with urllib.request.urlopen(request, timeout=120) as answer:
+    with urllib.request.urlopen(request, timeout=600) as answer:
         for line in answer:
             if line.startswith(b"data: {"):
                 texts.append(json.loads(line.removeprefix(b"data: "))["text"])
@@ -107,7 +107,7 @@ def _wait(answer: Any) -> bool:
 def _hang_up(server: ServerProcess, body: bytes) -> None:
     """Sends a streaming request and closes the connection after its first piece."""
     host, port = server.url.removeprefix("http://").split(":")
-    with socket.create_connection((host, int(port)), timeout=60) as connection:
+    with socket.create_connection((host, int(port)), timeout=600) as connection:
         head = f"POST /generate HTTP/1.1\r\nHost: {host}\r\nContent-Type: application/json\r\n"
         connection.sendall(f"{head}Content-Length: {len(body)}\r\n\r\n".encode() + body)
         while b"data:" not in connection.recv(65536):

@@ -57,7 +57,7 @@ class Container(NamedTuple):
             cwd=self.package,
             capture_output=True,
             text=True,
-            timeout=300,
+            timeout=600,
             preexec_fn=obey_permissions,
         )
         assert done.returncode == 0, done.stderr

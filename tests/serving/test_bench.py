@@ -155,7 +155,7 @@ for kind, w2 in (("vanilla", "float32"), ("gated", "float32"), ("rnn", "float32"
         capture_output=True,
         text=True,
         env={**os.environ, **variables},
-        timeout=300,
+        timeout=600,
         check=False,
     )
     assert run.returncode == 0, run.stderr[-2000:]

@@ -14,7 +14,7 @@ from sglang_dspark.errors import InputError
 from sglang_dspark.serving import background, policy_file_watcher
 from sglang_dspark.serving.policy_file_watcher import Watcher
 
-DEADLINE_S = 30.0
+DEADLINE_S = 300.0
 
 
 class Live:

@@ -70,7 +70,7 @@ def run(folder: Path, *words: str, **variables: str) -> subprocess.CompletedProc
         env=kept | {"OMP_NUM_THREADS": "1"} | variables,
         capture_output=True,
         text=True,
-        timeout=300,
+        timeout=600,
     )
 
 

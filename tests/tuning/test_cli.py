@@ -296,7 +296,7 @@ def continued(tmp_path_factory: pytest.TempPathFactory) -> Continued:
         time.sleep(0.05)
     # As a terminal does it: every process of the command is told.
     os.killpg(running.pid, signal.SIGINT)
-    out, err = running.communicate(timeout=60)
+    out, err = running.communicate(timeout=600)
     files = {path.name for path in folder.iterdir()}
     return Continued(folder, Ran(running.returncode, out, err), _stored(folder), files, dspark(*command))
 
