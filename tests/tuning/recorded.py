@@ -10,7 +10,8 @@ import pyarrow as pa
 
 from dspark_simulator import draws
 from dspark_simulator.acceptance_model import AcceptanceModel, propose
-from dspark_tuning.measuring.recording.schema import SCHEMA, About
+from dspark_tuning.measuring.recording.schema import About
+from sglang_dspark.serving.step_schema import RECORDING
 
 GAMMA = 7
 OUTPUT = 96
@@ -104,7 +105,7 @@ def steps(
                 }
             )
             running = [request for request in running if request[1] < OUTPUT]
-    return pa.Table.from_pylist(rows, schema=SCHEMA)
+    return pa.Table.from_pylist(rows, schema=RECORDING)
 
 
 def prefills(cost: Callable[[int, int], float], sizes: list[int], each: int) -> pa.Table:
@@ -122,4 +123,4 @@ def prefills(cost: Callable[[int, int], float], sizes: list[int], each: int) -> 
         }
         for i, size in enumerate(size for size in sizes for _ in range(each))
     ]
-    return pa.Table.from_pylist(rows, schema=SCHEMA)
+    return pa.Table.from_pylist(rows, schema=RECORDING)

@@ -26,10 +26,11 @@ from dspark_tuning.measuring.calibrate import acceptance_fit, confidence, cost, 
 from dspark_tuning.measuring.calibrate.calibration import Calibrated, calibrate
 from dspark_tuning.measuring.calibrate.rounds import Rounds, rounds
 from dspark_tuning.measuring.calibrate.timelines import timelines
-from dspark_tuning.measuring.recording.schema import SCHEMA, Record, read, write
+from dspark_tuning.measuring.recording.schema import Record, read, write
 from dspark_tuning.reporting import calibration
 from sglang_dspark.errors import InputError
 from sglang_dspark.policy import Fixed, sglang_tiers
+from sglang_dspark.serving.step_schema import RECORDING
 from tests.tuning.command import dspark
 from tests.tuning.recorded import GAMMA, about, prefills, steps
 from tests.tuning.report_page import Page, check_nothing_is_loaded, check_readable
@@ -449,14 +450,14 @@ def test_recordings_over_time() -> None:
     rows = [
         row | {"segment": rank, "step": i} for rank, part in enumerate((ours, others)) for i, row in enumerate(part)
     ]
-    table = pa.Table.from_pylist(rows, SCHEMA).append_column("run", pa.array([0] * len(rows), pa.int32()))
+    table = pa.Table.from_pylist(rows, RECORDING).append_column("run", pa.array([0] * len(rows), pa.int32()))
     (found,) = timelines(Record(table, (about(dp_size=2, max_total_num_tokens=1000),)))
     assert found.at_s[[0, -1]] == pytest.approx([0.05, 7.95])
     assert found.running == pytest.approx([6.0] * 80) and found.queued == pytest.approx([6.0] * 80)
     assert found.kv_share == pytest.approx([0.1] * 80)
     # 8 drafts of 6 requests, then none of 2, then none of 6.
     assert found.verify_length == pytest.approx([8 / 6] * 20 + [0.0] * 60)
-    stock = table.set_column(SCHEMA.get_field_index("queued"), "queued", pa.nulls(len(rows), pa.int32()))
+    stock = table.set_column(RECORDING.get_field_index("queued"), "queued", pa.nulls(len(rows), pa.int32()))
     (found,) = timelines(Record(stock, (about(),)))
     assert np.isnan(found.queued).all() and found.running == pytest.approx([6.0] * 80)
 

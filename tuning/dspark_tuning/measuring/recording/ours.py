@@ -10,9 +10,10 @@ from typing import Any, Final
 import numpy as np
 import pyarrow as pa
 
-from dspark_tuning.measuring.recording.schema import SCHEMA, About
+from dspark_tuning.measuring.recording.schema import About
 from dspark_tuning.measuring.recording.source import Taken, described, none
 from sglang_dspark.errors import InputError
+from sglang_dspark.serving.step_schema import RECORDING
 from sglang_dspark.sglang_client import Client, UnansweredError
 
 WAIT_S: Final = 2.0
@@ -107,7 +108,7 @@ class Ours:
 
 
 def _with_schema(steps: pa.Table, segments: Any, places: list[int]) -> pa.Table:
-    """The plugin's columns as those of ``SCHEMA``."""
+    """The plugin's columns as those of ``RECORDING``."""
     listed = steps["slo_class"].combine_chunks()
     moved = pa.array(np.array(places, np.int32)[listed.values.to_numpy()], pa.int32())
     columns = {
@@ -120,7 +121,7 @@ def _with_schema(steps: pa.Table, segments: Any, places: list[int]) -> pa.Table:
                 field.name,
                 steps[field.name] if field.name in steps.column_names else pa.nulls(len(steps), field.type),
             )
-            for field in SCHEMA
+            for field in RECORDING
         },
-        schema=SCHEMA,
+        schema=RECORDING,
     )

@@ -15,47 +15,7 @@ import pyarrow.parquet as pq
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from sglang_dspark.errors import InputError, from_validation
-
-SCHEMA: Final = pa.schema(
-    [
-        pa.field("segment", pa.int32(), nullable=False),
-        pa.field("step", pa.int64(), nullable=False),
-        pa.field("kind", pa.string(), nullable=False),
-        pa.field("ended_s", pa.float64()),
-        pa.field("step_s", pa.float64()),
-        pa.field("draft_s", pa.float64()),
-        pa.field("verify_s", pa.float64()),
-        pa.field("mode", pa.string(), nullable=False),
-        pa.field("requests", pa.int32(), nullable=False),
-        pa.field("queued", pa.int32()),
-        pa.field("context_tokens", pa.int64()),
-        pa.field("drafted_tokens", pa.int32()),
-        pa.field("verify_tokens", pa.int32()),
-        pa.field("budget", pa.int32()),
-        pa.field("tier", pa.int32()),
-        pa.field("prefill_tokens", pa.int32()),
-        pa.field("rid", pa.list_(pa.string())),
-        pa.field("context", pa.list_(pa.int64())),
-        pa.field("slo_class", pa.list_(pa.int32())),
-        pa.field("verify_length", pa.list_(pa.int32())),
-        pa.field("accepted_length", pa.list_(pa.int32())),
-        pa.field("confidence", pa.list_(pa.float32())),
-    ]
-)
-"""One row a step, in the server's order; null is what the server does not tell.
-
-- ``segment`` grows at every gap in the recording; no difference is taken across it. ``step`` is the server's count.
-- ``kind`` is ``decode`` or ``prefill``; ``mode`` is ``on``, ``shadow`` or ``off`` of a policy, or ``upstream``.
-- ``ended_s`` is the server's monotonic clock; ``step_s`` is since the end of the step before, null where that is not
-  known or the server idled between; ``draft_s`` and ``verify_s`` are GPU time.
-- ``requests`` run in the step (decode) or are prefilled by it; ``queued`` wait. ``context_tokens`` are the requests' KV
-  tokens before the step, and ``prefill_tokens`` what a prefill computes, without what was cached.
-- ``drafted_tokens`` is 0 in a step without a draft. ``verify_tokens`` count anchors and no padding, ``tier`` is what
-  ran with padding (null where nothing was captured), ``budget`` counts drafts.
-- Lists are by request. ``slo_class`` are places in the metadata's ``classes``, ``verify_length`` counts drafts,
-  ``accepted_length`` counts the tokens of the round, the target's own included. ``confidence`` is R * gamma values, a
-  request's block together: the sigmoid of the head's logit, without temperature scaling.
-"""
+from sglang_dspark.serving.step_schema import RECORDING
 
 KEY: Final = b"dspark"
 
@@ -100,7 +60,7 @@ class Record(NamedTuple):
     """One or several recordings of one deployment.
 
     Attributes:
-        steps: ``SCHEMA`` and an int32 column ``run``, the recording's place in ``abouts``; segments are told apart.
+        steps: ``RECORDING`` and an int32 column ``run``, the recording's place in ``abouts``; segments are told apart.
         abouts: What was recorded, by recording.
     """
 
@@ -139,10 +99,10 @@ class Writer:
             raise InputError(f"{path}: cannot be written ({error.strerror}); choose another file") from error
         os.close(descriptor)
         self._partial = Path(name)
-        self._writer = pq.ParquetWriter(name, SCHEMA, compression="zstd")
+        self._writer = pq.ParquetWriter(name, RECORDING, compression="zstd")
 
     def append(self, steps: pa.Table) -> None:
-        """Adds steps, in order. Args: a table of ``SCHEMA``."""
+        """Adds steps, in order. Args: a table of ``RECORDING``."""
         try:
             self._writer.write_table(steps)
         except OSError as error:
@@ -207,7 +167,7 @@ def read(paths: Sequence[Path]) -> Record:
         segment = steps["segment"].to_numpy()
         moved = pa.array(segment - segment.min() + segments, pa.int32())
         segments += int(segment.max() - segment.min()) + 1
-        steps = steps.set_column(0, SCHEMA.field("segment"), moved)
+        steps = steps.set_column(0, RECORDING.field("segment"), moved)
         tables.append(steps.append_column("run", pa.array(np.full(len(steps), run, np.int32))))
         abouts.append(about)
     return Record(pa.concat_tables(tables), tuple(abouts))
@@ -228,9 +188,9 @@ def _read(path: Path) -> tuple[pa.Table, About]:
         about = About.model_validate_json(text)
     except ValidationError as error:
         raise from_validation(error, path) from error
-    if not steps.schema.equals(SCHEMA):
+    if not steps.schema.equals(RECORDING):
         fields = {field.name: field for field in steps.schema}
-        wrong = next((field.name for field in SCHEMA if fields.get(field.name) != field), "columns")
+        wrong = next((field.name for field in RECORDING if fields.get(field.name) != field), "columns")
         raise InputError(f"{path}: {wrong}: not as this version has it; record again")
     if not len(steps):
         raise InputError(f"{path}: holds no steps; record while the server answers requests")

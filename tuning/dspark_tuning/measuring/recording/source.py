@@ -6,14 +6,15 @@ from typing import Any, NamedTuple, Protocol
 
 import pyarrow as pa
 
-from dspark_tuning.measuring.recording.schema import SCHEMA, About
+from dspark_tuning.measuring.recording.schema import About
+from sglang_dspark.serving.step_schema import RECORDING
 
 
 class Taken(NamedTuple):
     """What a poll brought.
 
     Attributes:
-        steps: Of ``SCHEMA``, none of which was taken before.
+        steps: Of ``RECORDING``, none of which was taken before.
         lost: Steps before or between them that nobody will have; the most that it can be.
     """
 
@@ -56,7 +57,7 @@ class Source(Protocol):
 
 def none() -> pa.Table:
     """No steps."""
-    return SCHEMA.empty_table()
+    return RECORDING.empty_table()
 
 
 def described(info: dict[str, Any]) -> dict[str, Any]:

@@ -15,9 +15,10 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from dspark_tuning.measuring.recording.schema import SCHEMA, About
+from dspark_tuning.measuring.recording.schema import About
 from dspark_tuning.measuring.recording.source import Taken, described, none
 from sglang_dspark.errors import InputError
+from sglang_dspark.serving.step_schema import RECORDING
 from sglang_dspark.sglang_client import Client, UnansweredError
 
 LONGEST_S: Final = 10.0
@@ -97,7 +98,7 @@ class Stock:
                     self._ranks[name].segment = self._segments
                     self._segments += 1
                 rows.append(self._row(record, self._ranks[name].segment))
-        return Taken(pa.Table.from_pylist(rows, SCHEMA) if rows else none(), lost)
+        return Taken(pa.Table.from_pylist(rows, RECORDING) if rows else none(), lost)
 
     def end(self) -> None:
         """Nothing: the server records as before."""
