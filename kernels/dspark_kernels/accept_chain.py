@@ -1,4 +1,4 @@
-"""Chain rejection sampling over ragged rows: how many drafts of each request the target accepts."""
+"""Chain rejection sampling over ragged rows: count the drafts of each request that the target accepts."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import torch
 import triton
 import triton.language as tl
 
+from dspark_kernels.batches import VerifiedBatch
 from dspark_kernels.philox import COIN, coin, reference_coins
 from dspark_kernels.target_rows import TargetRows, scaled_logits
 
@@ -52,65 +53,46 @@ def accept_chain(
         q = tl.where(drawn, tl.exp(tl.where(log_q > 0, 0.0, log_q)), q)
     name, position = tl.load(requests + request) + index * 0, tl.load(positions + request) + index * 0
     u = coin(seed, name, position, index, _K_COIN)
-    # A comparison with NaN is false: a proposal or target that is no probability accepts nothing.
+    # A comparison with NaN is false, so a proposal or target that is not a probability accepts nothing.
     ends = inside & ((u * q < p) == 0)
     first = tl.min(tl.where(ends, index, GAMMA), 0)
     tl.store(accepted + request, tl.minimum(first, length))
 
 
-def launch_accept_chain(
-    logits: torch.Tensor,
-    rows: TargetRows,
-    starts: torch.Tensor,
-    lengths: torch.Tensor,
-    drafts: torch.Tensor,
-    draft_log_probs: torch.Tensor | None,
-    temperatures: torch.Tensor,
-    draft_temperatures: torch.Tensor,
-    requests: torch.Tensor,
-    positions: torch.Tensor,
-    seed: int,
-) -> torch.Tensor:
-    """Accepts draft k with ``min(1, p / q)``, one after the other.
-
-    Args:
-        drafts: int64 [R, gamma].
-        draft_log_probs: float32 [R, gamma], of the drafts in the proposal; None where every draft was certain.
-        temperatures, draft_temperatures: float32 [R] of target and proposal; at 0 they are certain of one token.
-        positions: int64 [R], of the anchors.
+def launch_accept_chain(batch: VerifiedBatch, rows: TargetRows) -> torch.Tensor:
+    """Accept draft k with probability ``min(1, p / q)``, left to right, up to the first rejection.
 
     Returns:
         int32 [R], drafts accepted, at most ``lengths``.
     """
-    count, gamma = drafts.shape
+    logits, proposal = batch.target_logits, batch.proposal
+    count, gamma = batch.drafts.shape
     accepted = torch.empty(count, dtype=torch.int32, device=logits.device)
     accept_chain[(count,)](
         logits,
-        starts,
-        lengths,
-        drafts,
-        temperatures if draft_log_probs is None else draft_log_probs,
-        temperatures,
-        draft_temperatures,
-        requests,
-        positions,
+        batch.starts,
+        batch.lengths,
+        batch.drafts,
+        batch.temperatures if proposal is None else proposal.log_probs,
+        batch.temperatures,
+        batch.temperatures if proposal is None else proposal.temperatures,
+        batch.requests,
+        batch.positions,
         *rows,
         accepted,
-        seed,
+        batch.seed,
         logits.stride(0),
         GAMMA=gamma,
-        ONE_HOT=draft_log_probs is None,
+        ONE_HOT=proposal is None,
         BLOCK_GAMMA=triton.next_power_of_2(gamma),
         num_warps=1,
     )
     return accepted
 
 
-def reference_accept_chain(
-    p: torch.Tensor, q: torch.Tensor, lengths: torch.Tensor, requests: torch.Tensor, positions: torch.Tensor, seed: int
-) -> torch.Tensor:
-    """Reference: ``p`` and ``q`` float32 [R, gamma] are the drafts' probabilities."""
+def reference_accept_chain(batch: VerifiedBatch, p: torch.Tensor, q: torch.Tensor) -> torch.Tensor:
+    """PyTorch reference; ``p`` and ``q`` float32 [R, gamma] are the probabilities of the drafts."""
     index = torch.arange(p.shape[1], device=p.device)
-    u = reference_coins(seed, requests[:, None], positions[:, None], index)
-    taken = (u * q < p) & (index < lengths[:, None])
+    u = reference_coins(batch.seed, batch.requests[:, None], batch.positions[:, None], index)
+    taken = (u * q < p) & (index < batch.lengths[:, None])
     return taken.int().cumprod(dim=1).sum(dim=1).to(torch.int32)

@@ -1,4 +1,4 @@
-"""The token of the greatest key among the parts of a pass."""
+"""Reduce the partial results of a pass over the vocabulary to the token with the greatest key."""
 
 from __future__ import annotations
 
@@ -9,59 +9,83 @@ import triton.language as tl
 from dspark_kernels.heads import NO_TOKEN, Shard
 
 BLOCK_ROWS = 16
+# Fields of a partial result and of a rank's result: best key, its token (int32 bits).
+FIELDS = 2
+_K_FIELDS = tl.constexpr(FIELDS)
 _K_NONE = tl.constexpr(NO_TOKEN)
 
 
+@triton.jit
+def best_candidate(
+    partials, row, in_rows, rows, count, FIELDS: tl.constexpr, MERGED: tl.constexpr, BLOCK_COUNT: tl.constexpr
+):
+    """Best key of ``count`` candidates a row and the lowest token that has it.
+
+    Candidates are the parts of one rank, [fields, count, rows], or where ``MERGED`` the results of ``count`` ranks,
+    [count, FIELDS, rows].
+
+    Returns:
+        The best key and its token [ROWS]; tokens, validity and addresses of all candidates [COUNT, ROWS], and the
+        distance in memory from one field to the next.
+    """
+    index = tl.arange(0, BLOCK_COUNT)
+    inside = (index < count)[:, None] & in_rows[None, :]
+    if MERGED:
+        at = partials + (index * FIELDS * rows)[:, None] + row[None, :]
+        field = rows
+    else:
+        at = partials + (index * rows)[:, None] + row[None, :]
+        field = count * rows
+    key = tl.load(at, inside, float("-inf"))
+    # SGLang's gather over NVLink turns 0 into -0, which sets the sign bit of token 0.
+    token = tl.load(at + field, inside, 0.0).to(tl.int32, bitcast=True) & _K_NONE
+    token = tl.where(inside, token, _K_NONE)
+    best = tl.max(key, 0)
+    winner = tl.min(tl.where(key == best[None, :], token, _K_NONE), 0)
+    return best, winner, token, inside, at, field
+
+
 @triton.jit(do_not_specialize=["rows", "count"])
-def pick_token(
+def argmax_partials(
     partials,
     out,
     rows,
     count,
-    MERGE: tl.constexpr,
+    TO_MERGE: tl.constexpr,
     MERGED: tl.constexpr,
     BLOCK_ROWS: tl.constexpr,
     BLOCK_COUNT: tl.constexpr,
 ):
     row = tl.program_id(0) * BLOCK_ROWS + tl.arange(0, BLOCK_ROWS)
     in_rows = row < rows
-    index = tl.arange(0, BLOCK_COUNT)
-    inside = (index < count)[:, None] & in_rows[None, :]
-    if MERGED:
-        at = partials + (index * 2 * rows)[:, None] + row[None, :]
-        field = rows
-    else:
-        at = partials + (index * rows)[:, None] + row[None, :]
-        field = count * rows
-    key = tl.load(at, inside, float("-inf"))
-    # As in markov_merge: the sign bit is the transport's.
-    token = tl.load(at + field, inside, 0.0).to(tl.int32, bitcast=True) & _K_NONE
-    best = tl.max(key, 0)
-    winner = tl.min(tl.where((key == best[None, :]) & inside, token, _K_NONE), 0)
-    if MERGE:
+    best, winner, _token, _inside, _at, _field = best_candidate(
+        partials, row, in_rows, rows, count, _K_FIELDS, MERGED, BLOCK_COUNT
+    )
+    if TO_MERGE:
         tl.store(out + row, best, in_rows)
         tl.store(out + rows + row, winner.to(tl.float32, bitcast=True), in_rows)
     else:
         tl.store(out + row, winner.to(tl.int64), in_rows)
 
 
-def launch_pick(partials: torch.Tensor, shard: Shard | None = None) -> torch.Tensor:
-    """int64 [R] of float32 [2, parts, R], those of ``shard`` if given."""
+def launch_argmax(partials: torch.Tensor, shard: Shard | None = None) -> torch.Tensor:
+    """Token of the greatest key, int64 [R], from float32 [FIELDS, parts, R]; over all ranks if ``shard`` is given."""
     if shard is None:
         return _launch(partials, False, False)
     return _launch(shard.gather(_launch(partials, True, False)), False, True)
 
 
-def _launch(partials: torch.Tensor, merge: bool, merged: bool) -> torch.Tensor:
-    """The greatest key and its token, float32 [2, R], if ``merge``; ``partials`` are [ranks, 2, R] if ``merged``."""
+def _launch(partials: torch.Tensor, to_merge: bool, merged: bool) -> torch.Tensor:
+    """Return the greatest key and its token, float32 [FIELDS, R], if ``to_merge``, otherwise the token int64 [R]."""
     count, rows, device = partials.shape[0 if merged else 1], partials.shape[2], partials.device
-    out = torch.empty((2, rows), device=device) if merge else torch.empty(rows, dtype=torch.int64, device=device)
-    pick_token[(triton.cdiv(rows, BLOCK_ROWS),)](
+    shape, dtype = ((FIELDS, rows), torch.float32) if to_merge else ((rows,), torch.int64)
+    out = torch.empty(shape, dtype=dtype, device=device)
+    argmax_partials[(triton.cdiv(rows, BLOCK_ROWS),)](
         partials,
         out,
         rows,
         count,
-        MERGE=merge,
+        TO_MERGE=to_merge,
         MERGED=merged,
         BLOCK_ROWS=BLOCK_ROWS,
         BLOCK_COUNT=triton.next_power_of_2(count),
@@ -70,10 +94,15 @@ def _launch(partials: torch.Tensor, merge: bool, merged: bool) -> torch.Tensor:
     return out
 
 
-def reference_pick(keys: torch.Tensor, shard: Shard | None = None) -> torch.Tensor:
-    """Reference, of all keys float32 [R, V], of which a shard knows its own."""
+def reference_argmax(keys: torch.Tensor, shard: Shard | None = None) -> torch.Tensor:
+    """PyTorch reference over all keys float32 [R, V], of which a rank uses those of its shard."""
     if shard is None:
         return keys.argmax(dim=1)
     best, at = keys[:, shard.columns].max(dim=1)
     best, bits = shard.gather(torch.stack([best, (at + shard.start).int().view(torch.float32)])).unbind(1)
-    return torch.where(best == best.amax(0), bits.view(torch.int32) & NO_TOKEN, NO_TOKEN).amin(0).long()
+    return reference_lowest(best, bits.view(torch.int32) & NO_TOKEN)
+
+
+def reference_lowest(best: torch.Tensor, tokens: torch.Tensor) -> torch.Tensor:
+    """The lowest token, int64 [R], of those with the greatest key, both [ranks, R]."""
+    return torch.where(best == best.amax(0), tokens, NO_TOKEN).amin(0).long()

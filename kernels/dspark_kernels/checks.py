@@ -1,4 +1,4 @@
-"""Arguments of the launchers: what is wrong with one is said in a line, before anything runs."""
+"""Checks of launcher arguments, made before any kernel runs."""
 
 from __future__ import annotations
 
@@ -22,25 +22,25 @@ def tensor(
     like: torch.Tensor,
     rows_only: bool = False,
 ) -> None:
-    """Raises unless ``value`` is what a kernel reads.
+    """Raise unless a tensor has the dtype, shape, device and layout that a kernel reads.
 
     Args:
-        name: As the launcher calls it.
-        dtype: The dtypes that are taken.
-        shape: None stands for any size.
-        like: A tensor on the device that is expected.
-        rows_only: Elements of the last dimension lie side by side; the others may have any stride.
+        name: Of the argument, for the message.
+        dtype: Accepted dtypes.
+        shape: Expected sizes; None accepts any.
+        like: A tensor on the expected device.
+        rows_only: Only the last dimension must be contiguous.
 
     Raises:
-        ValueError: Naming the argument and what was expected.
+        ValueError: The message names the argument, its value and the expected one.
     """
     dtypes = (dtype,) if isinstance(dtype, torch.dtype) else tuple(dtype)
     if value.dtype not in dtypes:
         raise ValueError(f"{name}: dtype {value.dtype}, expected {' or '.join(str(one) for one in dtypes)}")
-    found = tuple(value.shape)
-    if len(found) != len(shape) or any(want not in (None, have) for want, have in zip(shape, found, strict=True)):
+    sizes = tuple(value.shape)
+    if len(sizes) != len(shape) or any(want not in (None, have) for want, have in zip(shape, sizes, strict=True)):
         wanted = ", ".join("any" if size is None else str(size) for size in shape)
-        raise ValueError(f"{name}: shape {list(found)}, expected [{wanted}]")
+        raise ValueError(f"{name}: shape {list(sizes)}, expected [{wanted}]")
     if value.device != like.device:
         raise ValueError(f"{name}: on {value.device}, expected {like.device}")
     if not (value.is_contiguous() or (rows_only and value.numel() > 0 and value.stride(-1) == 1)):
@@ -51,6 +51,6 @@ def tensor(
 
 
 def between(name: str, value: int, least: int, most: int) -> None:
-    """Raises ValueError unless ``least <= value <= most``."""
+    """Raise ValueError unless ``least <= value <= most``."""
     if not least <= value <= most:
         raise ValueError(f"{name}: {value}, expected {least} to {most}")

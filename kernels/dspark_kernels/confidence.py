@@ -1,4 +1,4 @@
-"""Confidence and survival of a drafted block, in one launch: the linear head, STS and the running product."""
+"""Confidence and survival of a drafted block in one launch: linear head, temperature scaling and running product."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ BLOCK_HIDDEN = 512
 
 
 class Confidence(NamedTuple):
-    """Of a block, all float32 [R, gamma].
+    """Confidence of a draft block, all float32 [R, gamma].
 
     Attributes:
-        logits: Of the head, before temperatures.
+        logits: Of the confidence head, before temperature scaling.
         confidence: ``sigmoid(logit / T_k)``.
-        survival: Running product of the confidences, accumulated in double.
+        survival: Running product of the confidences, accumulated in float64.
     """
 
     logits: torch.Tensor
@@ -62,7 +62,7 @@ def confidence_rows(
         factor = tl.load(weight + column, in_width, 0.0).to(tl.float32)
         total += tl.sum(state.to(tl.float32) * factor[None, :], 1)
     if HAS_MARKOV:
-        # The token before: the anchor, then the drafts.
+        # The previous token: the anchor, then the drafts.
         token = tl.load(tokens + of_row - 1, inside & (position > 0), 0)
         token = tl.where(position == 0, tl.load(anchors + row), token)
         inner = tl.arange(0, BLOCK_RANK)
@@ -75,7 +75,7 @@ def confidence_rows(
     tempered = 1.0 / (1.0 + tl.exp(-total / tl.load(temperatures + position * EACH, inside, 1.0)))
     tl.store(logits + of_row, total, inside)
     tl.store(confidence + of_row, tempered, inside)
-    # In the order of the block: scores are ranked by their bits, which hang on the order of the product.
+    # Multiply in the order of the block: scores are ranked by their bits, which depend on that order.
     product = (tl.program_id(0) * 0 + 1).to(tl.float64)
     for k in tl.static_range(GAMMA):
         product *= tl.sum(tl.where(position == k, tempered, 0.0), 0).to(tl.float64)
@@ -91,7 +91,7 @@ def confidence_block(
     temperatures: torch.Tensor,
     w1: torch.Tensor | None,
 ) -> Confidence:
-    """How likely each draft is accepted, given that those before it are; and that it and all before it are.
+    """Estimate P(draft accepted | all earlier drafts accepted), and P(it and all earlier drafts accepted).
 
     Args:
         hidden: [R, gamma, H].
@@ -99,11 +99,11 @@ def confidence_block(
         tokens: int64 [R, gamma], the drafts.
         weight: [H + K], or [H] for a head without the Markov embedding.
         bias: [1], or None.
-        temperatures: float32 [gamma] of sequential temperature scaling, or [1] for all.
-        w1: [V, K], or None for a head without it.
+        temperatures: float32 [gamma] of sequential temperature scaling, or [1] for all positions.
+        w1: [V, K], the Markov embedding, or None for a head without it.
 
     Raises:
-        ValueError: An argument does not fit; it is named.
+        ValueError: An argument does not fit; the message names it.
     """
     checks.tensor("hidden", hidden, checks.LOGITS, (None, None, None), hidden)
     rows, gamma, width = hidden.shape
@@ -153,7 +153,7 @@ def reference_confidence(
     temperatures: torch.Tensor,
     w1: torch.Tensor | None,
 ) -> Confidence:
-    """Reference of :func:`confidence_block`."""
+    """PyTorch reference of :func:`confidence_block`."""
     features = hidden.float()
     if w1 is not None:
         before = torch.cat([anchors[:, None], tokens[:, :-1]], dim=1)

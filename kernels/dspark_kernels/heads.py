@@ -1,4 +1,4 @@
-"""Markov heads: what turns the token before into the row of the low-rank product that corrects the logits.
+"""Markov heads, which compute from the previous token the low-rank correction of the draft logits.
 
 A head's *latent* at position k is what ``W2`` multiplies: ``B_k = latent_k W2``.
 """
@@ -17,16 +17,16 @@ Kind = Literal["vanilla", "gated", "rnn"]
 CHUNKS = {"vanilla": 0, "gated": 1, "rnn": 3}
 
 
-# Stands for no token among candidates; all bits but the sign.
+# No token, among candidates: all bits except the sign.
 NO_TOKEN: Final = 2**31 - 1
 
 
 class Shard(NamedTuple):
-    """A rank's part of the vocabulary, where the ranks of a group share it.
+    """A rank's range of the vocabulary under tensor parallelism.
 
     Attributes:
         start, end: Its tokens are ``start`` to ``end - 1``; ``start`` is a multiple of 4.
-        gather: Collects float32 [F, R] of every rank, as [ranks, F, R]; zeros may come back negative.
+        gather: Collects float32 [F, R] of every rank as [ranks, F, R]; it may turn 0 into -0.
     """
 
     start: int
@@ -38,7 +38,7 @@ class Shard(NamedTuple):
         return slice(self.start, self.end)
 
     def check(self, name: str, width: int) -> None:
-        """Raises ValueError unless it has ``width`` tokens and starts where a Philox counter does."""
+        """Raise ValueError unless it has ``width`` tokens and starts at a multiple of 4."""
         if self.start % 4 or self.start < 0 or self.end - self.start != width:
             raise ValueError(
                 f"{name}: tokens {self.start} to {self.end - 1}, expected {width} of them from a multiple of 4 on: a"
@@ -47,15 +47,15 @@ class Shard(NamedTuple):
 
 
 class MarkovHead(NamedTuple):
-    """The weights of a head, as SGLang and DeepSpec keep them (``sglang.srt.models.dspark``).
+    """Weights of a Markov head in the layout of SGLang and DeepSpec (``sglang.srt.models.dspark``).
 
     Attributes:
         kind: ``vanilla``: latent is ``W1[x]``. ``gated``: ``sigmoid(G [h; W1[x]] + b) * W1[x]``. ``rnn``: a gated
             state s: ``[g; c; o] = J [s; W1[x]; h] + b``, ``s' = sigmoid(g) s + (1 - sigmoid(g)) tanh(c)``, latent
             ``tanh(o)``.
-        w1: [V or more, K], embedding of the token before.
-        w2: [V, K], or the rows of a shard of the vocabulary. Of the dtype of ``w1``, or if vanilla of any, to which
-            the rows of ``w1`` are cast.
+        w1: [V or more, K], embedding of the previous token.
+        w2: [V, K], or the rows of a shard of the vocabulary. Has the dtype of ``w1``; a vanilla head may have another,
+            to which the rows of ``w1`` are cast.
         joint: ``G`` [K, H + K] or ``J`` [3 K, 2 K + H]; None for vanilla.
         bias: [K] or [3 K]; None for vanilla.
     """
@@ -71,7 +71,7 @@ class MarkovHead(NamedTuple):
         return int(self.w1.shape[1])
 
     def check(self) -> None:
-        """Raises ValueError where the weights do not fit together."""
+        """Raise ValueError unless the weights fit together."""
         checks.tensor("w1", self.w1, checks.LOGITS, (None, None), self.w1)
         checks.between("w1: rank", self.rank, 1, checks.MAX_RANK)
         dtype = checks.LOGITS if self.kind == "vanilla" else self.w1.dtype
@@ -86,7 +86,7 @@ class MarkovHead(NamedTuple):
             checks.tensor("bias", self.bias, self.w1.dtype, (chunks * self.rank,), self.w1)
 
     def split(self) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        """The joint projection's columns for the state (of no width if gated), the embedding and the hidden state."""
+        """Columns of the joint projection for the state (none if gated), the embedding and the hidden state."""
         assert self.joint is not None
         rank = self.rank
         if self.kind == "gated":
@@ -95,9 +95,9 @@ class MarkovHead(NamedTuple):
         return self.joint[:, :rank], self.joint[:, rank : 2 * rank], self.joint[:, 2 * rank :]
 
     def from_hidden(self, hidden: torch.Tensor) -> torch.Tensor:
-        """What the hidden states and the bias add to the joint projection, float32 [R, gamma, chunks * K].
+        """Contribution of hidden states and bias to the joint projection, float32 [R, gamma, chunks * K].
 
-        It hangs on no token, so one matrix product gives it for the whole block.
+        It depends on no token, so one matrix product computes it for the whole block.
         """
         assert self.bias is not None
         weight = self.split()[2]
@@ -107,11 +107,11 @@ class MarkovHead(NamedTuple):
 def reference_latent(
     head: MarkovHead, tokens: torch.Tensor, from_hidden: torch.Tensor | None, state: torch.Tensor | None
 ) -> tuple[torch.Tensor, torch.Tensor | None]:
-    """The latent after ``tokens`` int64 [R], and the state after it; both float32 [R, K].
+    """PyTorch reference: the latent after ``tokens`` int64 [R] and the next state, both float32 [R, K].
 
     Args:
-        from_hidden: float32 [R, chunks * K], this position's part of :meth:`MarkovHead.from_hidden`.
-        state: float32 [R, K]; None for zeros and for heads without one.
+        from_hidden: float32 [R, chunks * K], :meth:`MarkovHead.from_hidden` at this position.
+        state: float32 [R, K]; None for zeros and for heads without a state.
     """
     embedding = head.w1[tokens].float()
     if head.kind == "vanilla":
@@ -130,5 +130,5 @@ def reference_latent(
 
 
 def _rounded(vector: torch.Tensor, head: MarkovHead) -> torch.Tensor:
-    """What the matrix unit multiplies is in the weights' dtype."""
+    """Round to the dtype of the weights, as the matrix unit does."""
     return vector.to(head.w2.dtype).float()

@@ -1,4 +1,4 @@
-"""Where kernels run: on a GPU, or without one under Triton's interpreter, whose bfloat16 is mended here."""
+"""Detect Triton's interpreter, and correct its bfloat16 arithmetic."""
 
 from __future__ import annotations
 
@@ -13,20 +13,20 @@ from triton.runtime import interpreter
 
 
 def interpreted() -> bool:
-    """Whether kernels of this process are interpreted; decided by TRITON_INTERPRET when Triton is first imported."""
+    """Whether this process interprets kernels; TRITON_INTERPRET decides it when Triton is first imported."""
     return not isinstance(tl.max, triton.runtime.JITFunction)
 
 
 def launches(tensor: torch.Tensor) -> bool:
-    """Whether kernels can run on this tensor; the references run everywhere."""
+    """Whether kernels can run on this tensor's device; otherwise the references run."""
     return tensor.device.type != "cpu" or interpreted()
 
 
-def mend() -> None:
-    """Gives the interpreter the hardware's bfloat16.
+def correct_bfloat16() -> None:
+    """Make the interpreter compute bfloat16 as the hardware does.
 
-    Triton 3.8's keeps bfloat16 as 16-bit integers, multiplies matrices of those, and cuts off digits where a GPU
-    rounds.
+    Triton 3.8's interpreter stores bfloat16 as 16-bit integers, multiplies matrices of those integers, and truncates
+    where a GPU rounds.
     """
     builder = interpreter.InterpreterBuilder
     multiply, cast = builder.create_dot, builder.cast_impl
@@ -59,4 +59,4 @@ def _rounded(data: NDArray[np.float32]) -> NDArray[np.uint16]:
 
 
 if interpreted():
-    mend()
+    correct_bfloat16()

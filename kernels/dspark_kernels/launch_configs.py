@@ -1,9 +1,9 @@
-"""Launch configurations, one table a GPU, and why they are what they are.
+"""Launch configurations for each supported GPU, and the reasons for them.
 
-Nobody has timed them. They follow from the machine: what a program keeps in shared memory and registers has to fit
-(``dspark kernels check`` compiles each and fails on a spill), ``W2`` should be read once (so a block holds all rows as
-long as it can), one program a multiprocessor keeps two or three tiles of ``W2`` in flight, and each program reads its
-rows' latents once, so more programs than multiprocessors would only read more.
+They are derived from the hardware and untimed. A program's tiles must fit shared memory and registers (``dspark kernels
+check`` compiles each configuration and fails on a spill). ``W2`` should be read once, so a block holds as many rows as
+fit. One program a multiprocessor keeps two or three tiles of ``W2`` in flight. Each program reads the latents of its
+rows once, so more programs than multiprocessors would only add reads.
 """
 
 from __future__ import annotations
@@ -17,13 +17,13 @@ import torch
 
 
 class ScanConfig(NamedTuple):
-    """How a pass over the vocabulary is cut.
+    """How a pass over the vocabulary is split into programs and tiles.
 
     Attributes:
-        block_rows: Rows of a program; 16 at least, for the matrix unit.
-        block_vocab: Columns of a tile.
-        warps, stages: Of the compiler; stages is how many tiles of ``W2`` are in flight.
-        programs: Of a launch, shared out among the blocks of rows.
+        block_rows: Rows a program; at least 16, for the matrix unit.
+        block_vocab: Columns a tile.
+        warps, stages: Compiler options; ``stages`` is the number of tiles of ``W2`` in flight.
+        programs: Programs of a launch, divided among the blocks of rows.
     """
 
     block_rows: int
@@ -33,23 +33,23 @@ class ScanConfig(NamedTuple):
     programs: int
 
     def parts(self, width: int, rows: int) -> int:
-        """Programs that share the vocabulary of a block of rows."""
+        """Number of programs that share the vocabulary for a block of rows."""
         blocks = -(-rows // self.block_rows)
         return max(1, min(-(-width // self.block_vocab), self.programs // blocks))
 
 
 class GpuTarget(NamedTuple):
-    """A GPU that kernels are compiled for.
+    """A GPU architecture that kernels are compiled for, with its launch configurations.
 
     Attributes:
-        name: As the compilers call it.
+        name: Compilers' name of the architecture.
         gpu: A product that has it.
-        backend, arch, warp_size: Of ``triton.backends.compiler.GPUTarget``.
+        backend, arch, warp_size: As in ``triton.backends.compiler.GPUTarget``.
         bytes_per_s: Published memory bandwidth of the product.
-        shared_bytes: Shared memory that a program may have.
-        draft, residual: Configurations of the two passes for 2-byte weights, by the most rows each is for.
-        single: The same for 4-byte weights.
-        wide: Of the draft pass for 2-byte weights where 4-byte logits are read or kept; empty if ``draft`` fits them.
+        shared_bytes: Maximum shared memory a program.
+        draft, residual: Configurations of the two passes for 2-byte weights, in ascending order of rows.
+        single: Configurations of both passes for 4-byte weights.
+        wide: Configurations of the draft pass for 2-byte weights with 4-byte logits; empty if ``draft`` fits them.
     """
 
     name: str
@@ -66,7 +66,7 @@ class GpuTarget(NamedTuple):
 
     @property
     def precision(self) -> str:
-        """Of products of float32: three TF32 products on NVIDIA, whose tensor cores have no float32."""
+        """Precision of float32 products: three TF32 products on NVIDIA, whose tensor cores have no float32."""
         return "tf32x3" if self.backend == "cuda" else "ieee"
 
 
@@ -75,15 +75,15 @@ def _scans(*shapes: tuple[int, int, int, int, int]) -> tuple[ScanConfig, ...]:
     return tuple(ScanConfig(*shape) for shape in shapes)
 
 
-# Shared memory that a program may have on compute capabilities 8.6, 8.9 and 12.0 (CUDA programming guide): 99 KiB.
+# Maximum shared memory a program on compute capabilities 8.6, 8.9 and 12.0 (CUDA programming guide): 99 KiB.
 SMALL_SHARED: Final = 101_376
 
 
 def _small(name: str, gpu: str, arch: int, bandwidth: float, programs: int, warps: int = 4) -> GpuTarget:
-    """A GPU of little shared memory: float32 logits fit too, and 128 rows beside tiles of 16 columns.
+    """A GPU with 99 KiB of shared memory, which fits 128 rows with tiles of 16 columns, and float32 logits.
 
     Args:
-        warps: Of draft passes over 16 and 32 rows.
+        warps: Warps of draft passes over 16 and 32 rows.
     """
     return GpuTarget(
         name,
@@ -104,15 +104,15 @@ def _small(name: str, gpu: str, arch: int, bandwidth: float, programs: int, warp
     )
 
 
-# Columns of a tile: what leaves no register in memory (with 64 columns in 8 warps a tile of 64 rows spills on sm_80 and
-# sm_100, with 128 it does not) and fits twice or three times beside the latents. 256 rows fit beside two tiles of 32
-# columns on sm_90 and of 16 on sm_100, so W2 is read once there up to 256 rows; on sm_80 and gfx942 128 rows fit.
-# Programs: one a multiprocessor, but 108 of an H100's 132 and a B200's 148 from 64 rows on. There the latents that each
-# reads are 32 KiB and more, and 108 keep what the programs read again below 5 %; they have 7 MB and more of W2 in
-# flight, which is more than bandwidth times a microsecond of latency on an H100, and V 151,936 in tiles of 16, 32, 64
-# or 128 is 88, 44, 22 or 11 turns of 108 without a rest.
-# Warps: with 4 of them 16 or 32 rows spill on sm_100 and sm_120, with 8 they do not. Four-byte logits take twice the
-# registers, so at 128 rows their tiles are narrower on sm_100 and gfx942.
+# Columns of a tile: such that nothing spills (64 rows by 64 columns in 8 warps spill on sm_80 and sm_100, by 128
+# columns they do not) and two or three tiles fit shared memory with the latents. 256 rows fit with two tiles of 32
+# columns on sm_90 and of 16 on sm_100, so W2 is read once up to 256 rows; on sm_80 and gfx942 128 rows fit.
+# Programs: one a multiprocessor, but from 64 rows on 108 of the 132 of an H100 and the 148 of a B200. There each
+# program reads latents of at least 32 KiB, and 108 programs keep repeated reads below 5 %. They have at least 7 MB of
+# W2 in flight, more than bandwidth times a microsecond of latency on an H100, and V 151,936 in tiles of 16, 32, 64 or
+# 128 divides into exactly 88, 44, 22 or 11 rounds of 108.
+# Warps: 4 warps spill at 16 or 32 rows on sm_100 and sm_120, 8 do not. 4-byte logits take twice the registers, so at
+# 128 rows their tiles are narrower on sm_100 and gfx942.
 TARGETS: Final = {
     target.name: target
     for target in (
@@ -185,7 +185,7 @@ TARGETS: Final = {
     )
 }
 
-# The interpreter pays for operations, not for their width; a few parts, so that parts are combined there too.
+# The interpreter's cost is per operation, not per element: wide tiles, and four parts so that parts are merged too.
 INTERPRETED: Final = ScanConfig(64, 256, 4, 1, 4)
 
 _chosen: ContextVar[GpuTarget | None] = ContextVar("target", default=None)
@@ -193,7 +193,7 @@ _chosen: ContextVar[GpuTarget | None] = ContextVar("target", default=None)
 
 @contextmanager
 def using(name: str) -> Iterator[GpuTarget]:
-    """Launches as for a target, whatever the machine is: for compiling ahead of time and for the interpreter."""
+    """Use the configurations of a target on any machine, to compile for it or to interpret."""
     token = _chosen.set(TARGETS[name])
     try:
         yield TARGETS[name]
@@ -202,7 +202,7 @@ def using(name: str) -> Iterator[GpuTarget]:
 
 
 def covering(device: torch.device) -> GpuTarget | None:
-    """The target that a device is; None for a GPU that nothing here is compiled for. Without a GPU, an H100."""
+    """The target of a device; None for an unsupported GPU, that of an H100 without a GPU."""
     if (chosen := _chosen.get()) is not None:
         return chosen
     if device.type != "cuda":
@@ -215,10 +215,10 @@ def covering(device: torch.device) -> GpuTarget | None:
 
 
 def for_capability(major: int, minor: int, shared_bytes: int) -> GpuTarget | None:
-    """The target of an NVIDIA GPU: its own, or the nearest before it of its generation that fits its shared memory.
+    """The target of an NVIDIA GPU: its own, or the nearest older one of its generation that fits its shared memory.
 
     Args:
-        shared_bytes: Shared memory that a program of it may have.
+        shared_bytes: Maximum shared memory a program on that GPU.
     """
     fitting = [
         target
@@ -232,18 +232,18 @@ def for_capability(major: int, minor: int, shared_bytes: int) -> GpuTarget | Non
 
 
 def of(device: torch.device) -> GpuTarget:
-    """As :func:`covering`.
+    """The target of a device.
 
     Raises:
-        ValueError: None covers it.
+        ValueError: The device is an unsupported GPU.
     """
     if (target := covering(device)) is None:
-        raise ValueError(f"device: {device} is no target of these kernels, expected {', '.join(TARGETS)}")
+        raise ValueError(f"device: {device} is not supported by these kernels, expected {', '.join(TARGETS)}")
     return target
 
 
 def draft_scan(device: torch.device, rows: int, itemsize: int, wide: bool) -> ScanConfig:
-    """The draft pass for weights of ``itemsize`` bytes; ``wide`` where 4-byte logits are read or kept."""
+    """Configuration of the draft pass; ``itemsize`` is that of ``W2``, ``wide`` if 4-byte logits are read or kept."""
     if _is_interpreted(device):
         return INTERPRETED
     target = of(device)
@@ -252,7 +252,7 @@ def draft_scan(device: torch.device, rows: int, itemsize: int, wide: bool) -> Sc
 
 
 def residual_scan(device: torch.device, rows: int, itemsize: int) -> ScanConfig:
-    """The pass that draws from the residual."""
+    """Configuration of the residual pass."""
     if _is_interpreted(device):
         return INTERPRETED
     target = of(device)
@@ -264,4 +264,5 @@ def _is_interpreted(device: torch.device) -> bool:
 
 
 def for_rows(table: tuple[ScanConfig, ...], rows: int) -> ScanConfig:
+    """The first configuration of a table that holds all rows in a block, otherwise the last."""
     return next((scan for scan in table if rows <= scan.block_rows), table[-1])

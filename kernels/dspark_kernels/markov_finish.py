@@ -1,4 +1,4 @@
-"""The end of a draft position: the token of all parts, its probability, and what the next position starts from."""
+"""End a draft position: pick the token, compute its log-probability and the latent of the next position."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import triton
 import triton.language as tl
 
 from dspark_kernels import launch_configs
+from dspark_kernels.argmax_partials import reference_lowest
 from dspark_kernels.heads import CHUNKS, NO_TOKEN, MarkovHead, Shard
 from dspark_kernels.markov_merge import combine, reference_merge
 
@@ -18,14 +19,14 @@ BLOCK_COLUMN = 32
 
 
 class DraftOutputs(NamedTuple):
-    """Where a draft block is written; all [R, gamma, ...].
+    """The buffers that a draft block is written to.
 
     Attributes:
         tokens: int64 [R, gamma].
-        log_probs: float32 [R, gamma], of the tokens in the proposal.
+        log_probs: float32 [R, gamma], of the tokens in the proposal distribution.
         log_sums: float32 [R, gamma], log-sum-exp of the scaled corrected logits.
-        latents: The head's dtype [R, gamma, K], for heads that are not vanilla.
-        states: float32 [2, R, K], scratch of the rnn head.
+        latents: The head's dtype [R, gamma, K], for gated and rnn heads.
+        states: float32 [2, R, K], scratch buffer of the rnn head.
     """
 
     tokens: torch.Tensor
@@ -39,7 +40,7 @@ class DraftOutputs(NamedTuple):
 def _project(
     vectors, in_rows, weight, first, rank, stride, PRECISION: tl.constexpr, ROWS: tl.constexpr, COLUMNS: tl.constexpr
 ):
-    """Rows at ``vectors`` [ROWS] times rows ``first`` to ``first + COLUMNS - 1`` of ``weight``, [ROWS, COLUMNS]."""
+    """Multiply rows at ``vectors`` [ROWS] by rows ``first`` to ``first + COLUMNS - 1`` of ``weight``."""
     total = tl.zeros([ROWS, COLUMNS], tl.float32)
     at = weight + (first + tl.arange(0, COLUMNS)).to(tl.int64)[:, None] * stride
     for start in range(0, rank, 64):
@@ -102,7 +103,7 @@ def markov_finish(
         tl.store(log_probs + at, chosen - log_sum, first_column)
         tl.store(log_sums + at, log_sum, first_column)
     if NEXT:
-        # Position step + 1; the anchors are step -1.
+        # The latent of position step + 1; anchors are step -1.
         column = tl.program_id(1) * BLOCK_COLUMN + tl.arange(0, BLOCK_COLUMN)
         first = tl.program_id(1) * BLOCK_COLUMN
         inside = in_rows[:, None] & (column < rank)[None, :]
@@ -131,7 +132,7 @@ def markov_finish(
                 BLOCK_ROWS,
                 BLOCK_COLUMN,
             )
-            # Two states by turns: programs of other columns still read the one before.
+            # Two alternating buffers, since programs of other columns still read the previous state.
             before = states + (((step + 1) % 2) * rows + row64) * rank
             after = states + (((step + 2) % 2) * rows + row64) * rank
             old = tl.zeros([BLOCK_ROWS, BLOCK_COLUMN], tl.float32)
@@ -165,11 +166,11 @@ def finish(
     step: int,
     merged: bool = False,
 ) -> None:
-    """Ends position ``step`` and, where the head asks for more than a row of ``W1``, prepares the next.
+    """End position ``step`` and, for gated and rnn heads, compute the latent of the next.
 
     Args:
-        partials: float32 [FIELDS, parts, R], or if ``merged`` [ranks, MERGED_FIELDS, R]; None at step -1, which starts
-            from the anchors.
+        partials: float32 [FIELDS, parts, R], or if ``merged`` [ranks, MERGED_FIELDS, R]; None at step -1, where the
+            tokens are the anchors.
         anchors: int64 [R].
         from_hidden: float32 [R, gamma, chunks * K] (:meth:`MarkovHead.from_hidden`).
     """
@@ -214,14 +215,18 @@ def finish(
 def reference_finish(
     scaled: torch.Tensor, keys: torch.Tensor, shard: Shard | None = None
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """Token int64, its log-probability and the log-sum-exp float32, all [R], of :func:`reference_scan`'s results."""
+    """PyTorch reference: token int64, its log-probability and the log-sum-exp float32, all [R].
+
+    Args:
+        scaled, keys: As from :func:`dspark_kernels.markov_scan.reference_scan`.
+    """
     if shard is None:
         tokens = keys.argmax(dim=1)
         chosen, log_sums = scaled.gather(1, tokens[:, None]).squeeze(1), torch.logsumexp(scaled, dim=1)
     else:
         best, bits, values, sums = shard.gather(reference_merge(scaled, keys, shard.start)).unbind(1)
         candidates = bits.view(torch.int32) & NO_TOKEN
-        tokens = torch.where(best == best.amax(0), candidates, NO_TOKEN).amin(0).long()
+        tokens = reference_lowest(best, candidates)
         chosen = torch.where(candidates == tokens, values, -torch.inf).amax(0)
         log_sums = torch.logsumexp(sums, dim=0)
     log_sums = torch.where(log_sums == torch.inf, torch.nan, log_sums)

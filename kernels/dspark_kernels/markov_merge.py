@@ -1,4 +1,4 @@
-"""Merges the parts of a pass over a rank's shard of the vocabulary: four numbers a row go to the other ranks."""
+"""Merge the partial results of a rank's shard of the vocabulary into the four numbers a row that ranks exchange."""
 
 from __future__ import annotations
 
@@ -8,36 +8,24 @@ import torch
 import triton
 import triton.language as tl
 
-from dspark_kernels.heads import NO_TOKEN
+from dspark_kernels.argmax_partials import best_candidate
 from dspark_kernels.markov_scan import FIELDS
 
 # Fields of a merged result: best key, its token (int32 bits), its scaled logit, log-sum-exp of the scaled logits.
 MERGED_FIELDS: Final = 4
 BLOCK_ROWS: Final = 16
 _K_FIELDS = tl.constexpr(MERGED_FIELDS)
-_K_NONE = tl.constexpr(NO_TOKEN)
 
 
 @triton.jit
 def combine(partials, row, in_rows, rows, count, MERGED: tl.constexpr, BLOCK_COUNT: tl.constexpr):
     """Best key, token, scaled logit and log-sum-exp of ``count`` parts, or of the merged results of ``count`` ranks."""
-    index = tl.arange(0, BLOCK_COUNT)
-    inside = (index < count)[:, None] & in_rows[None, :]
-    if MERGED:
-        at = partials + (index * _K_FIELDS * rows)[:, None] + row[None, :]
-        field = rows
-    else:
-        at = partials + (index * rows)[:, None] + row[None, :]
-        field = count * rows
-    key = tl.load(at, inside, float("-inf"))
-    # SGLang's gather over NVLink turns 0 into -0, which is the sign bit of token 0.
-    token = tl.load(at + field, inside, 0.0).to(tl.int32, bitcast=True) & _K_NONE
-    token = tl.where(inside, token, _K_NONE)
+    best, winner, token, inside, at, field = best_candidate(
+        partials, row, in_rows, rows, count, _K_FIELDS, MERGED, BLOCK_COUNT
+    )
     value = tl.load(at + 2 * field, inside, float("-inf"))
     top = tl.load(at + 3 * field, inside, float("-inf"))
     mass = tl.where(inside, 1.0, 0.0) if MERGED else tl.load(at + 4 * field, inside, 0.0)
-    best = tl.max(key, 0)
-    winner = tl.min(tl.where(key == best[None, :], token, _K_NONE), 0)
     chosen = tl.max(tl.where(token == winner[None, :], value, float("-inf")), 0)
     highest = tl.max(top, 0)
     origin = tl.where(highest > float("-inf"), highest, 0.0)
@@ -57,7 +45,7 @@ def markov_merge(partials, out, rows, parts, BLOCK_ROWS: tl.constexpr, BLOCK_PAR
 
 
 def merge(partials: torch.Tensor) -> torch.Tensor:
-    """float32 [MERGED_FIELDS, R] of :func:`dspark_kernels.markov_scan.scan`'s [FIELDS, parts, R]."""
+    """float32 [MERGED_FIELDS, R] from :func:`dspark_kernels.markov_scan.scan`'s [FIELDS, parts, R]."""
     fields, parts, rows = partials.shape
     assert fields == FIELDS
     out = torch.empty((MERGED_FIELDS, rows), dtype=torch.float32, device=partials.device)
@@ -68,7 +56,7 @@ def merge(partials: torch.Tensor) -> torch.Tensor:
 
 
 def reference_merge(scaled: torch.Tensor, keys: torch.Tensor, start: int) -> torch.Tensor:
-    """Reference, of all scaled logits and keys float32 [R, V] of tokens from ``start`` on."""
+    """PyTorch reference, over all scaled logits and keys float32 [R, V] of tokens from ``start``."""
     best, at = keys.max(dim=1)
     token = (at + start).int().view(torch.float32)
     return torch.stack([best, token, scaled.gather(1, at[:, None]).squeeze(1), torch.logsumexp(scaled, dim=1)])

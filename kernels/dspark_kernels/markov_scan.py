@@ -1,7 +1,7 @@
 """One pass over the vocabulary for one draft position: corrected logits, sample and log-sum-exp, tile by tile.
 
-Each program keeps its rows' latents and walks over every ``parts``-th tile of the vocabulary, so ``W2`` and the base
-logits are read once (for each block of rows) and all it writes is five numbers a row.
+Each program holds the latents of its rows and visits every ``parts``-th tile of the vocabulary. ``W2`` and the base
+logits are read once for each block of rows, and a program writes five numbers a row.
 """
 
 from __future__ import annotations
@@ -13,18 +13,20 @@ import triton
 import triton.language as tl
 
 from dspark_kernels import launch_configs
-from dspark_kernels.heads import NO_TOKEN, MarkovHead
+from dspark_kernels.batches import DraftBatch
+from dspark_kernels.heads import NO_TOKEN
 from dspark_kernels.launch_configs import ScanConfig
 from dspark_kernels.markov_tile import corrected, load_latents
 from dspark_kernels.philox import DRAFT, exponentials, reference_exponentials
 
-# Fields of a partial result: best key, its token (int32 bits), its scaled logit, greatest scaled logit, mass around it.
+# Fields of a partial result: best key, its token (int32 bits), its scaled logit, greatest scaled logit, and the
+# mass relative to it.
 FIELDS: Final = 5
 _K_DRAFT = tl.constexpr(DRAFT)
 _K_NONE = tl.constexpr(NO_TOKEN)
 
 
-# Numbers that change with the batch or the position, and where the tokens of a position lie, compile to the same code.
+# One compiled kernel serves every batch size, position, seed and alignment of the tokens.
 @triton.jit(
     do_not_specialize=["rows", "tokens_stride", "step", "vocab_start", "seed"],
     do_not_specialize_on_alignment=["tokens"],
@@ -88,11 +90,11 @@ def markov_scan(
         base = tl.load(logits + row64[:, None] * logits_stride + column[None, :], inside, float("-inf"))
         value = corrected(latent, w2, base.to(tl.float32), column, in_width, inner, in_rank, rank, PRECISION)
         if KEEP:
-            # Acceptance reads what is stored, so the draws must be of that and not of what rounding left out.
+            # Acceptance reads the stored values, so the draw must use them as rounded.
             rounded = value.to(kept.dtype.element_ty)
             tl.store(kept + row64[:, None] * kept_stride + column[None, :], rounded, inside)
             value = rounded.to(tl.float32)
-        # NaN wins, as in torch.argmax, and as infinity it leaves the row without a log-sum-exp.
+        # NaN wins, as in torch.argmax; as infinity it makes the row's log-sum-exp NaN.
         scaled = value * scale[:, None]
         scaled = tl.where(scaled == scaled, scaled, float("inf"))
         key = scaled
@@ -125,68 +127,60 @@ def markov_scan(
 
 
 def scan(
-    head: MarkovHead,
-    base_logits: torch.Tensor,
+    batch: DraftBatch,
+    step: int,
     tokens: torch.Tensor,
     latents: torch.Tensor | None,
-    temperatures: torch.Tensor,
-    requests: torch.Tensor,
-    positions: torch.Tensor,
     *,
-    seed: int,
-    step: int,
     sample: bool,
     vocab_start: int = 0,
     kept: torch.Tensor | None = None,
     config: ScanConfig | None = None,
 ) -> torch.Tensor:
-    """Launches the pass; :func:`dspark_kernels.draft.draft_block` checks the arguments.
+    """Launch the pass for position ``step`` of a checked batch.
 
     Args:
-        base_logits: [R, V] of one position, rows of any stride.
-        tokens: int64 [R], the token before; read for a vanilla head.
-        latents: [R, K] of the head's dtype for the others, rows of any stride.
-        temperatures: float32 [R]; 0 is argmax.
-        requests: int64 [R], what names a row's request.
-        positions: int64 [R], of the anchors; ``step`` counts from them.
+        tokens: int64 [R], the previous tokens; read for a vanilla head.
+        latents: [R, K] of the head's dtype for gated and rnn heads, rows of any stride.
         sample: Whether any temperature may be above 0; if not, all rows are argmax.
         vocab_start: First token of the shard, a multiple of 4.
-        kept: [R, V] that gets the corrected logits, where someone asks for them; the draws are then of these, rounded
-            to its dtype.
+        kept: As of :func:`dspark_kernels.draft.draft_block`.
 
     Returns:
         float32 [FIELDS, parts, R]; see FIELDS.
     """
-    rows, width = base_logits.shape
-    wide = torch.float32 in (base_logits.dtype, base_logits.dtype if kept is None else kept.dtype)
-    config = config or launch_configs.draft_scan(base_logits.device, rows, head.w2.element_size(), wide)
+    head, logits = batch.head, batch.base_logits[:, step]
+    written = None if kept is None else kept[:, step]
+    rows, width = logits.shape
+    wide = torch.float32 in (logits.dtype, logits.dtype if written is None else written.dtype)
+    config = config or launch_configs.draft_scan(logits.device, rows, head.w2.element_size(), wide)
     grid = (triton.cdiv(rows, config.block_rows), config.parts(width, rows))
-    partials = torch.empty((FIELDS, grid[1], rows), dtype=torch.float32, device=base_logits.device)
+    partials = torch.empty((FIELDS, grid[1], rows), dtype=torch.float32, device=logits.device)
     source = head.w1 if latents is None else latents
     markov_scan[grid](
-        base_logits,
+        logits,
         source,
         tokens,
         head.w2,
-        temperatures,
-        requests,
-        positions,
+        batch.temperatures,
+        batch.requests,
+        batch.positions,
         partials,
-        partials if kept is None else kept,
+        partials if written is None else written,
         rows,
         width,
         head.rank,
         vocab_start,
         step,
-        seed,
-        base_logits.stride(0),
+        batch.seed,
+        logits.stride(0),
         source.stride(0),
         tokens.stride(0),
-        0 if kept is None else kept.stride(0),
+        0 if written is None else written.stride(0),
         GATHER=latents is None,
         SAMPLE=sample,
-        KEEP=kept is not None,
-        PRECISION=launch_configs.of(base_logits.device).precision,
+        KEEP=written is not None,
+        PRECISION=launch_configs.of(logits.device).precision,
         BLOCK_ROWS=config.block_rows,
         BLOCK_VOCAB=config.block_vocab,
         BLOCK_RANK=max(16, triton.next_power_of_2(head.rank)),
@@ -198,33 +192,28 @@ def scan(
 
 
 def reference_scan(
-    head: MarkovHead,
-    base_logits: torch.Tensor,
-    latent: torch.Tensor,
-    temperatures: torch.Tensor,
-    requests: torch.Tensor,
-    positions: torch.Tensor,
-    *,
-    seed: int,
+    batch: DraftBatch,
     step: int,
-    sample: bool,
+    latent: torch.Tensor,
+    *,
+    sample: bool = True,
     vocab_start: int = 0,
     kept: torch.Tensor | None = None,
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """What the pass computes before it reduces: scaled logits and keys, float32 [R, V].
+    """PyTorch reference before the reduction: scaled logits and keys, float32 [R, V].
 
     Args:
         latent: float32 [R, K].
-        kept: As of :func:`scan`.
     """
-    value = base_logits.float() + latent @ head.w2.float().T
+    positions, temperatures = batch.positions, batch.temperatures
+    value = batch.base_logits[:, step].float() + latent @ batch.head.w2.float().T
     if kept is not None:
-        kept.copy_(value)
-        value = kept.float()
+        kept[:, step] = value
+        value = kept[:, step].float()
     scaled = value / torch.where(temperatures > 0, temperatures, 1.0)[:, None]
     scaled = scaled.nan_to_num(nan=torch.inf, posinf=torch.inf, neginf=-torch.inf)
     if not sample:
         return scaled, scaled
     steps = torch.full_like(positions, step)
-    noise = reference_exponentials(seed, requests, positions, steps, vocab_start, value.shape[1], DRAFT)
+    noise = reference_exponentials(batch.seed, batch.requests, positions, steps, vocab_start, value.shape[1], DRAFT)
     return scaled, torch.where((temperatures > 0)[:, None], scaled - noise.log(), scaled)

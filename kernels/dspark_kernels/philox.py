@@ -1,10 +1,10 @@
-"""Counter-based noise: the same seed, request and position give the same draws, whatever else is in the batch.
+"""Counter-based random numbers: seed, request, position and step determine a draw, independent of the batch.
 
-Philox4x32-10 (Salmon et al., SC 2011): the seed is the key, (quad + step, request low, request high, position + domain)
-the counter. Four words come out of a counter; they go to tokens ``4 * quad`` to ``4 * quad + 3`` of the whole
-vocabulary, so shards agree. The position is that of the round's anchor and the step counts within the round: added up,
-a draft that nobody verified and a draft of the next round would share their noise, and the confidences behind the
-former help to decide, a step or two later, whether the latter is verified, which would not be lossless.
+Philox4x32-10 (Salmon et al., SC 2011) with the seed as key and (quad + step, request low, request high, position +
+domain) as counter. The four words of a counter serve tokens ``4 * quad`` to ``4 * quad + 3`` of the whole vocabulary,
+so shards agree. The position is the anchor's and the step counts within the round. If the two were added, an
+unverified draft and a draft of the next round would share their noise; since the confidences of the former help decide
+whether the latter is verified, that would not be lossless.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ import triton.language as tl
 DRAFT: Final = 0
 COIN: Final = 1
 RESIDUAL: Final = 2
-# 2 ** 24 quads and 256 steps; 2 ** 29 positions and 8 domains.
+# Room for 2 ** 24 quads and 256 steps, 2 ** 29 positions and 8 domains.
 STEP_SHIFT: Final = 24
 DOMAIN_SHIFT: Final = 29
 _WORD: Final = 0xFFFFFFFF
@@ -34,13 +34,13 @@ _K_DOMAIN = tl.constexpr(DOMAIN_SHIFT)
 
 @triton.jit
 def uniform_of(bits):
-    """uint32 words to float32 in (0, 1]; small words convert exactly, so small values are precise."""
+    """Map uint32 words to float32 in (0, 1]; small words convert exactly, so small values are precise."""
     return (bits.to(tl.float32) + 0.5) * _K_SCALE
 
 
 @triton.jit
 def exponential_of(bits):
-    """uint32 words to standard exponentials; those near 0, which win a Gumbel-max, by a series."""
+    """Map uint32 words to standard exponentials; those near 0, which win a Gumbel-max, by a series."""
     u = uniform_of(bits)
     series = u * (1.0 + u * (0.5 + u * (0.33333334 + u * 0.25)))
     return tl.where(u < _K_SERIES_BELOW, series, -tl.log(1.0 - u))
@@ -48,7 +48,7 @@ def exponential_of(bits):
 
 @triton.jit
 def exponentials(seed, request, position, step, first, DOMAIN: tl.constexpr, ROWS: tl.constexpr, COLUMNS: tl.constexpr):
-    """Noise of a tile from token ``first`` on, a multiple of 4: float32 [ROWS, COLUMNS].
+    """Exponential noise of a tile that starts at token ``first``, a multiple of 4: float32 [ROWS, COLUMNS].
 
     ``request`` and ``position`` are int64 [ROWS], ``step`` int32 [ROWS].
     """
@@ -64,7 +64,7 @@ def exponentials(seed, request, position, step, first, DOMAIN: tl.constexpr, ROW
 
 @triton.jit
 def coin(seed, request, position, step, DOMAIN: tl.constexpr):
-    """One uniform for each of ``request`` and ``position`` int64, ``step`` int32; float32 in (0, 1]."""
+    """Uniform float32 in (0, 1] for each ``request`` and ``position`` int64 and ``step`` int32."""
     c1 = (request & _K_WORD).to(tl.uint32)
     c2 = ((request >> 32) & _K_WORD).to(tl.uint32)
     c3 = (position + (DOMAIN << _K_DOMAIN)).to(tl.uint32)
@@ -75,7 +75,7 @@ def coin(seed, request, position, step, DOMAIN: tl.constexpr):
 def words(
     seed: int, quads: torch.Tensor, requests: torch.Tensor, positions: torch.Tensor, steps: torch.Tensor, domain: int
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
-    """The reference of the generator: int64 tensors that hold 32-bit words, of the arguments' common shape."""
+    """PyTorch reference of the generator: 32-bit words in int64 tensors of the arguments' common shape."""
     c = [
         (quads + (steps << STEP_SHIFT)) & _WORD,
         requests & _WORD,
@@ -93,14 +93,14 @@ def words(
 
 
 def _product(word: torch.Tensor, factor: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """High and low word of a 32 by 32 bit product, in halves that int64 holds."""
+    """High and low word of a 32 by 32 bit product, computed in 16-bit halves to fit int64."""
     low, high = word * (factor & 0xFFFF), word * (factor >> 16)
     middle = high + (low >> 16)
     return middle >> 16, ((middle & 0xFFFF) << 16) | (low & 0xFFFF)
 
 
 def uniforms(bits: torch.Tensor) -> torch.Tensor:
-    """Reference of :func:`uniform_of`."""
+    """PyTorch reference of :func:`uniform_of`."""
     return (bits.float() + 0.5) * _SCALE
 
 
@@ -113,7 +113,7 @@ def reference_exponentials(
     count: int,
     domain: int,
 ) -> torch.Tensor:
-    """Reference of :func:`exponentials`: float32 [R, count] for tokens ``first`` to ``first + count - 1``."""
+    """PyTorch reference of :func:`exponentials`: float32 [R, count] for tokens ``first`` to ``first + count - 1``."""
     quads = torch.arange(first // 4, (first + count + 3) // 4, device=requests.device)
     bits = torch.stack(
         words(seed, quads[None, :], requests[:, None], positions[:, None], steps[:, None], domain), dim=-1
@@ -122,5 +122,5 @@ def reference_exponentials(
 
 
 def reference_coins(seed: int, requests: torch.Tensor, positions: torch.Tensor, steps: torch.Tensor) -> torch.Tensor:
-    """Reference of :func:`coin` in the domain of coins: float32 of the arguments' common shape."""
+    """PyTorch reference of :func:`coin` in domain COIN: float32 of the arguments' common shape."""
     return uniforms(words(seed, torch.zeros_like(requests), requests, positions, steps, COIN)[0])

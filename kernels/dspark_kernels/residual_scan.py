@@ -1,19 +1,18 @@
-"""The token that ends a round: drawn from what the proposal left of the target, or from the target if all was accepted.
+"""Draw the token that ends a round: from the residual ``max(p - q, 0)``, or from the target if all was accepted.
 
-The proposal's distribution at the rejected position is computed again from the base logits, the latent and ``W2`` (or,
-where a graph has kept the corrected logits, from them) in one pass over the vocabulary for all requests.
+One pass over the vocabulary serves all requests. The proposal at the rejected position is recomputed from the base
+logits, the latent and ``W2``, or read from the corrected logits where a CUDA graph has kept them.
 """
 
 from __future__ import annotations
-
-from typing import NamedTuple
 
 import torch
 import triton
 import triton.language as tl
 
 from dspark_kernels import launch_configs
-from dspark_kernels.heads import NO_TOKEN, MarkovHead, Shard
+from dspark_kernels.batches import VerifiedBatch
+from dspark_kernels.heads import NO_TOKEN
 from dspark_kernels.launch_configs import ScanConfig
 from dspark_kernels.markov_tile import corrected, load_latents
 from dspark_kernels.philox import RESIDUAL, exponentials, reference_exponentials
@@ -21,33 +20,9 @@ from dspark_kernels.target_rows import TargetRows, scaled_logits
 
 _K_RESIDUAL = tl.constexpr(RESIDUAL)
 _K_NONE = tl.constexpr(NO_TOKEN)
-# Where rounding leaves nothing of the residual, the target itself stands in, this much less likely: exp(-46) is 1e-20.
+# Where rounding leaves an empty residual the target replaces it, with log-weights lower by this: exp(-46) is 1e-20.
 STAND_IN = 46.0
 _K_STAND_IN = tl.constexpr(STAND_IN)
-
-
-class Proposal(NamedTuple):
-    """What is kept of a draft block so that its distribution can be computed again.
-
-    Attributes:
-        logits: [R, gamma, V] base logits, or corrected logits where ``head`` is None; rows of any stride.
-        log_sums: float32 [R, gamma].
-        log_probs: float32 [R, gamma], of the drafts.
-        temperatures: float32 [R], at which they were drawn; 0 is argmax.
-        head: What corrects the logits; None where that has been done.
-        latents: [R, gamma, K], for heads that are not vanilla.
-        anchors: int64 [R], the tokens before the block.
-        shard: The shard of the vocabulary that ``logits`` and ``head.w2`` are of; all ranks have all of the target.
-    """
-
-    logits: torch.Tensor
-    log_sums: torch.Tensor
-    log_probs: torch.Tensor
-    temperatures: torch.Tensor
-    head: MarkovHead | None
-    latents: torch.Tensor | None
-    anchors: torch.Tensor
-    shard: Shard | None = None
 
 
 @triton.jit(do_not_specialize=["rows", "seed", "vocab_start"], do_not_specialize_on_alignment=["drafts"])
@@ -118,7 +93,7 @@ def residual_scan(
                 before = tl.load(drafts + place - 1, drawn & (index > 0), 0)
                 place = tl.where(index > 0, before, tl.load(anchors + row, drawn, 0))
             latent = load_latents(latents, place, drawn, inner, in_rank, latents_stride, w2.dtype.element_ty)
-            # Where every row took all drafts or was certain of them, W2 is not read.
+            # W2 is not read where no row of the block has a rejected sampled draft.
             in_rank = inner < rank * tl.max(drawn.to(tl.int32), 0)
 
     best = tl.full([BLOCK_ROWS], float("-inf"), tl.float32)
@@ -128,7 +103,7 @@ def residual_scan(
         in_width = column < width
         number = column[None, :] + vocab_start
         inside = in_rows[:, None] & in_width[None, :]
-        # A greedy row's target is certain of one token and not read again.
+        # A greedy row has its argmax already; its logits are not read again.
         at = target + target_row[:, None] * target_stride + number
         value = scaled_logits(at, inside & (greedy == 0)[:, None], scale[:, None])
         log_p = tl.where(value >= threshold[:, None], value - target_log_sum[:, None], float("-inf"))
@@ -162,28 +137,18 @@ def residual_scan(
 
 
 def launch_residual_scan(
-    target: torch.Tensor,
-    rows: TargetRows,
-    starts: torch.Tensor,
-    lengths: torch.Tensor,
-    accepted: torch.Tensor,
-    drafts: torch.Tensor,
-    temperatures: torch.Tensor,
-    proposal: Proposal | None,
-    requests: torch.Tensor,
-    positions: torch.Tensor,
-    seed: int,
-    config: ScanConfig | None = None,
+    batch: VerifiedBatch, rows: TargetRows, accepted: torch.Tensor, config: ScanConfig | None = None
 ) -> torch.Tensor:
-    """Launches the pass; :func:`dspark_kernels.acceptance.accept` checks the arguments.
+    """Launch the pass on a checked batch.
 
     Args:
-        proposal: None where every draft was certain.
+        accepted: int32 [R].
 
     Returns:
         float32 [2, parts, R]: best key and its token (int32 bits).
     """
-    count, gamma = drafts.shape
+    target, proposal = batch.target_logits, batch.proposal
+    count, gamma = batch.drafts.shape
     head = None if proposal is None else proposal.head
     width = target.shape[1] if proposal is None else proposal.logits.shape[2]
     config = config or launch_configs.residual_scan(target.device, count, 2 if head is None else head.w2.element_size())
@@ -194,19 +159,19 @@ def launch_residual_scan(
     source = target if head is None else (head.w1 if latents is None else latents)
     residual_scan[grid](
         target,
-        starts,
-        lengths,
+        batch.starts,
+        batch.lengths,
         accepted,
-        drafts,
-        temperatures,
-        temperatures if proposal is None else proposal.temperatures,
-        requests,
-        positions,
+        batch.drafts,
+        batch.temperatures,
+        batch.temperatures if proposal is None else proposal.temperatures,
+        batch.requests,
+        batch.positions,
         *rows,
         logits,
-        temperatures if proposal is None else proposal.log_sums,
+        batch.temperatures if proposal is None else proposal.log_sums,
         source,
-        starts if proposal is None else proposal.anchors,
+        batch.starts if proposal is None else proposal.anchors,
         target if head is None else head.w2,
         partials,
         count,
@@ -214,7 +179,7 @@ def launch_residual_scan(
         width,
         1 if head is None else head.rank,
         0 if proposal is None or proposal.shard is None else proposal.shard.start,
-        seed,
+        batch.seed,
         target.stride(0),
         logits.stride(0),
         logits.stride(1),
@@ -233,21 +198,15 @@ def launch_residual_scan(
     return partials
 
 
-def reference_residual(
-    p: torch.Tensor,
-    q: torch.Tensor,
-    requests: torch.Tensor,
-    positions: torch.Tensor,
-    accepted: torch.Tensor,
-    seed: int,
-) -> torch.Tensor:
-    """Reference: keys float32 [R, V] of which the greatest is drawn.
+def reference_residual(batch: VerifiedBatch, p: torch.Tensor, q: torch.Tensor, accepted: torch.Tensor) -> torch.Tensor:
+    """PyTorch reference: keys float32 [R, V], whose argmax is the token.
 
     Args:
         p, q: float32 [R, V], target and proposal at the row that ends the round; ``q`` is 0 after full acceptance.
-        positions: int64 [R], of the anchors.
         accepted: int32 [R].
     """
     rest = (p - q).clamp(min=0.0)
-    noise = reference_exponentials(seed, requests, positions, accepted.long(), 0, p.shape[1], RESIDUAL)
+    noise = reference_exponentials(
+        batch.seed, batch.requests, batch.positions, accepted.long(), 0, p.shape[1], RESIDUAL
+    )
     return torch.maximum(rest.log(), p.log() - STAND_IN) - noise.log()

@@ -1,7 +1,7 @@
-"""What acceptance has to know of each verified row of the target: its log-sum-exp and what top-k and top-p leave.
+"""Log-sum-exp, top-k/top-p threshold and argmax of each verified row of target logits.
 
-One program a row. Where a request asks for top-k or top-p, the least kept logit is found by bisection in base 16 over
-the logits' bits, eight passes over the row each, in place of a sort.
+One program a row. Where a request uses top-k or top-p, the smallest kept logit is found by base-16 bisection over the
+bits of the logits (eight passes over the row for each of the two) instead of a sort.
 """
 
 from __future__ import annotations
@@ -12,19 +12,21 @@ import torch
 import triton
 import triton.language as tl
 
+from dspark_kernels.batches import VerifiedBatch
+
 BLOCK = 512
-# A logit of infinity is as good as this.
+# Logits are clamped to this, so that an infinite one is always drawn.
 GREATEST = 3.0e38
 _K_GREATEST = tl.constexpr(GREATEST)
 
 
 class TargetRows(NamedTuple):
-    """Of each row of the target, [N].
+    """Statistics of the N rows of target logits.
 
     Attributes:
-        log_sums: float32, log-sum-exp of the kept scaled logits.
-        thresholds: float32, least scaled logit that is kept; -inf where all are.
-        best: int64, first token of the greatest logit.
+        log_sums: float32 [N], log-sum-exp of the kept scaled logits.
+        thresholds: float32 [N], smallest scaled logit that is kept; -inf where all are.
+        best: int64 [N], lowest token with the greatest logit.
     """
 
     log_sums: torch.Tensor
@@ -34,25 +36,25 @@ class TargetRows(NamedTuple):
 
 @triton.jit
 def scaled_logits(at, inside, scale):
-    """Logits times ``scale``; NaN is never drawn, infinity always."""
+    """Load logits times ``scale``; NaN becomes -inf (never drawn), infinity the greatest value (always drawn)."""
     value = tl.load(at, inside, float("-inf")).to(tl.float32) * scale
     return tl.where(value == value, tl.minimum(value, _K_GREATEST), float("-inf"))
 
 
 @triton.jit
 def _ordered(value):
-    """float32 to uint32 of the same order."""
+    """Map float32 to uint32 so that the order is kept."""
     bits = (value + 0.0).to(tl.int32, bitcast=True)  # -0 is 0.
     return tl.where(bits < 0, ~bits, bits ^ -2147483648).to(tl.uint32, bitcast=True)
 
 
 @triton.jit
 def _threshold(logits, width, scale, top, goal, MASS: tl.constexpr, BLOCK: tl.constexpr):
-    """The greatest key at and above which there are ``goal`` tokens, or a mass of ``goal`` around ``top``."""
+    """The greatest bound with at least ``goal`` tokens, or a mass of ``goal`` relative to ``top``, at or above it."""
     digit = tl.arange(0, 16)
-    found = (width * 0).to(tl.uint32)
+    bound = (width * 0).to(tl.uint32)
     for turn in range(8):
-        bounds = found + (digit << (28 - 4 * turn)).to(tl.uint32, bitcast=True)
+        bounds = bound + (digit << (28 - 4 * turn)).to(tl.uint32, bitcast=True)
         total = tl.zeros([16, BLOCK], tl.float32)
         for start in range(0, width, BLOCK):
             column = start + tl.arange(0, BLOCK)
@@ -61,10 +63,10 @@ def _threshold(logits, width, scale, top, goal, MASS: tl.constexpr, BLOCK: tl.co
             if MASS:
                 amount = tl.exp(value - top)
             total += tl.where(_ordered(value)[None, :] >= bounds[:, None], amount[None, :], 0.0)
-        # A bound of 0 always holds, so the count is at least one.
+        # A digit of 0 always holds, so the count is at least one.
         next_digit = tl.sum((tl.sum(total, 1) >= goal).to(tl.int32), 0) - 1
-        found += (tl.maximum(next_digit, 0) << (28 - 4 * turn)).to(tl.uint32, bitcast=True)
-    return found
+        bound += (tl.maximum(next_digit, 0) << (28 - 4 * turn)).to(tl.uint32, bitcast=True)
+    return bound
 
 
 @triton.jit
@@ -91,7 +93,7 @@ def target_rows(
         logits += row * stride
         temperature = tl.load(temperatures + request)
         scale = 1.0 / tl.where(temperature > 0, temperature, 1.0)
-        # Each lane keeps its own greatest logit, where it was, and the mass around it.
+        # Each lane keeps its own greatest logit, that logit's column, and its mass relative to that logit.
         most = tl.full([BLOCK], float("-inf"), tl.float32)
         where = tl.zeros([BLOCK], tl.int32)
         mass = tl.zeros([BLOCK], tl.float32)
@@ -140,48 +142,34 @@ def target_rows(
         tl.store(best + row, token.to(tl.int64))
 
 
-def launch_target_rows(
-    logits: torch.Tensor,
-    starts: torch.Tensor,
-    lengths: torch.Tensor,
-    gamma: int,
-    temperatures: torch.Tensor,
-    top_ks: torch.Tensor | None,
-    top_ps: torch.Tensor | None,
-) -> TargetRows:
-    """Launches the kernel; :func:`dspark_kernels.acceptance.accept` checks the arguments.
-
-    Args:
-        logits: [N, V], rows of any stride.
-        starts: int64 [R], a request's first row; its rows are ``lengths + 1``, side by side.
-        lengths: int32 [R], drafts that were verified, 0..gamma.
-        temperatures: float32 [R]; 0 is argmax, whatever top-k and top-p.
-        top_ks, top_ps: int32 and float32 [R]; None where nobody asks. Equals of the last kept token are kept.
+def launch_target_rows(batch: VerifiedBatch) -> TargetRows:
+    """Launch the kernel on a checked batch.
 
     Returns:
-        Rows that belong to no request are left unwritten.
+        Rows that belong to no request are left uninitialised.
     """
+    logits = batch.target_logits
     device, count = logits.device, logits.shape[0]
     out = TargetRows(
         torch.empty(count, dtype=torch.float32, device=device),
         torch.empty(count, dtype=torch.float32, device=device),
         torch.empty(count, dtype=torch.int64, device=device),
     )
-    target_rows[(len(starts), gamma + 1)](
+    target_rows[(len(batch.starts), batch.drafts.shape[1] + 1)](
         logits,
-        starts,
-        lengths,
-        temperatures,
-        lengths if top_ks is None else top_ks,
-        temperatures if top_ps is None else top_ps,
+        batch.starts,
+        batch.lengths,
+        batch.temperatures,
+        batch.lengths if batch.top_ks is None else batch.top_ks,
+        batch.temperatures if batch.top_ps is None else batch.top_ps,
         *out,
         logits.shape[1],
         logits.stride(0),
-        TOP_K=top_ks is not None,
-        TOP_P=top_ps is not None,
+        TOP_K=batch.top_ks is not None,
+        TOP_P=batch.top_ps is not None,
         BLOCK=BLOCK,
-        # Bisection keeps 16 sums a column, one column a thread: with more, one version of Triton or the other spills.
-        num_warps=4 if top_ks is None and top_ps is None else 16,
+        # Bisection keeps 16 sums for each column; with more than one column a thread some Triton versions spill.
+        num_warps=4 if batch.top_ks is None and batch.top_ps is None else 16,
     )
     return out
 
@@ -189,9 +177,8 @@ def launch_target_rows(
 def reference_target_rows(
     logits: torch.Tensor, temperatures: torch.Tensor, top_ks: torch.Tensor | None, top_ps: torch.Tensor | None
 ) -> TargetRows:
-    """Reference, of rows that have their own temperature, top-k and top-p, [N]."""
-    scaled = logits.float() / torch.where(temperatures > 0, temperatures, 1.0)[:, None]
-    scaled = torch.where(scaled.isnan(), -torch.inf, scaled.clamp(max=GREATEST))
+    """PyTorch reference for rows [N, V] with a temperature, top-k and top-p each, [N]."""
+    scaled = _reference_scaled(logits, temperatures)
     order = scaled.sort(dim=1, descending=True, stable=True)
     width = scaled.shape[1]
     threshold = torch.full_like(temperatures, -torch.inf)
@@ -206,3 +193,19 @@ def reference_target_rows(
         threshold = torch.where((top_ps < 1) & (temperatures > 0), torch.maximum(threshold, last), threshold)
     kept = scaled.masked_fill(scaled < threshold[:, None], -torch.inf)
     return TargetRows(torch.logsumexp(kept, dim=1), threshold, scaled.argmax(dim=1))
+
+
+def reference_probabilities(
+    logits: torch.Tensor, temperatures: torch.Tensor, top_ks: torch.Tensor | None, top_ps: torch.Tensor | None
+) -> torch.Tensor:
+    """The distributions that :func:`reference_target_rows` describes, float32 [N, V]."""
+    rows, scaled = reference_target_rows(logits, temperatures, top_ks, top_ps), _reference_scaled(logits, temperatures)
+    p = torch.exp(scaled - rows.log_sums[:, None]).masked_fill(scaled < rows.thresholds[:, None], 0.0).nan_to_num(0.0)
+    greedy = torch.nn.functional.one_hot(rows.best, p.shape[1]).float()
+    return torch.where((temperatures > 0)[:, None], p, greedy)
+
+
+def _reference_scaled(logits: torch.Tensor, temperatures: torch.Tensor) -> torch.Tensor:
+    """PyTorch reference of :func:`scaled_logits`."""
+    scaled = logits.float() / torch.where(temperatures > 0, temperatures, 1.0)[:, None]
+    return torch.where(scaled.isnan(), -torch.inf, scaled.clamp(max=GREATEST))

@@ -1,8 +1,8 @@
-"""How many drafts of each request a step verifies: the cap's best by rank of their score, in one launch.
+"""Choose how many drafts of each request to verify: admit the best by score up to a cap, in one launch.
 
-One program holds all candidates (1,024 requests of 16 at most) in registers. The score of the last one that is admitted
-is found by radix selection, one bit of the scores at a time: 31 counts over the candidates, so the work is linear in
-them, and nothing is sorted, compared in pairs or sent to the host.
+One program holds all candidates (at most 1,024 requests of 16) in registers. The lowest admitted score is found by
+radix selection, one bit of the scores at a time: 31 counts over the candidates, without a sort, a comparison of pairs
+or a copy to the host.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from dspark_kernels import checks
 from dspark_kernels.interpreter import launches
 
 MAX_CLASSES = 256
-# Smaller batches are padded, which costs a program nothing, so that there are few kernels to compile.
+# Smaller batches are padded at no cost, so that few kernels are compiled.
 LEAST_BLOCK = 64
 
 
@@ -50,8 +50,8 @@ def rank_and_admit(
         weight = tl.load(weights + tl.load(classes + request, inside, 0), inside, 0.0)
         cost = 1.0 + tl.load(price) * tl.load(context + request, inside, 0).to(tl.float64)
         factor = (weight / cost).to(tl.float32)
-    # Keys are the bits of non-negative floats, which have the floats' order; -1 is no candidate. Position comes first,
-    # so that equals follow each other by position, then by request.
+    # Keys are the bits of non-negative floats, whose integer order is the floats'; -1 marks no candidate. The first
+    # axis is the position, so that ties are admitted by position, then by request.
     keys = tl.full([BLOCK_GAMMA, BLOCK], -1, tl.int32)
     product = tl.full([BLOCK], 1.0, tl.float64)
     alive = inside
@@ -74,7 +74,7 @@ def rank_and_admit(
     for bit in range(31):
         higher = threshold + (1 << (30 - bit))
         threshold = tl.where(tl.sum((keys >= higher).to(tl.int32), 0) >= goal, higher, threshold)
-    # How many of its equals are admitted.
+    # Number of keys equal to the threshold that are admitted.
     remaining = goal - tl.sum((keys > threshold).to(tl.int32), 0)
     threshold = tl.where(left >= candidates, -1, threshold)
     remaining = tl.where(left >= candidates, 0, remaining)
@@ -98,25 +98,25 @@ def verify_lengths(
     context: torch.Tensor | None = None,
     with_anchor: bool = False,
 ) -> torch.Tensor:
-    """The cap's best drafts: what ``sglang_dspark.policy.lengths`` admits of the same confidences.
+    """Admit the ``cap`` best drafts, exactly as ``sglang_dspark.policy.lengths`` does from the same confidences.
 
     A draft's score is ``weights[class] * survival / (1 + price * context)``; survival is the running product of the
     confidences, accumulated in double in the order of the block, and scores are compared as integers.
 
     Args:
         confidence: float32 [R, gamma].
-        cap: Drafts that may be verified; int32 [1] on the device where a CUDA graph is replayed with another value.
-        floor: Least survival that is a candidate.
-        least, most: Shortest and longest length.
+        cap: Maximum number of drafts to verify; int32 [1] on the device if it changes between replays of a CUDA graph.
+        floor: Minimum survival of a candidate.
+        least, most: Shortest and longest length; ``most`` is gamma by default.
         weights, price, classes, context: float64 [C], float64 [1], int64 [R], int64 [R]; None for scores that are
             survivals. ``classes`` are below C.
-        with_anchor: Adds one to each length, as SGLang counts.
+        with_anchor: Add one to each length, as SGLang counts.
 
     Returns:
         int32 [R].
 
     Raises:
-        ValueError: An argument does not fit; it is named.
+        ValueError: An argument does not fit; the message names it.
     """
     checks.tensor("confidence", confidence, torch.float32, (None, None), confidence)
     requests, gamma = confidence.shape
@@ -137,7 +137,16 @@ def verify_lengths(
         checks.tensor("cap", cap, torch.int32, (1,), confidence)
     if not launches(confidence):
         return reference_lengths(
-            confidence, int(cap), floor, least, most, weights, price, classes, context, with_anchor
+            confidence,
+            int(cap),
+            floor=floor,
+            least=least,
+            most=most,
+            weights=weights,
+            price=price,
+            classes=classes,
+            context=context,
+            with_anchor=with_anchor,
         )
     out = torch.empty(requests, dtype=torch.int32, device=confidence.device)
     on_device = isinstance(cap, torch.Tensor)
@@ -170,16 +179,17 @@ def verify_lengths(
 def reference_lengths(
     confidence: torch.Tensor,
     cap: int,
+    *,
     floor: float,
-    least: int,
     most: int,
-    weights: torch.Tensor | None,
-    price: torch.Tensor | None,
-    classes: torch.Tensor | None,
-    context: torch.Tensor | None,
-    with_anchor: bool,
+    least: int = 0,
+    weights: torch.Tensor | None = None,
+    price: torch.Tensor | None = None,
+    classes: torch.Tensor | None = None,
+    context: torch.Tensor | None = None,
+    with_anchor: bool = False,
 ) -> torch.Tensor:
-    """Reference of :func:`verify_lengths`, by sorting."""
+    """PyTorch reference of :func:`verify_lengths`, by sorting."""
     requests = confidence.shape[0]
     survival = confidence.double().cumprod(dim=1).float()
     score = survival

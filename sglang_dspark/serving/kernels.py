@@ -19,10 +19,10 @@ import numpy as np
 import torch
 
 from dspark_kernels import acceptance, confidence, draft, launch_configs, verify_lengths
+from dspark_kernels.batches import DraftBatch, KeptProposal, VerifiedBatch
 from dspark_kernels.heads import MarkovHead, Shard
 from dspark_kernels.interpreter import launches
 from dspark_kernels.markov_finish import DraftOutputs
-from dspark_kernels.residual_scan import Proposal
 from dspark_kernels.startup import bench_results, compile_check, selfcheck
 from dspark_kernels.startup.served_shapes import ServedShapes, absent_ranks
 from sglang_dspark.errors import InputError, end
@@ -297,7 +297,7 @@ def draft_markov_block(
     greedy_draft: bool = False,
     **given: Any,
 ) -> tuple[torch.Tensor, Any]:
-    """Around the block: the drafted tokens, and what acceptance needs: kept logits, or a ``Proposal`` in their place.
+    """Around the block: the drafted tokens, and for acceptance either kept logits or a ``KeptProposal``.
 
     A draft graph has a buffer for kept logits, and they go there. Otherwise they are kept where that moves fewer bytes.
     Of a shard of the vocabulary each rank keeps its own columns, unless SGLang's acceptance reads them all.
@@ -327,19 +327,18 @@ def draft_markov_block(
         written = padded[:, :, :own]
     temperatures = given["step_temperatures"]
     anchors = given["anchor_tokens"].long().contiguous()
-    outputs = draft.draft_block(
+    batch = DraftBatch(
         ours.head,
         base_logits,
         anchors,
-        hidden=None if ours.head.kind == "vanilla" else given["draft_hidden"],
-        temperatures=temperatures.contiguous(),
-        requests=ours.requests[:requests],
-        positions=ours.positions[:requests],
-        seed=given["noise"].key,
-        sample=not greedy_draft,
-        shard=ours.shard,
-        kept=written,
-        outputs=ours.outputs(requests),
+        None if ours.head.kind == "vanilla" else given["draft_hidden"],
+        temperatures.contiguous(),
+        ours.requests[:requests],
+        ours.positions[:requests],
+        given["noise"].key,
+    )
+    outputs = draft.draft_block(
+        batch, sample=not greedy_draft, shard=ours.shard, kept=written, outputs=ours.outputs(requests)
     )
     if kept is not None and padded is not None:
         gathered = markov_head.vocab_shard.gather(padded.view(requests * gamma, width))
@@ -352,7 +351,7 @@ def draft_markov_block(
     given["noise"].offset.add_(1)
     if kept is not None:
         return tokens, kept
-    return tokens, Proposal(
+    return tokens, KeptProposal(
         base_logits, outputs.log_sums, outputs.log_probs, temperatures, ours.head, outputs.latents, anchors, ours.shard
     )
 
@@ -449,7 +448,6 @@ def accept_draft_tokens(
     ):
         return original(**given)
     device = candidates.device
-    positions = ours.positions[:requests]
     greedy = draft_block.greedy_mask
     temperatures = torch.where(greedy, 0.0, sampling_info.temperatures.view(-1)[:requests].float())
     verified = None if cutoff_layout is None else cutoff_layout.verify_lens[:requests].to(torch.int32) - 1
@@ -457,40 +455,42 @@ def accept_draft_tokens(
     if verified is not None and ours.compact:
         lengths = verified
     drafts = candidates[:, 1:].long().contiguous()
-    found = acceptance.accept(
+    top_ks = top_ps = None
+    if sampling_info.need_top_k_sampling:
+        top_ks = sampling_info.top_ks.view(-1)[:requests].int().contiguous()
+    if sampling_info.need_top_p_sampling:
+        top_ps = sampling_info.top_ps.view(-1)[:requests].float().contiguous()
+    batch = VerifiedBatch(
         given["target_logits"],
         torch.arange(requests, device=device) * given["verify_num_draft_tokens"],
         lengths,
         drafts,
         _proposal(ours, draft_block, greedy, candidates),
-        temperatures=temperatures,
-        top_ks=sampling_info.top_ks.view(-1)[:requests].int().contiguous()
-        if sampling_info.need_top_k_sampling
-        else None,
-        top_ps=sampling_info.top_ps.view(-1)[:requests].float().contiguous()
-        if sampling_info.need_top_p_sampling
-        else None,
-        requests=ours.requests[:requests],
-        positions=positions,
-        seed=ours.seed,
+        temperatures,
+        ours.requests[:requests],
+        ours.positions[:requests],
+        ours.seed,
+        top_ks,
+        top_ps,
     )
+    accepted = acceptance.accept(batch)
     if verified is None or ours.compact:
-        return found.lengths, found.tokens, torch.zeros_like(found.lengths)
+        return accepted.lengths, accepted.tokens, torch.zeros_like(accepted.lengths)
     # Drafts past the cut were verified all the same: the token after a cut is the draft there, if it was accepted.
-    kept = torch.minimum(found.lengths, verified)
+    kept = torch.minimum(accepted.lengths, verified)
     after = drafts.gather(1, kept.long().clamp(max=gamma - 1)[:, None]).squeeze(1)
-    return kept, torch.where(kept < found.lengths, after, found.tokens), found.lengths - kept
+    return kept, torch.where(kept < accepted.lengths, after, accepted.tokens), accepted.lengths - kept
 
 
-def _proposal(ours: Installed, draft_block: Any, greedy: torch.Tensor, candidates: torch.Tensor) -> Proposal | None:
+def _proposal(ours: Installed, draft_block: Any, greedy: torch.Tensor, candidates: torch.Tensor) -> KeptProposal | None:
     """What the drafts were drawn from; None where each was certain."""
     if draft_block.greedy_draft:
         return None
-    if isinstance(draft_block.corrected_logits, Proposal):
+    if isinstance(draft_block.corrected_logits, KeptProposal):
         return draft_block.corrected_logits
     requests = len(candidates)
     outputs = ours.outputs(requests)
-    return Proposal(
+    return KeptProposal(
         draft_block.corrected_logits[:, :, ours.columns],
         outputs.log_sums,
         outputs.log_probs,

@@ -1,31 +1,19 @@
-"""Inputs of the kernels, made up from a seed."""
+"""Random inputs of draft blocks."""
 
 from __future__ import annotations
 
-from typing import NamedTuple
-
 import torch
 
+from dspark_kernels.batches import DraftBatch
 from dspark_kernels.heads import CHUNKS, Kind, MarkovHead
 
 DTYPES = (torch.float32, torch.bfloat16, torch.float16)
-
-
-class Block(NamedTuple):
-    """What a draft block is drawn from."""
-
-    head: MarkovHead
-    logits: torch.Tensor
-    anchors: torch.Tensor
-    hidden: torch.Tensor
-    temperatures: torch.Tensor
-    requests: torch.Tensor
-    positions: torch.Tensor
+SEED = 1234567890123
 
 
 def block(
     seed: int, kind: Kind, dtype: torch.dtype, rows: int, gamma: int, vocab: int, rank: int, hidden: int = 24
-) -> Block:
+) -> DraftBatch:
     """Random weights and logits; a third of the rows greedy."""
     random = torch.Generator().manual_seed(seed)
 
@@ -43,7 +31,7 @@ def block(
     )
     temperatures = torch.rand(rows, generator=random) * 1.5 + 0.05
     temperatures[::3] = 0.0
-    return Block(
+    return DraftBatch(
         head,
         normal(rows, gamma, vocab, scale=2.0),
         torch.randint(0, vocab, (rows,), generator=random),
@@ -51,15 +39,16 @@ def block(
         temperatures,
         torch.randint(-(1 << 62), 1 << 62, (rows,), generator=random),
         torch.randint(0, 1 << 20, (rows,), generator=random),
+        SEED,
     )
 
 
-def integers(given: Block, most: int = 2) -> Block:
-    """The same with small integers for weights and logits: products are exact, and there are ties."""
+def integers(given: DraftBatch, most: int = 2) -> DraftBatch:
+    """Replace weights and logits by small integers, so that products are exact and there are ties."""
     random = torch.Generator().manual_seed(1)
 
     def whole(like: torch.Tensor) -> torch.Tensor:
         return torch.randint(-most, most + 1, like.shape, generator=random).to(like.dtype)
 
     head = given.head._replace(w1=whole(given.head.w1), w2=whole(given.head.w2))
-    return given._replace(head=head, logits=whole(given.logits))
+    return given._replace(head=head, base_logits=whole(given.base_logits))

@@ -2,46 +2,30 @@
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
-
 import pytest
 import torch
 from scipy import stats
 
 from dspark_kernels.acceptance import Accepted, accept, reference_accept
+from dspark_kernels.batches import DraftBatch, KeptProposal, VerifiedBatch
 from dspark_kernels.draft import draft_block, reference_draft_block
 from dspark_kernels.heads import Kind
 from dspark_kernels.launch_configs import ScanConfig
-from dspark_kernels.residual_scan import Proposal
+from dspark_kernels.markov_finish import DraftOutputs
 from dspark_kernels.target_rows import launch_target_rows, reference_target_rows
-from tests.kernels.draft_inputs import DTYPES, Block, block
+from tests.kernels.draft_inputs import DTYPES, block
 
 SEED = 987654321
+# Of the rounds that are counted.
+VOCAB, GAMMA = 12, 2
 CUTS = (ScanConfig(16, 64, 4, 2, 6), ScanConfig(32, 128, 4, 1, 1))
 
 
-class Case(NamedTuple):
-    """A verified batch."""
-
-    target: torch.Tensor
-    starts: torch.Tensor
-    lengths: torch.Tensor
-    drafts: torch.Tensor
-    proposal: Proposal
-    temperatures: torch.Tensor
-    top_ks: torch.Tensor
-    top_ps: torch.Tensor
-    given: Block
-
-
-def case(seed: int, kind: Kind, dtype: torch.dtype, rows: int, gamma: int, vocab: int) -> Case:
+def case(seed: int, kind: Kind, dtype: torch.dtype, rows: int, gamma: int, vocab: int) -> VerifiedBatch:
     """A target near the proposal, so that drafts are accepted and refused."""
-    given = block(seed, kind, dtype, rows, gamma, vocab, 16)
+    given = block(seed, kind, dtype, rows, gamma, vocab, 16)._replace(seed=SEED)
     random = torch.Generator().manual_seed(seed)
-    hidden = None if kind == "vanilla" else given.head.from_hidden(given.hidden)
-    drafted = reference_draft_block(
-        given.head, given.logits, given.anchors, hidden, given.temperatures, given.requests, given.positions, SEED
-    )
+    drafted = reference_draft_block(given)
     lengths = torch.randint(0, gamma + 1, (rows,), generator=random).int()
     ends = (lengths + 1).cumsum(0)
     target = torch.randn(int(ends[-1]), vocab, generator=random)
@@ -49,15 +33,15 @@ def case(seed: int, kind: Kind, dtype: torch.dtype, rows: int, gamma: int, vocab
     for r in range(rows):
         n = int(lengths[r])
         at = torch.arange(n)
-        target[starts[r] : starts[r] + n] += given.logits[r, :n].float()
+        target[starts[r] : starts[r] + n] += given.base_logits[r, :n].float()
         target[starts[r] + at, drafted.tokens[r, :n]] += 3.0
     temperatures = torch.rand(rows, generator=random) + 0.2
     temperatures[1::4] = 0.0
     top_ks = torch.randint(1, 2 * vocab, (rows,), generator=random).int()
     top_ps = torch.rand(rows, generator=random)
     top_ps[::3] = 1.0
-    proposal = Proposal(
-        given.logits,
+    proposal = KeptProposal(
+        given.base_logits,
         drafted.log_sums,
         drafted.log_probs,
         given.temperatures,
@@ -65,30 +49,31 @@ def case(seed: int, kind: Kind, dtype: torch.dtype, rows: int, gamma: int, vocab
         drafted.latents,
         given.anchors,
     )
-    return Case(target.to(dtype), starts, lengths, drafted.tokens, proposal, temperatures, top_ks, top_ps, given)
-
-
-def run(one: Case, top: bool, proposal: Proposal | None, **options: Any) -> tuple[Accepted, Accepted]:
-    top_ks, top_ps = (one.top_ks, one.top_ps) if top else (None, None)
-    names = one.given.requests, one.given.positions
-    found = accept(
-        one.target,
-        one.starts,
-        one.lengths,
-        one.drafts,
+    return VerifiedBatch(
+        target.to(dtype),
+        starts,
+        lengths,
+        drafted.tokens,
         proposal,
-        temperatures=one.temperatures,
-        top_ks=top_ks,
-        top_ps=top_ps,
-        requests=names[0],
-        positions=names[1],
-        seed=SEED,
-        **options,
+        temperatures,
+        given.requests,
+        given.positions,
+        SEED,
+        top_ks,
+        top_ps,
     )
-    wanted = reference_accept(
-        one.target, one.starts, one.lengths, one.drafts, proposal, one.temperatures, top_ks, top_ps, *names, SEED
-    )
-    return found, wanted
+
+
+def whole(one: VerifiedBatch) -> VerifiedBatch:
+    """The same batch without top-k and top-p."""
+    return one._replace(top_ks=None, top_ps=None)
+
+
+def matches(one: VerifiedBatch, scan: ScanConfig | None = None) -> Accepted:
+    """The kernels' result, which must be the reference's."""
+    found, wanted = accept(one, scan), reference_accept(one)
+    assert torch.equal(found.lengths, wanted.lengths) and torch.equal(found.tokens, wanted.tokens)
+    return found
 
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
@@ -96,80 +81,108 @@ def run(one: Case, top: bool, proposal: Proposal | None, **options: Any) -> tupl
 @pytest.mark.parametrize("top", [False, True])
 def test_outcomes_are_the_references(kind: Kind, dtype: torch.dtype, top: bool) -> None:
     one = case(len(kind), kind, dtype, 19, 4, 150)
+    one = one if top else whole(one)
     for proposal in (one.proposal, None):
         for cut in CUTS[: 1 if top else 2]:
-            found, wanted = run(one, top, proposal, scan=cut)
-            assert torch.equal(found.lengths, wanted.lengths)
-            assert torch.equal(found.tokens, wanted.tokens)
+            found = matches(one._replace(proposal=proposal), cut)
             rejected = int((found.lengths < one.lengths).sum())
             assert 0 < rejected < 19
 
 
 @pytest.mark.parametrize(("w1", "w2"), [(torch.bfloat16, torch.float32), (torch.float32, torch.bfloat16)], ids=str)
 def test_weights_of_two_dtypes(w1: torch.dtype, w2: torch.dtype) -> None:
-    one = case(12, "vanilla", torch.float32, 19, 4, 150)
-    assert one.proposal.head is not None
-    head = one.proposal.head._replace(w1=one.given.head.w1.to(w1), w2=one.given.head.w2.to(w2))
-    found, wanted = run(one, False, one.proposal._replace(head=head))
-    assert torch.equal(found.lengths, wanted.lengths) and torch.equal(found.tokens, wanted.tokens)
+    one = whole(case(12, "vanilla", torch.float32, 19, 4, 150))
+    assert one.proposal is not None and one.proposal.head is not None
+    head = one.proposal.head._replace(w1=one.proposal.head.w1.to(w1), w2=one.proposal.head.w2.to(w2))
+    matches(one._replace(proposal=one.proposal._replace(head=head)))
+
+
+def first_tokens(
+    given: DraftBatch,
+    target: torch.Tensor,
+    temperature: torch.Tensor,
+    few: int,
+    keep: bool = False,
+    top_ks: torch.Tensor | None = None,
+    top_ps: torch.Tensor | None = None,
+) -> torch.Tensor:
+    """Counts of the first token of 20,000 rounds of the references; the kernels draw ``few`` of the last ones again.
+
+    Args:
+        given: One request, drafted 1,000 times at each of 20 positions.
+        target: [1, gamma + 1, V].
+        temperature, top_ks, top_ps: Of the target, [1].
+        keep: Corrected logits are kept for acceptance.
+    """
+    turns, rows = 20, 1000
+    names, lengths = torch.arange(rows), torch.full((rows,), GAMMA, dtype=torch.int32)
+    each = torch.zeros(rows, dtype=torch.int64)
+    batch = given.at(each)._replace(requests=names, seed=SEED)
+    flat = target.expand(rows, GAMMA + 1, VOCAB).reshape(-1, VOCAB)
+    limits = tuple(None if limit is None else limit[each] for limit in (top_ks, top_ps))
+    counts = torch.zeros(VOCAB)
+
+    def verified(batch: DraftBatch, drafted: DraftOutputs, kept: torch.Tensor | None) -> VerifiedBatch:
+        logits, head = (batch.base_logits, batch.head) if kept is None else (kept, None)
+        sums, at = (drafted.log_sums, drafted.log_probs), batch.temperatures
+        proposal = KeptProposal(logits, *sums, at, head, None, batch.anchors)
+        n = len(batch.anchors)
+        own = tuple(None if limit is None else limit[:n] for limit in limits)
+        first = names[:n] * (GAMMA + 1), lengths[:n], drafted.tokens, proposal, temperature.expand(n).contiguous()
+        return VerifiedBatch(flat, *first, batch.requests, batch.positions, SEED, *own)
+
+    for turn in range(turns):
+        batch = batch._replace(positions=torch.full((rows,), turn))
+        kept = torch.empty_like(batch.base_logits) if keep else None
+        drafted = reference_draft_block(batch, kept=kept)
+        found = reference_accept(verified(batch, drafted, kept))
+        counts += torch.bincount(torch.where(found.lengths > 0, drafted.tokens[:, 0], found.tokens), minlength=VOCAB)
+    part = batch.at(slice(few))
+    again = None if kept is None else torch.empty_like(kept[:few])
+    own = draft_block(part, kept=again)
+    assert torch.equal(own.tokens, drafted.tokens[:few])
+    assert again is None or kept is None or torch.equal(again, kept[:few])
+    ours = accept(verified(part, own, again))
+    assert torch.equal(ours.tokens, found.tokens[:few]) and torch.equal(ours.lengths, found.lengths[:few])
+    return counts
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
 def test_rounds_of_kept_logits_are_distributed_as_the_target(dtype: torch.dtype) -> None:
-    """Drafts of logits that are kept in two bytes, accepted from what was kept, as a server with CUDA graphs does."""
-    turns, rows, vocab, gamma = 20, 1000, 12, 2
+    """Drafts of logits that are kept in two bytes, accepted from the kept ones, as a server with CUDA graphs does."""
     coarse = 1.0 if dtype == torch.bfloat16 else 8.0
     random = torch.Generator().manual_seed(9)
-    given = block(9, "vanilla", dtype, 1, gamma, vocab, 8)
-    # Logits that lie where the dtype is coarse: rounding moves them by up to 0.25.
-    given = given._replace(logits=(torch.randn(1, gamma, vocab, generator=random) + 70.0 * coarse).to(dtype))
-    before = given.logits.float() + (given.head.w1[given.anchors] @ given.head.w2.T).float()[:, None]
-    target = torch.cat([before, before[:, :1]], 1) + torch.randn(1, gamma + 1, vocab, generator=random) * 0.3
-    flat = target.expand(rows, gamma + 1, vocab).reshape(-1, vocab)
-    logits, anchors = given.logits.expand(rows, gamma, vocab).contiguous(), given.anchors.expand(rows).contiguous()
-    names, lengths = torch.arange(rows), torch.full((rows,), gamma, dtype=torch.int32)
-    starts, ones = names * (gamma + 1), torch.ones(rows)
-    kept = torch.empty_like(logits)
-    counts = torch.zeros(vocab)
-    for turn in range(turns):
-        positions = torch.full((rows,), turn)
-        drafted = reference_draft_block(given.head, logits, anchors, None, ones, names, positions, SEED, kept=kept)
-        proposal = Proposal(kept, drafted.log_sums, drafted.log_probs, ones, None, None, anchors)
-        found = reference_accept(
-            flat, starts, lengths, drafted.tokens, proposal, ones, None, None, names, positions, SEED
-        )
-        counts += torch.bincount(torch.where(found.lengths > 0, drafted.tokens[:, 0], found.tokens), minlength=vocab)
-    few = slice(0, 60)
-    again = torch.empty_like(kept[few])
-    named: dict[str, Any] = {"requests": names[few], "positions": positions[few], "seed": SEED}
-    own = draft_block(given.head, logits[few], anchors[few], temperatures=ones[few], kept=again, **named)
-    assert torch.equal(own.tokens, drafted.tokens[few]) and torch.equal(again, kept[few])
-    proposal = Proposal(again, own.log_sums, own.log_probs, ones[few], None, None, anchors[few])
-    ours = accept(flat, starts[few], lengths[few], own.tokens, proposal, temperatures=ones[few], **named)
-    assert torch.equal(ours.tokens, found.tokens[few]) and torch.equal(ours.lengths, found.lengths[few])
+    given = block(9, "vanilla", dtype, 1, GAMMA, VOCAB, 8)
+    # Logits near 70, where the dtype is coarse: rounding moves them by up to 0.25.
+    given = given._replace(base_logits=(torch.randn(1, GAMMA, VOCAB, generator=random) + 70.0 * coarse).to(dtype))
+    before = given.base_logits.float() + (given.head.w1[given.anchors] @ given.head.w2.T).float()[:, None]
+    target = torch.cat([before, before[:, :1]], 1) + torch.randn(1, GAMMA + 1, VOCAB, generator=random) * 0.3
+    counts = first_tokens(given._replace(temperatures=torch.ones(1)), target, torch.ones(1), few=60, keep=True)
     p = torch.softmax(target[0, 0].double(), 0)
     assert stats.chisquare(counts.double(), p * counts.sum()).pvalue > 1e-4
 
 
 def test_kept_logits_give_the_same_outcome() -> None:
-    one = case(3, "vanilla", torch.float32, 19, 4, 150)
-    before = torch.cat([one.given.anchors[:, None], one.drafts[:, :-1]], 1)
-    kept = one.given.logits + one.given.head.w1[before] @ one.given.head.w2.T
-    again, _ = run(one, False, one.proposal)
-    found, _ = run(one, False, one.proposal._replace(logits=kept, head=None))
+    one = whole(case(3, "vanilla", torch.float32, 19, 4, 150))
+    assert one.proposal is not None and one.proposal.head is not None
+    before = torch.cat([one.proposal.anchors[:, None], one.drafts[:, :-1]], 1)
+    kept = one.proposal.logits + one.proposal.head.w1[before] @ one.proposal.head.w2.T
+    again = accept(one)
+    found = accept(one._replace(proposal=one.proposal._replace(logits=kept, head=None)))
     assert torch.equal(found.tokens, again.tokens) and torch.equal(found.lengths, again.lengths)
 
 
 def test_nan_and_infinity_accept_nothing_and_draw_what_they_can() -> None:
-    one = case(4, "vanilla", torch.float32, 8, 3, 150)
-    target = one.target.clone()
+    one = whole(case(4, "vanilla", torch.float32, 8, 3, 150))
+    assert one.proposal is not None
+    target = one.target_logits.clone()
     target[one.starts[0], 3] = torch.inf
     target[one.starts[1] :, 5] = torch.nan
     sums = one.proposal.log_sums.clone()
     probs = one.proposal.log_probs.clone()
     sums[2], probs[2] = torch.nan, torch.nan
-    found, wanted = run(one._replace(target=target), False, one.proposal._replace(log_sums=sums, log_probs=probs))
-    assert torch.equal(found.lengths, wanted.lengths) and torch.equal(found.tokens, wanted.tokens)
+    proposal = one.proposal._replace(log_sums=sums, log_probs=probs)
+    found = matches(one._replace(target_logits=target, proposal=proposal))
     assert (found.tokens >= 0).all() and (found.tokens < 150).all() and (found.tokens[1:] != 5).all()
     assert found.lengths[2] == 0
 
@@ -184,7 +197,8 @@ def test_top_k_and_top_p_keep_what_sorting_keeps(dtype: torch.dtype) -> None:
     ps = torch.tensor([1.0, 0.5, 0.9, 0.1, 0.99, 1.0, 0.3, 0.7, 0.95, 1e-6, 0.2, 0.8])
     at = torch.rand(rows, generator=random) + 0.3
     zero = torch.zeros(rows, dtype=torch.int32)
-    found = launch_target_rows(logits, torch.arange(rows), zero, 1, at, ks, ps)
+    names, drafts = torch.arange(rows), torch.zeros(rows, 1, dtype=torch.int64)
+    found = launch_target_rows(VerifiedBatch(logits, names, zero, drafts, None, at, names, names, SEED, ks, ps))
     wanted = reference_target_rows(logits, at, ks, ps)
     scaled = logits.float() / at[:, None]
     near = 1e-5
@@ -203,44 +217,11 @@ def test_top_k_and_top_p_keep_what_sorting_keeps(dtype: torch.dtype) -> None:
 
 @pytest.mark.parametrize("top", [False, True])
 def test_rounds_are_distributed_as_the_target(top: bool) -> None:
-    """Draft, accept, draw: the first token of 20,000 rounds of the references, against the target's own distribution.
-
-    The kernels' rounds are the references', some of them here again.
-    """
-    turns, rows, vocab, gamma = 20, 1000, 12, 2
-    given = block(6, "vanilla", torch.float32, 1, gamma, vocab, 8)
-    target = torch.randn(1, gamma + 1, vocab, generator=torch.Generator().manual_seed(7)) * 1.5
-    flat = target.expand(rows, gamma + 1, vocab).reshape(-1, vocab)
-    logits, anchors = given.logits.expand(rows, gamma, vocab).contiguous(), given.anchors.expand(rows).contiguous()
-    names, lengths = torch.arange(rows), torch.full((rows,), gamma, dtype=torch.int32)
-    starts = names * (gamma + 1)
-    temperatures, at = torch.full((rows,), 0.9), torch.full((rows,), 0.8)
-    top_ks = torch.full((rows,), 7, dtype=torch.int32) if top else None
-    top_ps = torch.full((rows,), 0.9) if top else None
-    counts = torch.zeros(vocab)
-    for turn in range(turns):
-        positions = torch.full((rows,), turn)
-        drafted = reference_draft_block(given.head, logits, anchors, None, temperatures, names, positions, SEED)
-        proposal = Proposal(logits, drafted.log_sums, drafted.log_probs, temperatures, given.head, None, anchors)
-        found = reference_accept(
-            flat, starts, lengths, drafted.tokens, proposal, at, top_ks, top_ps, names, positions, SEED
-        )
-        counts += torch.bincount(torch.where(found.lengths > 0, drafted.tokens[:, 0], found.tokens), minlength=vocab)
-    few = slice(0, 40)
-    again = accept(
-        flat,
-        starts[few],
-        lengths[few],
-        drafted.tokens[few],
-        Proposal(*(one[few] for one in proposal[:4]), given.head, None, anchors[few]),
-        temperatures=at[few],
-        top_ks=None if top_ks is None else top_ks[few],
-        top_ps=None if top_ps is None else top_ps[few],
-        requests=names[few],
-        positions=positions[few],
-        seed=SEED,
-    )
-    assert torch.equal(again.tokens, found.tokens[few]) and torch.equal(again.lengths, found.lengths[few])
+    """The first token of 20,000 rounds of the references, against the target's own distribution."""
+    given = block(6, "vanilla", torch.float32, 1, GAMMA, VOCAB, 8)._replace(temperatures=torch.full((1,), 0.9))
+    target = torch.randn(1, GAMMA + 1, VOCAB, generator=torch.Generator().manual_seed(7)) * 1.5
+    top_ks, top_ps = (torch.full((1,), 7, dtype=torch.int32), torch.full((1,), 0.9)) if top else (None, None)
+    counts = first_tokens(given, target, torch.full((1,), 0.8), few=40, top_ks=top_ks, top_ps=top_ps)
     p = torch.softmax(target[0, 0].double() / 0.8, 0)
     if top:
         p[p < p.sort(descending=True).values[6]] = 0.0

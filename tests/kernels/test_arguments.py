@@ -14,39 +14,21 @@ from dspark_kernels.draft import draft_block
 from dspark_kernels.heads import Shard
 from dspark_kernels.verify_lengths import verify_lengths
 from tests.kernels.draft_inputs import block
-from tests.kernels.test_acceptance import case
+from tests.kernels.test_acceptance import case, whole
 
 GIVEN = block(1, "gated", torch.float32, 4, 3, 60, 16)
 CASE = case(2, "rnn", torch.float32, 4, 3, 60)
+PROPOSAL = CASE.proposal
+assert PROPOSAL is not None
 
 
 def drafted(**changed: Any) -> object:
-    head = changed.pop("head", GIVEN.head)
-    given = {
-        "base_logits": GIVEN.logits,
-        "anchors": GIVEN.anchors,
-        "hidden": GIVEN.hidden,
-        "temperatures": GIVEN.temperatures,
-        "requests": GIVEN.requests,
-        "positions": GIVEN.positions,
-        "seed": 1,
-    }
-    return draft_block(head, **(given | changed))
+    options = {name: changed.pop(name) for name in ("shard", "kept") if name in changed}
+    return draft_block(GIVEN._replace(**changed), **options)
 
 
 def accepted(**changed: Any) -> object:
-    given = {
-        "target_logits": CASE.target,
-        "starts": CASE.starts,
-        "lengths": CASE.lengths,
-        "drafts": CASE.drafts,
-        "proposal": CASE.proposal,
-        "temperatures": CASE.temperatures,
-        "requests": CASE.given.requests,
-        "positions": CASE.given.positions,
-        "seed": 1,
-    }
-    return accept(**(given | changed))
+    return accept(whole(CASE)._replace(**changed))
 
 
 def rated(**changed: Any) -> object:
@@ -67,11 +49,23 @@ def scheduled(**changed: Any) -> object:
     return verify_lengths(**(given | changed))
 
 
-HEAD = GIVEN.head
+HEAD, LOGITS = GIVEN.head, GIVEN.base_logits
 BAD: list[tuple[Callable[..., object], dict[str, Any], str]] = [
-    (drafted, {"base_logits": GIVEN.logits.double()}, "base_logits: dtype torch.float64, expected torch.float32 or"),
-    (drafted, {"base_logits": GIVEN.logits[:, :, :59]}, r"base_logits: shape \[4, 3, 59\], expected \[any, any, 60\]"),
-    (drafted, {"base_logits": GIVEN.logits.mT.contiguous().mT}, "base_logits: strides .*, expected rows of contiguous"),
+    (
+        drafted,
+        {"base_logits": LOGITS.double()},
+        "base_logits: dtype torch.float64, expected torch.float32 or",
+    ),
+    (
+        drafted,
+        {"base_logits": LOGITS[:, :, :59]},
+        r"base_logits: shape \[4, 3, 59\], expected \[any, any, 60\]",
+    ),
+    (
+        drafted,
+        {"base_logits": LOGITS.mT.contiguous().mT},
+        "base_logits: strides .*, expected rows of contiguous",
+    ),
     (drafted, {"base_logits": torch.zeros(2, 17, 60)}, "base_logits: gamma: 17, expected 1 to 16"),
     (drafted, {"base_logits": torch.zeros(1025, 1, 60)}, "base_logits: rows: 1025, expected 1 to 1024"),
     (drafted, {"anchors": GIVEN.anchors.int()}, "anchors: dtype torch.int32, expected torch.int64"),
@@ -81,7 +75,7 @@ BAD: list[tuple[Callable[..., object], dict[str, Any], str]] = [
     (drafted, {"hidden": None}, "hidden: missing, expected the hidden states of a gated head"),
     (drafted, {"shard": Shard(6, 66, torch.clone)}, "shard: tokens 6 to 65, expected 60 of them from a multiple of 4"),
     (drafted, {"shard": Shard(0, 64, torch.clone)}, "shard: tokens 0 to 63, expected 60 of them"),
-    (drafted, {"kept": GIVEN.logits[:, :2]}, "kept: shape"),
+    (drafted, {"kept": LOGITS[:, :2]}, "kept: shape"),
     (drafted, {"head": HEAD._replace(w2=HEAD.w2.half())}, "w2: dtype torch.float16, expected torch.float32"),
     (drafted, {"head": HEAD._replace(w1=torch.zeros(60, 257))}, "w1: rank: 257, expected 1 to 256"),
     (drafted, {"head": HEAD._replace(joint=None)}, "joint, bias: missing"),
@@ -89,19 +83,19 @@ BAD: list[tuple[Callable[..., object], dict[str, Any], str]] = [
     (drafted, {"head": HEAD._replace(w2=HEAD.w2.T.contiguous().T)}, "w2: strides"),
     (accepted, {"lengths": CASE.lengths.long()}, "lengths: dtype torch.int64, expected torch.int32"),
     (accepted, {"starts": CASE.starts[:2]}, r"starts: shape \[2\], expected \[4\]"),
-    (accepted, {"target_logits": CASE.target.T}, "target_logits: strides"),
+    (accepted, {"target_logits": CASE.target_logits.T}, "target_logits: strides"),
     (accepted, {"top_ks": torch.ones(4)}, "top_ks: dtype"),
     (accepted, {"top_ps": torch.ones(5)}, "top_ps: shape"),
-    (accepted, {"proposal": CASE.proposal._replace(latents=None)}, "proposal.latents: missing"),
-    (accepted, {"proposal": CASE.proposal._replace(log_sums=torch.ones(4, 2))}, "proposal.log_sums: shape"),
+    (accepted, {"proposal": PROPOSAL._replace(latents=None)}, "proposal.latents: missing"),
+    (accepted, {"proposal": PROPOSAL._replace(log_sums=torch.ones(4, 2))}, "proposal.log_sums: shape"),
     (
         accepted,
-        {"proposal": CASE.proposal._replace(shard=Shard(6, 6 + CASE.target.shape[1], torch.clone))},
+        {"proposal": PROPOSAL._replace(shard=Shard(6, 6 + CASE.target_logits.shape[1], torch.clone))},
         "proposal.shard: tokens 6 to",
     ),
     (
         accepted,
-        {"proposal": CASE.proposal._replace(shard=Shard(4, 4 + CASE.target.shape[1], torch.clone))},
+        {"proposal": PROPOSAL._replace(shard=Shard(4, 4 + CASE.target_logits.shape[1], torch.clone))},
         "proposal: tokens: ",
     ),
     (rated, {"weight": torch.ones(39)}, r"weight: shape \[39\], expected \[40\]"),

@@ -2,58 +2,26 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 import pytest
 import torch
 from scipy import stats
 
 from dspark_kernels import launch_configs
+from dspark_kernels.batches import DraftBatch
 from dspark_kernels.draft import draft_block, reference_draft_block, worth_keeping
 from dspark_kernels.heads import Kind, reference_latent
 from dspark_kernels.launch_configs import ScanConfig
 from dspark_kernels.markov_finish import DraftOutputs, reference_finish
 from dspark_kernels.markov_scan import reference_scan
-from tests.kernels.draft_inputs import DTYPES, Block, block, integers
+from tests.kernels.draft_inputs import DTYPES, block, integers
 
-SEED = 1234567890123
 # Tiles, parts and blocks of rows that do not divide, one and several.
 CUTS = (
     ScanConfig(16, 64, 4, 2, 6),
     ScanConfig(32, 128, 4, 1, 1),
     ScanConfig(16, 32, 4, 2, 40),
 )
-
-
-def run(given: Block, **options: Any) -> DraftOutputs:
-    return draft_block(
-        given.head,
-        given.logits,
-        given.anchors,
-        hidden=given.hidden,
-        temperatures=given.temperatures,
-        requests=given.requests,
-        positions=given.positions,
-        seed=SEED,
-        **options,
-    )
-
-
-def reference(given: Block, sample: bool = True, kept: torch.Tensor | None = None) -> DraftOutputs:
-    hidden = None if given.head.kind == "vanilla" else given.head.from_hidden(given.hidden)
-    return reference_draft_block(
-        given.head,
-        given.logits,
-        given.anchors,
-        hidden,
-        given.temperatures,
-        given.requests,
-        given.positions,
-        SEED,
-        sample,
-        kept,
-    )
 
 
 def same(found: DraftOutputs, wanted: DraftOutputs) -> None:
@@ -64,25 +32,15 @@ def same(found: DraftOutputs, wanted: DraftOutputs) -> None:
         torch.testing.assert_close(found.latents, wanted.latents, atol=2e-2, rtol=2e-2)
 
 
-def follows(found: DraftOutputs, given: Block) -> None:
+def follows(found: DraftOutputs, given: DraftBatch) -> None:
     """As :func:`same`, step by step from the kernels' own latents: half-precision ones may be rounded either way."""
-    hidden, state = given.head.from_hidden(given.hidden), None
+    hidden, state = given.from_hidden(), None
     before = given.anchors
-    assert found.latents is not None
+    assert found.latents is not None and hidden is not None
     for step in range(found.tokens.shape[1]):
         latent, state = reference_latent(given.head, before, hidden[:, step], state)
         torch.testing.assert_close(found.latents[:, step].float(), latent, atol=2e-2, rtol=2e-2)
-        scaled, keys = reference_scan(
-            given.head,
-            given.logits[:, step],
-            found.latents[:, step].float(),
-            given.temperatures,
-            given.requests,
-            given.positions,
-            seed=SEED,
-            step=step,
-            sample=True,
-        )
+        scaled, keys = reference_scan(given, step, found.latents[:, step].float())
         before, log_probs, log_sums = reference_finish(scaled, keys)
         assert torch.equal(found.tokens[:, step], before)
         torch.testing.assert_close(found.log_probs[:, step], log_probs, atol=1e-4, rtol=1e-5)
@@ -97,9 +55,9 @@ def test_blocks_are_the_references(kind: Kind, dtype: torch.dtype) -> None:
         rows, gamma = int(random.integers(1, 40)), int(random.integers(1, 5))
         vocab, rank = int(random.integers(60, 400)), int(random.integers(1, 70))
         given = block(turn, kind, dtype, rows, gamma, vocab, rank)
-        found = run(given, config=cut)
+        found = draft_block(given, config=cut)
         if kind == "vanilla" or dtype == torch.float32:
-            same(found, reference(given))
+            same(found, reference_draft_block(given))
         else:
             follows(found, given)
 
@@ -110,17 +68,17 @@ def test_weights_of_two_dtypes(w1: torch.dtype, w2: torch.dtype, logits: torch.d
     """DeepSeek-V4's head has an embedding in the model's dtype and ``W2`` in its own, wider or narrower."""
     given = block(13, "vanilla", torch.float32, 19, 3, 150, 20)
     head = given.head._replace(w1=given.head.w1.to(w1), w2=given.head.w2.to(w2))
-    given = given._replace(head=head, logits=given.logits.to(logits))
+    given = given._replace(head=head, base_logits=given.base_logits.to(logits))
     for cut in CUTS:
-        kept = torch.empty(given.logits.shape)
-        same(run(given, kept=kept, config=cut), reference(given, kept=torch.empty_like(kept)))
-        same(run(given, config=cut), reference(given))
+        kept = torch.empty(given.base_logits.shape)
+        same(draft_block(given, kept=kept, config=cut), reference_draft_block(given, kept=torch.empty_like(kept)))
+        same(draft_block(given, config=cut), reference_draft_block(given))
 
 
 @pytest.mark.parametrize("rows", [1, 3])
 def test_the_longest_block_and_a_large_vocabulary(rows: int) -> None:
-    same(run(given := block(3, "vanilla", torch.float32, rows, 16, 130, 20)), reference(given))
-    same(run(given := block(4, "vanilla", torch.bfloat16, rows, 1, 33_001, 16)), reference(given))
+    same(draft_block(given := block(3, "vanilla", torch.float32, rows, 16, 130, 20)), reference_draft_block(given))
+    same(draft_block(given := block(4, "vanilla", torch.bfloat16, rows, 1, 33_001, 16)), reference_draft_block(given))
 
 
 def test_the_configurations_of_every_target() -> None:
@@ -130,17 +88,17 @@ def test_the_configurations_of_every_target() -> None:
                 given = block(
                     5, "vanilla", torch.bfloat16, cut.block_rows + 1 if cut is target.draft[-1] else 3, 1, 301, 40
                 )
-                same(run(given), reference(given))
+                same(draft_block(given), reference_draft_block(given))
 
 
 def test_greedy_rows_need_no_noise_and_ties_go_to_the_lowest_token() -> None:
     given = integers(block(6, "vanilla", torch.float32, 12, 3, 260, 8))
     given = given._replace(temperatures=torch.zeros(12))
     for cut in CUTS:
-        found = run(given, sample=False, config=cut)
-        same(found, reference(given, sample=False))
-        assert torch.equal(found.tokens, run(given, config=cut).tokens)
-    value = given.logits[:, 0] + given.head.w1[given.anchors] @ given.head.w2.T
+        found = draft_block(given, sample=False, config=cut)
+        same(found, reference_draft_block(given, sample=False))
+        assert torch.equal(found.tokens, draft_block(given, config=cut).tokens)
+    value = given.base_logits[:, 0] + given.head.w1[given.anchors] @ given.head.w2.T
     ties = (value == value.amax(1, keepdim=True)).sum(1)
     assert (ties > 1).any()
     assert torch.equal(found.tokens[:, 0], (value == value.amax(1, keepdim=True)).int().argmax(1))
@@ -148,7 +106,7 @@ def test_greedy_rows_need_no_noise_and_ties_go_to_the_lowest_token() -> None:
 
 def test_rows_of_nan_infinities_and_extremes() -> None:
     given = block(7, "vanilla", torch.float32, 9, 2, 200, 16)
-    logits = given.logits
+    logits = given.base_logits
     logits[0, 0, 7] = torch.nan
     logits[1, 0, 150] = torch.nan  # A row that is sampled.
     logits[2, 0] = torch.nan
@@ -158,23 +116,22 @@ def test_rows_of_nan_infinities_and_extremes() -> None:
     logits[5, 0] = 1e30 * torch.arange(200)
     logits[6, 0] = -1e30
     logits[7, 0, 1:] = -torch.inf
-    found, wanted = run(given, config=CUTS[0]), reference(given)
+    found, wanted = draft_block(given, config=CUTS[0]), reference_draft_block(given)
     same(found, wanted)
     assert found.tokens[:, 0].tolist()[:5] == [7, 150, 0, 42, 66]
     assert found.log_sums[[0, 1, 2, 4], 0].isnan().all() and found.log_sums[[3, 5, 7], 0].isfinite().all()
     assert found.tokens[7, 0] == 0
-    all_impossible = given._replace(logits=torch.full_like(logits, -torch.inf))
-    assert run(all_impossible, config=CUTS[0]).tokens[0, 0] == 0
+    all_impossible = given._replace(base_logits=torch.full_like(logits, -torch.inf))
+    assert draft_block(all_impossible, config=CUTS[0]).tokens[0, 0] == 0
 
 
 def test_a_row_is_drawn_the_same_in_any_batch() -> None:
     given = block(8, "rnn", torch.float32, 20, 3, 150, 16)
-    whole = run(given)
+    whole = draft_block(given)
     order = torch.randperm(20, generator=torch.Generator().manual_seed(2))[:7]
-    head, *rest = given
-    part = run(Block(head, *(one[order] for one in rest)), config=CUTS[0])
+    part = draft_block(given.at(order), config=CUTS[0])
     assert torch.equal(part.tokens, whole.tokens[order])
-    assert not torch.equal(run(given._replace(positions=given.positions + 1)).tokens, whole.tokens)
+    assert not torch.equal(draft_block(given._replace(positions=given.positions + 1)).tokens, whole.tokens)
 
 
 @pytest.mark.parametrize("kind", ["vanilla", "rnn"])
@@ -182,14 +139,14 @@ def test_a_row_is_drawn_the_same_in_any_batch() -> None:
 def test_kept_logits_are_the_corrected_ones_and_what_was_drawn_from(kind: Kind, dtype: torch.dtype) -> None:
     """Logits near 20, where a bfloat16 is off by 0.06: tokens and probabilities are those of the kept logits."""
     given = block(10, kind, dtype, 12, 3, 150, 16)
-    given = given._replace(logits=(given.logits.float() + 18.0).to(dtype))
+    given = given._replace(base_logits=(given.base_logits.float() + 18.0).to(dtype))
     for cut in CUTS:
-        kept = torch.empty_like(given.logits)
-        found = run(given, kept=kept, config=cut)
+        kept = torch.empty_like(given.base_logits)
+        found = draft_block(given, kept=kept, config=cut)
         latents = found.latents
         if latents is None:
             latents = given.head.w1[torch.cat([given.anchors[:, None], found.tokens[:, :-1]], 1)]
-        wanted = given.logits.float() + latents.float() @ given.head.w2.float().T
+        wanted = given.base_logits.float() + latents.float() @ given.head.w2.float().T
         torch.testing.assert_close(kept.float(), wanted, atol=0.13 if dtype != torch.float32 else 1e-5, rtol=0)
         temperatures = torch.where(given.temperatures > 0, given.temperatures, 1.0)[:, None, None]
         log_probs = torch.log_softmax(kept.float() / temperatures, 2)
@@ -200,22 +157,22 @@ def test_kept_logits_are_the_corrected_ones_and_what_was_drawn_from(kind: Kind, 
         assert torch.equal(found.tokens[greedy], kept[greedy].float().argmax(2))
         # In two bytes a logit may round the other way where sums are added in another order.
         if kind == "vanilla" and dtype == torch.float32:
-            same(found, reference(given, kept=torch.empty_like(kept)))
+            same(found, reference_draft_block(given, kept=torch.empty_like(kept)))
 
 
 def test_tokens_are_distributed_as_the_softmax() -> None:
     """Chi-square of 20,000 draws, at two temperatures at once, against the exact distribution."""
     draws = 1000
     given = block(11, "vanilla", torch.float32, draws, 1, 24, 8)
-    logits = given.logits[:1].expand(draws, 1, 24).contiguous()
+    logits = given.base_logits[:1].expand(draws, 1, 24).contiguous()
     anchors = given.anchors[:1].expand(draws).contiguous()
     temperatures = torch.tensor([0.5, 1.7]).repeat(draws // 2)
     value = logits[0, 0] + given.head.w1[anchors[0]] @ given.head.w2.T
     counts = torch.zeros(2, 24)
     for turn in range(20):
-        found = run(
+        found = draft_block(
             given._replace(
-                logits=logits,
+                base_logits=logits,
                 anchors=anchors,
                 temperatures=temperatures,
                 requests=torch.arange(draws),

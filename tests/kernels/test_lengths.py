@@ -66,4 +66,4 @@ def test_the_smallest_and_the_largest_batch(requests: int) -> None:
     for cap in (0, 1, requests * 5, requests * 16, requests * 16 + 5):
         found = verify_lengths(given, cap, floor=FLOOR)
         assert found.sum() == min(cap, int((given.double().cumprod(1).float() >= FLOOR).sum()))
-        assert torch.equal(found, reference_lengths(given, cap, FLOOR, 0, 16, None, None, None, None, False))
+        assert torch.equal(found, reference_lengths(given, cap, floor=FLOOR, most=16))

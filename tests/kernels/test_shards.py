@@ -9,13 +9,13 @@ import torch
 
 from dspark_kernels import acceptance, draft
 from dspark_kernels.acceptance import Accepted
+from dspark_kernels.batches import DraftBatch, VerifiedBatch
 from dspark_kernels.heads import Kind, Shard
 from dspark_kernels.markov_finish import DraftOutputs
-from tests.kernels.draft_inputs import DTYPES, Block, block, integers
+from tests.kernels.draft_inputs import DTYPES, block, integers
 from tests.kernels.ranks import Ranks
-from tests.kernels.test_acceptance import Case, case
+from tests.kernels.test_acceptance import case, whole
 
-SEED = 1234567890123
 VOCAB = 226
 # Uneven, as padding leaves them; the last has two tokens.
 EDGES = ((0, 128, VOCAB), (0, 64, 128, 224, VOCAB))
@@ -28,22 +28,13 @@ def launched(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) ->
             monkeypatch.setattr(module, "launches", lambda tensor: False)
 
 
-def drafted(given: Block, shard: Shard | None, **options: Any) -> DraftOutputs:
+def drafted(given: DraftBatch, shard: Shard | None, **options: Any) -> DraftOutputs:
     columns = slice(None) if shard is None else shard.columns
-    kept = options.pop("kept", None)
-    return draft.draft_block(
-        given.head._replace(w2=given.head.w2[columns]),
-        given.logits[:, :, columns],
-        given.anchors,
-        hidden=given.hidden,
-        temperatures=given.temperatures,
-        requests=given.requests,
-        positions=given.positions,
-        seed=SEED,
-        shard=shard,
-        kept=None if kept is None else kept[:, :, columns],
-        **options,
-    )
+    if (kept := options.pop("kept", None)) is not None:
+        options["kept"] = kept[:, :, columns]
+    head = given.head._replace(w2=given.head.w2[columns])
+    own = given._replace(head=head, base_logits=given.base_logits[:, :, columns])
+    return draft.draft_block(own, shard=shard, **options)
 
 
 def alike(ranks: list[DraftOutputs], whole: DraftOutputs) -> None:
@@ -71,7 +62,7 @@ def test_blocks_are_those_of_the_whole_vocabulary(launched: None, kind: Kind, dt
 def test_equal_logits_of_two_shards_go_to_the_lowest_token(launched: None, edges: Any) -> None:
     given = integers(block(6, "vanilla", torch.float32, 12, 3, VOCAB, 8))
     given = given._replace(temperatures=torch.zeros(12))
-    given.logits[:3] = 0.0
+    given.base_logits[:3] = 0.0
     given.head.w1.zero_()
     whole = drafted(given, None, sample=False)
     assert whole.tokens[:3].eq(0).all() and whole.tokens[3:].gt(0).any()
@@ -80,7 +71,7 @@ def test_equal_logits_of_two_shards_go_to_the_lowest_token(launched: None, edges
 
 def test_rows_of_nan_and_infinities(launched: None) -> None:
     given = block(7, "vanilla", torch.float32, 6, 1, VOCAB, 16)
-    logits = given.logits
+    logits = given.base_logits
     logits[0, 0, 7] = logits[1, 0, 190] = torch.nan
     logits[2, 0] = torch.nan
     logits[3, 0] = -torch.inf
@@ -98,39 +89,29 @@ def test_rows_of_nan_and_infinities(launched: None) -> None:
 def test_ranks_keep_their_columns_side_by_side(launched: None, dtype: torch.dtype, edges: Any) -> None:
     """Integer weights, so that products do not hang on their order: bits are compared."""
     given = integers(block(10, "vanilla", dtype, 12, 3, VOCAB, 16))
-    kept, wanted = torch.empty((2, *given.logits.shape), dtype=dtype)
+    kept, wanted = torch.empty((2, *given.base_logits.shape), dtype=dtype)
     alike(Ranks(edges).run(lambda shard: drafted(given, shard, kept=kept)), drafted(given, None, kept=wanted))
     assert torch.equal(kept, wanted)
 
 
-def accepted(one: Case, shard: Shard | None, how: str) -> Accepted:
-    """``how``: the proposal is computed again from base logits and ``W2``, or its logits were kept."""
+def accepted(one: VerifiedBatch, shard: Shard | None, how: str) -> Accepted:
+    """``how``: the proposal is recomputed from base logits and ``W2``, or read from kept logits."""
     columns = slice(None) if shard is None else shard.columns
+    assert one.proposal is not None and one.proposal.head is not None
     proposal, head = one.proposal, one.proposal.head
-    assert head is not None
-    if how == "again":
+    if how == "recomputed":
         proposal = proposal._replace(head=head._replace(w2=head.w2[columns]))
     else:
+        one = whole(one)
         before = torch.cat([proposal.anchors[:, None], one.drafts[:, :-1]], 1)
         latents = head.w1[before].float() if proposal.latents is None else proposal.latents.float()
         proposal = proposal._replace(logits=proposal.logits.float() + latents @ head.w2.float().T, head=None)
-    return acceptance.accept(
-        one.target,
-        one.starts,
-        one.lengths,
-        one.drafts,
-        proposal._replace(logits=proposal.logits[:, :, columns], shard=shard),
-        temperatures=one.temperatures,
-        top_ks=one.top_ks if how == "again" else None,
-        top_ps=one.top_ps if how == "again" else None,
-        requests=one.given.requests,
-        positions=one.given.positions,
-        seed=SEED,
-    )
+    proposal = proposal._replace(logits=proposal.logits[:, :, columns], shard=shard)
+    return acceptance.accept(one._replace(proposal=proposal))
 
 
 @pytest.mark.parametrize("edges", EDGES, ids=["two ranks", "four ranks"])
-@pytest.mark.parametrize("how", ["again", "kept"])
+@pytest.mark.parametrize("how", ["recomputed", "kept"])
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 @pytest.mark.parametrize("kind", ["vanilla", "rnn"])
 def test_outcomes_are_those_of_the_whole_vocabulary(

@@ -336,8 +336,8 @@ def test_configurations_nearby_are_timed_and_the_fastest_named(
 
     gpu |= {str(scan): time_us for scan, time_us in times_us.items()}
     monkeypatch.setattr(operations, "ours", ours)
-    case, target = nearby_configs.Case("accept", 2, 10.0), launch_configs.TARGETS["sm_90"]
+    case, target = nearby_configs.MissedGoal("accept", 2, 10.0), launch_configs.TARGETS["sm_90"]
     advice = nearby_configs.advise(SMALL, [case], target, Pool(), 1, float("inf"))  # type: ignore[arg-type]
-    assert advice == [nearby_configs.Advice("accept", 2, now, 10.0, near[3], 8.0)]
+    assert advice == [nearby_configs.ConfigAdvice("accept", 2, now, 10.0, near[3], 8.0)]
     late = nearby_configs.advise(SMALL, [case], target, Pool(), 1, 0.0)  # type: ignore[arg-type]
     assert late == []

@@ -18,7 +18,7 @@ import torch
 from dspark_kernels import launch_configs
 from dspark_kernels.heads import MarkovHead
 from dspark_kernels.startup import bench_results, compile_check, selfcheck
-from dspark_kernels.startup.launch_cases import _draft, of_server
+from dspark_kernels.startup.launch_cases import _draft, server_cases
 from dspark_kernels.startup.served_shapes import ServedShapes
 from sglang_dspark.errors import InputError
 from sglang_dspark.policy import Engine, Load, Threshold, compile_rule
@@ -385,7 +385,7 @@ def test_no_kernel_is_left_to_compile_when_the_server_is_ready(
     monkeypatch.setattr(kernels, "_installed", ours)
     target = launch_configs.TARGETS["sm_90"]
     with compile_check.counting_kernels(target) as at_start:
-        for call in of_server(kernels._served(drafter.proposer, drafter.head, shard), STAGES):
+        for call in server_cases(kernels._served(drafter.proposer, drafter.head, shard), STAGES):
             call()
     with compile_check.counting_kernels(target) as later:
         for policy, graph in itertools.product(POLICIES, (True, False)):

@@ -1,4 +1,4 @@
-"""Counts what kernels read and write of global memory, access by access, under Triton's interpreter."""
+"""Count the global-memory accesses of Triton kernels under the interpreter."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from triton.runtime import interpreter
 
 
 class LaunchTraffic(NamedTuple):
-    """The traffic of one launch in bytes.
+    """Bytes that one launch reads and writes.
 
     Attributes:
         kernel: Its name.
-        every: All accesses that a mask lets through.
-        distinct: Each address that is read once, and each that is written once: what is left of ``every`` where the
-            L2 cache serves all re-reads of a launch.
+        every: All unmasked accesses.
+        distinct: Each address counted once for reads and once for writes: the traffic to memory where the L2 cache
+            serves all repeated accesses.
     """
 
     kernel: str
@@ -27,7 +27,7 @@ class LaunchTraffic(NamedTuple):
 
 
 class _Accesses:
-    """Addresses of one launch, byte ranges of one width each."""
+    """The addresses that one launch accesses, by kind and width."""
 
     def __init__(self) -> None:
         self.every = 0
@@ -45,7 +45,7 @@ class _Accesses:
 
 @contextmanager
 def counting() -> Iterator[list[LaunchTraffic]]:
-    """Counts every launch in the block, of anybody's kernels, in the list that it gives."""
+    """Yield a list that collects every launch in the block, SGLang's kernels included."""
     builder, executor = interpreter.InterpreterBuilder, interpreter.GridExecutor
     load, store, update, run = (
         builder.create_masked_load,

@@ -1,4 +1,4 @@
-"""Launch configurations near the present one, timed where a goal was missed, to say which to try next."""
+"""Time launch configurations next to the current one where a goal was missed, and name the fastest."""
 
 from __future__ import annotations
 
@@ -15,20 +15,20 @@ from dspark_kernels.launch_configs import GpuTarget, ScanConfig
 from dspark_kernels.startup import compile_check
 from dspark_kernels.startup.served_shapes import ServedShapes
 
-# The operations whose pass over the vocabulary has a configuration.
+# The operations with a pass over the vocabulary, which has a configuration.
 CONFIGURED: Final = ("draft sampled", "draft greedy", "accept")
 
 
-class Case(NamedTuple):
-    """An operation at a number of requests, and the median of its present configuration in microseconds."""
+class MissedGoal(NamedTuple):
+    """An operation that missed its goal at a batch size, and the median of its current configuration."""
 
     operation: str
     requests: int
     now_us: float
 
 
-class Advice(NamedTuple):
-    """The fastest configuration near the present one; the present one where none was faster."""
+class ConfigAdvice(NamedTuple):
+    """The fastest of the current configuration and its neighbours; JSON fields of the bench's report."""
 
     operation: str
     requests: int
@@ -39,7 +39,7 @@ class Advice(NamedTuple):
 
 
 def neighbours(scan: ScanConfig, multiprocessors: int) -> Iterator[ScanConfig]:
-    """Configurations that differ from one in a single respect."""
+    """Configurations that differ from ``scan`` in one field."""
     for columns in (scan.block_vocab // 2, 2 * scan.block_vocab):
         if columns >= 16:
             yield scan._replace(block_vocab=columns)
@@ -56,36 +56,36 @@ def neighbours(scan: ScanConfig, multiprocessors: int) -> Iterator[ScanConfig]:
 
 def advise(
     served: ServedShapes,
-    cases: Sequence[Case],
+    cases: Sequence[MissedGoal],
     target: GpuTarget,
     pool: ProcessPoolExecutor,
     repeat: int,
     until_s: float,
-) -> list[Advice]:
-    """Time the neighbours of the configuration of each case.
+) -> list[ConfigAdvice]:
+    """Time the neighbours of the current configuration of each case.
 
     Args:
-        pool: Compiles ahead of the timing.
-        until_s: On :func:`time.monotonic`'s clock; no other configuration is timed after it.
+        pool: Compiles the neighbours before they are timed.
+        until_s: Deadline on :func:`time.monotonic`'s clock; nothing is timed after it.
     """
     multiprocessors = torch.cuda.get_device_properties(timing.DEVICE).multi_processor_count
     near = {case: list(neighbours(_present(served, case, target), multiprocessors)) for case in cases}
-    asked = [(target.name, served, case, scan) for case, scans in near.items() for scan in scans]
-    # What does not compile does not launch either, and is left out there.
-    wait([pool.submit(_compile, *one) for one in asked], timeout=max(until_s - time.monotonic(), 0.0))
+    variants = [(target.name, served, case, scan) for case, scans in near.items() for scan in scans]
+    # A variant that does not compile fails to launch below, and is skipped there.
+    wait([pool.submit(_compile, *each) for each in variants], timeout=max(until_s - time.monotonic(), 0.0))
     advice = (_best(served, case, _present(served, case, target), near[case], repeat, until_s) for case in cases)
     return [one for one in advice if one is not None]
 
 
 def _best(
     served: ServedShapes,
-    case: Case,
+    case: MissedGoal,
     present: ScanConfig,
     near: list[ScanConfig],
     repeat: int,
     until_s: float,
-) -> Advice | None:
-    """None where time ran out before all of them were timed."""
+) -> ConfigAdvice | None:
+    """The fastest configuration; None if the deadline passed before all were timed."""
     if time.monotonic() > until_s:
         return None
     given = operations.inputs(served._replace(requests=case.requests), timing.DEVICE)
@@ -99,14 +99,14 @@ def _best(
             continue
         if median_us < best_us:
             best, best_us = scan, median_us
-    return Advice(case.operation, case.requests, present, case.now_us, best, best_us)
+    return ConfigAdvice(case.operation, case.requests, present, case.now_us, best, best_us)
 
 
-def _present(served: ServedShapes, case: Case, target: GpuTarget) -> ScanConfig:
+def _present(served: ServedShapes, case: MissedGoal, target: GpuTarget) -> ScanConfig:
     table = target.residual if case.operation == "accept" else target.draft
     return launch_configs.for_rows(table if served.w2.itemsize == 2 else target.single, case.requests)
 
 
-def _compile(target: str, served: ServedShapes, case: Case, scan: ScanConfig) -> None:
+def _compile(target: str, served: ServedShapes, case: MissedGoal, scan: ScanConfig) -> None:
     given = operations.inputs(served._replace(requests=case.requests), torch.device("meta"))
     compile_check.compile_calls(target, [operations.ours(given, scan)[case.operation]])

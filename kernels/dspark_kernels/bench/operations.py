@@ -1,21 +1,21 @@
-"""The operations of a draft round that a bench times: inputs, our kernels and their PyTorch references."""
+"""The operations of a draft round that the bench times: inputs, kernels and PyTorch references."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, Final, NamedTuple
+from typing import Final, NamedTuple
 
 import torch
 
 from dspark_kernels import acceptance, confidence, draft, heads, launch_configs, verify_lengths
+from dspark_kernels.batches import DraftBatch, KeptProposal, VerifiedBatch
 from dspark_kernels.bench import traffic
 from dspark_kernels.launch_configs import GpuTarget, ScanConfig
 from dspark_kernels.markov_finish import DraftOutputs
-from dspark_kernels.residual_scan import Proposal
 from dspark_kernels.startup.served_shapes import ServedShapes
 
-# Each operation and its stage. A server with CUDA graphs keeps the corrected logits of sampled drafts for acceptance,
-# and none of greedy ones.
+# Operations and their stages. A server with CUDA graphs keeps the corrected logits of sampled drafts for acceptance,
+# and none of greedy drafts.
 OPERATIONS: Final = {
     "draft sampled": "draft",
     "draft greedy": "draft",
@@ -23,7 +23,7 @@ OPERATIONS: Final = {
     "lengths": "lengths",
     "accept": "accept",
 }
-# All of a sampled round, one after the other, in one graph.
+# All operations of a sampled round in sequence, in one CUDA graph.
 ROUND: Final = "round"
 IN_A_ROUND: Final = ("draft sampled", "confidence", "lengths", "accept")
 
@@ -31,7 +31,7 @@ Calls = dict[str, Callable[[], object]]
 
 
 class BenchInputs(NamedTuple):
-    """A decode step of R requests, whose blocks are verified whole.
+    """Inputs of a decode step of R requests whose blocks are verified whole.
 
     Attributes:
         head: The draft's Markov head.
@@ -39,9 +39,9 @@ class BenchInputs(NamedTuple):
         hidden: [R, gamma, H], the draft's hidden states.
         anchors, drafts: int64 [R] and [R, gamma].
         temperatures: float32 [R].
-        names: int64 [R], what names a request's draws.
+        names: int64 [R], used as request ids and as positions.
         target: [R, gamma + 1, V], the target's logits.
-        weight: float32 [H + K], of the confidence head.
+        weight: float32 [H + K], weights of the confidence head.
         confidences: float32 [R, gamma].
         kept: [R, gamma, V], the buffer for corrected logits.
     """
@@ -59,13 +59,13 @@ class BenchInputs(NamedTuple):
     kept: torch.Tensor
 
     def first(self, rows: int) -> BenchInputs:
-        """The first requests, in the same memory."""
+        """Views of the first requests."""
         of_all = ("head", "weight")
         return self._replace(**{name: one[:rows] for name, one in self._asdict().items() if name not in of_all})
 
 
 def inputs(served: ServedShapes, device: torch.device) -> BenchInputs:
-    """For ``served.requests`` requests, drawn on the device."""
+    """Draw inputs for ``served.requests`` requests on the device."""
     rows, gamma, vocab, rank = served.requests, served.gamma, served.vocab, served.rank
 
     def normal(*shape: int, to: torch.dtype) -> torch.Tensor:
@@ -94,70 +94,52 @@ def inputs(served: ServedShapes, device: torch.device) -> BenchInputs:
 
 
 def ours(given: BenchInputs, scan: ScanConfig | None = None) -> Calls:
-    """Our kernels, by operation, and the whole round; ``scan``: in place of the target's configurations."""
-    named: dict[str, Any] = {"requests": given.names, "positions": given.names, "seed": 1}
-    outputs, rated = _outputs(given), _rated(given)
+    """Calls of our kernels by operation; ``scan`` replaces the launch configurations of the GPU."""
+    batch, outputs, rated = _draft_batch(given), _outputs(given), _rated(given)
 
     def drafted(sample: bool) -> DraftOutputs:
-        return draft.draft_block(
-            given.head,
-            given.logits,
-            given.anchors,
-            hidden=given.hidden,
-            temperatures=given.temperatures,
-            sample=sample,
-            kept=given.kept if sample else None,
-            outputs=outputs,
-            config=scan,
-            **named,
-        )
+        kept = given.kept if sample else None
+        return draft.draft_block(batch, sample=sample, kept=kept, outputs=outputs, config=scan)
 
     calls: Calls = {
         "draft sampled": lambda: drafted(True),
         "draft greedy": lambda: drafted(False),
         "confidence": lambda: confidence.confidence_block(*rated),
         "lengths": lambda: verify_lengths.verify_lengths(given.confidences, _cap(given), floor=1e-6, with_anchor=True),
-        "accept": lambda: acceptance.accept(
-            *_verified(given, outputs), temperatures=given.temperatures, scan=scan, **named
-        ),
+        "accept": lambda: acceptance.accept(_verified(given, outputs), scan),
     }
     return with_round(calls)
 
 
 def references(given: BenchInputs) -> Calls:
-    """The PyTorch references, by operation, on tensors of any device."""
-    from_hidden = None if given.head.kind == "vanilla" else given.head.from_hidden(given.hidden)
-    greedy, outputs, rated = torch.zeros_like(given.temperatures), _outputs(given), _rated(given)
+    """Calls of the PyTorch references by operation, on any device."""
+    sampled, outputs, rated = _draft_batch(given), _outputs(given), _rated(given)
+    greedy = sampled._replace(temperatures=torch.zeros_like(given.temperatures))
 
     def drafted(sample: bool) -> DraftOutputs:
-        at, kept = (given.temperatures, given.kept) if sample else (greedy, None)
-        names = given.names, given.names
-        return draft.reference_draft_block(
-            given.head, given.logits, given.anchors, from_hidden, at, *names, 1, sample, kept, outputs
-        )
+        batch, kept = (sampled, given.kept) if sample else (greedy, None)
+        return draft.reference_draft_block(batch, sample=sample, kept=kept, outputs=outputs)
 
     calls: Calls = {
         "draft sampled": lambda: drafted(True),
         "draft greedy": lambda: drafted(False),
         "confidence": lambda: confidence.reference_confidence(*rated),
         "lengths": lambda: verify_lengths.reference_lengths(
-            given.confidences, _cap(given), 1e-6, 0, given.drafts.shape[1], None, None, None, None, True
+            given.confidences, _cap(given), floor=1e-6, most=given.drafts.shape[1], with_anchor=True
         ),
-        "accept": lambda: acceptance.reference_accept(
-            *_verified(given, outputs), given.temperatures, None, None, given.names, given.names, 1
-        ),
+        "accept": lambda: acceptance.reference_accept(_verified(given, outputs)),
     }
     return with_round(calls)
 
 
 def with_round(calls: Calls) -> Calls:
-    """The calls, and all of a sampled round as one more."""
+    """Add a call that runs all operations of a sampled round."""
     return calls | {ROUND: lambda: [calls[operation]() for operation in IN_A_ROUND]}
 
 
 def moved_bytes(served: ServedShapes, requests: int, target: GpuTarget) -> dict[str, int]:
-    """Bytes that our kernels move at least, by operation: each address of a launch once, as :mod:`traffic` counts."""
-    # The formulas have one width for weights, logits, kept logits and hidden states.
+    """Minimum bytes that our kernels move, by operation, with each address of a launch counted once."""
+    # The formulas assume one width for weights, logits, kept logits and hidden states.
     if len({one.itemsize for one in (served.logits, served.w1, served.w2, served.kept)}) > 1:
         return {}
     width = served.w2.itemsize
@@ -195,7 +177,7 @@ def _rated(
 
 
 def _outputs(given: BenchInputs) -> DraftOutputs:
-    """What drafting writes and acceptance reads; acceptance may be timed before anything was drafted."""
+    """Outputs of drafting with finite values, since acceptance may be timed before any draft."""
     rows, gamma = given.drafts.shape
     outputs = draft.make_outputs(given.head, rows, gamma, given.anchors.device)
     outputs.log_probs.fill_(0.0)
@@ -203,13 +185,20 @@ def _outputs(given: BenchInputs) -> DraftOutputs:
     return outputs
 
 
-def _verified(
-    given: BenchInputs, outputs: DraftOutputs
-) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor, Proposal]:
-    """Arguments of acceptance; the server makes its small tensors at each step too."""
+def _draft_batch(given: BenchInputs) -> DraftBatch:
+    return DraftBatch(
+        given.head, given.logits, given.anchors, given.hidden, given.temperatures, given.names, given.names, 1
+    )
+
+
+def _verified(given: BenchInputs, outputs: DraftOutputs) -> VerifiedBatch:
+    """Inputs of acceptance; a server also makes the small tensors at each step."""
     rows, gamma = given.drafts.shape
     device = given.anchors.device
     starts = torch.arange(rows, device=device) * (gamma + 1)
     lengths = torch.full((rows,), gamma, dtype=torch.int32, device=device)
-    proposal = Proposal(given.kept, outputs.log_sums, outputs.log_probs, given.temperatures, None, None, given.anchors)
-    return given.target.flatten(0, 1), starts, lengths, given.drafts, proposal
+    at = given.temperatures
+    proposal = KeptProposal(given.kept, outputs.log_sums, outputs.log_probs, at, None, None, given.anchors)
+    return VerifiedBatch(
+        given.target.flatten(0, 1), starts, lengths, given.drafts, proposal, at, given.names, given.names, 1
+    )

@@ -1,4 +1,4 @@
-"""Time GPU work as a server does it: replays of CUDA graphs, with an L2 cache that holds something else."""
+"""Time GPU work under a server's conditions: CUDA graph replays with a cold L2 cache."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ from typing import NamedTuple
 import torch
 
 DEVICE = torch.device("cuda")
-# Bytes of the copy that measures bandwidth: far more than any L2 cache.
+# Bytes of the copy that measures bandwidth, far more than any L2 cache.
 COPIED = 1 << 30
 
 
 class Timing(NamedTuple):
-    """Microseconds of one call: median, and the 10th and 90th percentiles."""
+    """Time of one call in microseconds: median, 10th and 90th percentile."""
 
     median_us: float
     low_us: float
@@ -22,7 +22,7 @@ class Timing(NamedTuple):
 
 
 def replay(call: Callable[[], object]) -> Callable[[], object]:
-    """Capture a call in a CUDA graph and return the graph's replay; calls before it compile and fill buffers."""
+    """Capture a call in a CUDA graph, after three warm-up calls, and return a function that replays it."""
     side = torch.cuda.Stream()
     side.wait_stream(torch.cuda.current_stream())
     with torch.cuda.stream(side):
@@ -38,23 +38,23 @@ def replay(call: Callable[[], object]) -> Callable[[], object]:
         raise
 
     def again(held: Callable[[], object] = call) -> None:
-        """Keeps what the call holds, which the graph writes."""
+        """Replay; the default argument keeps alive the tensors that the graph writes."""
         graph.replay()
 
     return again
 
 
 def time_call(call: Callable[[], object], repeat: int) -> Timing:
-    """Time ``repeat`` calls, each by events around it, after one that is not counted.
+    """Time ``repeat`` calls with CUDA events, after one warm-up call.
 
-    Other data fill the L2 cache before each: between two drafts a model's weights have passed through it.
+    Other data fill the L2 cache before each call, as a model's weights do between two drafts.
     """
     cold = torch.zeros(4 * torch.cuda.get_device_properties(DEVICE).L2_cache_size, dtype=torch.int8, device=DEVICE)
     call()
     times_us: list[float] = []
     for _ in range(repeat):
         first, last = (torch.cuda.Event(enable_timing=True) for _ in range(2))
-        # Read, since lines that were written would be written back within the timed call.
+        # Read, because written lines would be written back during the timed call.
         cold.sum()
         first.record()
         call()
@@ -68,6 +68,6 @@ def time_call(call: Callable[[], object], repeat: int) -> Timing:
 
 
 def copy_bytes_per_s() -> float:
-    """Memory bandwidth of this GPU as a large copy reaches it: bytes read and written over time."""
+    """Memory bandwidth of this GPU as measured by a large copy: bytes read and written a second."""
     source, to = (torch.empty(COPIED, dtype=torch.int8, device=DEVICE) for _ in range(2))
     return 2 * COPIED / (1e-6 * time_call(lambda: to.copy_(source), 10).median_us)

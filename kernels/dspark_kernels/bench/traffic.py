@@ -1,7 +1,7 @@
-"""Bytes of global memory that a draft position, and a whole round, move: by formula, and counted on scaled shapes.
+"""Global-memory bytes of a draft position and of a round: by formula, and counted on scaled shapes.
 
-``every`` counts all accesses; ``distinct`` counts each address of a launch once, which is what goes to memory where the
-L2 cache serves what a launch reads again.
+``every`` counts all accesses; ``distinct`` counts each address of a launch once, the traffic to memory where the L2
+cache serves all repeated reads of a launch.
 """
 
 from __future__ import annotations
@@ -13,11 +13,11 @@ from typing import NamedTuple
 import torch
 
 from dspark_kernels import acceptance, confidence, draft, markov_finish, verify_lengths
+from dspark_kernels.batches import DraftBatch, KeptProposal, VerifiedBatch
 from dspark_kernels.bench.access_counter import LaunchTraffic, counting
 from dspark_kernels.heads import MarkovHead
 from dspark_kernels.launch_configs import ScanConfig
 from dspark_kernels.markov_scan import FIELDS, scan
-from dspark_kernels.residual_scan import Proposal
 
 INT, LONG, FLOAT = 4, 8, 4
 
@@ -37,14 +37,14 @@ class MemoryTraffic(NamedTuple):
 
 
 class RoundShape(NamedTuple):
-    """What the bytes hang on.
+    """The dimensions that determine memory traffic.
 
     Attributes:
         rows: Requests R, each with a block of gamma drafts.
         vocab, rank, hidden: V, K, H.
-        accepted: Drafts that the target accepts of each block, below gamma; the next one is rejected.
-        logit_bytes: Of a base logit, a weight and a hidden state.
-        target_bytes: Of a logit of the target.
+        accepted: Drafts accepted of each block, below gamma; the next one is rejected.
+        logit_bytes: Size of a base logit, a weight and a hidden state.
+        target_bytes: Size of a target logit.
     """
 
     rows: int
@@ -58,16 +58,16 @@ class RoundShape(NamedTuple):
 
 
 def total(launches: Iterable[LaunchTraffic]) -> MemoryTraffic:
-    """The traffic of counted launches."""
-    found = list(launches)
-    return MemoryTraffic(sum(one.every for one in found), sum(one.distinct for one in found), len(found))
+    """Sum the traffic of counted launches."""
+    counted = list(launches)
+    return MemoryTraffic(sum(one.every for one in counted), sum(one.distinct for one in counted), len(counted))
 
 
 def minimum(shape: RoundShape, sampled: bool) -> int:
-    """A position with each input read once and each output written once.
+    """Bytes of a draft position that reads each input once and writes each output once.
 
-    Inputs are the base logits, ``W2``, a row of ``W1``, a token and a temperature for each request, and if sampled what
-    names the draws; outputs are a token, its log-probability and the log-sum-exp.
+    Inputs are the base logits, ``W2``, and for each request a row of ``W1``, a token, a temperature and, if sampled,
+    its id and position; outputs are a token, its log-probability and the log-sum-exp.
     """
     b = shape.logit_bytes
     weights = shape.vocab * shape.rank * b
@@ -75,20 +75,20 @@ def minimum(shape: RoundShape, sampled: bool) -> int:
     return weights + shape.rows * row
 
 
-def position(shape: RoundShape, cut: ScanConfig, sampled: bool, kept: bool = False) -> MemoryTraffic:
-    """Ours: the pass over the vocabulary and its end; ``kept``: the corrected logits are written as well."""
+def position(shape: RoundShape, cut: ScanConfig, sampled: bool, keeps: bool = False) -> MemoryTraffic:
+    """Our draft position, two launches; ``keeps``: the corrected logits are written as well."""
     b, rows = shape.logit_bytes, shape.rows
     parts, blocks = cut.parts(shape.vocab, rows), math.ceil(rows / cut.block_rows)
     weights, logits = shape.vocab * shape.rank * b, rows * shape.vocab * b
     heads = rows * (shape.rank * b + LONG + FLOAT + (2 * LONG if sampled else 0))
     partials = FIELDS * parts * rows * FLOAT
-    outputs = rows * (LONG + 2 * FLOAT) + (logits if kept else 0)
+    outputs = rows * (LONG + 2 * FLOAT) + (logits if keeps else 0)
     every = blocks * weights + logits + parts * heads + 2 * partials + outputs
     return MemoryTraffic(every, weights + logits + heads + 2 * partials + outputs, 2)
 
 
 def confidence_of_block(shape: RoundShape) -> MemoryTraffic:
-    """Ours: the confidence of all positions, one launch."""
+    """Our confidence of all positions, one launch."""
     b, rows, gamma = shape.logit_bytes, shape.rows, shape.gamma
     each = gamma * (shape.hidden + shape.rank) * b + gamma * LONG + 3 * gamma * FLOAT
     shared = (shape.hidden + shape.rank) * FLOAT + FLOAT + gamma * FLOAT
@@ -96,25 +96,25 @@ def confidence_of_block(shape: RoundShape) -> MemoryTraffic:
 
 
 def schedule(shape: RoundShape) -> MemoryTraffic:
-    """Ours: lengths from confidences, one launch."""
+    """Our verify lengths from confidences, one launch."""
     moved = shape.rows * (shape.gamma * FLOAT + INT)
     return MemoryTraffic(moved, moved, 1)
 
 
-def accept(shape: RoundShape, cut: ScanConfig, kept: bool = False) -> MemoryTraffic:
-    """Ours, sampled, whole blocks verified: the target's rows, the chain, the residual and the token.
+def accept(shape: RoundShape, cut: ScanConfig, keeps: bool = False) -> MemoryTraffic:
+    """Our acceptance of sampled blocks that are verified whole, four launches.
 
     Args:
-        kept: The corrected logits are read in place of the base logits, the latents and ``W2``.
+        keeps: The corrected logits are read instead of the base logits, the latents and ``W2``.
     """
     b, t, rows, gamma = shape.logit_bytes, shape.target_bytes, shape.rows, shape.gamma
     parts, blocks = cut.parts(shape.vocab, rows), math.ceil(rows / cut.block_rows)
     request = INT + LONG + FLOAT
     stats = rows * (gamma + 1) * (shape.vocab * t + 2 * FLOAT + LONG)
     chain = rows * (INT + 3 * LONG + 2 * FLOAT + gamma * (2 * LONG + t + 3 * FLOAT) + INT)
-    weights = 0 if kept else shape.vocab * shape.rank * b
+    weights = 0 if keeps else shape.vocab * shape.rank * b
     logits = rows * shape.vocab * (t + b)
-    named = rows * (2 * INT + 5 * LONG + 5 * FLOAT + (0 if kept else 2 * LONG + shape.rank * b))
+    named = rows * (2 * INT + 5 * LONG + 5 * FLOAT + (0 if keeps else 2 * LONG + shape.rank * b))
     partials = 2 * parts * rows * FLOAT
     ends = 2 * partials + rows * LONG
     return MemoryTraffic(
@@ -124,38 +124,26 @@ def accept(shape: RoundShape, cut: ScanConfig, kept: bool = False) -> MemoryTraf
     )
 
 
-def count_position(shape: RoundShape, cut: ScanConfig, sampled: bool, kept: bool = False) -> MemoryTraffic:
+def count_position(shape: RoundShape, cut: ScanConfig, sampled: bool, keeps: bool = False) -> MemoryTraffic:
     """:func:`position`, counted under the interpreter on tensors of that shape."""
-    rows = shape.rows
-    head, logits, tokens, temperatures = _inputs(shape)
-    outputs = draft.make_outputs(head, rows, shape.gamma, logits.device)
+    batch = _inputs(shape)
+    outputs = draft.make_outputs(batch.head, shape.rows, shape.gamma, torch.device("cpu"))
+    kept = torch.empty_like(batch.base_logits) if keeps else None
     with counting() as launches:
-        partials = scan(
-            head,
-            logits[:, 1],
-            tokens,
-            None,
-            temperatures,
-            torch.arange(rows),
-            torch.arange(rows),
-            seed=1,
-            step=1,
-            sample=sampled,
-            kept=torch.empty_like(logits)[:, 1] if kept else None,
-            config=cut,
-        )
-        markov_finish.finish(head, partials, tokens, None, outputs, 1)
+        partials = scan(batch, 1, batch.anchors, None, sample=sampled, kept=kept, config=cut)
+        markov_finish.finish(batch.head, partials, batch.anchors, None, outputs, 1)
     return total(launches)
 
 
 def count_confidence(shape: RoundShape) -> MemoryTraffic:
     """:func:`confidence_of_block`, counted."""
-    head, _, anchors, _ = _inputs(shape)
-    hidden = torch.randn(shape.rows, shape.gamma, shape.hidden).to(head.w1.dtype)
+    batch = _inputs(shape)
+    w1 = batch.head.w1
+    hidden = torch.randn(shape.rows, shape.gamma, shape.hidden).to(w1.dtype)
     drafts = _distinct_drafts(shape)
     weight = torch.randn(shape.hidden + shape.rank)
     with counting() as launches:
-        confidence.confidence_block(hidden, anchors, drafts, weight, torch.zeros(1), torch.ones(shape.gamma), head.w1)
+        confidence.confidence_block(hidden, batch.anchors, drafts, weight, torch.zeros(1), torch.ones(shape.gamma), w1)
     return total(launches)
 
 
@@ -167,29 +155,25 @@ def count_schedule(shape: RoundShape) -> MemoryTraffic:
     return total(launches)
 
 
-def count_accept(shape: RoundShape, cut: ScanConfig, kept: bool = False) -> MemoryTraffic:
-    """:func:`accept`, counted on a block that is accepted up to ``shape.accepted``."""
+def count_accept(shape: RoundShape, cut: ScanConfig, keeps: bool = False) -> MemoryTraffic:
+    """:func:`accept`, counted on blocks of which ``shape.accepted`` drafts are accepted."""
     rows, gamma = shape.rows, shape.gamma
-    head, logits, anchors, temperatures = _inputs(shape)
-    drafts = _distinct_drafts(shape)
-    target = decided_target(shape, drafts)
-    certain = torch.zeros(rows, gamma)
-    sums = torch.full((rows, gamma), 10.0)
-    proposal = Proposal(logits, sums, certain, temperatures.clone(), None if kept else head, None, anchors)
+    drafting, drafts = _inputs(shape), _distinct_drafts(shape)
+    at = drafting.temperatures
+    proposal = KeptProposal(
+        drafting.base_logits,
+        torch.full((rows, gamma), 10.0),
+        torch.zeros(rows, gamma),
+        at.clone(),
+        None if keeps else drafting.head,
+        None,
+        drafting.anchors,
+    )
+    starts, lengths = torch.arange(rows) * (gamma + 1), torch.full((rows,), gamma, dtype=torch.int32)
+    target, names = decided_target(shape, drafts), (torch.arange(rows), torch.arange(rows))
     with counting() as launches:
-        found = acceptance.accept(
-            target,
-            torch.arange(rows) * (gamma + 1),
-            torch.full((rows,), gamma, dtype=torch.int32),
-            drafts,
-            proposal,
-            temperatures=temperatures,
-            requests=torch.arange(rows),
-            positions=torch.arange(rows),
-            seed=1,
-            scan=cut,
-        )
-    assert found.lengths.tolist() == [shape.accepted] * rows
+        accepted = acceptance.accept(VerifiedBatch(target, starts, lengths, drafts, proposal, at, *names, 1), cut)
+    assert accepted.lengths.tolist() == [shape.accepted] * rows
     return total(launches)
 
 
@@ -203,16 +187,14 @@ def decided_target(shape: RoundShape, drafts: torch.Tensor) -> torch.Tensor:
 
 
 def _distinct_drafts(shape: RoundShape) -> torch.Tensor:
-    """int64 [R, gamma], no token twice, none an anchor: rows of ``W1`` that are read twice would count once."""
+    """int64 [R, gamma] without repeated tokens or anchors, since a row of ``W1`` that is read twice counts once."""
     return (shape.rows + torch.arange(shape.rows * shape.gamma)).view(shape.rows, shape.gamma)
 
 
-def _inputs(shape: RoundShape) -> tuple[MarkovHead, torch.Tensor, torch.Tensor, torch.Tensor]:
-    """Head, base logits, tokens and temperatures."""
+def _inputs(shape: RoundShape) -> DraftBatch:
     dtype = torch.bfloat16 if shape.logit_bytes == 2 else torch.float32
     torch.manual_seed(0)
-    head = MarkovHead("vanilla", *(torch.randn(2, shape.vocab, shape.rank).to(dtype).unbind(0)))
-    head = head._replace(w1=head.w1.contiguous(), w2=head.w2.contiguous())
+    w1, w2 = (torch.randn(shape.vocab, shape.rank).to(dtype) for _ in range(2))
     logits = torch.randn(shape.rows, shape.gamma, shape.vocab).to(dtype)
-    tokens = torch.arange(shape.rows)
-    return head, logits, tokens, torch.ones(shape.rows)
+    anchors, names = torch.arange(shape.rows), (torch.arange(shape.rows), torch.arange(shape.rows))
+    return DraftBatch(MarkovHead("vanilla", w1, w2), logits, anchors, None, torch.ones(shape.rows), *names, 1)

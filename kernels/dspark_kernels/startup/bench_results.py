@@ -1,4 +1,4 @@
-"""The file in which a bench says on which GPU, and for which draft, which stage is faster than SGLang's own."""
+"""The result file of the bench: the stages that beat SGLang's, by GPU and by shapes of the draft."""
 
 from __future__ import annotations
 
@@ -17,20 +17,20 @@ FORMAT: Final = 2
 
 
 def path() -> Path:
-    """Where it is: DSPARK_KERNELS_RESULT, or in the user's cache."""
+    """Path of the file: DSPARK_KERNELS_RESULT, or a file in the user's cache."""
     if given := os.environ.get(VARIABLE):
         return Path(given)
-    # Not Path.home, which raises where the user has none.
+    # Path.home() raises for a user without a home directory; expanduser does not.
     return Path(os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")) / "sglang-dspark" / "kernels.json"  # noqa: PTH111
 
 
 def key(device: torch.device, served: ServedShapes) -> str:
-    """What a result holds for: a GPU, the version of Triton that compiles the kernels, and the shapes they run on."""
+    """Key of a result: the GPU, the Triton version, and the shapes and dtypes of the draft."""
     return f"{torch.cuda.get_device_name(device)}, triton {triton.__version__}, {served.flags()}"
 
 
 def wins(device: torch.device, served: ServedShapes) -> frozenset[str]:
-    """The stages that a bench found faster than SGLang's at every number of requests; none without a bench."""
+    """The stages that a bench measured as faster than SGLang's at every batch size; empty without a bench."""
     if device.type != "cuda":
         return frozenset()
     try:
@@ -46,7 +46,7 @@ def wins(device: torch.device, served: ServedShapes) -> frozenset[str]:
 
 
 def write(device: torch.device, served: ServedShapes, stages: dict[str, bool], rows: list[dict[str, Any]]) -> Path:
-    """Add or replace a result. Written in one piece."""
+    """Add or replace a result; the file is replaced atomically."""
     place = path()
     try:
         file = json.loads(place.read_text(encoding="utf-8"))

@@ -1,4 +1,4 @@
-"""Compiles every kernel for a GPU that is not there, and reads what it takes of one from the machine code."""
+"""Compile kernels for any supported GPU, present or not, and read registers, spills and memory from the code."""
 
 from __future__ import annotations
 
@@ -16,27 +16,28 @@ from triton.runtime import driver
 from triton.runtime.jit import JITFunction
 
 from dspark_kernels.launch_configs import TARGETS, GpuTarget, using
-from dspark_kernels.startup.launch_cases import of_server, specimens
+from dspark_kernels.startup.launch_cases import all_cases, server_cases
 from dspark_kernels.startup.served_shapes import ServedShapes
 
-# Bytes of a thread's registers in memory that a check lets pass. NVIDIA's assembler trades up to ten registers for one
-# more program a multiprocessor, other ones in each version; in which configuration cannot be foreseen.
+# Spilled bytes a thread that the check accepts. NVIDIA's assembler may trade up to ten registers for one more program a
+# multiprocessor, in configurations that vary with its version.
 ALLOWED_SPILL = 40
 NVIDIA_TOOLS = Path(triton.__file__).parent / "backends" / "nvidia" / "bin"
 
 
 class CompiledKernel(NamedTuple):
-    """One kernel, specialised as a launch specialises it.
+    """Resources of one compiled specialisation of a kernel.
 
     Attributes:
+        target: Name of the GPU target.
         kernel: Its name.
-        specimen: The call that launches it.
-        warps, stages: How it is launched.
-        registers: Of a thread, AMD's both kinds together.
-        spill_bytes: Stack of a thread; nothing but spilled registers would be there.
-        shared_bytes: Shared memory of a program.
-        tensor_memory: Columns of sm_100's tensor memory.
-        code_bytes: The cubin or code object.
+        specimen: The launch case that compiled it first.
+        warps, stages: Compiler options.
+        registers: Per thread, on AMD vector and accumulation registers together.
+        spill_bytes: Stack per thread, which holds nothing but spilled registers.
+        shared_bytes: Shared memory per program.
+        tensor_memory: Columns of tensor memory (sm_100).
+        code_bytes: Size of the cubin or code object.
     """
 
     target: str
@@ -51,8 +52,8 @@ class CompiledKernel(NamedTuple):
     code_bytes: int
 
 
-class _Absent:
-    """A driver of a GPU that is not there: it says what it is and cannot launch."""
+class _CompileOnlyDriver:
+    """A Triton driver that reports a target and cannot launch."""
 
     def __init__(self, target: GpuTarget) -> None:
         self._target = target
@@ -68,12 +69,12 @@ class _Absent:
 
 
 @contextmanager
-def _compiling(found: list[Any]) -> Iterator[None]:
-    """Launches become compilations, collected in ``found``."""
+def _compiling(kernels: list[Any]) -> Iterator[None]:
+    """Compile instead of launching, and collect the compiled kernels."""
     run = JITFunction.run
 
     def compile_only(self: Any, *arguments: Any, grid: Any, warmup: bool, **options: Any) -> Any:
-        found.append(run(self, *arguments, grid=grid, warmup=True, **options))
+        kernels.append(run(self, *arguments, grid=grid, warmup=True, **options))
 
     JITFunction.run = compile_only
     try:
@@ -83,10 +84,10 @@ def _compiling(found: list[Any]) -> Iterator[None]:
 
 
 @contextmanager
-def _absent(target: GpuTarget) -> Iterator[None]:
-    """A GPU that is not there, to compile for."""
+def _cross_compiling(target: GpuTarget) -> Iterator[None]:
+    """Compile for ``target`` whatever GPU this machine has."""
     before = driver._active
-    driver.set_active(_Absent(target))
+    driver.set_active(_CompileOnlyDriver(target))
     try:
         with using(target.name):
             yield
@@ -95,46 +96,46 @@ def _absent(target: GpuTarget) -> Iterator[None]:
 
 
 def compile_served(target: GpuTarget, served: ServedShapes, stages: frozenset[str]) -> int:
-    """Compiles for the active GPU all that a server will launch, so that no request waits for a compiler.
+    """Compile for this machine's GPU all that a server will launch, so that no request waits for the compiler.
 
     Returns:
-        How many kernels there are.
+        The number of kernels.
     """
-    found: list[Any] = []
-    with using(target.name), _compiling(found):
-        for call in of_server(served, stages):
+    kernels: list[Any] = []
+    with using(target.name), _compiling(kernels):
+        for call in server_cases(served, stages):
             call()
-    return len({kernel.hash for kernel in found})
+    return len({kernel.hash for kernel in kernels})
 
 
 @contextmanager
 def counting_kernels(target: GpuTarget) -> Iterator[set[str]]:
-    """The kernels that launches in the block would compile for a GPU that is not there, by their hashes."""
-    found: list[Any] = []
+    """Yield a set that holds, after the block, the hashes of the kernels that its launches would compile."""
+    kernels: list[Any] = []
     hashes: set[str] = set()
-    with _absent(target), _compiling(found):
+    with _cross_compiling(target), _compiling(kernels):
         yield hashes
-    hashes.update(kernel.hash for kernel in found)
+    hashes.update(kernel.hash for kernel in kernels)
 
 
 def compile_all(target_name: str) -> Iterator[CompiledKernel]:
-    """Compiles for one of ``launch_configs.TARGETS`` and yields each kernel once for each distinct machine code."""
+    """Compile all cases for one of ``launch_configs.TARGETS``; yield each distinct kernel once."""
     seen: set[str] = set()
-    for specimen in specimens(TARGETS[target_name]):
-        yield from _compile(target_name, specimen.call, specimen.name, seen)
+    for case in all_cases(TARGETS[target_name]):
+        yield from _compile(target_name, case.call, case.name, seen)
 
 
 def compile_calls(target_name: str, calls: Iterable[Callable[[], object]]) -> list[CompiledKernel]:
-    """The kernels that calls launch, on tensors without storage, compiled for a target."""
+    """Compile for a target the kernels that calls on tensors without storage launch."""
     seen: set[str] = set()
     return [one for call in calls for one in _compile(target_name, call, "", seen)]
 
 
 def _compile(target_name: str, call: Callable[[], object], name: str, seen: set[str]) -> Iterator[CompiledKernel]:
-    target, found = TARGETS[target_name], list[Any]()
-    with _absent(target), _compiling(found):
+    target, kernels = TARGETS[target_name], list[Any]()
+    with _cross_compiling(target), _compiling(kernels):
         call()
-    for kernel in found:
+    for kernel in kernels:
         if kernel.hash not in seen:
             seen.add(kernel.hash)
             yield _read(target, kernel, name)
@@ -160,7 +161,7 @@ def _read(target: GpuTarget, kernel: Any, specimen: str) -> CompiledKernel:
 
 
 def _nvidia(cubin: bytes) -> tuple[int, int]:
-    """Registers and stack from the cubin itself."""
+    """Registers and stack bytes from the cubin, by cuobjdump."""
     with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
         file.write(cubin)
         file.flush()
@@ -173,12 +174,12 @@ def _nvidia(cubin: bytes) -> tuple[int, int]:
 
 
 def _amd(assembly: str) -> tuple[int, int]:
-    """Registers and stack from the code object's metadata."""
+    """Registers and stack bytes from the metadata of the code object."""
 
     def field(name: str) -> int:
-        found = re.search(rf"\.{name}:\s+(\d+)", assembly)
-        if found is None:
+        value = re.search(rf"\.{name}:\s+(\d+)", assembly)
+        if value is None:
             raise ValueError(f"amdgcn: no .{name} in the code object's metadata")
-        return int(found[1])
+        return int(value[1])
 
     return field("vgpr_count"), field("private_segment_fixed_size")

@@ -1,4 +1,4 @@
-"""Calls of every launcher on tensors without storage: at every configuration, and as one server makes them."""
+"""Launcher calls on tensors without storage: one for every launch configuration, and all that one server makes."""
 
 from __future__ import annotations
 
@@ -8,26 +8,28 @@ from typing import Any, Final, NamedTuple
 import torch
 
 from dspark_kernels import acceptance, confidence, draft, heads, verify_lengths
+from dspark_kernels.batches import DraftBatch, KeptProposal, VerifiedBatch
 from dspark_kernels.launch_configs import GpuTarget, ScanConfig
-from dspark_kernels.residual_scan import Proposal
 from dspark_kernels.startup.served_shapes import GAMMA, VOCAB, ServedShapes, absent_ranks
+
+SEED: Final = 1 << 40
 
 
 class LaunchCase(NamedTuple):
-    """A call that launches kernels, and what tells it from others."""
+    """A call that launches kernels, and its name in reports."""
 
     name: str
     call: Callable[[], object]
 
 
-def specimens(target: GpuTarget) -> Iterator[LaunchCase]:
-    """Everything that a server may launch on ``target``."""
+def all_cases(target: GpuTarget) -> Iterator[LaunchCase]:
+    """Every case that a server may launch on ``target``."""
     for dtype in (torch.bfloat16, torch.float16, torch.float32):
         name = str(dtype).removeprefix("torch.")
         half = dtype != torch.float32
         served = ServedShapes.of(dtype, gamma=2)
         for rows in _rows(target.draft if half else target.single):
-            # float16 takes bfloat16's instructions.
+            # float16 compiles to the same instructions as bfloat16.
             for sample, kept in ((True, False), (False, False), (True, True))[: 1 if dtype == torch.float16 else 3]:
                 how = ("sampled" if sample else "greedy") + (", kept" if kept else "")
                 yield LaunchCase(f"vanilla {name} R {rows} {how}", _draft(served, rows, sample, kept))
@@ -37,14 +39,14 @@ def specimens(target: GpuTarget) -> Iterator[LaunchCase]:
             yield LaunchCase(f"{kind} {name} R {rows_max} sampled", _draft(of_kind, rows_max, True, False))
         served = served._replace(gamma=GAMMA)
         for rows in _rows(target.residual if half else target.single):
-            yield LaunchCase(f"{name} R {rows}", _accept(served, rows, "again"))
+            yield LaunchCase(f"{name} R {rows}", _accept(served, rows, "recompute"))
         yield LaunchCase(f"{name} kept", _accept(served, 16, "kept"))
-        yield LaunchCase(f"{name} greedy draft", _accept(served, 16, "certain"))
-        # What a server of a 2-byte model gives: its target's logits are float32.
+        yield LaunchCase(f"{name} greedy draft", _accept(served, 16, "one-hot"))
+        # A server of a 2-byte model passes float32 target logits.
         if half:
             given = served._replace(target=torch.float32)
-            yield LaunchCase(f"{name}, float32 target", _accept(given, _rows(target.residual)[-1], "again"))
-    # DeepSeek-V4: float32 logits are kept, and drafted from where its head is computed so.
+            yield LaunchCase(f"{name}, float32 target", _accept(given, _rows(target.residual)[-1], "recompute"))
+    # DeepSeek-V4 keeps float32 logits, and drafts from them where its head runs in float32.
     for logits in (torch.bfloat16, torch.float32):
         served = ServedShapes(gamma=2, logits=logits, kept=torch.float32)
         name = f"vanilla bfloat16, {str(logits).removeprefix('torch.')} logits"
@@ -54,7 +56,7 @@ def specimens(target: GpuTarget) -> Iterator[LaunchCase]:
     for rows in (1, 64):
         served = ServedShapes(gamma=2, shard=shard)
         yield LaunchCase(f"shard of 8, R {rows}", _draft(served, rows, True, True))
-        yield LaunchCase(f"shard of 8, R {rows}", _accept(served, rows, "again"))
+        yield LaunchCase(f"shard of 8, R {rows}", _accept(served, rows, "recompute"))
     yield LaunchCase("bfloat16", _confidence(ServedShapes(), 64))
     for requests, gamma in ((16, 7), (1024, 16)):
         for factor in (False, True):
@@ -63,11 +65,11 @@ def specimens(target: GpuTarget) -> Iterator[LaunchCase]:
             )
 
 
-def of_server(served: ServedShapes, stages: frozenset[str]) -> Iterator[Callable[[], object]]:
-    """The calls that a server makes, at every number of requests."""
-    # The target's logits are contiguous where they were copied, otherwise as SGLang cut them off.
+def server_cases(served: ServedShapes, stages: frozenset[str]) -> Iterator[Callable[[], object]]:
+    """The calls that one server makes, at every batch size."""
+    # Target logits are contiguous where SGLang copied them, otherwise a view that leaves out the padding.
     strides = [served._replace(target_stride=stride) for stride in {0, served.target_stride}]
-    proposals = ("certain",) if served.greedy else ("again", "kept")
+    proposals = ("one-hot",) if served.greedy else ("recompute", "kept")
     for rows in range(1, served.requests + 1):
         if "draft" in stages:
             for kept in (False,) if served.greedy else (True, False):
@@ -80,8 +82,8 @@ def of_server(served: ServedShapes, stages: frozenset[str]) -> Iterator[Callable
             yield _lengths(rows, served.gamma, True, cap=rows)
         if "accept" in stages:
             for of_stride in strides:
-                for how in proposals:
-                    yield _accept(of_stride, rows, how, top_k=False, top_p=False)
+                for proposal in proposals:
+                    yield _accept(of_stride, rows, proposal, top_k=False, top_p=False)
     if "accept" in stages:
         for of_stride in strides:
             for top_k, top_p in ((True, False), (False, True), (True, True)):
@@ -124,52 +126,58 @@ def _kept(served: ServedShapes, rows: int) -> torch.Tensor:
 
 
 def _draft(served: ServedShapes, rows: int, sample: bool, kept: bool) -> Callable[[], object]:
-    return lambda: draft.draft_block(
-        _head(served),
-        _base_logits(served, rows),
-        _ints(rows),
-        hidden=_empty(rows, served.gamma, served.hidden, dtype=served.w1),
-        temperatures=_empty(rows),
-        requests=_ints(rows),
-        positions=_ints(rows),
-        seed=1 << 40,
-        sample=sample,
-        shard=served.shard,
-        kept=_kept(served, rows) if kept else None,
-    )
+    def call() -> object:
+        batch = DraftBatch(
+            _head(served),
+            _base_logits(served, rows),
+            _ints(rows),
+            _empty(rows, served.gamma, served.hidden, dtype=served.w1),
+            _empty(rows),
+            _ints(rows),
+            _ints(rows),
+            SEED,
+        )
+        written = _kept(served, rows) if kept else None
+        return draft.draft_block(batch, sample=sample, shard=served.shard, kept=written)
+
+    return call
 
 
-def _accept(served: ServedShapes, rows: int, how: str, top_k: bool = True, top_p: bool = True) -> Callable[[], object]:
-    """``how``: the proposal is computed again, was kept, or was certain of each draft."""
+def _accept(
+    served: ServedShapes, rows: int, proposal_from: str, top_k: bool = True, top_p: bool = True
+) -> Callable[[], object]:
+    """Acceptance of drafts whose proposal is recomputed (``recompute``), read (``kept``) or one-hot."""
 
     def call() -> object:
-        gamma = served.gamma
+        gamma, recompute = served.gamma, proposal_from == "recompute"
         latents = None
-        if how == "again" and served.kind != "vanilla":
+        if recompute and served.kind != "vanilla":
             latents = _empty(rows, gamma, served.rank, dtype=served.w2)
-        proposal = Proposal(
-            _base_logits(served, rows) if how == "again" else _kept(served, rows),
+        proposal = KeptProposal(
+            _base_logits(served, rows) if recompute else _kept(served, rows),
             _empty(rows, gamma),
             _empty(rows, gamma),
             _empty(rows),
-            _head(served) if how == "again" else None,
+            _head(served) if recompute else None,
             latents,
             _ints(rows),
             served.shard,
         )
-        return acceptance.accept(
-            _empty(rows * (gamma + 1), served.target_stride or served.vocab, dtype=served.target)[:, : served.vocab],
+        target = _empty(rows * (gamma + 1), served.target_stride or served.vocab, dtype=served.target)
+        batch = VerifiedBatch(
+            target[:, : served.vocab],
             _ints(rows),
             _empty(rows, dtype=torch.int32),
             _ints(rows, gamma),
-            None if how == "certain" else proposal,
-            temperatures=_empty(rows),
-            top_ks=_empty(rows, dtype=torch.int32) if top_k else None,
-            top_ps=_empty(rows) if top_p else None,
-            requests=_ints(rows),
-            positions=_ints(rows),
-            seed=1 << 40,
+            None if proposal_from == "one-hot" else proposal,
+            _empty(rows),
+            _ints(rows),
+            _ints(rows),
+            SEED,
+            _empty(rows, dtype=torch.int32) if top_k else None,
+            _empty(rows) if top_p else None,
         )
+        return acceptance.accept(batch)
 
     return call
 

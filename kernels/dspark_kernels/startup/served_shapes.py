@@ -14,17 +14,19 @@ VOCAB, RANK, GAMMA, HIDDEN = 151_936, 256, 7, 4096
 
 
 class ServedShapes(NamedTuple):
-    """What a server launches kernels on: shapes and dtypes, which decide the code that they compile to.
+    """Shapes and dtypes of the tensors that a server passes to the kernels; they determine the compiled code.
 
     Attributes:
-        vocab: Of the model: with a ``shard`` that of all ranks.
-        requests: The most that run at once.
-        logits, w1, w2, kept, target: Of base logits, the head's matrices, kept logits and the target's logits.
-        bias, markov: Whether the confidence head has a bias, and reads the embedding of the token before.
+        kind: Of the Markov head.
+        vocab: Vocabulary of the model, over all ranks.
+        rank, hidden, gamma: K, H and the drafts of a block.
+        requests: Maximum number of running requests.
+        logits, w1, w2, kept, target: Dtypes of base logits, the head's matrices, kept logits and target logits.
+        bias, markov: Whether the confidence head has a bias, and whether it reads the embedding of the previous token.
         greedy: Whether drafts are argmax at any temperature.
-        stride, target_stride: Columns in memory of a row of base logits and of the target's logits, where SGLang pads
-            the vocabulary and cuts the padding off; 0 for none.
-        shard: Of the vocabulary, that base logits are of.
+        stride, target_stride: Row strides of base logits and of target logits where SGLang pads the vocabulary and
+            passes a view without the padding; 0 for contiguous rows.
+        shard: The shard of the vocabulary that base logits cover; None for all of it.
     """
 
     kind: heads.Kind = "vanilla"
@@ -47,17 +49,20 @@ class ServedShapes(NamedTuple):
 
     @property
     def columns(self) -> slice:
-        """The tokens that base logits are of."""
+        """The tokens that base logits cover."""
         return slice(0, self.vocab) if self.shard is None else self.shard.columns
 
     @classmethod
     def of(cls, dtype: torch.dtype, **fields: Any) -> ServedShapes:
-        """Of one dtype throughout, target included."""
+        """One dtype for all tensors, target logits included."""
         return cls(logits=dtype, w1=dtype, w2=dtype, kept=dtype, target=dtype, **fields)
 
     def flags(self) -> str:
-        """The shapes and dtypes as options of ``python -m dspark_kernels.bench``; requests, the confidence head and
-        where logits lie aside. A shard is a vocabulary of its padded size, which all ranks have alike."""
+        """The shapes and dtypes as options of ``python -m dspark_kernels.bench``.
+
+        Leaves out requests, the confidence head and strides. A shard becomes a vocabulary of its padded size, which is
+        the same on all ranks.
+        """
         whole = self if self.shard is None else self._replace(vocab=self.stride)
         named = {
             name: str(value).removeprefix("torch.")
@@ -68,5 +73,5 @@ class ServedShapes(NamedTuple):
 
 
 def absent_ranks(count: int) -> Callable[[torch.Tensor], torch.Tensor]:
-    """A gather that waits for no other rank, and whose result is unwritten."""
+    """A gather for compilation: it waits for no other rank, and its result is uninitialised."""
     return lambda values: values.new_empty((count, *values.shape))
