@@ -1,7 +1,7 @@
-"""Kernels under Triton's interpreter (TRITON_INTERPRET=1, by itself), or on a GPU where there is one.
+"""Run the kernels under Triton's interpreter (TRITON_INTERPRET=1), or on a GPU if there is one; otherwise skip.
 
-A process interprets from the start or not at all. On a GPU the references and all comparisons stay on the CPU. Memory
-that nobody has written reads as NaN or as the largest integer, so an output that a kernel leaves out shows.
+TRITON_INTERPRET is read when Triton is first imported, so it holds for a whole process. On a GPU the references and all
+comparisons stay on the CPU. Uninitialised memory reads as NaN or as the largest integer, so a missing write is seen.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 
-# Deterministic matrix products on a GPU; read when its libraries start.
+# Deterministic matrix products on a GPU; cuBLAS reads it when it is loaded.
 os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
 
 import pytest
@@ -22,7 +22,7 @@ HERE = Path(__file__).parent
 INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
 ON_GPU = not INTERPRETED and torch.cuda.is_available()
 NO_DEVICE = "needs a GPU, or TRITON_INTERPRET=1 pytest tests/kernels, as make test does"
-# Left out on a GPU, and why.
+# Modules skipped on a GPU, with reasons.
 WITHOUT = {
     "test_commands.py": "compiles and interprets, which needs no GPU: TRITON_INTERPRET=1 pytest tests/kernels",
     "test_shards.py": "its ranks are in the CPU's memory, where references would run: TRITON_INTERPRET=1",
@@ -34,7 +34,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         if HERE not in item.path.parents:
             continue
         if INTERPRETED:
-            # Infinities are at home in these kernels; NumPy warns of each.
+            # The kernels compute with infinities; NumPy warns of each.
             item.add_marker(pytest.mark.filterwarnings("ignore::RuntimeWarning"))
         elif not ON_GPU:
             item.add_marker(pytest.mark.skip(reason=NO_DEVICE))
@@ -53,7 +53,7 @@ def poisoned() -> Iterator[None]:
 
 @pytest.fixture(autouse=ON_GPU)
 def launched_on_gpu(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Launchers of the test's module run on the GPU what it makes on the CPU."""
+    """Make the launchers that a test module imports run on the GPU."""
     for name in LAUNCHERS:
         if (launcher := getattr(request.module, name, None)) is not None:
             monkeypatch.setattr(request.module, name, on_device(launcher, torch.device("cuda")))

@@ -1,4 +1,4 @@
-"""Launchers that run on another device what tests make on the CPU, where the references and all comparisons stay."""
+"""Run launchers on another device; inputs, references and comparisons stay on the CPU."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ from typing import Any
 import torch
 from torch.utils._pytree import tree_map
 
-# Launchers as the modules of these tests import them.
+# Names under which test modules import launchers.
 LAUNCHERS = ("accept", "confidence_block", "draft_block", "finish", "launch_target_rows", "scan", "verify_lengths")
 
 
 def on_device(launcher: Callable[..., Any], device: torch.device) -> Callable[..., Any]:
-    """Copy a launcher's tensors to a device, and back what it returns and what it wrote into them.
+    """Wrap a launcher: copy its tensors to a device, and its results and in-place writes back.
 
-    Tensors keep their strides and what they share: whole storages are copied, each once.
+    Tensors keep their strides and shared storage: each storage is copied whole and once.
     """
 
     @functools.wraps(launcher)

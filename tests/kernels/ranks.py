@@ -1,4 +1,4 @@
-"""Ranks of a group in one process: threads of which one runs at a time, until it waits for what the others gather."""
+"""Simulate the ranks of a tensor-parallel group as threads, of which one runs at a time until it gathers."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ T = TypeVar("T")
 
 
 class Ranks:
-    """A group of ranks with a shard of the vocabulary each.
+    """A group of ranks, each with a shard of the vocabulary.
 
     Attributes:
-        shards: By rank; their gather turns 0 into -0, as SGLang's over NVLink does.
-        gathered: Shapes that the first rank gathered.
+        shards: By rank; their gather turns 0 into -0, as SGLang's does over NVLink.
+        gathered: Shapes of the first rank's gathers.
     """
 
     def __init__(self, edges: Sequence[int]) -> None:
@@ -46,7 +46,7 @@ class Ranks:
         return gather
 
     def run(self, call: Callable[[Shard], T]) -> list[T]:
-        """What the call gives on each rank."""
+        """Run the call on all ranks and return its results."""
 
         def one(shard: Shard) -> T:
             with self._turn:

@@ -1,4 +1,4 @@
-"""Acceptance over ragged rows: the reference's outcome, and outputs that are distributed as the target's."""
+"""Acceptance over ragged rows: equal to the reference, with outputs distributed as the target's."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ from dspark_kernels.target_rows import launch_target_rows, reference_target_rows
 from tests.kernels.draft_inputs import DTYPES, block
 
 SEED = 987654321
-# Of the rounds that are counted.
+# Shapes of the rounds in the distribution tests.
 VOCAB, GAMMA = 12, 2
 CUTS = (ScanConfig(16, 64, 4, 2, 6), ScanConfig(32, 128, 4, 1, 1))
 
 
 def case(seed: int, kind: Kind, dtype: torch.dtype, rows: int, gamma: int, vocab: int) -> VerifiedBatch:
-    """A target near the proposal, so that drafts are accepted and refused."""
+    """A batch whose target is near the proposal, so that some drafts are accepted and some rejected."""
     given = block(seed, kind, dtype, rows, gamma, vocab, 16)._replace(seed=SEED)
     random = torch.Generator().manual_seed(seed)
     drafted = reference_draft_block(given)
@@ -70,7 +70,7 @@ def whole(one: VerifiedBatch) -> VerifiedBatch:
 
 
 def matches(one: VerifiedBatch, scan: ScanConfig | None = None) -> Accepted:
-    """The kernels' result, which must be the reference's."""
+    """Assert that the kernels' result equals the reference's, and return it."""
     found, wanted = accept(one, scan), reference_accept(one)
     assert torch.equal(found.lengths, wanted.lengths) and torch.equal(found.tokens, wanted.tokens)
     return found
@@ -106,13 +106,13 @@ def first_tokens(
     top_ks: torch.Tensor | None = None,
     top_ps: torch.Tensor | None = None,
 ) -> torch.Tensor:
-    """Counts of the first token of 20,000 rounds of the references; the kernels draw ``few`` of the last ones again.
+    """Count the first token of 20,000 reference rounds, and assert that the kernels repeat ``few`` of them exactly.
 
     Args:
         given: One request, drafted 1,000 times at each of 20 positions.
-        target: [1, gamma + 1, V].
+        target: Target logits [1, gamma + 1, V].
         temperature, top_ks, top_ps: Of the target, [1].
-        keep: Corrected logits are kept for acceptance.
+        keep: Keep corrected logits for acceptance.
     """
     turns, rows = 20, 1000
     names, lengths = torch.arange(rows), torch.full((rows,), GAMMA, dtype=torch.int32)
@@ -149,7 +149,7 @@ def first_tokens(
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
 def test_rounds_of_kept_logits_are_distributed_as_the_target(dtype: torch.dtype) -> None:
-    """Drafts of logits that are kept in two bytes, accepted from the kept ones, as a server with CUDA graphs does."""
+    """Drafts from logits kept in two bytes, accepted from the kept logits, as in a server with CUDA graphs."""
     coarse = 1.0 if dtype == torch.bfloat16 else 8.0
     random = torch.Generator().manual_seed(9)
     given = block(9, "vanilla", dtype, 1, GAMMA, VOCAB, 8)
@@ -189,7 +189,7 @@ def test_nan_and_infinity_accept_nothing_and_draw_what_they_can() -> None:
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
 def test_top_k_and_top_p_keep_what_sorting_keeps(dtype: torch.dtype) -> None:
-    """bfloat16 logits have many equals, which are kept or dropped together."""
+    """Ties, of which bfloat16 logits have many, are kept or dropped together."""
     random = torch.Generator().manual_seed(5)
     rows, vocab = 12, 1100
     logits = (torch.randn(rows, vocab, generator=random) * 3).to(dtype)
@@ -206,7 +206,7 @@ def test_top_k_and_top_p_keep_what_sorting_keeps(dtype: torch.dtype) -> None:
     assert torch.equal(kept, (scaled >= wanted.thresholds[:, None] - near).sum(1))
     torch.testing.assert_close(found.log_sums, wanted.log_sums, atol=1e-4, rtol=1e-5)
     assert torch.equal(found.best, wanted.best)
-    # By hand: probabilities after top-k, then the fewest that hold top-p, equals included.
+    # Independently: probabilities after top-k, then the smallest set with a mass of top-p, ties included.
     for r in range(rows):
         order = scaled[r].sort(descending=True).values.double()
         order = order[order >= order[min(int(ks[r]), vocab) - 1]]
@@ -217,7 +217,7 @@ def test_top_k_and_top_p_keep_what_sorting_keeps(dtype: torch.dtype) -> None:
 
 @pytest.mark.parametrize("top", [False, True])
 def test_rounds_are_distributed_as_the_target(top: bool) -> None:
-    """The first token of 20,000 rounds of the references, against the target's own distribution."""
+    """Chi-square of the first token of 20,000 rounds against the target's distribution."""
     given = block(6, "vanilla", torch.float32, 1, GAMMA, VOCAB, 8)._replace(temperatures=torch.full((1,), 0.9))
     target = torch.randn(1, GAMMA + 1, VOCAB, generator=torch.Generator().manual_seed(7)) * 1.5
     top_ks, top_ps = (torch.full((1,), 7, dtype=torch.int32), torch.full((1,), 0.9)) if top else (None, None)

@@ -1,4 +1,4 @@
-"""What does not fit is said by name before anything runs."""
+"""Invalid arguments raise errors that name them."""
 
 from __future__ import annotations
 

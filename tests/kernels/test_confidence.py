@@ -1,4 +1,4 @@
-"""Confidence and survival in one launch, against the reference and SGLang's formula."""
+"""Confidence and survival against the reference, and survival against the policy's own."""
 
 from __future__ import annotations
 
@@ -25,5 +25,5 @@ def test_confidences_are_the_references(dtype: torch.dtype, rows: int, gamma: in
     wanted = reference_confidence(state, anchors, drafts, weight, bias, temperatures, w1)
     for one, other in zip(found, wanted, strict=True):
         torch.testing.assert_close(one, other, atol=1e-5, rtol=1e-5)
-    # Survival is the policy's, to the last bit, whatever the confidences.
+    # Survival equals the policy's bit for bit, given the same confidences.
     assert torch.equal(found.survival, torch.from_numpy(survival(found.confidence.numpy())))

@@ -1,4 +1,4 @@
-"""Draft blocks of the kernels, against the PyTorch reference and the exact distribution."""
+"""Draft blocks against the PyTorch reference and the exact distribution."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from dspark_kernels.markov_finish import DraftOutputs, reference_finish
 from dspark_kernels.markov_scan import reference_scan
 from tests.kernels.draft_inputs import DTYPES, block, integers
 
-# Tiles, parts and blocks of rows that do not divide, one and several.
+# One and several tiles, parts and blocks of rows, none of which divides the shapes.
 CUTS = (
     ScanConfig(16, 64, 4, 2, 6),
     ScanConfig(32, 128, 4, 1, 1),
@@ -33,7 +33,7 @@ def same(found: DraftOutputs, wanted: DraftOutputs) -> None:
 
 
 def follows(found: DraftOutputs, given: DraftBatch) -> None:
-    """As :func:`same`, step by step from the kernels' own latents: half-precision ones may be rounded either way."""
+    """As :func:`same`, step by step from the kernels' own latents, which may round either way in half precision."""
     hidden, state = given.from_hidden(), None
     before = given.anchors
     assert found.latents is not None and hidden is not None
@@ -65,7 +65,7 @@ def test_blocks_are_the_references(kind: Kind, dtype: torch.dtype) -> None:
 @pytest.mark.parametrize("logits", [torch.float32, torch.bfloat16], ids=str)
 @pytest.mark.parametrize(("w1", "w2"), [(torch.bfloat16, torch.float32), (torch.float32, torch.bfloat16)], ids=str)
 def test_weights_of_two_dtypes(w1: torch.dtype, w2: torch.dtype, logits: torch.dtype) -> None:
-    """DeepSeek-V4's head has an embedding in the model's dtype and ``W2`` in its own, wider or narrower."""
+    """DeepSeek-V4's head has ``W2`` in another dtype than its embedding, wider or narrower."""
     given = block(13, "vanilla", torch.float32, 19, 3, 150, 20)
     head = given.head._replace(w1=given.head.w1.to(w1), w2=given.head.w2.to(w2))
     given = given._replace(head=head, base_logits=given.base_logits.to(logits))
@@ -137,7 +137,7 @@ def test_a_row_is_drawn_the_same_in_any_batch() -> None:
 @pytest.mark.parametrize("kind", ["vanilla", "rnn"])
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 def test_kept_logits_are_the_corrected_ones_and_what_was_drawn_from(kind: Kind, dtype: torch.dtype) -> None:
-    """Logits near 20, where a bfloat16 is off by 0.06: tokens and probabilities are those of the kept logits."""
+    """Near 20 bfloat16 rounds by up to 0.06; tokens and probabilities must be those of the rounded logits."""
     given = block(10, kind, dtype, 12, 3, 150, 16)
     given = given._replace(base_logits=(given.base_logits.float() + 18.0).to(dtype))
     for cut in CUTS:
@@ -153,9 +153,9 @@ def test_kept_logits_are_the_corrected_ones_and_what_was_drawn_from(kind: Kind, 
         own = log_probs.gather(2, found.tokens[:, :, None]).squeeze(2)
         torch.testing.assert_close(found.log_probs, own, atol=1e-4, rtol=1e-5)
         greedy = given.temperatures == 0
-        # The first of equals: rounding makes some.
+        # Rounding makes ties, which go to the lowest token.
         assert torch.equal(found.tokens[greedy], kept[greedy].float().argmax(2))
-        # In two bytes a logit may round the other way where sums are added in another order.
+        # A 2-byte logit may round the other way if sums are added in another order.
         if kind == "vanilla" and dtype == torch.float32:
             same(found, reference_draft_block(given, kept=torch.empty_like(kept)))
 

@@ -1,4 +1,4 @@
-"""The lengths kernel is the policy's rule, to the last tie."""
+"""Verify lengths of the kernel equal the policy's, ties included."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What runs these tests on a GPU keeps layouts and brings back what is written; here the other device is the CPU."""
+"""Launchers wrapped for another device keep tensor layouts and in-place writes; the CPU stands for the device."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def test_layouts_are_kept_and_writes_come_back() -> None:
     result = on_device(launcher, torch.device("cpu"))(Pair(rows, None), out=column, name="a")
     assert [one.stride() for one in seen] == [rows.stride(), column.stride()]
     assert seen[0].data_ptr() != rows.data_ptr() and torch.equal(seen[0], rows)
-    # Both lie in one storage there as here.
+    # The copies share one storage, as the originals do.
     assert seen[0].untyped_storage().data_ptr() == seen[1].untyped_storage().data_ptr()
     assert column.tolist() == [105.0, 111.0, 117.0, 123.0]
     assert result.other is None and torch.equal(result.one, rows * 2)

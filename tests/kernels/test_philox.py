@@ -1,4 +1,4 @@
-"""The generator, against published vectors, and the kernels' noise against it."""
+"""The random generator against published vectors, and its noise against its distribution."""
 
 from __future__ import annotations
 
@@ -46,5 +46,5 @@ def test_what_names_a_draw_changes_it() -> None:
         drawn(domain=philox.RESIDUAL),
     ]
     assert len({drawn(), *changed}) == len(changed) + 1
-    # The next round's first draft must not have the noise of this round's second, which nobody may have verified.
+    # The next round's first draft must not share the noise of this round's second, which may be unverified.
     assert drawn(position=6) != drawn(at=1)

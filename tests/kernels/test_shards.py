@@ -1,4 +1,4 @@
-"""Ranks that each scan a shard of the vocabulary draft and accept what one that scans all of it does."""
+"""Ranks that each scan a shard of the vocabulary draft and accept as one rank with the whole vocabulary does."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from tests.kernels.ranks import Ranks
 from tests.kernels.test_acceptance import case, whole
 
 VOCAB = 226
-# Uneven, as padding leaves them; the last has two tokens.
+# Uneven shards, as padding makes them; the last has two tokens.
 EDGES = ((0, 128, VOCAB), (0, 64, 128, 224, VOCAB))
 
 
@@ -43,7 +43,7 @@ def alike(ranks: list[DraftOutputs], whole: DraftOutputs) -> None:
         for name in ("log_probs", "log_sums"):
             one, wanted = getattr(found, name), getattr(whole, name)
             torch.testing.assert_close(one, wanted, atol=1e-4, rtol=1e-5, equal_nan=True)
-            # What decides acceptance is the same on all ranks, to the last bit.
+            # The inputs of acceptance are bit-identical on all ranks.
             assert torch.equal(one.view(torch.int32), getattr(ranks[0], name).view(torch.int32))
 
 
@@ -54,7 +54,7 @@ def test_blocks_are_those_of_the_whole_vocabulary(launched: None, kind: Kind, dt
     given = block(9, kind, dtype, 19, 3, VOCAB, 16)
     ranks = Ranks(edges)
     alike(ranks.run(lambda shard: drafted(given, shard)), drafted(given, None))
-    # 16 bytes a row and position, whatever the vocabulary.
+    # 16 bytes a row and position for any vocabulary.
     assert ranks.gathered == [(4, 19)] * 3
 
 
@@ -87,7 +87,7 @@ def test_rows_of_nan_and_infinities(launched: None) -> None:
 @pytest.mark.parametrize("edges", EDGES, ids=["two ranks", "four ranks"])
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 def test_ranks_keep_their_columns_side_by_side(launched: None, dtype: torch.dtype, edges: Any) -> None:
-    """Integer weights, so that products do not hang on their order: bits are compared."""
+    """Bitwise comparison, with integer weights so that products do not depend on their order."""
     given = integers(block(10, "vanilla", dtype, 12, 3, VOCAB, 16))
     kept, wanted = torch.empty((2, *given.base_logits.shape), dtype=dtype)
     alike(Ranks(edges).run(lambda shard: drafted(given, shard, kept=kept)), drafted(given, None, kept=wanted))
