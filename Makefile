@@ -17,12 +17,12 @@ serve-demo: $(VENV)/serve
 sim2real: $(VENV)/serve
 	$(BIN)/dspark sim2real --out out/sim2real
 
-# Everything, on two cores. A process runs Triton's kernels in its interpreter from the start or not at all.
+# All tests on two cores; two runs, because TRITON_INTERPRET=1 holds for a whole process.
 test: $(VENV)/dev
 	$(TESTS) --durations 20 --ignore tests/kernels --ignore tests/gpu_check
 	TRITON_INTERPRET=1 $(TESTS) --durations 20 tests/kernels tests/gpu_check
 
-# For an editing loop: the policy, the simulator and the search, without servers and without PyTorch.
+# Tests of the policy, the simulator and the search, without servers and without PyTorch.
 test-fast: $(VENV)/dev
 	$(TESTS) $(FAST)
 
@@ -78,26 +78,26 @@ pins: $(VENV)/base
 	$(BIN)/python requirements/refresh.py > requirements/cpu.new
 	mv requirements/cpu.new requirements/cpu.txt
 
-# What another SGLang changes of what the plugin relies on: make upstream-check VERSION=0.5.24
+# Compare another SGLang version with the one that the plugin was written for: make upstream-check VERSION=0.5.24
 upstream-check: $(VENV)/serve
 	test -n '$(VERSION)' || { echo 'VERSION: missing; make upstream-check VERSION=0.5.24' >&2; exit 2; }
 	rm -rf out/upstream
 	$(BIN)/pip download --quiet --disable-pip-version-check --no-deps 'sglang==$(VERSION)' --dest out/upstream
 	$(BIN)/python -m sglang_dspark.serving.evidence.upstream_check out/upstream/sglang-*.whl $(if $(DIFF),--diff)
 
-# A folder that checks this project on a machine with a GPU and no network; PYTHON312 with the packages of
-# requirements/gpu_machine.txt also tries its imports: make gpu-kit PYTHON312=/path/to/python
+# Build a folder that checks this project on a machine with a GPU and no network. With PYTHON312, an interpreter that has
+# the packages of requirements/gpu_machine.txt, its imports are tried too: make gpu-kit PYTHON312=/path/to/python
 gpu-kit: $(VENV)/serve
 	$(BIN)/python -m sglang_dspark.gpu_check.kit --out out/gpu-kit $(if $(PYTHON312),--check-with $(PYTHON312))
 
-# The same, here and now, under a python3 with PyTorch for CUDA; results in out/gpu-kit/results.
+# Run the GPU check on this machine; needs a python3 with PyTorch for CUDA. Results are in out/gpu-kit/results.
 gpu-check: gpu-kit
 	out/gpu-kit/run.sh $(or $(STAGE),all)
 
 clean:
 	rm -rf $(VENV) out
 
-# What each needs: the offline core; SGLang and PyTorch for a CPU as well; tests and linters on top of both.
+# Environments: base is the offline core, serve adds SGLang and PyTorch for a CPU, dev adds tests and linters.
 $(VENV)/base: pyproject.toml
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(PIP) --editable .
