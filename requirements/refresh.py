@@ -19,6 +19,8 @@ resolved = subprocess.run([*command, "-r", str(Path(__file__).with_name("cpu.in"
 packages = [item["metadata"] for item in json.loads(resolved.stdout)["install"]]
 # PyPI's PyTorch for Linux depends on CUDA packages.
 if cuda := [package["name"] for package in packages if package["name"].lower().startswith(("nvidia-", "cuda-"))]:
-    sys.exit(f"{cuda[0]}: belongs to the CUDA build of PyTorch; set PIP_EXTRA_INDEX_URL=https://download.pytorch.org/whl/cpu")
+    sys.exit(
+        f"{cuda[0]}: belongs to the CUDA build of PyTorch; set PIP_EXTRA_INDEX_URL=https://download.pytorch.org/whl/cpu"
+    )
 pins = [f"{package['name'].lower().replace('_', '-')}=={package['version'].split('+')[0]}" for package in packages]
 print(HEADER + "\n".join(sorted({*pins, SGLANG})))
