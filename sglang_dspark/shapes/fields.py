@@ -54,9 +54,9 @@ class Fields:
             if self.config.get(name) is not None:
                 return self.config[name]
         if default is MISSING:
-            wanted = self.where + " or ".join(names)
-            if wanted not in self.missing:
-                self.missing.append(wanted)
+            alternatives = self.where + " or ".join(names)
+            if alternatives not in self.missing:
+                self.missing.append(alternatives)
             return None
         return default
 

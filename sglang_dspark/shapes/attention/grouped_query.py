@@ -58,7 +58,7 @@ class GroupedQuery(Attention):
             "hidden_size", "n_embd"
         ) // max(1, heads)
         value_dim = fields.number("v_head_dim", default=head_dim)
-        # Layers of one kind may have heads of their own.
+        # Sliding layers may have other numbers of heads.
         if sliding:
             other = fields.inner("attention_other_setting") if fields.has("attention_other_setting") else fields
             heads = other.number("swa_num_attention_heads", "num_sliding_attention_heads", default=0) or other.number(

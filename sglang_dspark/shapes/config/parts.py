@@ -44,7 +44,7 @@ def mixer(fields: Fields, layer_type: str, layer: int, quantized: Quantization |
     kind = next((one for one in KINDS if one.claims(fields, layer_type)), None)
     if kind is None:
         raise InputError(
-            f"{fields.source}: {fields.where}layer {layer}: no field says the size of its {layer_type}; {fields.remedy}"
+            f"{fields.source}: {fields.where}layer {layer}: no field has the size of its {layer_type}; {fields.remedy}"
         )
     content = kind.from_config(fields, layer_type)
     shared = fields.number("num_kv_shared_layers", default=0)

@@ -14,7 +14,7 @@ from sglang_dspark.policy.rule import admit, compute_budget, compute_budget_besi
 
 
 @njit(cache=True)
-def decide(
+def draft_and_schedule(
     state: Record, server: Record, rule: Rule, cost: Record, acceptance: Record, metrics: Record
 ) -> tuple[int, int]:
     """Draft a block and set the verify length of each request (``state.length``).
@@ -126,7 +126,7 @@ def round_s(
     """Seconds of a step of ``tokens`` tokens (padding included) for the running and the joining requests.
 
     Args:
-        cost: As in :func:`decide`.
+        cost: As in :func:`draft_and_schedule`.
         requests: Running and joining requests together.
         positions: Drafted positions of each running request.
     """

@@ -9,7 +9,7 @@ from dspark_simulator.costs.numeric import host_s, inject_s, prefill_s
 from dspark_simulator.engines.base import CaptureFlags, Rules
 from dspark_simulator.engines.memory import LEAST_OUTPUT, has_room, make_room, reserve
 from dspark_simulator.engines.prefill import finish_prefill, prompt_pairs, take
-from dspark_simulator.engines.round import accept, count_step, decide, round_s
+from dspark_simulator.engines.round import accept, count_step, draft_and_schedule, round_s
 from dspark_simulator.engines.slots import fetch, sweep
 from dspark_simulator.state import DECODE, IDLE, MIXED, PREFILL, Record
 from sglang_dspark.jit import njit
@@ -95,7 +95,7 @@ def step(
                 s.ratio = flags.ratio_first
             return 0.0, gone
         s.kind = DECODE
-        tier, positions = decide(state, server, rule, cost, acceptance, metrics)
+        tier, positions = draft_and_schedule(state, server, rule, cost, acceptance, metrics)
         captured = fits(rule, busy, tier)
         m.eager += not captured
         time_s = round_s(state, server, cost, busy, tier, captured, positions)

@@ -6,7 +6,7 @@ from dspark_simulator.costs.numeric import inject_s
 from dspark_simulator.engines.base import CaptureFlags, Rules
 from dspark_simulator.engines.memory import LAST_ARRIVED, make_room
 from dspark_simulator.engines.prefill import finish_prefill, prompt_pairs, take
-from dspark_simulator.engines.round import accept, count_step, decide, round_s
+from dspark_simulator.engines.round import accept, count_step, draft_and_schedule, round_s
 from dspark_simulator.engines.slots import abort, fetch, sweep
 from dspark_simulator.state import DECODE, IDLE, MIXED, PREFILL, Record
 from sglang_dspark.jit import njit
@@ -59,7 +59,7 @@ def step(
     tokens, positions, captured = 0, 0, True
     if busy > 0:
         s.kind = DECODE if joined == 0 else MIXED
-        tokens, positions = decide(state, server, rule, cost, acceptance, metrics)
+        tokens, positions = draft_and_schedule(state, server, rule, cost, acceptance, metrics)
     if joined > 0:
         s.kind = PREFILL if busy == 0 else MIXED
         real = s.prefill_tokens
