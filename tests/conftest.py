@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+from collections import Counter
 from itertools import chain
 from pathlib import Path
 
@@ -64,3 +65,10 @@ def _order(item: pytest.Item) -> tuple[int, str, bool]:
         str(server.params.get("steered", "")) if server and group in FIRST else "",
         group in FIRST and "plain" in getattr(item, "fixturenames", ()),
     )
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """Write a line for each reason to skip tests, with their number."""
+    skipped = terminalreporter.stats.get("skipped", [])
+    for reason, count in Counter(report.longrepr[2].removeprefix("Skipped: ") for report in skipped).items():
+        terminalreporter.write_line(f"{count} skipped: {reason}")
