@@ -1,4 +1,4 @@
-"""Fixtures of the live tests. All need the pinned CPU set, which ``make test`` installs."""
+"""Servers and reference outputs of the live tests, which need SGLang on a CPU (``make test`` installs it)."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from tests.live import servers
 
 @pytest.fixture(scope="session")
 def shared(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder that the workers of a run have in common."""
+    """Folder that all workers of a run share."""
     base = tmp_path_factory.getbasetemp()
     return base.parent if base.name.startswith("popen-") else base
 
 
 @pytest.fixture(scope="session")
 def plain(shared: Path) -> list[list[int]]:
-    """Tokens of every prompt without speculation. The first worker to ask starts the server, others wait for it."""
+    """Output ids of every prompt without speculation, made by the first worker that needs them."""
     with FileLock(str(shared / "plain.lock")):
         return servers.plain_outputs(shared)
 
@@ -29,7 +29,7 @@ def plain(shared: Path) -> list[list[int]]:
 def steered(
     request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[servers.SteeredServer]:
-    """The server of a configuration of ``servers``; tests of one configuration run one after another."""
+    """Server of a configuration in ``servers``; it lasts until a test needs another configuration."""
     mode, overlap = request.param
-    with servers.steered(tmp_path_factory.mktemp("server"), mode, overlap) as found:
-        yield found
+    with servers.steered(tmp_path_factory.mktemp("server"), mode, overlap) as server:
+        yield server

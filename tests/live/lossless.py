@@ -1,4 +1,4 @@
-"""Whether outputs are the target's own, where the only excuse is a tie."""
+"""Comparison of outputs with the plain server's, up to ties of the target's two best tokens."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ MARGIN = 1e-4
 
 
 def check(plain: list[list[int]], loaded: Answers, name: str) -> None:
-    """Every answer equal to the plain server's, up to ties of the target's two best tokens, which are printed."""
+    """Assert that every answer equals the plain server's; count ties of the target's two best tokens as equal."""
     excused = 0
     for expected, answer in zip(plain, loaded.answers, strict=True):
         got = list(answer.output_ids)

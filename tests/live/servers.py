@@ -1,4 +1,4 @@
-"""The servers that the tests share: one for each configuration, started once by the tests that need it."""
+"""Servers that live tests share, one for each configuration, and requests to them."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def steered(
 
 
 def plain_outputs(folder: Path) -> list[list[int]]:
-    """What the server without speculation answers to :func:`mixed`, made once and kept in ``folder``."""
+    """Output ids of the server without speculation for :func:`mixed`, made once and kept in ``folder``."""
     kept = folder / "plain.json"
     if not kept.exists():
         with ServerProcess(folder / "plain.log", FLAGS) as server:
@@ -64,7 +64,7 @@ def answers_in_order(server: ServerProcess, turns: Iterable[tuple[int, int, dict
     SGLang draws a prompt's first token from a generator that all requests share, so their order is fixed.
 
     Args:
-        turns: The number of a prompt of :func:`mixed`, what tells its requests apart, and how it is sampled.
+        turns: Of each request its prompt in :func:`mixed` by number, a number of its own, and its sampling parameters.
     """
     answers = []
     for prompt, which, sampling in turns:
@@ -79,7 +79,7 @@ def answers_in_order(server: ServerProcess, turns: Iterable[tuple[int, int, dict
 
 
 def ask_all(server: ServerProcess) -> Answers:
-    """Asks all prompts, sixteen at once, to their last token."""
+    """Send all prompts, sixteen at once, each to its last token."""
     loaded = closed_loop(server, mixed(), CLIENTS, ignore_eos=True)
     assert not loaded.failed, next(answer.error for answer in loaded.answers if answer.error)
     return loaded

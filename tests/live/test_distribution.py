@@ -1,4 +1,4 @@
-"""Temperature 1: first tokens are distributed as the target says, and a scheduler that peeks is found out."""
+"""First tokens at temperature 1 follow the target's distribution; a scheduler that is not lossless is detected."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def test_first_tokens_are_distributed_as_the_target_says(steered: servers.Steere
 
 @pytest.mark.xdist_group("sync")
 def test_first_tokens_in_two_bytes_are_distributed_as_the_target_says(tmp_path: Path) -> None:
-    """In bfloat16, as GPUs serve it: of the target in bfloat16."""
+    """In bfloat16, as GPUs serve it, against the target in bfloat16."""
     with servers.steered(tmp_path, "compact", True, **{"--dtype": "bfloat16"}) as steered:
         steered.use(artifact("static"))
         found = first_tokens.fit(

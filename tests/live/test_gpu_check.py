@@ -1,4 +1,4 @@
-"""The GPU check's two server stages, rehearsed on the CPU engine: all that does not need a GPU."""
+"""Rehearsal of the GPU check's two server stages on the CPU engine."""
 
 from __future__ import annotations
 

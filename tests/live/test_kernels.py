@@ -1,4 +1,4 @@
-"""The real server on our kernels, interpreted, answers token for token what it answers on their references."""
+"""A server on our kernels, interpreted, answers token for token as one on their references."""
 
 from __future__ import annotations
 

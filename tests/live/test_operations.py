@@ -1,4 +1,4 @@
-"""What an operator does to a running server: reload, switch off, look on, read the figures."""
+"""Operation of a running server: reload the policy, switch it off, read metrics and the dashboard."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def metric(server: servers.Server, name: str, **labels: str) -> float:
 
 
 def wait_for(server: servers.Server, name: str, at_least: float, **labels: str) -> None:
-    """Waits for what is published once a second."""
+    """Wait until a metric, published once a second, reaches a value."""
     deadline = time.monotonic() + DEADLINE_S
     while metric(server, name, **labels) < at_least:
         assert time.monotonic() < deadline, f"{name} stays below {at_least}"
@@ -49,7 +49,7 @@ def wait_for(server: servers.Server, name: str, at_least: float, **labels: str) 
 
 
 def wait_for_publication(steered: servers.SteeredServer) -> None:
-    """Waits until all steps of answered requests are counted: they are told no later than a refusal that follows."""
+    """Wait until all steps of answered requests are counted: no later than a refusal that follows them."""
     refusals = metric(steered.server, "policy_refusals_total")
     steered.path.write_text("")
     wait_for(steered.server, "policy_refusals_total", refusals + 1)

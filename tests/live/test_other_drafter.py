@@ -1,4 +1,4 @@
-"""A drafter that is not the one of its target: the server that has it decodes at a target's pace, not below."""
+"""With a drafter that does not fit its target the server rests it and decodes at the target's pace."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ pytestmark = pytest.mark.xdist_group("sync")
 
 
 def mistaken(folder: Path) -> Path:
-    """The demo's drafter with another vocabulary: as sure as ever, and each token off by one."""
+    """Copy of the demo's drafter whose tokens are all off by one, with its confidence unchanged."""
     shutil.copytree(DRAFT, folder)
     weights = load_file(folder / "model.safetensors")
     for name in ("lm_head.weight", "markov_head.markov_w2.weight"):
@@ -34,7 +34,7 @@ def test_it_rests_instead_of_verifying_whole_blocks(tmp_path: Path) -> None:
         "--speculative-dspark-fallback-margin": "0.5",
     }
     made = artifact("fixed")
-    # Whatever this machine's steps take.
+    # Any step time of this machine is within these truths.
     anything = made.provenance.model_copy(update={"truths": {"slope": [1e-6, 1e6]}})
     with servers.steered(tmp_path, "compact", False, **flags) as steered:
         steered.use(made.model_copy(update={"provenance": anything}))

@@ -1,4 +1,4 @@
-"""Recording and loading the real server: every step of it, and the figures of SGLang's own benchmark."""
+"""Recording and load generation on a real server, against SGLang's own benchmark."""
 
 from __future__ import annotations
 
@@ -84,7 +84,7 @@ def test_every_round_of_every_request_is_recorded(steered: servers.SteeredServer
 
 
 def test_waiting_requests_are_recorded_as_they_are(steered: servers.SteeredServer, tmp_path: Path) -> None:
-    """More clients than may run: the rest waits, and has gone by the end."""
+    """With more clients than may run, the recorded queue fills and drains."""
     running, clients = int(servers.FLAGS["--max-running-requests"]), 44
     with recording(steered.server, tmp_path / "run.parquet"):
         assert not closed_loop(steered.server, mixed()[: 2 * clients], clients, ignore_eos=True).failed
@@ -125,7 +125,7 @@ class Recorded(ResponseStream):
 def test_figures_are_those_of_sglangs_benchmark_on_the_same_streams(
     steered: servers.SteeredServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Both clients read the same lines at the same times, those that ours saw; the machine's noise is in both."""
+    """Both clients read the same lines at the same recorded times, so machine noise is in both."""
     steered.use(artifact(Fixed(length=7), GUESS))
     streams: list[Recorded] = []
     # A closed loop makes them in the order of its requests.

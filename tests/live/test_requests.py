@@ -1,4 +1,4 @@
-"""What clients do in the middle of a block: the server answers correctly and stays up."""
+"""Streams, stops, aborts and disconnects that end within a draft block."""
 
 from __future__ import annotations
 
@@ -105,7 +105,7 @@ def _wait(answer: Any) -> bool:
 
 
 def _hang_up(server: ServerProcess, body: bytes) -> None:
-    """Sends a streaming request and closes the connection after its first piece."""
+    """Send a streaming request and close the connection after its first piece."""
     host, port = server.url.removeprefix("http://").split(":")
     with socket.create_connection((host, int(port)), timeout=600) as connection:
         head = f"POST /generate HTTP/1.1\r\nHost: {host}\r\nContent-Type: application/json\r\n"

@@ -1,4 +1,4 @@
-"""Two ranks of a real server that share the vocabulary of the draft head answer as two that each have all of it."""
+"""Two ranks that share the vocabulary of the draft head answer as two that each hold all of it."""
 
 from __future__ import annotations
 
