@@ -16,7 +16,7 @@ from dspark_simulator.simulation import Arm, simulate
 from dspark_simulator.workloads import Poisson
 from dspark_tuning.measuring.bench import knee as bench
 from dspark_tuning.measuring.bench import policy
-from dspark_tuning.reporting import tables
+from dspark_tuning.reporting import benches
 from dspark_tuning.reporting.jsonable import jsonable
 from dspark_tuning.search import baselines
 from dspark_tuning.search.evaluation import executor
@@ -173,8 +173,8 @@ def test_people_see_every_arm_and_no_ratio_over_nothing(
 
     broken = found["knee"] | {"vs_defaults": {"ratio": math.nan, "low": math.nan, "high": math.nan}}
     console = Console(width=200)
-    console.print(tables.knees(broken))
-    console.print(tables.goodput_around_the_knee(found["knee"]))
+    console.print(benches.knees(broken)[0].rich())
+    console.print(benches.knees(found["knee"])[1].rich())
     lines = [
         line.strip() for line in capsys.readouterr().out.splitlines() if line.strip().startswith(baselines.DEFAULT)
     ]

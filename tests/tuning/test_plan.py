@@ -37,11 +37,11 @@ from dspark_tuning.planning.launch_script import launch
 from dspark_tuning.planning.plan import ONE_TOKEN, Plan, _check_possible, _Work
 from dspark_tuning.planning.what_if import parse
 from dspark_tuning.reporting.jsonable import jsonable
+from dspark_tuning.reporting.numbers import number
 from dspark_tuning.reporting.plan.as_json import as_json
 from dspark_tuning.reporting.plan.page import render
 from dspark_tuning.reporting.plan.tables import answer, reason, sizes
 from dspark_tuning.reporting.plan.tables import capacity as capacity_of
-from dspark_tuning.reporting.tables import number
 from dspark_tuning.search import baselines
 from dspark_tuning.search.baselines import PLAIN, TUNED
 from dspark_tuning.search.evaluation import executor
@@ -357,7 +357,7 @@ class TestWork:
         assert (lost.more_gpus, lost.gpus, lost.left) == (2, 6, 2)
         none = work.effect(made, parse("lost=99"))
         assert (none.more_gpus, none.left, none.kept, none.bound) == (6, 0, None, None)
-        assert reason(none) == "replicas left: 0, which carry 0.000/s" and not searched
+        assert reason(none) == "replicas left: 0, which carry 0.00/s" and not searched
 
     def test_a_plan_at_another_load_is_tuned_again(
         self, searched: list[float], question: Question, deployed: Deployment, monkeypatch: pytest.MonkeyPatch

@@ -28,7 +28,7 @@ from dspark_simulator.scenario import Scenario
 from dspark_simulator.simulation import Arm
 from dspark_tuning.cli import app
 from dspark_tuning.reporting import page
-from dspark_tuning.reporting.asked import step_times, truths
+from dspark_tuning.reporting.deployment import step_times, truths
 from dspark_tuning.reporting.policy import step_time_s, survival_needed
 from dspark_tuning.reporting.tuning import render
 from dspark_tuning.reporting.tuning.history import importances

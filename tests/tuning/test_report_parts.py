@@ -2,36 +2,57 @@
 
 from __future__ import annotations
 
+import io
 import math
+import re
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import pytest
+from rich.console import Console
 
 from dspark_simulator import scenario as scenarios
-from dspark_tuning.reporting import asked, page
+from dspark_tuning import planning
+from dspark_tuning.planning.attainment import Attained
+from dspark_tuning.planning.bound import Bound
+from dspark_tuning.planning.capacity import Capacity, Sized
+from dspark_tuning.planning.plan import Effect, Plan, Planned
+from dspark_tuning.reporting import deployment, page
 from dspark_tuning.reporting.curves import Curve, Point, budget, frontier
 from dspark_tuning.reporting.distributions import distributions
-from dspark_tuning.reporting.numbers import NONE, Estimate, estimate
+from dspark_tuning.reporting.numbers import NONE, Estimate, estimate, number
 from dspark_tuning.reporting.page import Section, definitions, document, lead
-from dspark_tuning.reporting.plan.purchases import Plan, plans
-from dspark_tuning.reporting.plan.what_if import WhatIf, what_if
+from dspark_tuning.reporting.plan.tables import effects, plans
 from dspark_tuning.reporting.plots import STYLES, drawing, panels, styles
+from dspark_tuning.reporting.table import Strong, Table, Words
 from dspark_tuning.search import baselines
 from dspark_tuning.search.traced_run import QUANTILES
 from tests.tuning.report_page import Page, check_nothing_is_loaded, check_readable
 
-PLANS = [
-    Plan("4xB300", "tuned", Estimate(8.0, 7.0, 9.0), "3", 12, 0.4321, Estimate(20.0, 19.0, 21.0),
-         Estimate(0.99, 0.98, 0.995), "81.0 %, not met", 0.5, 0.0199, "queue-bound", chosen=True),
-    Plan("H200", "no speculation", Estimate(math.nan), "not met", None, None, Estimate(math.nan), Estimate(0.12), "",
-         12.5, 0.04, "bandwidth-bound"),
-]  # fmt: skip
-CHANGES = [
-    WhatIf("as planned", 12, 0, Estimate(20.0, 19.0, 21.0), 0.99, 0.5, 0.0199, ""),
-    WhatIf("rate x 2 <b>", 24, 12, Estimate(15.0), 0.5, 3.0, 0.021, "queue-bound"),
-    WhatIf("TPOT / 10", None, None, Estimate(0.0), 0.0, 0.5, 0.0199, "compute-bound"),
-]
+
+def attained(share: float, low: float, high: float, ttft_p99_s: float, tpot_p99_s: float, **more: Any) -> Attained:
+    figures = {"ttft_p50_s": 0.1, "ttft_p99_s": ttft_p99_s, "tpot_p50_s": 0.01, "tpot_p99_s": tpot_p99_s}
+    figures |= {"throughput_tok_s": 1000.0, "backlog_growth": 77.0}
+    fields = {"replicas": 3, "worst": "chat", "within": {"chat": share}, "saturated": False, "goodput_per_s": 20.0}
+    return Attained(share=share, low=low, high=high, figures=figures, **(fields | more))
+
+
+def planned() -> Planned:
+    question = planning.load("v4flash-chat")
+    scenario = scenarios.load("b300-v4flash")
+    arm = baselines.default(scenario)
+    fewest = attained(0.99, 0.98, 0.995, 0.5, 0.0199)
+    smaller = attained(0.81, 0.7, 0.9, 1.5, 0.02, replicas=2)
+    sized = Sized(Capacity(8.0, 7.0, 9.0), fewest, smaller)
+    chosen = Plan("4xB300", "tuned", scenario, arm, 0.36, sized, Bound("queue-bound", "a queue"))
+    unmet = Plan("H200", "no speculation", scenario, arm, 3.0, None, None)
+    over = Effect("rate x 2 <b>", 0, 3, attained(0.5, 0.4, 0.6, 3.0, 0.021), sized, 24, 12, Bound("queue-bound", "why"))
+    none = Effect("TPOT / 10", 0, 3, attained(0.0, 0.0, 0.0, 0.5, 0.0199, saturated=True), None, None, None, None)
+    left = Effect("lost=3", 3, 0, None, sized, 12, 0, None)
+    return Planned(question, (chosen, unmet), chosen, (over, none, left), (), None, 1.0)
+
+
 CURVES = [
     Curve(
         "MTP-1",
@@ -51,8 +72,8 @@ def made(monkeypatch: pytest.MonkeyPatch) -> Callable[..., Page]:
     def make() -> Page:
         scenario = scenarios.load("b300-v4flash")
         sections = [
-            Section("asked", "What was asked", [definitions(asked.facts(scenario)), asked.classes(scenario)]),
-            Section("answer", "Answer", [lead("Buy 12."), plans("Plans", PLANS), what_if("What if", CHANGES)]),
+            Section("asked", "What was asked", [definitions(deployment.facts(scenario)), deployment.classes(scenario)]),
+            Section("answer", "Answer", [lead("Buy 12."), plans(planned()), effects(planned().effects)]),
             Section("curves", "Curves", [frontier("frontier-all", CURVES), budget("budget", CURVES)]),
         ]
         text = document("A plan", "Simulated.", sections)
@@ -67,18 +88,43 @@ def made(monkeypatch: pytest.MonkeyPatch) -> Callable[..., Page]:
 def test_a_plans_page_is_whole(made: Callable[..., Page]) -> None:
     found = made()
     check_readable(found)
-    assert found.table("Plans") == {
-        "Hardware and serving": list(found.table("Plans")["Hardware and serving"]),
+    gpus = 3 * scenarios.load("b300-v4flash").gpus
+    cost = gpus * 0.36 / 3600 / 1000 * 1e6
+    assert found.table("The fewest replicas") == {
+        "Hardware and serving mode": list(found.table("The fewest replicas")["Hardware and serving mode"]),
         "4xB300, tuned (chosen)": [
-            "8.00 [7.00, 9.00]", "3", "12", "0.432", "20.0 [19.0, 21.0]", "99.0% [98.0%, 99.5%]", "81.0 %, not met",
-            "500", "19.9", "queue-bound",
+            "8.00 [7.00, 9.00]", "3", str(gpus), number(cost), "20.0", "99.0% [98.0%, 99.5%]", "81.0 %, not met",
+            "100 / 500", "10.0 / 19.9", "queue-bound",
         ],
-        "H200, no speculation": [NONE, "not met", NONE, NONE, NONE, "12.0%", "", "12,500", "40.0", "bandwidth-bound"],
+        "H200, no speculation": [NONE, "not met", NONE, NONE, NONE, NONE, "", NONE, NONE, ""],
     }  # fmt: skip
-    changes = found.table("What if")
-    assert changes["as planned"][:2] == ["12", "+0"]
-    assert changes["rate x 2 <b>"] == ["24", "+12", "15.0", "50.0%", "3,000", "21.0", "queue-bound"]
-    assert changes["TPOT / 10"][:2] == ["not met", ""]
+    changes = found.table("One change at a time")
+    assert changes["rate x 2 <b>"] == [
+        "24", "+12", "20.0", "50.0 %", "100 / 3,000", "10.0 / 21.0", "queue-bound: why",
+    ]  # fmt: skip
+    assert changes["TPOT / 10"][:5] == ["not met", "", "not steady", "0.0 %", "not steady"]
+    assert changes["TPOT / 10"][-1].startswith("saturated: the backlog grew by 77 requests")
+    assert changes["lost=3"] == ["12", "+0", "0.00", "0.0 %", NONE, NONE, "replicas left: 0, which carry 0.00/s"]
+
+
+def test_a_table_is_the_same_in_a_terminal_on_a_page_and_in_a_report() -> None:
+    table = Table("Two [b] runs", ["Arm", Words("Kind"), "Speed"], [["a<b>", "x", Strong("1 [2]")], ["c", "y", "3"]])
+    console = Console(width=80, record=True, file=io.StringIO(), force_terminal=True, color_system="standard")
+    console.print(table.rich())
+    styled = console.export_text(styles=True, clear=False)
+    text = console.export_text()
+    assert re.search(r"\x1b\[1m *1 \[2\]", styled) and "Two [b] runs" in text
+    rows = [line.split() for line in text.splitlines() if line.strip()]
+    assert rows[-2:] == [["a<b>", "x", "1", "[2]"], ["c", "y", "3"]]
+    document_ = document("t", "n", [Section("s", "s", [table])])
+    assert Page(document_).table("Two [b] runs")["a<b>"] == ["x", "1 [2]"] and Page(document_).strong == ["1 [2]"]
+    assert document_.count("<td class=words>") == 2
+    pytest.importorskip("dash")
+    from dspark_tuning.reporting.ui.charts import dash_table
+
+    shown = dash_table(table).to_plotly_json()["props"]["children"]
+    assert [cell.children for cell in shown[1].children[0].children] == ["a<b>", "x", "1 [2]"]
+    assert [cell.children for cell in shown[0].children.children] == ["Arm", "Kind", "Speed"]
 
 
 def test_curves_are_drawn_and_told_alike(made: Callable[..., Page]) -> None:

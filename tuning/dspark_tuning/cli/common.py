@@ -1,4 +1,4 @@
-"""Options that several commands share, what they choose, and how commands print."""
+"""Options shared by several commands, the scenario they select, and printing."""
 
 from __future__ import annotations
 
@@ -17,25 +17,33 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from dspark_simulator.scenario import Scenario
+    from dspark_tuning.reporting.table import Table
 
 DEFAULT_SCENARIO = "b300-v4flash"
 
-# Wide enough for every table, where nobody's window limits it.
+# Columns of a pipe or file, where no window limits the width.
 PIPE_WIDTH = 150
 
 ScenarioName = Annotated[
-    str, typer.Argument(metavar="SCENARIO", help="A packaged scenario (`dspark scenario list`) or a YAML file.")
+    str,
+    typer.Argument(
+        metavar="SCENARIO",
+        help="A packaged scenario (`dspark scenario list`) or a YAML file: a deployment and its traffic.",
+    ),
 ]
 TraceFile = Annotated[
     Path | None,
-    typer.Option("--trace", help="CSV of requests (TIMESTAMP, ContextTokens, GeneratedTokens) to replay instead."),
+    typer.Option(
+        "--trace",
+        help="CSV of requests (TIMESTAMP, ContextTokens, GeneratedTokens) to replay instead of the scenario's traffic.",
+    ),
 ]
 ProfileFile = Annotated[
     Path | None,
     typer.Option(
         "--profile",
         metavar="FILE",
-        help="A profile.json of `dspark calibrate`: the scenario's traffic on what it describes.",
+        help="A profile.json of `dspark calibrate`: run the scenario's traffic on the recorded deployment.",
     ),
 ]
 AcceptanceFile = Annotated[
@@ -44,16 +52,18 @@ AcceptanceFile = Annotated[
 ]
 Domain = Annotated[
     str | None,
-    typer.Option("--domain", help="What all requests ask for, of the domains of --acceptance. [default: as they are]"),
+    typer.Option(
+        "--domain", help="The domain of --acceptance that all requests belong to. [default: each class its own]"
+    ),
 ]
 Threads = Annotated[int | None, typer.Option("--threads", min=1, help="CPU threads. [default: torch's choice]")]
-Device = Annotated[str, typer.Option("--device", help="As torch names it: cpu, cuda, cuda:1.")]
+Device = Annotated[str, typer.Option("--device", help="A torch device: cpu, cuda, cuda:1.")]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON for machines and nothing else on stdout.")]
 # Seeds are multiplied on their way into 64-bit counters.
-Seed = Annotated[int, typer.Option("--seed", min=0, max=4000, help="Names the requests, acceptances and truths.")]
+Seed = Annotated[int, typer.Option("--seed", min=0, max=4000, help="Seed of the requests, acceptances and truths.")]
 Url = Annotated[str, typer.Option("--url", help="The server's address, as http://host:30000.", show_default=False)]
 ApiKey = Annotated[
-    str | None, typer.Option("--api-key", envvar="DSPARK_API_KEY", help="The server's key, if it asks for one.")
+    str | None, typer.Option("--api-key", envvar="DSPARK_API_KEY", help="The server's API key, if it requires one.")
 ]
 Workers = Annotated[int | None, typer.Option("--workers", min=1, help="Processes; by default one a CPU.")]
 Dask = Annotated[
@@ -69,10 +79,10 @@ def read_scenario(
     acceptance: Path | None = None,
     domain: str | None = None,
 ) -> Scenario:
-    """The scenario that the options name, with the loads, deployment and drafter that they give in place of its own.
+    """Load a scenario and replace its loads, deployment, drafter or traffic by those of the options.
 
     Raises:
-        InputError: The scenario or a file cannot be used, or a load that the scenario cannot have.
+        InputError: The scenario, a file or a load is not valid.
     """
     from dspark_simulator.scenario import load
 
@@ -102,10 +112,10 @@ def _valid_load(scenario: Scenario, load: float) -> float:
 
 
 def check_writable(folder: Path) -> None:
-    """Refuses a folder that could not be written at the end, before any time is spent; creates nothing.
+    """Refuse an output folder that cannot be written, before any work is done; create nothing.
 
     Raises:
-        InputError: It is a file, or it or the folder that it would be made in is not writable.
+        InputError: It is a file, or it or its nearest existing parent is not writable.
     """
     from sglang_dspark.errors import InputError
 
@@ -115,14 +125,14 @@ def check_writable(folder: Path) -> None:
 
 
 def cpus() -> int:
-    """CPUs that this process may use."""
+    """Number of CPUs that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def start_torch(threads: int | None) -> None:
-    """Imports PyTorch, with huge pages for large tensors: page by page, clearing them takes longer than filling them.
+    """Import PyTorch with huge pages for large tensors, which clears them faster than small pages.
 
-    Nothing may have been allocated before.
+    Must run before the first allocation.
     """
     os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")
     import torch
@@ -132,7 +142,7 @@ def start_torch(threads: int | None) -> None:
 
 
 def console() -> Console:
-    """Prints what people read, values as they are: file names may hold what Rich takes for markup."""
+    """A console without markup: file names may contain what Rich reads as markup."""
     from rich.console import Console
 
     out = Console(markup=False, highlight=False)
@@ -141,6 +151,13 @@ def console() -> Console:
     return out
 
 
+def print_text(*parts: Table | str) -> None:
+    """Print tables and sentences for a person; sentences are not wrapped."""
+    out = console()
+    for part in parts:
+        out.print(part if isinstance(part, str) else part.rich(), soft_wrap=isinstance(part, str))
+
+
 def print_json(value: Any) -> None:
-    """Prints ``value`` as JSON: NaN and infinities as null, named tuples as objects, NumPy numbers as numbers."""
+    """Print ``value`` as JSON: NaN and infinities as null, named tuples as objects, NumPy numbers as numbers."""
     print(json.dumps(jsonable(value), indent=1, allow_nan=False))

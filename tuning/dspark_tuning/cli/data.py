@@ -1,4 +1,4 @@
-"""``dspark data``: prompts, the target's answers to them, and what the target makes of both."""
+"""``dspark data``: prompts, the target's answers to them, and its hidden states on both."""
 
 from __future__ import annotations
 
@@ -15,7 +15,9 @@ app = typer.Typer(help="Prepare data to train a drafter on.", no_args_is_help=Tr
 Precision = Annotated[
     Literal["bf16", "float32"] | None,
     typer.Option(
-        "--precision", help="Of the target's weights. [default: float32 on a CPU, bf16 on a GPU]", show_default=False
+        "--precision",
+        help="Precision of the target's weights. [default: float32 on a CPU, bf16 on a GPU]",
+        show_default=False,
     ),
 ]
 TargetName = Annotated[
@@ -27,8 +29,8 @@ TargetName = Annotated[
 def prompts(
     files: Annotated[list[Path], typer.Argument(help="JSON lines of prompts or conversations.")],
     out: Annotated[Path, typer.Option("--out", help="Prompts to train on.")] = Path("prompts.jsonl"),
-    held_out: Annotated[Path, typer.Option("--held-out", help="Prompts kept apart.")] = Path("held_out.jsonl"),
-    share: Annotated[float, typer.Option("--share", min=0.0, max=1.0, help="Share of prompts kept apart.")] = 0.05,
+    held_out: Annotated[Path, typer.Option("--held-out", help="Prompts held out.")] = Path("held_out.jsonl"),
+    share: Annotated[float, typer.Option("--share", min=0.0, max=1.0, help="Share of prompts held out.")] = 0.05,
     limit: Annotated[int | None, typer.Option("--limit", min=1, help="Prompts in all. [default: every one]")] = None,
     as_json: Json = False,
 ) -> None:
@@ -39,24 +41,24 @@ def prompts(
     if as_json:
         print_json(found)
     else:
-        print(f"{out}: {found.train} prompts; {held_out}: {found.held_out}; {found.repeated} lines were repeats.")
+        print(f"{out}: {found.train} prompts; {held_out}: {found.held_out}; {found.repeated} repeated lines.")
 
 
 @app.command()
 def regenerate(
     source: Annotated[Path, typer.Argument(metavar="PROMPTS", help="JSON lines of prompts.")],
-    out: Annotated[Path, typer.Argument(help="JSON lines of answers; one that exists is gone on with.")],
+    out: Annotated[Path, typer.Argument(help="JSON lines of answers; resumes an existing file.")],
     url: Annotated[str | None, typer.Option("--url", help="A server with the OpenAI API.")] = None,
     target: Annotated[
-        str | None, typer.Option("--target", help="The target in this process instead: folder, hub name or demo.")
+        str | None, typer.Option("--target", help="Run the target in this process instead: folder, hub name or demo.")
     ] = None,
     model: Annotated[str, typer.Option("--model", help="The server's name for its model.")] = "default",
-    temperature: Annotated[float, typer.Option("--temperature", min=0.0, help="Of the samples.")] = 1.0,
+    temperature: Annotated[float, typer.Option("--temperature", min=0.0, help="Sampling temperature.")] = 1.0,
     top_p: Annotated[float, typer.Option("--top-p", min=0.0, max=1.0)] = 1.0,
     max_tokens: Annotated[int, typer.Option("--max-tokens", min=1, help="Tokens of an answer.")] = 1024,
-    together: Annotated[int, typer.Option("--together", min=1, help="Prompts in work at a time.")] = 64,
+    together: Annotated[int, typer.Option("--together", min=1, help="Prompts processed at a time.")] = 64,
     thinking: Annotated[
-        bool | None, typer.Option("--thinking/--no-thinking", help="For chat templates that know it.")
+        bool | None, typer.Option("--thinking/--no-thinking", help="For chat templates with a thinking mode.")
     ] = None,
     seed: Annotated[int, typer.Option("--seed", min=0)] = 0,
     precision: Precision = None,
@@ -64,7 +66,7 @@ def regenerate(
     threads: Threads = None,
     as_json: Json = False,
 ) -> None:
-    """Answer prompts in the target's own words; run again after an interruption to go on."""
+    """Answer prompts with the target; run again after an interruption to resume."""
     from sglang_dspark.drafter.data.regenerate import Answerer, Sampling
     from sglang_dspark.drafter.data.regenerate import regenerate as run
     from sglang_dspark.errors import InputError
@@ -81,13 +83,13 @@ def regenerate(
 
         answerer = TargetAnswers(target, _target(target, precision, device), template)
     else:
-        raise InputError("--url, --target: give one of them, where the answers come from")
+        raise InputError("--url, --target: give one of them as the source of answers")
     sampling = Sampling(temperature, top_p, max_tokens, seed)
     found = run(source, out, answerer, sampling, together, _progress)
     if as_json:
         print_json(found)
     else:
-        print(f"{out}: {found.written} prompts answered, {found.found} were before.")
+        print(f"{out}: {found.written} prompts answered, {found.found} already were.")
 
 
 @app.command()
@@ -98,13 +100,13 @@ def cache(
     layers: Annotated[str, typer.Option("--layers", help="The target's layers, as 1,9,17,25,33.", show_default=False)],
     quota: Annotated[float, typer.Option("--quota", min=0.0, help="GB that the shards may take.")] = 50.0,
     max_length: Annotated[int, typer.Option("--max-length", min=8, help="Tokens of a text.")] = 4096,
-    dry: Annotated[bool, typer.Option("--dry-run", help="Only say how large it would be.")] = False,
+    dry: Annotated[bool, typer.Option("--dry-run", help="Only print the size.")] = False,
     precision: Precision = None,
     device: Device = "cpu",
     threads: Threads = None,
     as_json: Json = False,
 ) -> None:
-    """Keep what the target makes of texts on disk. Training does without; it only saves the target's passes."""
+    """Store the target's hidden states of texts on disk. Optional: it only saves forward passes during training."""
     start_torch(threads)
     from sglang_dspark.drafter.data import cache as features
     from sglang_dspark.drafter.data.passages import passages

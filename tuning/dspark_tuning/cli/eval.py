@@ -1,4 +1,4 @@
-"""``dspark eval``: a drafter on data sets, offline."""
+"""``dspark eval``: evaluate a drafter on data sets, offline."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from dspark_tuning.cli.common import Device, Json, Threads, console, print_json, start_torch
+from dspark_tuning.cli.common import Device, Json, Threads, print_json, print_text, start_torch
 
 if TYPE_CHECKING:
     from dspark_tuning.measuring.drafters.evaluation import Evaluation
@@ -21,24 +21,28 @@ def evaluate(
         list[str],
         typer.Option("--data", help="JSON lines, or one of gsm8k, math500, humaneval, mbpp, mt-bench, alpaca, aime25."),
     ],
-    out: Annotated[Path, typer.Option("--out", help="Folder of the figures, page and model.")] = Path("eval"),
-    data_dir: Annotated[Path, typer.Option("--data-dir", help="Where NAME.jsonl is looked for first.")] = Path("data"),
+    out: Annotated[
+        Path, typer.Option("--out", help="Folder of the results: JSON, report and acceptance model.")
+    ] = Path("eval"),
+    data_dir: Annotated[Path, typer.Option("--data-dir", help="Folder that is searched for NAME.jsonl first.")] = Path(
+        "data"
+    ),
     temperature: Annotated[list[float] | None, typer.Option("--temperature", help="[default: 0 and 1]")] = None,
     requests: Annotated[int, typer.Option("--requests", min=1, help="Prompts of a data set, its first ones.")] = 80,
     max_tokens: Annotated[int, typer.Option("--max-tokens", min=1, help="Tokens of an answer.")] = 256,
     together: Annotated[int, typer.Option("--together", min=1, help="Prompts at a time.")] = 16,
     thinking: Annotated[
-        bool | None, typer.Option("--thinking/--no-thinking", help="For chat templates that know it.")
+        bool | None, typer.Option("--thinking/--no-thinking", help="For chat templates with a thinking mode.")
     ] = None,
-    seed: Annotated[int, typer.Option("--seed", min=0, help="Of the samples.")] = 0,
+    seed: Annotated[int, typer.Option("--seed", min=0, help="Seed of the samples.")] = 0,
     device: Device = "cpu",
     threads: Threads = None,
     as_json: Json = False,
 ) -> None:
     """Measure accepted length, acceptance by position and confidences; write a model for simulate and tune.
 
-    Every temperature and data set is played without a server; the first temperature's rounds make the acceptance model
-    and the STS temperatures.
+    Accepted length counts the tokens of a round, the target's own included. Rounds run without a server; those of the
+    first temperature make the acceptance model and the STS temperatures (which calibrate the confidences).
     """
     from dspark_tuning.measuring.drafters import evaluation
     from dspark_tuning.reporting import drafters
@@ -78,21 +82,11 @@ def evaluate(
 
 
 def _print(evaluated: Evaluation, files: list[Path]) -> None:
-    from rich.table import Table
+    from dspark_tuning.reporting import drafters
 
-    from dspark_tuning.reporting.drafters import estimate
-
-    out = console()
-    shown = Table("data set", "temperature", "rounds", "accepted length", "acceptance by position")
-    for each in evaluated.figures:
-        by_position = " ".join("-" if v.value != v.value else f"{v.value:.2f}" for v in each.acceptance)
-        length = estimate(each.accepted_length)
-        shown.add_row(each.dataset, f"{each.temperature:g}", str(each.rounds), length, by_position)
-    out.print(shown)
+    print_text(drafters.lengths(evaluated), drafters.positions(evaluated.figures))
     for temperature, head in evaluated.head.items():
         if head is not None:
             ece = f"ECE of the survival {head.ece_before.mean():.3f}, {head.ece_after.mean():.3f} with STS"
-            out.print(f"Confidence at temperature {temperature:g}: {ece}; ROC-AUC {head.auc[0]:.2f} at position 1.")
-    for warning in evaluated.fit.warnings if evaluated.fit is not None else ():
-        out.print(warning)
-    out.print(", ".join(map(str, files)))
+            print_text(f"Confidence at temperature {temperature:g}: {ece}; ROC-AUC {head.auc[0]:.2f} at position 1.")
+    print_text(*(evaluated.fit.warnings if evaluated.fit is not None else ()), ", ".join(map(str, files)))

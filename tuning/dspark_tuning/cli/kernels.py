@@ -1,4 +1,4 @@
-"""``dspark kernels``: what the GPU kernels take and move, without a GPU."""
+"""``dspark kernels``: resources and memory traffic of the GPU kernels, without a GPU."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
-from dspark_tuning.cli.common import Json, console, print_json
+from dspark_tuning.cli.common import Json, print_json, print_text
 
 app = typer.Typer(help="Compile the GPU kernels and count their bytes, without a GPU.", no_args_is_help=True)
 
@@ -32,18 +32,21 @@ def check(
         raise _missing(error) from error
     if unknown := [name for name in target or () if name not in TARGETS]:
         raise InputError(f"--target: {unknown[0]!r} is not one; use {', '.join(TARGETS)}")
-    found: list[dict[str, Any]] = []
+    compiled: list[dict[str, Any]] = []
     for name in target or TARGETS:
-        found += [one._asdict() | {"fits": one.shared_bytes <= TARGETS[name].shared_bytes} for one in compile_all(name)]
-    failed = [one for one in found if one["spill_bytes"] > ALLOWED_SPILL or not one["fits"]]
+        compiled += [
+            one._asdict() | {"fits": one.shared_bytes <= TARGETS[name].shared_bytes} for one in compile_all(name)
+        ]
+    failed = [one for one in compiled if one["spill_bytes"] > ALLOWED_SPILL or not one["fits"]]
     if as_json:
-        print_json({"kernels": found, "failed": len(failed)})
+        print_json({"kernels": compiled, "failed": len(failed)})
     else:
         from dspark_tuning.reporting import kernels
 
-        console().print(kernels.compiled(found))
-        console().print(
-            f"{len(found)} kernels, {len(failed)} of them spill more than {ALLOWED_SPILL} bytes a thread or do not fit."
+        print_text(
+            kernels.compiled(compiled),
+            f"{len(compiled)} kernels, {len(failed)} of them spill more than {ALLOWED_SPILL} bytes a thread or do not "
+            "fit.",
         )
     raise typer.Exit(1 if failed else 0)
 
@@ -52,27 +55,28 @@ def check(
 def moved(as_json: Json = False) -> None:
     """Count the global-memory bytes of our kernels and SGLang's under the interpreter, on scaled shapes, by formula."""
     os.environ["TRITON_INTERPRET"] = "1"
-    # Infinities are at home in these kernels, and SGLang's imports say what a CPU lacks.
+    # These kernels use infinities, and SGLang's imports warn about missing GPU features.
     warnings.simplefilter("ignore")
     try:
         from sglang_dspark import cpu_engine
 
-        # Kernels are interpreted: SGLang need not find a GPU for them.
+        # Kernels are interpreted, so SGLang needs no GPU.
         cpu_engine.prepare(("--device", "cpu"))
         from sglang_dspark.serving.evidence import kernel_bytes
     except ImportError as error:
         raise _missing(error) from error
-    found = kernel_bytes.run()
+    counts = kernel_bytes.run()
     if as_json:
-        print_json(found)
+        print_json(counts)
     else:
         from dspark_tuning.reporting import kernels
 
-        out = console()
-        out.print(kernels.positions(found))
-        out.print(kernels.rounds(found))
-        out.print(kernels.times(found))
-        out.print(f"Formulas met by counts on {len(found['counted'])} scaled shapes. No time here was measured.")
+        print_text(
+            kernels.positions(counts),
+            kernels.rounds(counts),
+            kernels.times(counts),
+            f"Formulas equal the counts on {len(counts['counted'])} scaled shapes. No time here was measured.",
+        )
 
 
 def _missing(error: ImportError) -> Exception:

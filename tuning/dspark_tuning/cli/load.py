@@ -1,4 +1,4 @@
-"""``dspark load``: a scenario's traffic for a real server."""
+"""``dspark load``: send a scenario's traffic to a server."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ from dspark_tuning.cli.common import (
     Seed,
     TraceFile,
     Url,
-    console,
     print_json,
+    print_text,
     read_scenario,
 )
 
@@ -41,19 +41,21 @@ def load(
             "--prompts", metavar="FILE", help="Texts as JSON lines with slo_class and text. [default: random]"
         ),
     ] = None,
-    temperature: Annotated[float, typer.Option("--temperature", min=0.0, help="Of every request.")] = 0.0,
+    temperature: Annotated[
+        float, typer.Option("--temperature", min=0.0, help="Sampling temperature of every request.")
+    ] = 0.0,
     out: Annotated[Path | None, typer.Option("--out", metavar="FILE", help="Write every request to Parquet.")] = None,
     api_key: ApiKey = None,
     as_json: Json = False,
 ) -> None:
-    """Send a scenario's traffic to a running server; TTFT, TPOT, ITL and goodput as `dspark simulate` has them."""
+    """Send a scenario's traffic to a running server; measure TTFT, TPOT, ITL and goodput as `dspark simulate` does."""
     from dspark_tuning.cli.simulate import of_length
     from dspark_tuning.measuring.load import request_rows
     from dspark_tuning.measuring.load.drive import drive
     from dspark_tuning.measuring.load.prompts import read
     from dspark_tuning.measuring.load.result import result
     from dspark_tuning.measuring.recording.schema import check_writable
-    from dspark_tuning.reporting import tables
+    from dspark_tuning.reporting import results
     from sglang_dspark.errors import InputError
     from sglang_dspark.sglang_client import Client
 
@@ -78,7 +80,7 @@ def load(
         raise InputError(f"{url}: every request failed, the first with {loaded.failed[0].error}; see the server's log")
     if out is not None:
         request_rows.write(out, loaded)
-    found = result(loaded)
+    measured = result(loaded)
     if as_json:
         print_json(
             {
@@ -89,15 +91,13 @@ def load(
                 "cpu_s": loaded.cpu_s,
                 "wall_s": loaded.wall_s,
                 "late_s": loaded.late_s,
-                "result": found,
+                "result": measured,
             }
         )
         return
-    printed = console()
-    printed.print(tables.latencies(found))
-    printed.print(tables.figures(found))
-    printed.print(
-        f"{len(loaded.failed)} of {len(loaded.requests)} requests failed. The clients took "
+    print_text(
+        results.latencies(measured),
+        results.server(measured),
+        f"{len(loaded.failed)} of {len(loaded.requests)} requests failed. The clients used "
         f"{loaded.cpu_s / loaded.wall_s:.0%} of a CPU.",
-        soft_wrap=True,
     )

@@ -1,4 +1,4 @@
-"""``dspark plan``: how many GPUs a traffic and its service levels need."""
+"""``dspark plan``: the GPUs that a traffic and its SLOs need."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from dspark_tuning.cli.common import Dask, Json, Seed, Workers, check_writable, console, cpus, print_json
+from dspark_tuning.cli.common import Dask, Json, Seed, Workers, check_writable, cpus, print_json, print_text
 
 if TYPE_CHECKING:
     from dspark_tuning.planning import Planned
@@ -21,7 +21,8 @@ def plan(
         str, typer.Argument(metavar="PLAN", help="A packaged plan (v4flash-chat) or a YAML file; --show prints one.")
     ] = DEFAULT,
     rate: Annotated[
-        float | None, typer.Option("--rate", metavar="REQUESTS_PER_S", help="Plan for this traffic instead.")
+        float | None,
+        typer.Option("--rate", metavar="REQUESTS_PER_S", help="Plan for this rate instead of the plan's own."),
     ] = None,
     what_if: Annotated[
         list[str] | None,
@@ -45,17 +46,20 @@ def plan(
     show: Annotated[bool, typer.Option("--show", help="Print the plan's file and stop.")] = False,
     as_json: Json = False,
 ) -> None:
-    """Find the fewest GPUs that serve a traffic within its service levels, and what changes would do to them."""
+    """Find the fewest GPUs that serve a traffic within its SLOs, and the effect of changes.
+
+    A replica count suffices where the attainment (share of each class's requests within their SLOs) is high enough.
+    """
     from dspark_tuning import planning
     from dspark_tuning.planning.question import text
 
     if show:
         print(text(question), end="")
         return
-    asked = planning.load(question)
+    posed = planning.load(question)
     if rate is not None:
-        asked = asked.at_rate(rate)
-    texts = [*asked.what_if, *(what_if or ())]
+        posed = posed.at_rate(rate)
+    texts = [*posed.what_if, *(what_if or ())]
 
     from dspark_tuning.cli.progress import Bar
     from dspark_tuning.planning.what_if import parse
@@ -65,40 +69,39 @@ def plan(
     changes = tuple(parse(text) for text in texts)
     if out is not None:
         check_writable(out)
-    with executor(workers or cpus(), dask) as pool, Bar(planning.stages(asked, changes)) as bar:
-        found = planning.plan(asked, changes, trials=trials, seed=seed, pool=pool, progress=bar)
+    with executor(workers or cpus(), dask) as pool, Bar(planning.stages(posed, changes)) as bar:
+        planned = planning.plan(posed, changes, trials=trials, seed=seed, pool=pool, progress=bar)
     words = ["dspark", "plan", question, *(["--rate", f"{rate:g}"] if rate is not None else [])]
     words += [word for text in what_if or () for word in ("--what-if", text)]
     words += ["--trials", str(trials), "--seed", str(seed)]
     again = shlex.join([*words, *(["--out", str(out)] if out is not None else [])])
-    files = [] if out is None else write(found, out, again, trials, seed)
+    files = [] if out is None else write(planned, out, again, trials, seed)
     if as_json:
         from dspark_tuning.reporting.plan.as_json import as_json as plain
 
-        print_json(plain(found) | {"seconds": found.seconds, "files": files})
+        print_json(plain(planned) | {"seconds": planned.seconds, "files": files})
     else:
-        _print(found, files)
+        _print(planned, files)
 
 
-def _print(found: Planned, files: list[Path]) -> None:
+def _print(planned: Planned, files: list[Path]) -> None:
     from dspark_tuning.reporting.plan import tables
 
-    question = found.question
-    out = console()
-    out.print(tables.plans(found))
-    out.print(tables.sizes(found))
-    out.print(
-        f"The capacity is the requests/s of a replica with {question.attainment:.0%} of each class's within both of "
-        f"its service levels: the mean over replications, and its one-sided {question.confidence:.0%} bounds. Replicas "
-        "follow from the lower bound; 'one less' is what one replica less reaches, 'indeterminate' where the "
-        "replications do not tell whether it would do. Percentiles are means of each simulation's own. "
-        "Step times are as each choice says: all figures are simulated."
+    question = planned.question
+    print_text(
+        tables.plans(planned),
+        tables.sizes(planned),
+        f"The capacity is the requests/s of a replica at an attainment of {question.attainment:.0%}: the share of each "
+        "class's requests within both of its SLOs. It is the mean over replications, with its one-sided "
+        f"{question.confidence:.0%} bounds; replicas follow from the lower bound. 'One replica less' is "
+        "'indeterminate' where the replications do not decide whether it suffices. "
+        "Percentiles are means of each simulation's own. All figures are simulated; the step times are as each "
+        "hardware's description says.",
     )
-    if found.effects:
-        out.print(tables.effects(found.effects))
-        out.print("Goodput, share and percentiles are of the plan's own size under the change; GPUs are tuned again.")
-    if found.points:
-        out.print(tables.frontier(found.points))
-    out.print(tables.answer(found))
+    if planned.effects:
+        print_text(tables.effects(planned.effects))
+    if planned.points:
+        print_text(tables.frontier(planned.points))
+    print_text(tables.answer(planned))
     if files:
-        out.print(f"Wrote {', '.join(map(str, files))}.", soft_wrap=True)
+        print_text(f"Wrote {', '.join(map(str, files))}.")

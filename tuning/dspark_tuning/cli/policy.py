@@ -1,4 +1,4 @@
-"""``dspark policy``: artifacts of tuned policies."""
+"""``dspark policy``: policy.json files."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from dspark_tuning.cli.common import Json, console, print_json
+from dspark_tuning.cli.common import Json, print_json, print_text
 
 app = typer.Typer(help="Tuned policies: check, show and compare policy.json files.", no_args_is_help=True)
 
@@ -16,7 +16,7 @@ File = Annotated[Path, typer.Argument(help="A policy.json.", show_default=False)
 
 @app.command()
 def check(file: File, as_json: Json = False) -> None:
-    """Say whether a policy is valid, and what is wrong with it if it is not."""
+    """Check a policy file; an error names the field and the remedy."""
     from sglang_dspark.policy.artifact import load
 
     artifact = load(file)
@@ -29,17 +29,19 @@ def check(file: File, as_json: Json = False) -> None:
 
 @app.command()
 def show(file: File, as_json: Json = False) -> None:
-    """Print a policy, the flags it needs, where it comes from and its evidence."""
-    from dspark_tuning.reporting import tables
+    """Print a policy, its server flags, provenance and evidence (its comparison with every other arm).
+
+    An arm is a policy with its server flags; the belief is the policy's own estimate of step times; a draft's survival
+    is the probability that it and all drafts before it are accepted.
+    """
+    from dspark_tuning.reporting import artifacts
     from sglang_dspark.policy.artifact import load
 
     artifact = load(file)
     if as_json:
         print_json(artifact.model_dump(mode="json"))
     else:
-        out = console()
-        out.print(tables.policy(artifact))
-        out.print(tables.evidence(artifact))
+        print_text(artifacts.policy(artifact), artifacts.evidence(artifact))
 
 
 @app.command()
@@ -49,13 +51,13 @@ def diff(
     as_json: Json = False,
 ) -> None:
     """Print the fields in which two policies differ."""
-    from dspark_tuning.reporting import tables
+    from dspark_tuning.reporting import artifacts
     from sglang_dspark.policy import artifact
 
     changes = artifact.diff(artifact.load(old), artifact.load(new))
     if as_json:
         print_json([{"field": field, "old": before, "new": after} for field, before, after in changes])
     elif changes:
-        console().print(tables.changes(changes))
+        print_text(artifacts.changes(changes))
     else:
         print("no differences")

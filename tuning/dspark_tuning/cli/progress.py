@@ -1,4 +1,4 @@
-"""How far a tuning run is: one bar over all its stages, on stderr."""
+"""Progress of a run: one bar over all its stages, on stderr."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ SEARCH = "search"
 
 
 class Bar:
-    """Shows the stages of a run in one bar.
+    """One bar over the stages of a run.
 
     Args:
-        simulations: What the whole run will take, in full-length simulations; None where nobody knows.
-        per_trial: What a trial of the search takes.
+        simulations: Length of the whole run, in full-length simulations; None if unknown.
+        per_trial: Simulations of a trial of the search.
     """
 
     def __init__(self, simulations: float | None = None, per_trial: float = 1.0) -> None:
@@ -50,12 +50,12 @@ class Bar:
             self._bar.update(self._task, description="done", total=1, completed=1)
             self._bar.stop()
         else:
-            # Of a run that fails only the line that says why remains; ``Progress.stop`` would end in an empty one.
+            # A failed run leaves only its error line; ``Progress.stop`` would leave an empty line.
             self._bar.live.transient = True
             self._bar.live.stop()
 
     def advance(self, description: str) -> None:
-        """Moves the bar and says how far the run is; where no terminal shows the bar, each description is a line."""
+        """Advance the bar and show a description; without a terminal, print each description as a line."""
         if description != self._stage and not self._bar.console.is_terminal:
             self._bar.console.print(description)
         self._stage = description
@@ -77,7 +77,7 @@ def of_tuning(scenario: Scenario, options: Options) -> Bar:
     for rung in rungs_of(options.objective):
         per_trial += share * rung.length * rung.seeds * len(scenario.loads)
         share *= rung.keep
-    # Three baselines look for their flags, in a pass or two.
+    # Three baselines tune their flags, in a pass or two.
     arms = len(baselines.baselines(scenario, scenario.server, baselines.STATIC_THETAS[0])) + 3
     flags = sum(len(values) for values in Space(scenario, options.pins).flags().values())
     # Two seeds for each static threshold, half the replications to select, and three more and the winner in the report.

@@ -1,4 +1,4 @@
-"""``dspark record``: the steps of a running server."""
+"""``dspark record``: record the steps of a running server."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from dspark_tuning.cli.common import ApiKey, Json, Url, console, print_json
+from dspark_tuning.cli.common import ApiKey, Json, Url, print_json, print_text
 
 if TYPE_CHECKING:
     from dspark_tuning.measuring.recording.record import Recorded
@@ -21,12 +21,12 @@ def record(
         "run.parquet"
     ),
     seconds: Annotated[
-        float | None, typer.Option("--seconds", min=0.1, help="How long. [default: until Ctrl-C]")
+        float | None, typer.Option("--seconds", min=0.1, help="Duration. [default: until Ctrl-C]")
     ] = None,
     api_key: ApiKey = None,
     as_json: Json = False,
 ) -> None:
-    """Record the steps of a running SGLang server with DSPARK, with our plugin or without, while it serves."""
+    """Record the steps of a running SGLang server with DSPARK, with or without our plugin."""
     from threading import Event
 
     from dspark_tuning.measuring.recording.record import record as run
@@ -59,9 +59,10 @@ def _print(found: Recorded) -> None:
         f"Lost: {most}{about.lost} steps ({share:.1%}).",
     ]
     if found.restarts:
-        lines.append(f"The server began anew {found.restarts} times; what it did since the poll before is lost too.")
+        lines.append(
+            f"The server restarted {found.restarts} times; steps between the last poll and a restart are lost too."
+        )
     if found.unanswered:
-        lines.append(f"Polls without an answer: {found.unanswered}.")
+        lines.append(f"Unanswered polls: {found.unanswered}.")
     lines += [f"Not recorded. {sentence}" for sentence in about.partial]
-    for line in lines:
-        console().print(line, soft_wrap=True)
+    print_text(*lines)

@@ -1,7 +1,7 @@
-"""Limits on running requests and prefill intervals, measured by the GPU check's cost stage and simulated.
+"""Compare measured and simulated runs of the GPU check's cost stage: running limits and prefill intervals.
 
-``python -m dspark_tuning.cli.saturated DIR SCENARIO.yaml``: ``DIR`` is the stage's folder, the scenario what
-``dspark calibrate --scenario`` made of it.
+``python -m dspark_tuning.cli.saturated DIR SCENARIO.yaml``: ``DIR`` is the stage's folder, the scenario the output of
+``dspark calibrate --scenario`` on it.
 """
 
 from __future__ import annotations
@@ -18,8 +18,9 @@ from dspark_simulator.result import Result
 from dspark_simulator.scenario import Scenario, load
 from dspark_simulator.server import Server
 from dspark_simulator.simulation import simulate
-from dspark_tuning.cli.common import console
-from dspark_tuning.reporting.tables import blank_table
+from dspark_tuning.cli.common import print_text
+from dspark_tuning.reporting.numbers import milliseconds, number
+from dspark_tuning.reporting.table import Table
 from dspark_tuning.search import baselines
 from sglang_dspark.errors import InputError
 
@@ -27,7 +28,7 @@ NAMED = re.compile(r"plain: at most (\d+) running, prefill interval (\d+)")
 
 
 class Pair(NamedTuple):
-    """One setting of the server without speculation; throughputs in tokens/s, times in seconds, means."""
+    """Means of one setting of the server without speculation: tokens/s and seconds."""
 
     limit: int
     interval: int
@@ -40,7 +41,7 @@ class Pair(NamedTuple):
 
 
 def pairs(folder: Path, measured: Scenario) -> Iterator[Pair]:
-    """Simulates every setting that the stage has measured.
+    """Simulate every setting that the stage has measured.
 
     Raises:
         InputError: The folder holds no result of the stage.
@@ -51,20 +52,20 @@ def pairs(folder: Path, measured: Scenario) -> Iterator[Pair]:
     except (OSError, ValueError, KeyError) as error:
         raise InputError(f"{source}: cannot be read ({error}); give the folder of the cost stage") from error
     for name, cell in cells.items():
-        if (found := NAMED.fullmatch(name)) is None or "result" not in cell:
+        if (setting := NAMED.fullmatch(name)) is None or "result" not in cell:
             continue
-        limit, interval = int(found[1]), int(found[2])
+        limit, interval = int(setting[1]), int(setting[2])
         result = cell["result"]["result"]
-        told = _simulated(folder / f"saturated-{limit}-{interval}.yaml", measured, limit, interval)
+        simulated = _simulated(folder / f"saturated-{limit}-{interval}.yaml", measured, limit, interval)
         yield Pair(
             limit,
             interval,
             result["throughput_tok_s"],
-            told.throughput_tok_s,
+            simulated.throughput_tok_s,
             result["ttft"]["mean_s"],
-            told.ttft.mean_s,
+            simulated.ttft.mean_s,
             result["tpot"]["mean_s"],
-            told.tpot.mean_s,
+            simulated.tpot.mean_s,
         )
 
 
@@ -88,13 +89,21 @@ def main() -> None:
     parser.add_argument("folder", type=Path, metavar="DIR")
     parser.add_argument("scenario", metavar="SCENARIO.yaml")
     options = parser.parse_args()
-    columns = ["interval", "tokens/s", "simulated", "TTFT ms", "simulated", "TPOT ms", "simulated"]
-    table = blank_table("running", numbers=columns)
-    for pair in pairs(options.folder, load(options.scenario)):
-        times = (pair.measured_ttft_s, pair.simulated_ttft_s, pair.measured_tpot_s, pair.simulated_tpot_s)
-        rates = f"{pair.measured_tok_s:,.0f}", f"{pair.simulated_tok_s:,.0f}"
-        table.add_row(str(pair.limit), str(pair.interval), *rates, *(f"{1000 * time_s:,.1f}" for time_s in times))
-    console().print(table)
+    columns = ["Running", "Interval", "Tokens/s", "Simulated", "TTFT ms", "Simulated", "TPOT ms", "Simulated"]
+    rows = [
+        [
+            str(pair.limit),
+            str(pair.interval),
+            number(pair.measured_tok_s),
+            number(pair.simulated_tok_s),
+            *map(
+                milliseconds,
+                (pair.measured_ttft_s, pair.simulated_ttft_s, pair.measured_tpot_s, pair.simulated_tpot_s),
+            ),
+        ]
+        for pair in pairs(options.folder, load(options.scenario))
+    ]
+    print_text(Table("Limits on running requests and prefill intervals", columns, rows))
 
 
 if __name__ == "__main__":

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from dspark_tuning.cli.common import Json, console, print_json
+from dspark_tuning.cli.common import Json, print_json, print_text
 
 if TYPE_CHECKING:
     from dspark_simulator.scenario import Scenario
@@ -19,13 +19,13 @@ app = typer.Typer(help="Deployments and their traffic.", no_args_is_help=True)
 def list_packaged(as_json: Json = False) -> None:
     """List the packaged scenarios."""
     from dspark_simulator.scenario import load, names
-    from dspark_tuning.reporting import tables
+    from dspark_tuning.reporting import results
 
     rows = [_summary(load(name)) for name in names()]
     if as_json:
         print_json(rows)
     else:
-        console().print(tables.scenarios(rows))
+        print_text(results.scenarios(rows))
 
 
 @app.command()
@@ -47,7 +47,7 @@ def show(
 def check(
     file: Annotated[Path, typer.Argument(help="A scenario's YAML file.", show_default=False)], as_json: Json = False
 ) -> None:
-    """Say whether a scenario file is valid, and what is wrong with it if it is not."""
+    """Check a scenario file; an error names the field and the remedy."""
     from dspark_simulator.scenario import load
 
     row = _summary(load(str(file)))
@@ -59,7 +59,7 @@ def check(
 
 @app.command()
 def schema(as_json: Json = False) -> None:
-    """Print the JSON schema of scenario files, which editors complete and check against."""
+    """Print the JSON schema of scenario files, for completion and checks in editors."""
     from dspark_simulator.scenario import json_schema
 
     print_json(json_schema())

@@ -1,4 +1,4 @@
-"""``dspark serve-check``: whether a server could follow a policy, known without starting it."""
+"""``dspark serve-check``: check whether a server can follow a policy, without starting it."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from dspark_tuning.cli.common import Json, console, print_json
+from dspark_tuning.cli.common import Json, print_json, print_text
 
 
 def serve_check(
@@ -17,12 +17,16 @@ def serve_check(
         ),
     ] = None,
     gpu: Annotated[
-        str | None, typer.Option("--gpu", help="sm_80, sm_90, H200, B200, ...: the GPU to answer for. [default: here]")
+        str | None,
+        typer.Option("--gpu", help="sm_80, sm_90, H200, B200, ...: the GPU to check for. [default: this machine's]"),
     ] = None,
-    table: Annotated[bool, typer.Option("--table", help="Print what SGLang supports, and end.")] = False,
+    table: Annotated[bool, typer.Option("--table", help="Print the table of what SGLang supports and stop.")] = False,
     as_json: Json = False,
 ) -> None:
-    """Say whether a server would follow a policy's verify lengths, as its start would, without loading weights."""
+    """Check whether a server would follow a policy's verify lengths, without loading weights.
+
+    Applies the checks of the server's own start.
+    """
     from sglang_dspark.errors import InputError
     from sglang_dspark.serving import support
 
@@ -48,4 +52,4 @@ def serve_check(
             }
         )
     else:
-        console().print(f"{found.choice.mode}: {found.said}", soft_wrap=True, highlight=False, markup=False)
+        print_text(f"{found.choice.mode}: {found.said}")

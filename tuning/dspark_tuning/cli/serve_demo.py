@@ -11,7 +11,7 @@ import argparse
 import sys
 from pathlib import Path
 
-from dspark_tuning.cli.common import console
+from dspark_tuning.cli.common import print_text
 from dspark_tuning.measuring.sim2real import experiment
 from dspark_tuning.measuring.sim2real.cells import CLIENTS
 from dspark_tuning.reporting import sim2real
@@ -25,16 +25,18 @@ def main() -> None:
     options = parser.parse_args()
     options.out.mkdir(parents=True, exist_ok=True)
     served = experiment.serve_demo(options.out, options.trials, lambda text: print(text, file=sys.stderr, flush=True))
-    printed = console()
-    printed.print(sim2real.rows("serving modes on this CPU (no statement about a GPU), by clients", served.modes))
-    for line in sim2real.gains(served.modes, experiment.TUNED):
-        printed.print(line, soft_wrap=True)
-    printed.print(f"policy: {served.tuned.policy.family}. {served.tuned.advice}", soft_wrap=True)
+    fastest = []
     for clients in CLIENTS:
         rows = [row for row in served.modes if row.load == str(clients)]
         best = max(rows, key=lambda row: row.measured.throughput_tok_s)
-        printed.print(f"fastest on this CPU at {clients} clients: {best.name}")
-    printed.print(f"reloaded {served.reloads} times under load: {served.failed} of {served.requests} requests failed")
+        fastest.append(f"fastest on this CPU at {clients} clients: {best.name}")
+    print_text(
+        sim2real.cells("Serving modes on this CPU (no statement about a GPU), by clients", served.modes),
+        *sim2real.gains(served.modes, experiment.TUNED),
+        f"policy: {served.tuned.policy.family}. {served.tuned.advice}",
+        *fastest,
+        f"reloaded {served.reloads} times under load: {served.failed} of {served.requests} requests failed",
+    )
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""``dspark sim2real``: the simulator against the real server on this machine."""
+"""``dspark sim2real``: compare the simulator with a real server on this machine."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from dspark_tuning.cli.common import Json, check_writable, console, print_json
+from dspark_tuning.cli.common import Json, check_writable, print_json, print_text
 
 
 def sim2real(
@@ -16,10 +16,10 @@ def sim2real(
         Path, typer.Option("--out", metavar="DIR", help="Recordings, profile, policy, tables and logs.")
     ] = Path("out/sim2real"),
     repeats: Annotated[int, typer.Option("--repeats", min=1, help="Runs of every cell.")] = 3,
-    trials: Annotated[int, typer.Option("--trials", min=1, help="Candidates of the tuner.")] = 96,
+    trials: Annotated[int, typer.Option("--trials", min=1, help="Policies that the search tries.")] = 96,
     as_json: Json = False,
 ) -> None:
-    """Calibrate on a short record of the CPU server with the demo pair; predict, tune, and measure what comes of it."""
+    """Calibrate on a short recording of the CPU server with the demo pair; predict, tune, and measure the result."""
     from sglang_dspark.errors import InputError
 
     check_writable(out)
@@ -42,11 +42,10 @@ def sim2real(
             }
         )
         return
-    printed = console()
-    printed.print(sim2real.rows("cells that the calibration did not see", found.cells))
-    for line in sim2real.summary(found.cells):
-        printed.print(line, soft_wrap=True)
-    printed.print(sim2real.rows("the loop: tuned on the calibrated profile", found.loop))
-    for line in sim2real.gains(found.loop, experiment.TUNED):
-        printed.print(line, soft_wrap=True)
-    printed.print(found.advice, soft_wrap=True)
+    print_text(
+        sim2real.cells("Cells that the calibration did not use", found.cells),
+        *sim2real.summary(found.cells),
+        sim2real.cells("The loop: tuned on the calibrated profile", found.loop),
+        *sim2real.gains(found.loop, experiment.TUNED),
+        found.advice,
+    )

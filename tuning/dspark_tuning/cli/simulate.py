@@ -1,4 +1,4 @@
-"""``dspark simulate``: one run of a scenario."""
+"""``dspark simulate``: simulate a scenario once."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ from dspark_tuning.cli.common import (
     ScenarioName,
     Seed,
     TraceFile,
-    console,
     print_json,
+    print_text,
     read_scenario,
 )
 
@@ -39,19 +39,31 @@ def simulate(
         int | None, typer.Option("--requests", min=1, help="Requests to measure, after the warm-up.")
     ] = None,
     policy: Annotated[
-        Path | None, typer.Option("--policy", help="A policy.json: its policy, belief and server flags.")
+        Path | None,
+        typer.Option(
+            "--policy",
+            help="A policy.json: policy, server flags and belief (the policy's own estimate of step times).",
+        ),
     ] = None,
     arm: Annotated[
         str | None,
-        typer.Option("--arm", help="plain, default, fixed-N, static-THETA, greedy, argmax, aligned or oracle."),
+        typer.Option(
+            "--arm",
+            help="The arm, a policy with its server flags: plain, default, fixed-N, static-THETA (the least survival "
+            "of a draft, the probability that it and all before it are accepted), greedy, argmax, aligned (to tiers, "
+            "the step sizes captured in CUDA graphs) or oracle.",
+        ),
     ] = None,
     steps: Annotated[Path | None, typer.Option("--steps", help="Write every engine step to this Parquet file.")] = None,
     as_json: Json = False,
 ) -> None:
-    """Simulate a scenario once: latencies, throughput and goodput, by class and overall."""
+    """Simulate a scenario once: latencies, throughput, goodput and attainment, by class and overall.
+
+    Attainment is the share of requests within their SLOs, goodput the rate of such requests.
+    """
     from dspark_simulator.simulation import StepLog
     from dspark_simulator.simulation import simulate as run
-    from dspark_tuning.reporting import tables
+    from dspark_tuning.reporting import results
     from dspark_tuning.search import named_arms
     from dspark_tuning.search.summary import saturation
     from sglang_dspark.errors import InputError
@@ -75,18 +87,15 @@ def simulate(
         truth = chosen.live.centre()
         print_json({"scenario": chosen.name, "arm": serving.name, "seed": seed, "truth": truth, "result": result})
     else:
-        out = console()
-        out.print(f"{chosen.name}: {serving.name}, seed {seed}")
-        out.print(tables.latencies(result))
-        out.print(tables.figures(result))
+        print_text(f"{chosen.name}: {serving.name}, seed {seed}", results.latencies(result), results.server(result))
         if extrapolated := chosen.extrapolated(serving.server):
-            out.print(extrapolated)
+            print_text(extrapolated)
         if result.saturated:
-            out.print(saturation(result.backlog_growth))
+            print_text(saturation(result.backlog_growth))
 
 
 def of_length(scenario: Scenario, requests: int | None) -> Scenario:
-    """With ``requests`` measured ones, behind the warm-up that the load needs."""
+    """The scenario with ``requests`` measured requests after the warm-up that its load needs."""
     run = scenario.run
     if requests is not None:
         run = run.model_copy(update={"requests": run.warmup_requests + requests})

@@ -1,4 +1,4 @@
-"""``dspark tune``: from a scenario to a policy.json."""
+"""``dspark tune``: tune a policy for a scenario."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ from dspark_tuning.cli.common import (
     TraceFile,
     Workers,
     check_writable,
-    console,
     cpus,
     print_json,
+    print_text,
     read_scenario,
 )
 
@@ -46,13 +46,13 @@ def tune(
         Literal["throughput", "goodput", "tpot", "front"] | None,
         typer.Option(
             "--objective",
-            help="What to maximise; tpot minimises the mean, front weighs it with throughput: of what gives 95 % of "
-            "the requests their TTFT. "
+            help="What to maximise; tpot minimises the mean, front weighs it with throughput, both among policies with "
+            "95 % of the requests within their TTFT. "
             "[default: throughput of a closed loop, goodput at the rate of an open one]",
         ),
     ] = None,
     trials: Annotated[
-        int, typer.Option("--trials", min=1, help="Candidates, rounded up to whole batches of 16.")
+        int, typer.Option("--trials", min=1, help="Policies that the search tries, rounded up to batches of 16.")
     ] = 320,
     replications: Annotated[
         int, typer.Option("--replications", min=6, help="Seeds of the report, each with its own requests and truth.")
@@ -64,17 +64,17 @@ def tune(
     ] = None,
     seed: Seed = 0,
     pin: Annotated[
-        list[str] | None, typer.Option("--pin", metavar="NAME=VALUE", help="A parameter that is not searched.")
+        list[str] | None, typer.Option("--pin", metavar="NAME=VALUE", help="Fix a parameter instead of searching it.")
     ] = None,
     load: Annotated[
         list[float] | None, typer.Option("--load", help="Tune for this load instead of the scenario's; repeatable.")
     ] = None,
-    out: Annotated[Path, typer.Option("--out", metavar="DIR", help="Where the results are written.")] = Path("out"),
+    out: Annotated[Path, typer.Option("--out", metavar="DIR", help="Folder of the results.")] = Path("out"),
     as_json: Json = False,
 ) -> None:
-    """Search a verification policy and server flags; compare them with every baseline; write policy.json.
+    """Search a policy and server flags; compare them with every baseline; write policy.json.
 
-    Interrupted or killed, the same command continues where it was.
+    The baselines are arms: policies with their server flags. An interrupted search continues with the same command.
     """
     chosen = read_scenario(scenario, trace, load or (), profile, acceptance, domain)
     pins = dict(_pin(text) for text in pin or ())
@@ -88,7 +88,7 @@ def tune(
     from dspark_tuning.search.tune import Options
     from dspark_tuning.search.tune import tune as run
 
-    # What is wrong is said before anything is simulated or written.
+    # Errors are reported before anything is simulated or written.
     Space(chosen, pins)
     check_writable(out)
     options = Options(
@@ -120,7 +120,7 @@ def tune(
 
 
 def _first(scenario: Scenario, bar: Bar) -> None:
-    """Simulates once: worker processes find the engine compiled, and a scenario that cannot run fails here."""
+    """Simulate once, so that worker processes find the engine compiled and an invalid scenario fails here."""
     from dspark_tuning.search import baselines
     from dspark_tuning.search.evaluation import Cell, measure
     from dspark_tuning.search.tune import Stage
@@ -142,33 +142,28 @@ def _pin(text: str) -> tuple[str, Any]:
 
 
 def _print(outcome: Outcome, files: list[Path]) -> None:
-    from dspark_tuning.reporting import tables
+    from dspark_tuning.reporting.tuning import answer, baselines
     from dspark_tuning.search import launch_command, summary
-    from dspark_tuning.search.objectives import METRICS
 
-    scenario, title = outcome.scenario, METRICS[outcome.options.objective].title
-    out = console()
-    out.print(
-        f"Launch command of an unmodified SGLang; {launch_command.SPS_TABLE} is its cost table, {launch_command.STS} "
-        "holds the temperatures of the drafter's confidences, DRAFT stands for your DSpark draft:"
-    )
-    out.print(launch_command.command(scenario, outcome.stock), soft_wrap=True)
-    out.print(tables.gains(summary.split(outcome), title))
-    out.print(tables.tuning(summary.summaries(outcome), outcome.winner.name, title))
+    scenario = outcome.scenario
     loads = ", ".join(f"{load:g}" for load in scenario.loads)
-    out.print(
-        f"Means over the report: loads {loads}, {outcome.options.replications} replications each, on requests and live "
-        "step times that the search never saw. Percentiles are the mean of each simulation's own. Gains are ratios, "
-        "geometric means over loads, or mean differences a second where one of the two has next to nothing, with the "
-        "95 % interval of paired replications."
+    print_text(
+        f"Launch command of an unmodified SGLang; {launch_command.SPS_TABLE} is its cost table, {launch_command.STS} "
+        "holds the temperatures of the drafter's confidences, DRAFT stands for your DSpark draft:",
+        launch_command.command(scenario, outcome.stock),
+        answer.gains(outcome),
+        baselines.arms(outcome),
+        f"Loads {loads}, {outcome.options.replications} replications each, on requests and live step times that the "
+        "search never saw. Percentiles are the mean of each simulation's own.",
     )
     largest = scenario.at_load(max(scenario.loads))
     if extrapolated := largest.extrapolated(outcome.winner.server):
-        out.print(f"Load {max(scenario.loads):g} is {extrapolated}.")
-    for sentence in summary.remarks(outcome.rows, outcome.options.objective):
-        out.print(sentence)
-    out.print(outcome.artifact.advice)
-    out.print(f"Wrote {', '.join(map(str, files))}.", soft_wrap=True)
+        print_text(f"Load {max(scenario.loads):g} is {extrapolated}.")
+    print_text(
+        *summary.remarks(outcome.rows, outcome.options.objective),
+        outcome.artifact.advice,
+        f"Wrote {', '.join(map(str, files))}.",
+    )
 
 
 def _as_json(outcome: Outcome, files: list[Path]) -> dict[str, Any]:

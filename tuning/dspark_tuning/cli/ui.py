@@ -1,4 +1,4 @@
-"""``dspark ui``: a page on this machine to explore a scenario with."""
+"""``dspark ui``: an interactive page to explore a scenario."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from dspark_tuning.cli.common import DEFAULT_SCENARIO, ScenarioName
 def ui(
     scenario: ScenarioName = DEFAULT_SCENARIO,
     port: Annotated[
-        int, typer.Option("--port", min=0, max=65535, help="Of 127.0.0.1, the only address; 0 takes a free one.")
+        int, typer.Option("--port", min=0, max=65535, help="Port on 127.0.0.1; 0 chooses a free one.")
     ] = 8050,
 ) -> None:
-    """Serve a page to explore a scenario with: move its load, lengths, SLOs and drafter, compare two policies."""
+    """Serve an interactive page: change a scenario's load, lengths, SLOs and drafter, and compare two policies."""
     from sglang_dspark.errors import InputError
 
     try:

@@ -1,4 +1,4 @@
-"""``dspark validate``: the simulator against published results."""
+"""``dspark validate``: compare the simulator with published results."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from dspark_tuning.cli.common import Json, Workers, console, cpus, print_json
+from dspark_tuning.cli.common import Json, Workers, cpus, print_json, print_text
 
 if TYPE_CHECKING:
     from dspark_tuning.measuring.validate import Predicted, Validation
@@ -26,7 +26,7 @@ def validate(
     ] = None,
     cost: Annotated[
         list[Path] | None,
-        typer.Option("--cost", metavar="FILE", help="CSV of published step costs; repeatable."),
+        typer.Option("--cost", metavar="FILE", help="CSV of published step times by step size; repeatable."),
     ] = None,
     table: Annotated[
         list[Path] | None,
@@ -39,7 +39,10 @@ def validate(
     workers: Workers = None,
     as_json: Json = False,
 ) -> None:
-    """Calibrate on published results and predict others: arms, loads and capture limits that were left out."""
+    """Calibrate on published results and predict others.
+
+    Predicts other arms (policies with their server flags), loads and capture limits.
+    """
     from dspark_tuning.cli.progress import Bar
     from dspark_tuning.measuring.validate import curves, published_rows, sps
     from dspark_tuning.measuring.validate import validate as run
@@ -64,14 +67,13 @@ def validate(
     if as_json:
         print_json(_json(found, scored))
         return
-    out = console()
-    out.print(validation.predictions(found.predicted))
-    out.print(validation.errors(scored))
-    for calibration in found.calibrations:
-        out.print(validation.calibration(calibration))
-    if scored.crossovers:
-        out.print(validation.crossovers(scored.crossovers))
-    out.print(_spread([*measured, *wanted]))
+    print_text(
+        validation.predictions(found.predicted),
+        validation.errors(scored),
+        *map(validation.calibration, found.calibrations),
+        *([validation.crossovers(scored.crossovers)] if scored.crossovers else []),
+        _spread([*measured, *wanted]),
+    )
 
 
 def _spread(rows: Iterable[PublishedRow]) -> str:

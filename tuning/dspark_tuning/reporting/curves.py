@@ -1,4 +1,4 @@
-"""One figure against another, a line a way of serving."""
+"""One quantity against another, a line per serving mode."""
 
 from __future__ import annotations
 
@@ -6,15 +6,16 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from dspark_tuning.reporting.numbers import Estimate, estimate, number
-from dspark_tuning.reporting.page import Html, Row, figure, table
+from dspark_tuning.reporting.page import Html, figure
 from dspark_tuning.reporting.plots import doubling, drawing, line, styles
+from dspark_tuning.reporting.table import Table
 
 
 class Point(NamedTuple):
     """A point of a curve.
 
     Attributes:
-        load: What it was simulated at, as the table shows it: ``64 clients``, ``3 requests/s``.
+        load: The load with its unit: ``64 clients``, ``3 requests/s``.
     """
 
     load: str
@@ -23,7 +24,7 @@ class Point(NamedTuple):
 
 
 class Curve(NamedTuple):
-    """Points of one way of serving, in the order in which they are joined."""
+    """Points of one serving mode, in the order in which they are joined."""
 
     name: str
     points: Sequence[Point]
@@ -36,7 +37,7 @@ def frontier(key: str, curves: Sequence[Curve]) -> Html:
         curves,
         "Speed of a user, tokens/s",
         "Output tokens/s a GPU",
-        "Throughput of a GPU against the speed that a user sees (1/mean TPOT), a point a load, joined in order of "
+        "Throughput of a GPU against the speed that a user sees (1/mean TPOT), a point per load, joined in order of "
         "load. Up and to the right is better.",
     )
 
@@ -48,7 +49,7 @@ def budget(key: str, curves: Sequence[Curve]) -> Html:
         curves,
         "Clients of a closed loop",
         "Verify tokens a request",
-        "Tokens that a round verifies of each request, the anchor included, by clients of a closed loop.",
+        "Tokens verified per request and round, anchor included, by clients of a closed loop.",
         doubles=True,
     )
 
@@ -56,34 +57,32 @@ def budget(key: str, curves: Sequence[Curve]) -> Html:
 def _figure(
     key: str, curves: Sequence[Curve], x_title: str, y_title: str, caption: str, *, doubles: bool = False
 ) -> Html:
-    # Many names make a long legend on a narrow screen.
-    drawn = drawing(x_title, y_title, height=460 + 15 * len(curves))
+    # Room for the legend of a narrow screen.
+    chart = drawing(x_title, y_title, height=460 + 15 * len(curves))
     if doubles:
-        doubling(drawn, sorted({point.x for curve in curves for point in curve.points}))
-    drawn.update_yaxes(rangemode="tozero")
-    looks = styles([curve.name for curve in curves])
-    for (name, points), style in zip(curves, looks, strict=True):
-        told = all(point.y.known for point in points)
+        doubling(chart, sorted({point.x for curve in curves for point in curve.points}))
+    chart.update_yaxes(rangemode="tozero")
+    line_styles = styles([curve.name for curve in curves])
+    for (name, points), style in zip(curves, line_styles, strict=True):
+        known = all(point.y.known for point in points)
         line(
-            drawn,
+            chart,
             name,
             style,
             [point.x for point in points],
             [point.y.value for point in points],
-            low=[point.y.low for point in points] if told else (),
-            high=[point.y.high for point in points] if told else (),
+            low=[point.y.low for point in points] if known else (),
+            high=[point.y.high for point in points] if known else (),
             customdata=[point.load for point in points],
             hovertemplate="%{customdata}: %{y:.4g}",
         )
     intervals = any(point.y.known for curve in curves for point in curve.points)
     rows = [
-        Row(f"{name}, {point.load}", [number(point.x), estimate(point.y)])
-        for name, points in curves
-        for point in points
+        [f"{name}, {point.load}", number(point.x), estimate(point.y)] for name, points in curves for point in points
     ]
     return figure(
         key,
-        drawn,
+        chart,
         caption + (" Whiskers are 95 % intervals." if intervals else ""),
-        table(f"{y_title}, by {x_title[0].lower()}{x_title[1:]}", ["Serving and load", x_title, y_title], rows),
+        Table(f"{y_title}, by {x_title[0].lower()}{x_title[1:]}", ["Serving and load", x_title, y_title], rows),
     )

@@ -1,4 +1,4 @@
-"""An evaluation as one HTML file that needs no network."""
+"""The report of a drafter evaluation: one HTML file that needs no network."""
 
 from __future__ import annotations
 
@@ -10,17 +10,19 @@ import numpy as np
 from dspark_tuning.measuring.drafters.evaluation import Evaluation
 from dspark_tuning.measuring.drafters.figures import DrafterFigures, Estimated
 from dspark_tuning.reporting.calibration.confidence import of_head
-from dspark_tuning.reporting.page import Html, Row, Section, code, document, figure, paragraph, table
+from dspark_tuning.reporting.numbers import NONE
+from dspark_tuning.reporting.page import Section, code, document, figure, paragraph
 from dspark_tuning.reporting.plots import drawing, line, styles
+from dspark_tuning.reporting.table import Table
 
-NOTE = "Rounds played offline: the drafts and their acceptance are a server's, its step times are not."
+NOTE = "Rounds generated offline: drafts and acceptance equal those of a server; step times are not measured."
 
 
 def render(evaluated: Evaluation, commands: Sequence[str]) -> str:
-    """The page.
+    """The report of an evaluation as one HTML document.
 
     Args:
-        commands: That made it and that use what it comes with.
+        commands: Reproduce the evaluation and use its acceptance model.
     """
     temperatures = sorted({each.temperature for each in evaluated.figures})
     sections = [_lengths(evaluated)]
@@ -42,33 +44,40 @@ def render(evaluated: Evaluation, commands: Sequence[str]) -> str:
 
 
 def estimate(value: Estimated) -> str:
-    """A figure with its interval, for people."""
+    """``3.21 [3.10, 3.32]``."""
     if math.isnan(value.value):
-        return "-"
+        return NONE
     return f"{value.value:.2f} [{value.low:.2f}, {value.high:.2f}]"
 
 
-def _lengths(evaluated: Evaluation) -> Section:
+def lengths(evaluated: Evaluation) -> Table:
+    """Accepted length by data set and temperature."""
     rows = [
-        Row(
+        [
             f"{each.dataset}, temperature {each.temperature:g}",
-            [f"{each.requests:,}", f"{each.rounds:,}", estimate(each.accepted_length)],
-        )
+            f"{each.requests:,}",
+            f"{each.rounds:,}",
+            estimate(each.accepted_length),
+        ]
         for each in evaluated.figures
     ]
-    header = ["Data set", "Requests", "Rounds", "Accepted length [95 %]"]
-    return Section(
-        "lengths",
-        "Accepted length",
-        [
-            paragraph(f"Tokens a round, the target's own included; {evaluated.family}, blocks of {evaluated.gamma}."),
-            table("Accepted length", header, rows),
-        ],
-    )
+    return Table("Accepted length", ["Data set", "Requests", "Rounds", "Accepted length [95 %]"], rows)
+
+
+def positions(figures: Sequence[DrafterFigures]) -> Table:
+    """Conditional acceptance by data set and draft position."""
+    rows = [[f"{each.dataset}, temperature {each.temperature:g}", *map(estimate, each.acceptance)] for each in figures]
+    columns = ["Data set", *(str(k + 1) for k in range(len(figures[0].acceptance)))]
+    return Table("Conditional acceptance by position", columns, rows)
+
+
+def _lengths(evaluated: Evaluation) -> Section:
+    note = f"Tokens a round, the target's own included; {evaluated.family}, blocks of {evaluated.gamma}."
+    return Section("lengths", "Accepted length", [paragraph(note), lengths(evaluated)])
 
 
 def _positions(figures: Sequence[DrafterFigures], temperature: float) -> Section:
-    chart = drawing("Draft position", "Accepted, given the prefix was")
+    chart = drawing("Draft position", "Acceptance, given an accepted prefix")
     names = [each.dataset for each in figures]
     for each, style in zip(figures, styles(names), strict=True):
         values = each.acceptance
@@ -81,12 +90,9 @@ def _positions(figures: Sequence[DrafterFigures], temperature: float) -> Section
             low=[v.low for v in values],
             high=[v.high for v in values],
         )
-    rows = [Row(each.dataset, [estimate(v) for v in each.acceptance]) for each in figures]
-    header = ["Data set", *(str(k + 1) for k in range(len(figures[0].acceptance)))]
-    same: Html = table("Conditional acceptance by position", header, rows)
-    caption = "Share of the drafts accepted of those whose prefix was, with 95 % intervals over requests."
-    key = f"positions-{temperature:g}"
-    return Section(key, f"Acceptance by position at temperature {temperature:g}", [figure(key, chart, caption, same)])
+    caption = "Share of drafts accepted among those whose prefix was accepted, with 95 % intervals over requests."
+    key, title = f"positions-{temperature:g}", f"Acceptance by position at temperature {temperature:g}"
+    return Section(key, title, [figure(key, chart, caption, positions(figures))])
 
 
 def _sweep(figures: Sequence[DrafterFigures], temperature: float) -> Section:
@@ -100,19 +106,21 @@ def _sweep(figures: Sequence[DrafterFigures], temperature: float) -> Section:
             [swept.accepted_length for swept in each.sweep],
         )
     rows = [
-        Row(
+        [
             f"{each.dataset}, {swept.threshold:.1f}",
-            [f"{swept.verify_tokens:.2f}", f"{swept.accepted_length:.2f}", _share(swept.acceptance)],
-        )
+            f"{swept.verify_tokens:.2f}",
+            f"{swept.accepted_length:.2f}",
+            _share(swept.acceptance),
+        ]
         for each in figures
         for swept in each.sweep
     ]
-    header = ["Data set, threshold", "Tokens verified", "Accepted length", "Drafts accepted"]
+    columns = ["Data set, threshold", "Tokens verified", "Accepted length", "Drafts accepted"]
     caption = "Blocks cut before the first draft whose raw confidence is below a threshold, 0.0 to 0.9 from the right."
     key = f"sweep-{temperature:g}"
     title = f"Confidence threshold at temperature {temperature:g}"
-    return Section(key, title, [figure(key, chart, caption, table("Threshold sweep", header, rows))])
+    return Section(key, title, [figure(key, chart, caption, Table("Threshold sweep", columns, rows))])
 
 
 def _share(value: float) -> str:
-    return "-" if np.isnan(value) else f"{value:.1%}"
+    return NONE if np.isnan(value) else f"{value:.1%}"

@@ -1,4 +1,4 @@
-"""Plain values for ``json.dumps``."""
+"""Conversion of results to plain JSON values."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 
 
 def jsonable(value: Any) -> Any:
-    """NaN and infinities as null, named tuples as objects, NumPy numbers as numbers."""
+    """A value for ``json.dumps``: NaN and infinities as null, named tuples as objects, NumPy numbers as numbers."""
     if hasattr(value, "_asdict"):
         value = value._asdict()
     if isinstance(value, dict):

@@ -1,4 +1,4 @@
-"""What all drawings have in common: legible on white and on black, in colour and without."""
+"""The style of all charts: legible on white and on black, in colour and without."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ from sglang_dspark.policy.belief import MAX_GAMMA
 
 
 class Style(NamedTuple):
-    """A line that is told from others by its dashes and its symbol, and by its colour where there is one.
+    """Dash, symbol and colour of a line; dash and symbol alone tell lines apart.
 
-    Every colour here keeps a contrast of 3 on the page's white and on its black.
+    Every colour has a contrast of 3 on the page's white and on its black.
     """
 
     colour: str
@@ -43,9 +43,9 @@ STYLES = {
 }
 FIXED = Style("#7d8288", "dot", "circle-open", 1.0)
 FIXED_NAMES = {baselines.fixed_name(gamma): str(gamma) for gamma in range(1, MAX_GAMMA + 1)}
-# Octaves between neighbours that are set side by side.
+# Octaves between neighbouring arms drawn side by side.
 APART = 0.06
-# Where lines are not arms.
+# Styles of lines that are not arms.
 SERIES = tuple(
     STYLES[arm]
     for arm in (
@@ -60,7 +60,7 @@ SERIES = tuple(
 
 
 def drawing(x_title: str, y_title: str, height: int = 520) -> go.Figure:
-    """An empty drawing. Text and grid take the page's colours from its style sheet."""
+    """An empty chart. Text and grid take the page's colours from its style sheet."""
     axis = {"showline": False, "zeroline": False, "ticks": "", "automargin": True}
     return go.Figure(
         layout=go.Layout(
@@ -70,7 +70,7 @@ def drawing(x_title: str, y_title: str, height: int = 520) -> go.Figure:
             height=height,
             margin={"l": 8, "r": 8, "t": 36, "b": 8},
             font={"family": "system-ui, sans-serif", "size": 13, "color": "#7d8288"},
-            # A drag would take a touch screen's scrolling away; the tool bar still offers zoom.
+            # A drag would block scrolling on a touch screen; the tool bar still offers zoom.
             dragmode=False,
             hoverlabel={"bgcolor": "#1f2429", "bordercolor": "#7d8288", "font": {"color": "#ffffff"}, "namelength": -1},
             modebar={"bgcolor": "rgba(0,0,0,0)", "color": "#7d8288", "activecolor": "#d9580d"},
@@ -105,11 +105,11 @@ def line(
     symbols: int = 0,
     **more: Any,
 ) -> None:
-    """Adds a line with markers; ``more`` goes to Plotly's scatter trace.
+    """Add a line with markers; ``more`` goes to Plotly's scatter trace.
 
     Args:
         low, high: Ends of an interval around each ``y``, where there are intervals.
-        symbols: Draw so many markers at most; all of them if 0.
+        symbols: The most markers to draw; 0 draws all.
     """
     y, low, high = list(y), list(low), list(high)
     if low:
@@ -139,7 +139,7 @@ def line(
 
 
 def styles(names: Sequence[str]) -> list[Style]:
-    """The look of each name: that of the arms where all are arms, else one after another, 24 before they repeat."""
+    """The style of each name: those of the arms if all are arms, else 24 styles in turn."""
     if all(name in STYLES for name in names):
         return [STYLES[name] for name in names]
     return [_series(place) for place in range(len(names))]
@@ -154,13 +154,13 @@ def _series(place: int) -> Style:
 
 
 def reference(figure: go.Figure, name: str, x: Sequence[float], y: Sequence[float], **more: Any) -> None:
-    """A thin line to compare with: the diagonal of equal values, a service level."""
+    """Add a thin reference line: the diagonal of equal values, an SLO."""
     line(figure, name, FIXED, x, y, **({"mode": "lines", "hoverinfo": "skip"} | more))
 
 
 def panels(figure: go.Figure, *titles: str) -> list[str]:
-    """Splits a drawing into panels one under another with one x axis; returns the names of their y axes, top down."""
-    # Of the drawing's height; a title stands in the gap above its panel.
+    """Split a chart into stacked panels with one x axis; return the names of their y axes, top down."""
+    # Fractions of the chart's height; a title stands in the gap above its panel.
     each, gap = 1 / len(titles), 36 / (figure.layout.height - 120)
     axis = figure.layout.yaxis.to_plotly_json()
     names, notes = [], []
@@ -188,12 +188,12 @@ def arm_lines(
     axis: str = "y",
     side_by_side: bool = False,
 ) -> None:
-    """One line an arm, fixed lengths as one thin family whose starts carry their length.
+    """Add a line per arm; fixed lengths are one thin group, each labelled with its length.
 
     Args:
         table: Columns arm, load, and those that ``x``, ``y`` and, for intervals, ``low`` and ``high`` name.
         axis: The y axis to draw on.
-        side_by_side: On a logarithmic x axis, move arms apart that would cover each other.
+        side_by_side: On a logarithmic x axis, move overlapping arms apart.
     """
     named = [arm for arm in table["arm"].unique() if arm not in FIXED_NAMES]
     known = {trace.legendgroup for trace in figure.data}
@@ -220,5 +220,5 @@ def arm_lines(
 
 
 def _text(text: str) -> str:
-    """Text for Plotly, which reads tags and entities in it; quotes end nothing there."""
+    """Text escaped for Plotly, which interprets tags and entities but no quotes."""
     return escape(text, quote=False)

@@ -1,4 +1,4 @@
-"""The policy as a picture: what it asks of a draft, or what it believes, and how long blocks become."""
+"""The policy's parameters, its survival threshold or its belief, and the verify lengths that follow."""
 
 from __future__ import annotations
 
@@ -10,17 +10,18 @@ from dspark_simulator.scenario import Scenario
 from dspark_simulator.server import Server
 from dspark_simulator.simulation import Arm
 from dspark_tuning.reporting.numbers import load_label, number
-from dspark_tuning.reporting.page import Html, Row, Section, definitions, figure, paragraph, subheading, table
+from dspark_tuning.reporting.page import Html, Section, definitions, figure, paragraph, subheading
 from dspark_tuning.reporting.plots import SERIES, arm_lines, doubling, drawing, line, styles
+from dspark_tuning.reporting.table import Table
 from dspark_tuning.reporting.tuning.by_load import mean_table
 from dspark_tuning.search.baselines import profiled_belief
 from dspark_tuning.search.tune import Outcome
 from sglang_dspark.policy import CostBelief, Threshold
 from sglang_dspark.policy.families import Static
 
-# Where a policy prices context, its threshold is drawn for a short and a long one.
+# A policy that prices context has its threshold chart for a short and a long context.
 LONG_CONTEXT = 8192
-# Ticks of axes that double: all doublings would be too many for a narrow screen.
+# Ticks of logarithmic axes; one per doubling would be too many for a narrow screen.
 FOURFOLD = [4**power for power in range(8)]
 
 
@@ -30,10 +31,10 @@ def section(outcome: Outcome) -> Section:
 
 
 def choice(scenario: Scenario, arm: Arm) -> list[Html]:
-    """The parameters of an arm's policy, and its threshold or its belief as a drawing."""
+    """The parameters of an arm's policy, and its threshold or its belief as a chart."""
     chosen = arm.policy
     if chosen is None:
-        return [paragraph(f"'{arm.name}' schedules nothing: every block is verified whole, or not drafted.")]
+        return [paragraph(f"'{arm.name}' schedules nothing: every block is verified whole, or nothing is drafted.")]
     pairs = [(name.replace("_", " "), _value(value)) for name, value in chosen.model_dump(mode="json").items()]
     parts = [definitions(pairs)]
     classes = [klass.name for klass in scenario.workload.classes]
@@ -59,10 +60,10 @@ def _threshold(server: Server, names: list[str], chosen: Threshold) -> Html:
     running = np.array(
         sorted({*(2**power for power in range(most.bit_length())), *(k for k in chosen.running if k < most), most})
     )
-    drawn = drawing("Running requests", "Survival that a draft needs", height=420)
-    doubling(drawn, FOURFOLD)
-    drawn.update_yaxes(range=[0, 1.02])
-    # Classes of one weight have one line.
+    chart = drawing("Running requests", "Survival that a draft needs", height=420)
+    doubling(chart, FOURFOLD)
+    chart.update_yaxes(range=[0, 1.02])
+    # Classes of equal weight share a line.
     classes: dict[float, list[str]] = {}
     for name, weight in zip(names, chosen.weight, strict=False):
         classes.setdefault(weight, []).append(name)
@@ -73,13 +74,13 @@ def _threshold(server: Server, names: list[str], chosen: Threshold) -> Html:
             name = ", ".join(alike) + (f": {context:,} tokens of context" if chosen.price_per_token else "")
             needed[name] = survival_needed(chosen, running, weight, context)
     for (name, values), style in zip(needed.items(), styles(list(needed)), strict=True):
-        line(drawn, name, style, running, values, showlegend=True, hovertemplate="%{y:.3f}", cliponaxis=False)
-    rows = [Row(name, [number(value) for value in values]) for name, values in needed.items()]
+        line(chart, name, style, running, values, showlegend=True, hovertemplate="%{y:.3f}", cliponaxis=False)
+    rows = [[name, *map(number, values)] for name, values in needed.items()]
     return figure(
         "threshold",
-        drawn,
+        chart,
         _threshold_caption(server, chosen),
-        table("Survival that a draft needs, by running requests", ["Requests", *(str(r) for r in running)], rows),
+        Table("Survival that a draft needs, by running requests", ["Requests", *(str(r) for r in running)], rows),
     )
 
 
@@ -102,27 +103,27 @@ def _belief(scenario: Scenario, server: Server, belief: CostBelief) -> Html:
     profile = profiled_belief(scenario, server.gamma)
     (low_s, high_s), (low, high) = scenario.live.overhead_s, scenario.live.slope
     least, most = profile.corrected(low_s, low), profile.corrected(high_s, high)
-    drawn = drawing("Verify tokens of the step", "Step time, ms", height=460)
+    chart = drawing("Verify tokens of the step", "Step time, ms", height=460)
     gamma = server.gamma
     rows = []
     for i, requests in enumerate(_batches(scenario, server.max_running_requests)):
         tokens = requests * np.arange(1, gamma + 2)
         times = [1e3 * step_time_s(table, requests, tokens) for table in (belief, profile, least, most)]
-        _band(drawn, tokens, times[2], times[3], showlegend=i == 0)
+        _band(chart, tokens, times[2], times[3], showlegend=i == 0)
         label = f"{requests} request{'s' if requests > 1 else ''}"
-        line(drawn, f"belief, {label}", SERIES[0]._replace(symbol=SERIES[i].symbol), tokens, times[0])
-        line(drawn, f"profile, {label}", SERIES[1]._replace(symbol=f"{SERIES[i].symbol}-open"), tokens, times[1])
+        line(chart, f"belief, {label}", SERIES[0]._replace(symbol=SERIES[i].symbol), tokens, times[0])
+        line(chart, f"profile, {label}", SERIES[1]._replace(symbol=f"{SERIES[i].symbol}-open"), tokens, times[1])
         rows += [
-            Row(f"{requests:,} requests, {count // requests} each", [str(count), *(number(time[j]) for time in times)])
+            [f"{requests:,} requests, {count // requests} each", str(count), *(number(time[j]) for time in times)]
             for j, count in enumerate(tokens)
         ]
-    doubling(drawn, FOURFOLD)
+    doubling(chart, FOURFOLD)
     return figure(
         "belief",
-        drawn,
-        "Step time by verify tokens, anchors included: what the policy believes, what a profiler would write down, "
-        "and, shaded, the range of the truths that the policies were scored on.",
-        table(
+        chart,
+        "Step time by verify tokens, anchors included: the policy's belief, the profile, and, shaded, the "
+        "range of true step times that the policies were scored on.",
+        Table(
             "Step time in ms",
             ["Requests, tokens of each", "Verify tokens", "Belief", "Profile", "Least truth", "Most truth"],
             rows,
@@ -146,9 +147,9 @@ def _batches(scenario: Scenario, most: int) -> list[int]:
 
 
 def _band(
-    drawn: go.Figure, tokens: NDArray[np.int64], low: NDArray[np.float64], high: NDArray[np.float64], showlegend: bool
+    chart: go.Figure, tokens: NDArray[np.int64], low: NDArray[np.float64], high: NDArray[np.float64], showlegend: bool
 ) -> None:
-    drawn.add_scatter(
+    chart.add_scatter(
         x=[*tokens.tolist(), *tokens[::-1].tolist()],
         y=[*low.tolist(), *high[::-1].tolist()],
         fill="toself",
@@ -164,12 +165,12 @@ def _band(
 
 def _verify_length(outcome: Outcome) -> Html:
     means = outcome.rows.groupby(["arm", "load"], sort=False)["verify_length"].mean().reset_index()
-    drawn = drawing(load_label(outcome.scenario), "Drafts verified a round and request")
-    doubling(drawn, outcome.scenario.loads)
-    arm_lines(drawn, means, "load", "verify_length", side_by_side=True)
+    chart = drawing(load_label(outcome.scenario), "Drafts verified a round and request")
+    doubling(chart, outcome.scenario.loads)
+    arm_lines(chart, means, "load", "verify_length", side_by_side=True)
     return figure(
         "verify-length",
-        drawn,
+        chart,
         "Mean verify length by load; arms are set side by side around their load, thin dotted lines are fixed lengths.",
         mean_table(outcome, "Drafts verified a round and request", outcome.rows["verify_length"]),
         mean_table(

@@ -1,4 +1,4 @@
-"""The results of the sim2real experiment as tables and sentences."""
+"""Tables and sentences of ``dspark sim2real``."""
 
 from __future__ import annotations
 
@@ -6,90 +6,78 @@ import math
 from collections.abc import Iterable, Sequence
 from statistics import fmean
 
-from rich.table import Table
-
 from dspark_tuning.measuring.sim2real.experiment import CellResult
-from dspark_tuning.reporting.tables import blank_table, ms, number, percent
+from dspark_tuning.reporting.numbers import milliseconds, number, percent
+from dspark_tuning.reporting.table import Table, Words
 
 
-def rows(title: str, results: Iterable[CellResult]) -> Table:
-    """Tabulate measured and predicted figures of cells."""
-    table = blank_table(
-        "policy",
-        "load",
-        numbers=[
-            "tokens/s",
-            "predicted",
-            "error",
-            "spread",
-            "TPOT ms",
-            "predicted",
-            "error",
-            "accepted",
-            "predicted",
-            "verified",
-            "predicted",
-        ],
-        title=title,
-    )
-    for row in results:
-        measured, expected = row.measured, row.predicted
-        table.add_row(
-            row.name,
-            row.load,
-            number(measured.throughput_tok_s),
-            number(expected.throughput_tok_s),
-            f"{row.error:+.1%}",
-            f"±{row.spread:.1%}",
-            ms(measured.tpot_s),
-            ms(expected.tpot_s),
-            f"{row.tpot_error:+.1%}",
-            f"{measured.accepted_length:.2f}",
-            f"{expected.accepted_length:.2f}",
-            f"{measured.verify_length:.2f}",
-            f"{expected.verify_length:.2f}",
+def cells(title: str, rows: Iterable[CellResult]) -> Table:
+    """Measured and predicted values by cell."""
+    columns = [
+        "Policy", Words("Load"), "Tokens/s", "Predicted", "Error", "Spread", "TPOT ms", "Predicted", "Error",
+        "Accepted", "Predicted", "Verified", "Predicted",
+    ]  # fmt: skip
+    table = []
+    for row in rows:
+        measured, predicted = row.measured, row.predicted
+        table.append(
+            [
+                row.name,
+                row.load,
+                number(measured.throughput_tok_s),
+                number(predicted.throughput_tok_s),
+                f"{row.error:+.1%}",
+                f"\N{PLUS-MINUS SIGN}{row.spread:.1%}",
+                milliseconds(measured.tpot_s),
+                milliseconds(predicted.tpot_s),
+                f"{row.tpot_error:+.1%}",
+                f"{measured.accepted_length:.2f}",
+                f"{predicted.accepted_length:.2f}",
+                f"{measured.verify_length:.2f}",
+                f"{predicted.verify_length:.2f}",
+            ]
         )
-    return table
+    return Table(title, columns, table)
 
 
 class Order:
     """Pairs of policies at one load that differ by more than their spread, and how many are predicted in order."""
 
-    def __init__(self, results: Sequence[CellResult]) -> None:
+    def __init__(self, rows: Sequence[CellResult]) -> None:
         self.right = self.pairs = 0
-        for i, one in enumerate(results):
-            for other in results[i + 1 :]:
+        for i, one in enumerate(rows):
+            for other in rows[i + 1 :]:
                 if one.load != other.load:
                     continue
                 apart = math.log(one.measured.throughput_tok_s / other.measured.throughput_tok_s)
                 if abs(apart) <= one.spread + other.spread:
                     continue
-                expected = math.log(one.predicted.throughput_tok_s / other.predicted.throughput_tok_s)
+                predicted = math.log(one.predicted.throughput_tok_s / other.predicted.throughput_tok_s)
                 self.pairs += 1
-                self.right += (apart > 0) == (expected > 0)
+                self.right += (apart > 0) == (predicted > 0)
 
 
-def summary(results: Sequence[CellResult]) -> list[str]:
-    """Summarise the prediction errors in sentences."""
-    closed = [row for row in results if "1/s" not in row.load]
+def summary(rows: Sequence[CellResult]) -> list[str]:
+    """Errors and order of the predictions, in two sentences."""
+    closed = [row for row in rows if "1/s" not in row.load]
     order = Order(closed)
     return [
-        f"Mean error of throughput {percent(fmean(abs(row.error) for row in results))}, "
-        f"worst {percent(max(abs(row.error) for row in results))}; "
-        f"of TPOT {percent(fmean(abs(row.tpot_error) for row in results))}, "
-        f"worst {percent(max(abs(row.tpot_error) for row in results))}. "
-        f"Repeats differ by {percent(fmean(row.spread for row in results))} either way.",
+        f"Mean error of throughput {percent(fmean(abs(row.error) for row in rows))}, "
+        f"worst {percent(max(abs(row.error) for row in rows))}; "
+        f"of TPOT {percent(fmean(abs(row.tpot_error) for row in rows))}, "
+        f"worst {percent(max(abs(row.tpot_error) for row in rows))}. "
+        f"Repeats differ by {percent(fmean(row.spread for row in rows))}.",
         f"Order: {order.right} of {order.pairs} pairs that differ by more than their spread are predicted right.",
     ]
 
 
-def gains(results: Sequence[CellResult], tuned: str) -> list[str]:
-    """State the gain of the tuned policy over every other serving mode, predicted and measured."""
+def gains(rows: Sequence[CellResult], tuned: str) -> list[str]:
+    """Predicted and measured gain of the tuned policy over every other serving mode."""
     lines = []
-    for load in dict.fromkeys(row.load for row in results):
-        here = {row.name: row for row in results if row.load == load}
-        best = here[tuned]
-        for name, row in here.items():
+    for load in dict.fromkeys(row.load for row in rows):
+        at_load = {row.name: row for row in rows if row.load == load}
+        best = at_load[tuned]
+        for name, row in at_load.items():
             if name != tuned:
                 promised = best.predicted.throughput_tok_s / row.predicted.throughput_tok_s - 1
                 measured = best.measured.throughput_tok_s / row.measured.throughput_tok_s - 1

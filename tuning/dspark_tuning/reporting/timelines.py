@@ -1,4 +1,4 @@
-"""What happened over a run."""
+"""Load, queue, verify length and KV use over a run."""
 
 from __future__ import annotations
 
@@ -8,8 +8,9 @@ import numpy as np
 import plotly.graph_objects as go
 
 from dspark_tuning.reporting.numbers import number
-from dspark_tuning.reporting.page import Html, Row, figure, table
+from dspark_tuning.reporting.page import Html, figure
 from dspark_tuning.reporting.plots import drawing, line, panels, styles
+from dspark_tuning.reporting.table import Table
 from dspark_tuning.search.timeline import PARTS, Timeline
 
 PANELS = {
@@ -24,19 +25,19 @@ Runs = Sequence[tuple[str, Timeline]]
 
 
 def timelines(key: str, runs: Runs) -> Html:
-    """Load, queue, verify length and KV over time, a line a run.
+    """Load, queue, verify length and KV over time, a line per run.
 
     Args:
-        key: Names the drawing in the page.
-        runs: With the name of each, of an arm or a recording; a panel that none of them has is left out.
+        key: Element id of the chart.
+        runs: Each with its name; panels without data are left out.
     """
     known = _known(runs)
     tables = [
-        table(
+        Table(
             f"{name}, by seconds",
             ["Seconds", *known.values()],
             [
-                Row(number(at_s), [number(value) for value in values])
+                [number(at_s), *map(number, values)]
                 for at_s, *values in zip(run.at_s, *(getattr(run, field) for field in known), strict=True)
             ],
         )
@@ -45,7 +46,7 @@ def timelines(key: str, runs: Runs) -> Html:
     return figure(
         key,
         draw(runs),
-        f"Over time, from the first step to the last; each point is a mean over 1/{PARTS} of a run.",
+        f"Over time, from the first step to the last; a point is the mean over 1/{PARTS} of a run.",
         *tables,
     )
 
@@ -59,18 +60,18 @@ def _known(runs: Runs) -> dict[str, str]:
 
 
 def draw(runs: Runs) -> go.Figure:
-    """The drawing alone."""
+    """The chart alone."""
     known = _known(runs)
-    drawn = drawing("seconds", "", height=140 + 190 * len(known))
-    axes = dict(zip(known, panels(drawn, *known.values()), strict=True))
-    looks = styles([name for name, _ in runs])
-    drawn.update_yaxes(rangemode="tozero", nticks=5)
+    chart = drawing("seconds", "", height=140 + 190 * len(known))
+    axes = dict(zip(known, panels(chart, *known.values()), strict=True))
+    line_styles = styles([name for name, _ in runs])
+    chart.update_yaxes(rangemode="tozero", nticks=5)
     for field, axis in axes.items():
         if field == "kv_share":
-            drawn.update_layout({f"yaxis{axis[1:]}": {"tickformat": ".2~p"}})
-        for (name, run), style in zip(runs, looks, strict=True):
+            chart.update_layout({f"yaxis{axis[1:]}": {"tickformat": ".2~p"}})
+        for (name, run), style in zip(runs, line_styles, strict=True):
             line(
-                drawn,
+                chart,
                 name,
                 style,
                 run.at_s,
@@ -81,4 +82,4 @@ def draw(runs: Runs) -> go.Figure:
                 showlegend=axis == "y",
                 cliponaxis=False,
             )
-    return drawn
+    return chart

@@ -1,4 +1,4 @@
-"""Whether the head's confidences can be believed."""
+"""Calibration of the head's confidences: temperatures, ECE, ROC-AUC and reliability."""
 
 from __future__ import annotations
 
@@ -8,57 +8,56 @@ from numpy.typing import NDArray
 
 from dspark_tuning.measuring.calibrate.calibration import Calibrated
 from dspark_tuning.measuring.calibrate.confidence import ConfidenceCalibration
-from dspark_tuning.reporting.page import Row, Section, figure, paragraph, table
+from dspark_tuning.reporting.page import Section, figure, paragraph
 from dspark_tuning.reporting.plots import SERIES, drawing, line, reference
+from dspark_tuning.reporting.table import Table
 
 BINS = 10
 
 
-def section(found: Calibrated) -> Section:
-    if found.head is None:
-        return Section("confidence", "Confidence", [paragraph("Too few whole rounds with confidences.")])
-    return of_head(found.head, "confidence", "Confidence")
-
-
-def of_head(head: ConfidenceCalibration, key: str, title: str) -> Section:
-    """The section of any calibrated head."""
-    chart = drawing("Survival that the head says", "Survived")
-    rows = []
-    survivals = {"as trained": head.raw, "with temperatures": head.survival}
-    for (name, survival), style in zip(survivals.items(), SERIES, strict=False):
-        said, happened, count = _reliability(survival[head.held].ravel(), head.survived[head.held].ravel())
-        line(chart, name, style, said, happened)
-        rows += [Row(f"{name}, {s:.2f}", [f"{h:.2f}", f"{n:,}"]) for s, h, n in zip(said, happened, count, strict=True)]
-    reference(chart, "equal", [0, 1], [0, 1])
-    by_position = table(
+def table(head: ConfidenceCalibration) -> Table:
+    """Temperature, ECE and ROC-AUC by draft position."""
+    by_position = zip(head.temperatures, head.ece_before, head.ece_after, head.auc, strict=True)
+    return Table(
         "By position, on rounds that the temperatures were not fitted to",
         ["Position", "Temperature", "ECE as trained", "ECE with temperatures", "ROC-AUC"],
         [
-            Row(str(k + 1), [f"{t:.2f}", f"{before:.3f}", f"{after:.3f}", f"{auc:.2f}"])
-            for k, (t, before, after, auc) in enumerate(
-                zip(head.temperatures, head.ece_before, head.ece_after, head.auc, strict=True)
-            )
-        ],
-    )
-    same = table("Reliability", ["Said", "Survived", "Prefixes"], rows)
-    return Section(
-        key,
-        title,
-        [
-            by_position,
-            figure(
-                f"{key}-reliability",
-                chart,
-                "Share of the prefixes that survived, by the survival that the head gave them; on the thin dotted "
-                "line the two are equal.",
-                same,
-            ),
+            [str(k + 1), f"{t:.2f}", f"{before:.3f}", f"{after:.3f}", f"{auc:.2f}"]
+            for k, (t, before, after, auc) in enumerate(by_position)
         ],
     )
 
 
-def _reliability(said: NDArray[np.float64], happened: NDArray[np.bool_]) -> tuple[list[float], list[float], list[int]]:
-    place = np.minimum((said * BINS).astype(int), BINS - 1)
-    frame = pd.DataFrame({"place": place, "said": said, "happened": happened.astype(float)})
-    bins = frame.groupby("place").agg(said=("said", "mean"), happened=("happened", "mean"), count=("said", "size"))
-    return bins["said"].tolist(), bins["happened"].tolist(), bins["count"].tolist()
+def section(calibrated: Calibrated) -> Section:
+    if calibrated.head is None:
+        return Section("confidence", "Confidence", [paragraph("Too few whole rounds with confidences.")])
+    return of_head(calibrated.head, "confidence", "Confidence")
+
+
+def of_head(head: ConfidenceCalibration, key: str, title: str) -> Section:
+    """The section of a calibrated head."""
+    chart = drawing("Predicted survival", "Survived")
+    rows = []
+    survivals = {"as trained": head.raw, "with temperatures": head.survival}
+    for (name, survival), style in zip(survivals.items(), SERIES, strict=False):
+        predicted, survived, counts = _reliability(survival[head.held].ravel(), head.survived[head.held].ravel())
+        line(chart, name, style, predicted, survived)
+        bins = zip(predicted, survived, counts, strict=True)
+        rows += [[f"{name}, {p:.2f}", f"{s:.2f}", f"{n:,}"] for p, s, n in bins]
+    reference(chart, "equal", [0, 1], [0, 1])
+    caption = (
+        "Share of prefixes that survived, by the survival that the head predicts; the thin dotted line is equality."
+    )
+    same = Table("Reliability", ["Predicted", "Survived", "Prefixes"], rows)
+    return Section(key, title, [table(head), figure(f"{key}-reliability", chart, caption, same)])
+
+
+def _reliability(
+    predicted: NDArray[np.float64], survived: NDArray[np.bool_]
+) -> tuple[list[float], list[float], list[int]]:
+    place = np.minimum((predicted * BINS).astype(int), BINS - 1)
+    frame = pd.DataFrame({"place": place, "predicted": predicted, "survived": survived.astype(float)})
+    bins = frame.groupby("place").agg(
+        predicted=("predicted", "mean"), survived=("survived", "mean"), count=("survived", "size")
+    )
+    return bins["predicted"].tolist(), bins["survived"].tolist(), bins["count"].tolist()

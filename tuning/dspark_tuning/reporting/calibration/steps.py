@@ -1,26 +1,56 @@
-"""How long steps take, and how well the fit tells it."""
+"""Step times: the fitted cost model and its errors."""
 
 from __future__ import annotations
+
+from collections.abc import Sequence
 
 import numpy as np
 import pandas as pd
 
 from dspark_tuning.measuring.calibrate.calibration import Calibrated
+from dspark_tuning.measuring.calibrate.model_errors import ModelError, error_quantiles
 from dspark_tuning.reporting.distributions import distributions
-from dspark_tuning.reporting.page import Html, Row, Section, definitions, figure, table
+from dspark_tuning.reporting.numbers import percent
+from dspark_tuning.reporting.page import Html, Section, definitions, figure
 from dspark_tuning.reporting.plots import SERIES, drawing, line, reference
+from dspark_tuning.reporting.table import Table, Words
 from dspark_tuning.search.traced_run import QUANTILES
 
-# Points of a scatter that a reader can tell apart.
+# The most points of the scatter chart.
 POINTS = 2000
 
 
-def section(found: Calibrated) -> Section:
-    cost = found.cost.cost
+def errors(calibrated: Calibrated) -> Table:
+    """Relative errors of step times on steps that the fit did not use."""
     rows = [
-        Row(error.part, [f"{error.steps:,}", f"{error.median:.1%}", f"{error.p90:.1%}"]) for error in found.cost.errors
+        [error.part, f"{error.steps:,}", f"{error.median:.1%}", f"{error.p90:.1%}"] for error in calibrated.cost.errors
     ]
-    steps = found.decoded.assign(predicted_s=found.cost.predicted_s)
+    return Table("Errors on held-out steps", ["Part", "Steps", "Median", "90th percentile"], rows)
+
+
+def model_errors(cells: Sequence[ModelError], name: str) -> Table:
+    """Measured step times and those of scenario ``name``, by cell."""
+    median, p90 = (percent(error) for error in error_quantiles(list(cells)))
+    rows = [
+        [
+            str(cell.requests),
+            str(cell.tokens),
+            "yes" if cell.drafted else "no",
+            f"{cell.context:,}",
+            str(cell.steps),
+            f"{1000 * cell.measured_s:.2f}",
+            f"{1000 * cell.modelled_s:.2f}",
+            f"{cell.error:+.0%}",
+        ]
+        for cell in cells
+    ]
+    columns = ["Requests", "Tokens", Words("Draft"), "Context", "Steps", "Measured ms", f"{name} ms", "Error"]
+    return Table(f"{name}: median error {median}, 90th percentile {p90}", columns, rows)
+
+
+def section(calibrated: Calibrated) -> Section:
+    cost = calibrated.cost.cost
+    steps = calibrated.decoded.assign(predicted_s=calibrated.cost.predicted_s)
     shown = steps.iloc[:: max(1, len(steps) // POINTS)]
     scatter = drawing("Measured, ms", "Predicted, ms")
     for (drafted, part), style in zip(shown.groupby("drafted"), SERIES, strict=False):
@@ -34,20 +64,18 @@ def section(found: Calibrated) -> Section:
         .query("steps >= 5")
         .to_dict("records")
     )
-    same = table(
+    same = Table(
         "Medians of cells with at least five steps, ms",
-        ["Requests, tokens", "Draft", "Steps", "Measured", "Predicted", "Error"],
+        ["Requests, tokens", Words("Draft"), "Steps", "Measured", "Predicted", "Error"],
         [
-            Row(
+            [
                 f"{row['requests']}, {row['tokens']}",
-                [
-                    "yes" if row["drafted"] else "no",
-                    f"{row['steps']:,}",
-                    f"{1e3 * row['measured']:.2f}",
-                    f"{1e3 * row['predicted']:.2f}",
-                    f"{row['predicted'] / row['measured'] - 1:+.1%}",
-                ],
-            )
+                "yes" if row["drafted"] else "no",
+                f"{row['steps']:,}",
+                f"{1e3 * row['measured']:.2f}",
+                f"{1e3 * row['predicted']:.2f}",
+                f"{row['predicted'] / row['measured'] - 1:+.1%}",
+            ]
             for row in cells
         ],
     )
@@ -61,19 +89,22 @@ def section(found: Calibrated) -> Section:
             else f"{1e3 * parts.overhead_s:.2f} ms and {1e3 * parts.request_s:.3f} ms a request",
         ),
         ("A context token", f"{1e6 * cost.context_s_per_token:.3f} µs"),
-        ("Captured", found.cost.capture.why),
-        ("Live steps around the fit", f"{found.profile.live.slope[0]:.0%} to {found.profile.live.slope[1]:.0%}"),
+        ("Captured", calibrated.cost.capture.why),
+        (
+            "Live steps around the fit",
+            f"{calibrated.profile.live.slope[0]:.0%} to {calibrated.profile.live.slope[1]:.0%}",
+        ),
     ]
     return Section(
         "steps",
         "Step times",
         [
             definitions(facts),
-            table("Errors on held-out steps", ["Part", "Steps", "Median", "Nine of ten below"], rows),
+            errors(calibrated),
             figure(
                 "predicted",
                 scatter,
-                "Predicted against measured times of decode steps; on the thin dotted line the two are equal.",
+                "Predicted against measured times of decode steps; the thin dotted line marks equality.",
                 same,
             ),
             _distribution(steps),
@@ -89,4 +120,4 @@ def _distribution(steps: pd.DataFrame) -> Html:
         }
         for drafted, part in steps.groupby("drafted")
     }
-    return distributions("step-times", "Share of the decode steps that take at most so long", kinds)
+    return distributions("step-times", "Cumulative share of decode steps by time", kinds)

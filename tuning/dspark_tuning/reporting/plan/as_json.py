@@ -1,4 +1,4 @@
-"""A plan for machines: the same bytes for the same question, so without the time that it took."""
+"""A plan as JSON: the same bytes for the same question, so without the time that it took."""
 
 from __future__ import annotations
 
@@ -22,10 +22,10 @@ FIGURES = (
 def as_json(planned: Planned) -> dict[str, Any]:
     """Plain values; seconds, tokens and shares of one.
 
-    ``choices`` has the sizes of the model on each hardware, where its shape is known. ``plans`` has every choice and
-    way of serving: ``capacity_per_replica`` is null where a replica meets the service levels at no rate, ``replicas``
-    also where more of them are needed than the limit ``most_replicas``. ``chosen`` is the place of the plan among them,
-    and ``what_if`` has one entry a change.
+    ``choices`` holds the sizes of the model on each hardware, where its shape is known. ``plans`` holds every hardware
+    and serving mode: ``capacity_per_replica`` is null where a replica meets the SLOs at no rate, ``replicas`` also
+    where the limit ``most_replicas`` is exceeded. ``chosen`` is an index into ``plans``, and ``what_if`` has one entry
+    per change.
     """
     question = planned.question
     return {
@@ -53,22 +53,22 @@ def _choice(hardware: str, scenario: Scenario) -> dict[str, Any]:
 
 
 def _plan(plan: Plan, attainment: float) -> dict[str, Any]:
-    found = plan.found
+    attained = plan.found
     smaller = None if plan.sized is None else plan.sized.smaller
     return {
         "hardware": plan.hardware,
         "serving": plan.serving,
         "step_times": plan.scenario.cost.kind,
         "capacity_per_replica": None if plan.sized is None else plan.sized.capacity._asdict(),
-        "replicas": None if found is None else found.replicas,
+        "replicas": None if attained is None else attained.replicas,
         "gpus": plan.gpus,
         "cost_per_million_tokens": plan.cost,
-        "goodput": None if found is None else found.goodput_per_s,
-        "within_slos": None if found is None else _within(found, attainment),
+        "goodput": None if attained is None else attained.goodput_per_s,
+        "within_slos": None if attained is None else _within(attained, attainment),
         "one_less": None if smaller is None else {"replicas": smaller.replicas, **_within(smaller, attainment)},
-        "saturated": None if found is None else found.saturated,
-        "attainment": None if found is None else found.figures["attainment"],
-        **({} if found is None else {name: found.figures[name] for name in FIGURES}),
+        "saturated": None if attained is None else attained.saturated,
+        "attainment": None if attained is None else attained.figures["attainment"],
+        **({} if attained is None else {name: attained.figures[name] for name in FIGURES}),
         "bound": None if plan.bound is None else plan.bound._asdict(),
         "policy": None if plan.arm.policy is None else plan.arm.policy.model_dump(mode="json"),
         "server": plan.arm.server.model_dump(mode="json"),
@@ -92,12 +92,12 @@ def _effect(effect: Effect, attainment: float) -> dict[str, Any]:
     }
 
 
-def _within(found: Attained, attainment: float) -> dict[str, Any]:
+def _within(attained: Attained, attainment: float) -> dict[str, Any]:
     return {
-        "class": found.worst,
-        "share": found.share,
-        "at_least": found.low,
-        "at_most": found.high,
-        "by_class": found.within,
-        "verdict": found.verdict(attainment),
+        "class": attained.worst,
+        "share": attained.share,
+        "at_least": attained.low,
+        "at_most": attained.high,
+        "by_class": attained.within,
+        "verdict": attained.verdict(attainment),
     }

@@ -1,4 +1,4 @@
-"""The files of a plan: what to start, with which policy, and the report."""
+"""The files of a plan: launch script, policy, JSON and report."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ from sglang_dspark.policy import artifact
 
 
 def write(planned: Planned, folder: Path, command: str, trials: int, seed: int) -> list[Path]:
-    """Writes plan.json and report.html, and of a plan that was found policy.json and launch.sh; returns them.
+    """Write plan.json and report.html, and for a chosen plan policy.json and launch.sh; return their paths.
 
-    Everything is rendered before anything is written, and each file is there whole or not at all.
+    Everything is rendered before anything is written, and each file is written atomically.
 
     Args:
-        command: That gives the same plan again.
+        command: Reproduces the plan.
 
     Raises:
         InputError: The folder cannot be written.
@@ -44,6 +44,6 @@ def write(planned: Planned, folder: Path, command: str, trials: int, seed: int) 
     for name, content in contents.items():
         write_atomically(folder / name, content)
     for name in {"policy.json", "launch.sh"} - contents.keys():
-        # One of an earlier run would pass for this plan's.
+        # Remove files of an earlier run that this plan does not have.
         (folder / name).unlink(missing_ok=True)
     return [folder / name for name in contents]

@@ -1,10 +1,9 @@
-"""What a person reads of a plan in a terminal."""
+"""Tables and sentences of a plan."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
-
-from rich.table import Table
 
 from dspark_tuning.planning.attainment import Attained
 from dspark_tuning.planning.capacity import Capacity, replicas_for
@@ -12,93 +11,122 @@ from dspark_tuning.planning.comparison_run import VERIFY_ALL
 from dspark_tuning.planning.frontier import Point
 from dspark_tuning.planning.plan import Effect, Plan, Planned, choices
 from dspark_tuning.planning.question import Question
-from dspark_tuning.reporting import asked
-from dspark_tuning.reporting.tables import blank_table, ms, number, percent, steady
+from dspark_tuning.reporting import deployment
+from dspark_tuning.reporting.numbers import NONE, Estimate, estimate, milliseconds, number, percent, steady
+from dspark_tuning.reporting.table import Cell, Strong, Table, Words
 from dspark_tuning.search.baselines import PLAIN, TUNED
 from dspark_tuning.search.summary import saturation
 
 
 def plans(planned: Planned) -> Table:
-    """Every choice and way of serving; the chosen one is bold."""
-    table = blank_table(
-        "hardware",
-        "serving",
-        numbers=[
-            "1/s a\nreplica", "replicas", "GPUs", "cost / M\ntokens", "goodput\n1/s", "within\nSLOs", "one\nless",
-            "TTFT ms\np50 / p99", "TPOT ms\np50 / p99",
+    """One row per hardware and serving mode; the chosen plan is bold."""
+    question = planned.question
+    return Table(
+        "The fewest replicas that meet the SLOs; 'within SLOs' is of the worst class, with its one-sided "
+        f"{question.confidence:.0%} bounds, and so are the requests/s that a replica carries",
+        [
+            "Hardware and serving mode", "Requests/s a replica", "Replicas", "GPUs", "Cost a million tokens",
+            "Good requests/s", "Within SLOs", "One replica less", "TTFT ms, p50 / p99", "TPOT ms, p50 / p99",
+            Words("Bound by"),
         ],
+        [_plan(plan, question, plan is planned.chosen) for plan in planned.plans],
     )  # fmt: skip
-    table.add_column("bound")
-    for plan in planned.plans:
-        style = "bold" if plan is planned.chosen else None
-        carried = "" if plan.sized is None else capacity(plan.sized.capacity).replace(" [", "\n[")
-        if plan.found is None or plan.bound is None:
-            table.add_row(plan.hardware, plan.serving, carried, needs(plan, planned.question), *[""] * 7, style=style)
-            continue
-        table.add_row(
-            plan.hardware,
-            plan.serving,
-            carried,
-            f"{plan.found.replicas:,}",
-            f"{plan.gpus:,}",
-            number(plan.cost or 0.0),
-            number(plan.found.goodput_per_s),
-            percent(plan.found.share),
-            one_less(plan, planned.question).replace(", ", "\n"),
-            *_latencies(plan.found),
-            plan.bound.word,
-            style=style,
-        )
-    return table
 
 
-def capacity(found: Capacity) -> str:
-    return f"{number(found.per_s)} [{number(found.low)}, {number(found.high)}]"
+def _plan(plan: Plan, question: Question, chosen: bool) -> list[Cell]:
+    name, attained = f"{plan.hardware}, {plan.serving}", plan.found
+    within = Estimate(math.nan)
+    if attained is not None:
+        within = Estimate(attained.share, max(0.0, attained.low), min(1.0, attained.high))
+    return [
+        Strong(f"{name} (chosen)") if chosen else name,
+        NONE if plan.sized is None else capacity(plan.sized.capacity),
+        needs(plan, question),
+        NONE if plan.gpus is None else f"{plan.gpus:,}",
+        NONE if plan.cost is None else number(plan.cost),
+        NONE if attained is None else number(attained.goodput_per_s),
+        estimate(within, share=True),
+        one_less(plan, question),
+        *_latencies(attained),
+        "" if plan.bound is None else plan.bound.word,
+    ]
+
+
+def capacity(capacity: Capacity) -> str:
+    """``8.00 [7.00, 9.00]``, in requests/s."""
+    return estimate(Estimate(capacity.per_s, capacity.low, capacity.high))
 
 
 def needs(plan: Plan, question: Question) -> str:
-    """How many replicas a plan takes."""
+    """The number of replicas of a plan, or why there is none."""
     if plan.found is not None:
         return f"{plan.found.replicas:,}"
     return "not met" if plan.sized is None else f"over {question.most_replicas:,}"
 
 
 def one_less(plan: Plan, question: Question) -> str:
-    """What one replica less reaches; empty where there is none."""
+    """Attainment of one replica less; empty where there is none."""
     smaller = None if plan.sized is None else plan.sized.smaller
     return "" if smaller is None else f"{percent(smaller.share)}, {smaller.verdict(question.attainment)}"
 
 
-def sizes(planned: Planned) -> str:
-    """The size of the model and the KV pool of each choice, a line each."""
-    lines = [f"{hardware}: {asked.size(one)}; KV pool {asked.pool(one)}" for hardware, one, _ in choices(planned)]
-    return "\n".join(lines)
-
-
-def effects(found: Iterable[Effect]) -> Table:
-    """One row a change."""
-    table = blank_table(
-        "what if",
-        numbers=["GPUs", "more", "goodput\n1/s", "within\nSLOs", "TTFT ms\np50 / p99", "TPOT ms\np50 / p99"],
+def hardware(planned: Planned) -> Table:
+    """Size, price and step times of each hardware."""
+    columns = ("A replica", "Price a GPU hour", "Model", "KV pool", "Step times", "Live steps")
+    return Table(
+        "Hardware, and where its step times come from",
+        ["Hardware", *map(Words, columns)],
+        [
+            [
+                name,
+                f"{one.gpus} GPUs",
+                f"{price:g}",
+                deployment.size(one),
+                deployment.pool(one),
+                deployment.step_times(one),
+                deployment.truths(one.live),
+            ]
+            for name, one, price in choices(planned)
+        ],
     )
-    table.add_column("the plan's size under it is")
-    for effect in found:
+
+
+def sizes(planned: Planned) -> str:
+    """The size of the model and the KV pool on each hardware, a line each."""
+    return "\n".join(
+        f"{name}: {deployment.size(one)}; KV pool {deployment.pool(one)}" for name, one, _ in choices(planned)
+    )
+
+
+def effects(effects: Iterable[Effect]) -> Table:
+    """One row per change: the GPUs needed then, and what the plan's own size attains under it."""
+    rows = []
+    for effect in effects:
         kept = effect.kept
         saturated = kept is not None and kept.saturated
-        table.add_row(
-            effect.text,
-            "not met" if effect.gpus is None else f"{effect.gpus:,}",
-            "" if effect.more_gpus is None else f"{effect.more_gpus:+,}",
-            "0" if kept is None else steady(number(kept.goodput_per_s), saturated),
-            percent(0.0 if kept is None else kept.share),
-            *(("", "") if kept is None else [steady(text, saturated) for text in _latencies(kept)]),
-            reason(effect),
+        rows.append(
+            [
+                effect.text,
+                "not met" if effect.gpus is None else f"{effect.gpus:,}",
+                "" if effect.more_gpus is None else f"{effect.more_gpus:+,}",
+                number(0.0) if kept is None else steady(number(kept.goodput_per_s), saturated),
+                percent(0.0 if kept is None else kept.share),
+                *(steady(text, saturated) for text in _latencies(kept)),
+                reason(effect),
+            ]
         )
-    return table
+    return Table(
+        "One change at a time: the GPUs needed then, tuned again; the rest is of the plan's own size under the change",
+        [
+            "Change", "GPUs", "More", "Good requests/s", "Within SLOs", "TTFT ms, p50 / p99", "TPOT ms, p50 / p99",
+            Words("Why"),
+        ],
+        rows,
+    )  # fmt: skip
 
 
 def reason(effect: Effect) -> str:
-    """What is left of the plan under a change, what it carries, and what bounds it."""
+    """The replicas left under a change, what they carry, and what bounds them."""
     parts = []
     if effect.lost:
         assert effect.sized is not None
@@ -112,19 +140,17 @@ def reason(effect: Effect) -> str:
 
 
 def frontier(points: Iterable[Point]) -> Table:
-    """Figures 7 and 8 of the paper, in numbers."""
-    table = blank_table(
-        "serving", numbers=["clients", "tokens/s\nof a user", "tokens/s\na GPU", "verify tokens\na request"]
-    )
-    for point in points:
-        table.add_row(
+    """Throughput, user speed and verify tokens by serving mode and clients: the paper's Figures 7 and 8."""
+    columns = ["Serving mode", "Clients", "Tokens/s of a user", "Tokens/s a GPU", "Verify tokens a request"]
+    rows = [
+        [
             point.serving,
             f"{point.clients:,}",
-            number(point.speed_tok_s),
-            number(point.throughput_tok_s),
-            number(point.verify_tokens),
-        )
-    return table
+            *map(number, (point.speed_tok_s, point.throughput_tok_s, point.verify_tokens)),
+        ]
+        for point in points
+    ]
+    return Table("Throughput and speed of one replica in a closed loop", columns, rows)
 
 
 def answer(planned: Planned) -> str:
@@ -137,7 +163,7 @@ def answer(planned: Planned) -> str:
         f"A replica of {chosen.hardware} carries {capacity(chosen.sized.capacity)} requests/s. "
         f"For {question.rate_per_s:g} requests/s: {chosen.found.replicas:,} replicas, "
         f"{chosen.gpus:,} GPUs, {number(chosen.cost or 0.0)} a million output tokens at your prices; "
-        f"{percent(chosen.found.share)} of the {chosen.found.worst} requests are within their service levels"
+        f"{percent(chosen.found.share)} of the {chosen.found.worst} requests are within their SLOs"
     )
     if less := one_less(chosen, question):
         text += f" (one replica less: {less})"
@@ -157,9 +183,11 @@ def _unmet(planned: Planned) -> str:
     )
 
 
-def _latencies(found: Attained) -> tuple[str, str]:
-    figures = found.figures
+def _latencies(attained: Attained | None) -> tuple[str, str]:
+    if attained is None:
+        return NONE, NONE
+    figures = attained.figures
     return (
-        ms(figures["ttft_p50_s"], figures["ttft_p99_s"]),
-        ms(figures["tpot_p50_s"], figures["tpot_p99_s"]),
+        milliseconds(figures["ttft_p50_s"], figures["ttft_p99_s"]),
+        milliseconds(figures["tpot_p50_s"], figures["tpot_p99_s"]),
     )

@@ -1,44 +1,63 @@
-"""Reports: one HTML file that needs no network, and the same bytes for the same figures.
-
-A report is ``page.document(title, note, sections)``; a section is a heading over parts; a part is made by a function
-that takes plain results. :func:`render` is the page of a tuning, ``dspark_tuning.reporting.calibration`` that of a
-calibration. The page of another command puts together what it needs:
-
-- ``page``: text, definitions, tables, folded parts, code, and ``figure``, a drawing with its caption and its tables.
-- ``asked.facts(scenario)`` (for ``page.definitions``) and ``asked.classes(scenario)``: what was asked.
-- ``page.lead(sentence)``: the answer.
-- ``plans.plans(caption, [Plan])`` and ``what_if.what_if(caption, [WhatIf])``: the tables of a capacity plan.
-- ``curves.frontier(key, [Curve])`` and ``curves.budget(key, [Curve])``: throughput against the speed of a user, and
-  verify tokens against concurrency, with intervals where the points have them.
-- ``distributions.distributions(key, caption, {kind: {name: quantiles}}, {kind: levels})``: latencies, at
-  ``watch.QUANTILES``.
-- ``timelines.timelines(key, [(name, Timeline)])``: load, queue, verify length and KV of a run, from
-  ``watch.watch(scenario, cell)`` or, of any steps, ``timeline.timeline``.
-- ``versions.versions()`` and ``page.code``: where the figures come from and how to get them again.
-- ``plots``: drawings that can be told apart without colour, on white and on black.
-
-A key names a section or a drawing, once in a page; ``content`` is taken.
-"""
+"""The report of a tuning: one HTML file that needs no network, and the same bytes for the same outcome."""
 
 from __future__ import annotations
 
-from dspark_tuning.reporting import asked, policy
-from dspark_tuning.reporting.page import document
-from dspark_tuning.reporting.tuning import answer, baselines, by_load, frontier, history, provenance, runs
+from itertools import groupby
+
+from dspark_tuning.reporting import deployment, policy, traced
+from dspark_tuning.reporting.numbers import load_label
+from dspark_tuning.reporting.page import Section, definitions, details, document, paragraph
+from dspark_tuning.reporting.tuning import answer, baselines, by_load, history, provenance
+from dspark_tuning.search.objectives import METRICS
 from dspark_tuning.search.tune import Outcome
 
 __all__ = ["render"]
 
-PARTS = (asked, answer, baselines, by_load, policy, frontier, runs, history, provenance)
-
 SIMULATED = (
     "All figures on this page are simulated. Nothing was measured on a GPU here; "
-    "'What was asked' says where the step times come from."
+    "'Deployment and traffic' says where the step times come from."
 )
 
 
 def render(outcome: Outcome) -> str:
     """The report of ``outcome`` as one HTML document."""
-    return document(
-        f"Verification policy for {outcome.scenario.name}", SIMULATED, [part.section(outcome) for part in PARTS]
+    sections = [
+        _deployment(outcome),
+        answer.section(outcome),
+        baselines.section(outcome),
+        by_load.section(outcome),
+        policy.section(outcome),
+        by_load.frontier(outcome),
+        _runs(outcome),
+        history.section(outcome),
+        provenance.section(outcome),
+    ]
+    return document(f"Verification policy for {outcome.scenario.name}", SIMULATED, sections)
+
+
+def _deployment(outcome: Outcome) -> Section:
+    scenario = outcome.scenario
+    metric = METRICS[outcome.options.objective]
+    objective = ("Objective", f"{metric.title}, {metric.unit}; geometric mean over the loads")
+    description = [paragraph(scenario.description)] if scenario.description else []
+    facts = definitions([*deployment.facts(scenario), objective])
+    return Section("asked", "Deployment and traffic", [*description, facts, deployment.classes(scenario)])
+
+
+def _runs(outcome: Outcome) -> Section:
+    """Latencies and load over time of single runs at a low, a middle and a high load."""
+    loads = [(load, list(runs)) for load, runs in groupby(outcome.watched, key=lambda run: run.load)]
+    note = paragraph(
+        "Single runs of the report set, each arm on the same requests and the same truth: seed "
+        f"{outcome.watched[0].seed}. Loads are in {load_label(outcome.scenario)}. Percentiles over all "
+        "runs are under 'Every baseline'."
     )
+    parts = [
+        details(
+            f"At load {load:g}",
+            *traced.charts(f"-{place}", outcome.scenario, runs),
+            unfolded=place == len(loads) // 2,
+        )
+        for place, (load, runs) in enumerate(loads)
+    ]
+    return Section("runs", "Latencies and timelines", [note, *parts])

@@ -1,24 +1,25 @@
-"""Throughput, goodput and the objective by load, beside SGLang's defaults."""
+"""Every metric by load, as ratios to SGLang's defaults; throughput against the speed that a user sees."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Container, Sequence
 
 import pandas as pd
 import plotly.graph_objects as go
 
 from dspark_simulator.scenario import Scenario
-from dspark_tuning.reporting.numbers import NONE, arms_of, gains, heading, interval, load_label, number
-from dspark_tuning.reporting.page import Cell, Html, Row, Section, figure, paragraph, subheading, table
+from dspark_tuning.reporting.numbers import NONE, heading, interval, load_label, number, steady
+from dspark_tuning.reporting.page import Html, Section, figure, paragraph, subheading
 from dspark_tuning.reporting.plots import FIXED_NAMES, arm_lines, doubling, drawing, panels
-from dspark_tuning.reporting.tables import steady
+from dspark_tuning.reporting.table import Cell, Table
 from dspark_tuning.search import baselines
-from dspark_tuning.search.comparison import gain_of
-from dspark_tuning.search.objectives import METRICS, THROUGHPUT, Metric, figures
+from dspark_tuning.search.comparison import gain, gain_of
+from dspark_tuning.search.objectives import METRICS, SPEED, THROUGHPUT, Metric, figures
 from dspark_tuning.search.summary import saturated
 from dspark_tuning.search.tune import Outcome
 
-# Arms that differ from the choice in the schedule alone.
+# Arms that differ from the tuned policy in the schedule alone.
 SAME_FLAGS = (
     baselines.TUNED_FLAGS,
     baselines.STATIC,
@@ -42,26 +43,49 @@ def section(outcome: Outcome) -> Section:
     return Section("loads", "By load", [*parts, note])
 
 
-def load_table(scenario: Scenario, caption: str, figures: pd.DataFrame, cells: Sequence[Cell]) -> Html:
+def frontier(outcome: Outcome) -> Section:
+    """Throughput of the server against the output speed of a user, a point per load."""
+    rows = outcome.rows.assign(speed=1 / outcome.rows["tpot_mean_s"])
+    points = rows.groupby(["arm", "load"], sort=False)[["throughput_tok_s", "speed"]].mean().reset_index()
+    chart = drawing(f"Speed of a user, {SPEED.unit}", f"Throughput, {THROUGHPUT.unit}")
+    arm_lines(chart, points, "speed", "throughput_tok_s")
+    return Section(
+        "frontier",
+        "Throughput against speed",
+        [
+            figure(
+                "frontier-by-arm",
+                chart,
+                "Throughput against the speed that a user sees (1/mean TPOT), a point per load, joined in order of "
+                "load. Up and to the right is better.",
+                mean_table(outcome, f"Speed of a user, {SPEED.unit}", rows["speed"]),
+                mean_table(outcome, f"Throughput, {THROUGHPUT.unit}", rows["throughput_tok_s"]),
+            )
+        ],
+    )
+
+
+def load_table(scenario: Scenario, caption: str, figures: pd.DataFrame, cells: Sequence[Cell]) -> Table:
     """A table of arms by load.
 
     Args:
         figures: Columns arm and load.
-        cells: What to show of each row of ``figures``.
+        cells: One per row of ``figures``.
     """
     at = dict(zip(zip(figures["arm"], figures["load"], strict=True), cells, strict=True))
     loads = sorted(figures["load"].unique())
-    header = [f"Arm, by {load_label(scenario)}", *(f"{load:g}" for load in loads)]
-    return table(caption, header, [Row(arm, [at.get((arm, load), NONE) for load in loads]) for arm in arms_of(figures)])
+    columns = [f"Arm, by {load_label(scenario)}", *(f"{load:g}" for load in loads)]
+    rows = [[arm, *(at.get((arm, load), NONE) for load in loads)] for arm in figures["arm"].unique()]
+    return Table(caption, columns, rows)
 
 
 def mean_table(
     outcome: Outcome, caption: str, values: pd.Series, not_steady: Container[tuple[str, float]] = ()
-) -> Html:
-    """Means of a figure by arm and load.
+) -> Table:
+    """Means of a value by arm and load.
 
     Args:
-        values: The figure, one a row of the report set.
+        values: One per row of the report set.
         not_steady: Arms and loads whose mean depends on the length of the run.
     """
     means = outcome.rows.assign(value=values).groupby(["arm", "load"], sort=False)["value"].mean()
@@ -69,16 +93,20 @@ def mean_table(
     return load_table(outcome.scenario, caption, means.reset_index(), cells)
 
 
+def _gain_table(outcome: Outcome, caption: str, by_arm: pd.DataFrame) -> Table:
+    return load_table(outcome.scenario, caption, by_arm, [interval(gain_of(row)) for row in by_arm.to_dict("records")])
+
+
 def _ratio_figure(outcome: Outcome, metric: Metric) -> Html:
-    found = gains(outcome.rows, baselines.DEFAULT, metric)
+    by_arm = _gains(outcome.rows, metric)
     ratio = f"{heading(metric.title)} as a ratio to that of {baselines.DEFAULT}"
     return figure(
         f"{metric.key}-by-load",
-        _ratio_drawing(outcome, found, f"ratio of {metric.title}"),
+        _ratio_drawing(outcome, by_arm, f"ratio of {metric.title}"),
         f"{ratio} on the same requests and truths, by load, on a logarithmic scale; whiskers are 95 % intervals. Arms "
         "are set side by side around their load. The thin dotted lines are fixed lengths, each with its length at its "
         "start.",
-        load_table(outcome.scenario, f"{ratio}, with its 95 % interval", found, _intervals(found)),
+        _gain_table(outcome, f"{ratio}, with its 95 % interval", by_arm),
         mean_table(
             outcome,
             f"Mean {metric.unit}",
@@ -88,36 +116,43 @@ def _ratio_figure(outcome: Outcome, metric: Metric) -> Html:
     )
 
 
-def _ratio_drawing(outcome: Outcome, found: pd.DataFrame, title: str) -> go.Figure:
-    drawn = drawing(load_label(outcome.scenario), heading(title), height=760)
-    doubling(drawn, outcome.scenario.loads)
-    upper, lower = panels(drawn, "Without a schedule, and the choice", "With a schedule")
-    drawn.update_yaxes(type="log", tickformat=".4~g", nticks=6)
-    found = found[found["ratio"].notna()]
-    unscheduled = found["arm"].isin(UNSCHEDULED)
-    chosen = found["arm"] == outcome.winner.name
-    arm_lines(drawn, found[unscheduled | chosen], "load", "ratio", "low", "high", axis=upper, side_by_side=True)
-    arm_lines(drawn, found[~unscheduled | chosen], "load", "ratio", "low", "high", axis=lower, side_by_side=True)
-    return drawn
+def _ratio_drawing(outcome: Outcome, by_arm: pd.DataFrame, title: str) -> go.Figure:
+    chart = drawing(load_label(outcome.scenario), heading(title), height=760)
+    doubling(chart, outcome.scenario.loads)
+    upper, lower = panels(chart, "Without a schedule, and the tuned policy", "With a schedule")
+    chart.update_yaxes(type="log", tickformat=".4~g", nticks=6)
+    by_arm = by_arm[by_arm["ratio"].notna()]
+    unscheduled = by_arm["arm"].isin(UNSCHEDULED)
+    chosen = by_arm["arm"] == outcome.winner.name
+    arm_lines(chart, by_arm[unscheduled | chosen], "load", "ratio", "low", "high", axis=upper, side_by_side=True)
+    arm_lines(chart, by_arm[~unscheduled | chosen], "load", "ratio", "low", "high", axis=lower, side_by_side=True)
+    return chart
 
 
 def _gain_figure(outcome: Outcome, metric: Metric) -> Html:
     versus = outcome.versus
-    found = versus[(versus["metric"] == metric.key) & versus["load"].notna() & (versus["arm"] != outcome.winner.name)]
-    drawn = drawing(load_label(outcome.scenario), f"Ratio of {metric.title}")
-    doubling(drawn, outcome.scenario.loads)
-    drawn.update_yaxes(type="log", tickformat=".4~g", nticks=6)
-    shown = found[found["arm"].isin(SAME_FLAGS) & found["ratio"].notna()]
-    arm_lines(drawn, shown, "load", "ratio", "low", "high", side_by_side=True)
+    by_arm = versus[(versus["metric"] == metric.key) & versus["load"].notna() & (versus["arm"] != outcome.winner.name)]
+    chart = drawing(load_label(outcome.scenario), f"Ratio of {metric.title}")
+    doubling(chart, outcome.scenario.loads)
+    chart.update_yaxes(type="log", tickformat=".4~g", nticks=6)
+    shown = by_arm[by_arm["arm"].isin(SAME_FLAGS) & by_arm["ratio"].notna()]
+    arm_lines(chart, shown, "load", "ratio", "low", "high", side_by_side=True)
     ratio = f"{heading(metric.title)} of '{outcome.winner.name}' over each arm"
     return figure(
         f"{metric.key}-gain",
-        drawn,
-        f"{ratio} with the tuned flags, on the same requests and truths, by load; above 1 the choice is better. "
+        chart,
+        f"{ratio} with the tuned flags, on the same requests and truths, by load; above 1 the tuned policy is better. "
         "Whiskers are 95 % intervals.",
-        load_table(outcome.scenario, f"{ratio}, with its 95 % interval", found, _intervals(found)),
+        _gain_table(outcome, f"{ratio}, with its 95 % interval", by_arm),
     )
 
 
-def _intervals(found: pd.DataFrame) -> list[Cell]:
-    return [interval(gain_of(row)) for row in found.to_dict("records")]
+def _gains(rows: pd.DataFrame, metric: Metric) -> pd.DataFrame:
+    """Every arm over SGLang's defaults by load; columns arm, load and those of both forms of a gain."""
+    return pd.DataFrame(
+        [
+            {"arm": arm, "load": load, "ratio": math.nan, **gain(part, arm, baselines.DEFAULT, metric.key)._asdict()}
+            for load, part in rows.groupby("load")
+            for arm in rows["arm"].unique()
+        ]
+    )

@@ -14,17 +14,15 @@ from sglang_dspark.policy.belief import sps_json
 
 
 def write(outcome: Outcome, folder: Path) -> list[Path]:
-    """Writes the policy, the files of an unmodified SGLang, the report, the trials and the report set's rows.
+    """Write the policy, the files of an unmodified SGLang, the report, the trials and the report set's rows.
 
-    Returns what was written.
-
-    Everything is rendered before anything is written, and each file is there whole or not at all.
+    Everything is rendered before anything is written, and each file is written atomically. Returns the paths.
 
     Raises:
         InputError: The folder cannot be written.
     """
     table, temperatures = outcome.stock.belief, outcome.scenario.drafter().sts[: outcome.stock.server.gamma]
-    assert table is not None, "an unmodified SGLang takes a table"
+    assert table is not None, "an unmodified SGLang needs a table"
     contents: dict[str, str | bytes] = {
         POLICY: artifact.dumps(outcome.artifact),
         SPS_TABLE: sps_json(table),

@@ -1,4 +1,4 @@
-"""Where the figures come from, and how to get them again."""
+"""Simulator, seeds and search space of a tuning, and the commands that reproduce it."""
 
 from __future__ import annotations
 
@@ -13,8 +13,9 @@ import yaml
 from dspark_simulator import scenario as scenarios
 from dspark_simulator.scenario import Scenario
 from dspark_simulator.workloads import Trace
-from dspark_tuning.reporting.page import Html, Row, Section, code, definitions, details, paragraph, subheading, table
-from dspark_tuning.reporting.versions import versions
+from dspark_tuning.reporting.page import Html, Section, code, details, paragraph, subheading
+from dspark_tuning.reporting.provenance import provenance
+from dspark_tuning.reporting.table import Table, Words
 from dspark_tuning.search.search import JOURNAL
 from dspark_tuning.search.tune import Options, Outcome
 
@@ -25,29 +26,24 @@ def section(outcome: Outcome) -> Section:
     origin = outcome.artifact.provenance
     facts = [
         ("Simulator", f"dspark {origin.simulator_version}"),
-        ("Versions", versions()),
-        ("Trials", f"{origin.trials}, asked in batches of {outcome.options.batch}"),
+        ("Trials", f"{origin.trials}, in batches of {outcome.options.batch}"),
         ("Search seed", str(outcome.options.seed)),
     ]
-    seeds = table(
-        "Seeds, each the name of requests, acceptances and a truth; the three sets share none",
-        ["Set", "Count", "Seeds"],
-        [Row(name, [str(len(values)), _progression(values)]) for name, values in sorted(origin.seeds.items())],
-        words=True,
+    seeds = Table(
+        "Seeds; each seed determines the requests, the acceptances and a truth, and the three sets are disjoint",
+        ["Set", Words("Count"), Words("Seeds")],
+        [[name, str(len(values)), _progression(values)] for name, values in sorted(origin.seeds.items())],
     )
-    space = table(
-        "What was searched",
-        ["Parameter", "Choices"],
-        [Row(name, [_choices(choices)]) for name, choices in sorted(origin.search_space.items())],
-        words=True,
+    space = Table(
+        "Search space",
+        ["Parameter", Words("Choices")],
+        [[name, _choices(choices)] for name, choices in sorted(origin.search_space.items())],
     )
-    return Section(
-        "provenance", "Provenance", [definitions(facts), seeds, details("Search space", space), *_again(outcome)]
-    )
+    return provenance(facts, seeds, details("Search space", space), *_again(outcome))
 
 
 def command(source: Sequence[str], options: Options) -> str:
-    """The command that asks the same again; ``source`` are its words that name the scenario."""
+    """The command that reproduces a tuning; ``source`` are its words that name the scenario."""
     words = ["dspark", "tune", *source, "--objective", options.objective, "--trials", str(options.trials)]
     words += ["--replications", str(options.replications), "--seed", str(options.seed)]
     for name, value in sorted(options.pins.items()):
@@ -64,7 +60,7 @@ def without_secrets(storage: str) -> str:
 
 def _again(outcome: Outcome) -> list[Html]:
     scenario, options = outcome.scenario, outcome.options
-    parts = [subheading("To get these figures again")]
+    parts = [subheading("To reproduce this report")]
     source = _packaged(scenario)
     if source is None:
         source = [OWN_FILE]
@@ -75,15 +71,14 @@ def _again(outcome: Outcome) -> list[Html]:
         *parts,
         code(command(source, options)),
         paragraph(
-            "Any number of workers gives the same figures. The study itself opens in Optuna's dashboard, also while it "
-            "runs:"
+            "Any number of workers gives the same results. The study opens in Optuna's dashboard, also while it runs:"
         ),
         code(f"pip install optuna-dashboard\n{shlex.join(['optuna-dashboard', study])}"),
     ]
 
 
 def _packaged(scenario: Scenario) -> list[str] | None:
-    """The words that make ``scenario`` of a packaged one: its name, a trace, other loads; None where it is another."""
+    """Arguments that make ``scenario`` from a packaged one: name, trace, loads; None if it is no packaged one."""
     if scenario.name not in scenarios.names():
         return None
     packaged = scenarios.load(scenario.name)

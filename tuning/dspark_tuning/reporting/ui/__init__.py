@@ -1,1 +1,1 @@
-"""A local page to explore a scenario with: move its traffic and its policies, see what the simulator makes of it."""
+"""An interactive local page: change a scenario's traffic and policies and see the simulated results."""

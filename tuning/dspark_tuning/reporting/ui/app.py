@@ -1,4 +1,4 @@
-"""The page: its elements, and what happens when one is moved."""
+"""The interactive page: elements, callbacks and server."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from flask import Response
 from dspark_simulator import scenario as scenarios
 from dspark_simulator.scenario import Scenario
 from dspark_simulator.simulation import Arm
-from dspark_tuning.reporting.asked import step_times
+from dspark_tuning.reporting.deployment import step_times
 from dspark_tuning.reporting.page import PLOTLY
 from dspark_tuning.reporting.ui import charts, compared
 from dspark_tuning.reporting.ui.controls import CONTROLS, Control, RefusedError, help_of, moved, shown
@@ -32,10 +32,10 @@ ASSETS = Path(__file__).parent / "assets"
 SIDES = {"a": "default", "b": "aligned"}
 SEED = 0
 GRAPH: Any = PLOTLY
-# The browser itself then refuses every request to elsewhere. Dash starts by a script in the page, and so do sliders.
+# With this policy the browser refuses requests to other hosts. Dash and its sliders start by inline scripts.
 INLINE = "'self' 'unsafe-inline'"
 POLICY = f"default-src 'self'; script-src {INLINE}; style-src {INLINE}; img-src 'self' data: blob:"
-# Sliders double and halve; a number that is typed moves its slider.
+# Sliders double and halve a value; a typed number moves its slider.
 SLIDE = """(slid, typed, start) => {
   const moved = dash_clientside.callback_context.triggered_id;
   if (moved && moved.endsWith("-slider")) {
@@ -50,7 +50,7 @@ SLIDE = """(slid, typed, start) => {
 
 
 def make(source: str) -> Dash:
-    """The page, started with a packaged scenario or a scenario file.
+    """Make the page for a packaged scenario or a scenario file.
 
     Raises:
         InputError: The scenario cannot be used.
@@ -59,7 +59,7 @@ def make(source: str) -> Dash:
     app = Dash("dspark", title="dspark", update_title="", serve_locally=True, assets_folder=str(ASSETS))
     app.index_string = _index()
     app.layout = _layout(source, scenario)
-    # A name that a foreign page resolves to this machine is not this page.
+    # Refuse other host names, which a foreign page could resolve to this machine.
     app.server.config["TRUSTED_HOSTS"] = [HOST, "localhost"]
 
     @app.server.after_request
@@ -85,8 +85,8 @@ def make(source: str) -> Dash:
         Input("scenario", "value"),
         prevent_initial_call=True,
     )(_started)
-    # A scenario that is picked brings its own values, and they are what is waited for.
-    asked = [
+    # A new scenario sets all values, so it triggers nothing itself.
+    inputs: list[Any] = [
         State("scenario", "value"),
         *(Input(c.key, "value") for c in CONTROLS),
         *(Input(s, "value") for s in SIDES),
@@ -97,12 +97,12 @@ def make(source: str) -> Dash:
         Output("time", "figure"),
         Output("latencies", "figure"),
         Output("told", "children"),
-        asked,
+        inputs,
     )(answer)
-    told = [State(element.component_id, element.component_property) for element in asked]
+    states = [State(element.component_id, element.component_property) for element in inputs]
     app.callback(
         Output("file", "data"), Output("export-error", "children"), Input("export-scenario", "n_clicks"),
-        [Input(f"export-{side}", "n_clicks") for side in SIDES], told, prevent_initial_call=True,
+        [Input(f"export-{side}", "n_clicks") for side in SIDES], states, prevent_initial_call=True,
     )(_exported)  # fmt: skip
     return app
 
@@ -111,7 +111,7 @@ def _started(source: str) -> tuple[Any, ...]:
     try:
         scenario = scenarios.load(source)
     except InputError as error:
-        # A file that was fine when the page was served.
+        # The file was valid when the page started.
         return *[dash.no_update] * 3 * len(CONTROLS), html.P(str(error), className="error", role="alert")
     starts = [shown(control, scenario) for control in CONTROLS]
     helps = [help_of(control, scenario) for control in CONTROLS]
@@ -119,14 +119,14 @@ def _started(source: str) -> tuple[Any, ...]:
 
 
 def answer(source: str, *values: str) -> tuple[Any, ...]:
-    """What the page shows of a scenario: a line for each control and side, the table, both drawings, what was done.
+    """Simulate; return an error line for each control and policy, the results, both charts and a status line.
 
     Args:
-        values: What was typed, of each control and then of each side.
+        values: The values of the controls, then of both policies.
     """
     began = time.perf_counter()
     try:
-        scenario, chosen = _asked(source, values)
+        scenario, chosen = _parsed(source, values)
         runs = _looks(scenario, chosen)
     except RefusedError as refused:
         keys = [*(control.key for control in CONTROLS), *SIDES]
@@ -135,41 +135,41 @@ def answer(source: str, *values: str) -> tuple[Any, ...]:
         return _unchanged([""] * (len(CONTROLS) + len(SIDES)), f"{error}.")
     measured = scenario.run.requests - scenario.run.warmup_requests
     simulated = " and ".join(f"{run.result.simulated_s:,.0f}" for _, run in runs)
-    said = (
+    status = (
         f"{measured:,} requests measured, {simulated} simulated seconds on the same requests (seed {SEED}), live steps "
         f"in the middle of their range; took {time.perf_counter() - began:.1f} s."
     )
     return (
         *[""] * (len(CONTROLS) + len(SIDES)),
-        charts.figures(runs),
+        charts.results(runs),
         charts.over_time(runs),
         charts.latencies(scenario, runs),
-        said,
+        status,
     )
 
 
 def _looks(scenario: Scenario, chosen: list[Arm]) -> list[tuple[str, Look]]:
-    """Both arms on the same requests, by name."""
+    """Runs of both arms on the same requests, by name."""
     return [(f"{side.upper()}: {arm.name}", look(scenario, arm, SEED)) for side, arm in zip(SIDES, chosen, strict=True)]
 
 
 def _unchanged(lines: list[str], why: str) -> tuple[Any, ...]:
     """The picture as it is, with a line for each control and side."""
-    return *lines, *[dash.no_update] * 3, f"Not simulated: {why} What is shown is of the values before."
+    return *lines, *[dash.no_update] * 3, f"Not simulated: {why} The results shown are of the previous values."
 
 
-def _asked(source: str, values: tuple[str, ...]) -> tuple[Scenario, list[Arm]]:
-    """The scenario as it is moved, and the two arms.
+def _parsed(source: str, values: tuple[str, ...]) -> tuple[Scenario, list[Arm]]:
+    """The changed scenario and the two arms.
 
     Raises:
-        RefusedError: By the key of the element whose value it is.
+        RefusedError: An error line for each element with a bad value.
     """
     typed = dict(zip((control.key for control in CONTROLS), values, strict=False))
     start, lines, chosen = scenarios.load(source), {}, []
     try:
         scenario = moved(start, typed)
     except RefusedError as refused:
-        # Policies are still looked at, so that all that is wrong is said at once.
+        # Check the policies too, so that all errors are shown at once.
         scenario, lines = start, refused.lines
     for side, text in zip(SIDES, values[len(CONTROLS) :], strict=True):
         try:
@@ -181,15 +181,15 @@ def _asked(source: str, values: tuple[str, ...]) -> tuple[Scenario, list[Arm]]:
     return scenario, chosen
 
 
-def _exported(*pressed_and_asked: Any) -> tuple[Any, str]:
-    source, *values = pressed_and_asked[1 + len(SIDES) :]
+def _exported(*pressed_and_values: Any) -> tuple[Any, str]:
+    source, *values = pressed_and_values[1 + len(SIDES) :]
     pressed = str(dash.ctx.triggered_id).removeprefix("export-")
     try:
-        scenario, chosen = _asked(source, tuple(values))
+        scenario, chosen = _parsed(source, tuple(values))
         if pressed == "scenario":
             text = yaml.safe_dump(scenario.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
             return {"content": text, "filename": "scenario.yaml"}, ""
-        made = compared.written(scenario, chosen[list(SIDES).index(pressed)])
+        made = compared.artifact_for(scenario, chosen[list(SIDES).index(pressed)])
     except RefusedError:
         return dash.no_update, "Nothing to export: a value is refused."
     except InputError as error:
@@ -247,11 +247,11 @@ def _layout(source: str, scenario: Scenario) -> html.Div:
                             _graph("time", "Running and waiting requests, verify length and KV of A and B over time"),
                             html.H2("Latencies"),
                             html.P(
-                                "Share of the requests (TTFT, TPOT) and of the tokens (ITL) that take at most so "
-                                "long; thin dotted lines are the service levels.",
+                                "Cumulative share of the requests (TTFT, TPOT) and of the tokens (ITL) by latency; "
+                                "thin dotted lines are the SLOs.",
                                 className="note",
                             ),
-                            _graph("latencies", "How TTFT, TPOT and ITL of A and B are distributed"),
+                            _graph("latencies", "Distributions of TTFT, TPOT and ITL of A and B"),
                         ],
                         **_labelled("Results"),
                     ),
@@ -262,7 +262,7 @@ def _layout(source: str, scenario: Scenario) -> html.Div:
 
 
 def _graph(key: str, text: str) -> html.Div:
-    """A drawing, with what it is for those who cannot see it: the table above it has its figures."""
+    """A chart with a text alternative; the table above it holds its values."""
     return html.Div(dcc.Graph(id=key, config=GRAPH), role="img", **_labelled(text))
 
 
@@ -322,7 +322,7 @@ def _index() -> str:
 
 
 def serve(source: str, port: int) -> None:
-    """Serves the page on this machine alone until it is interrupted.
+    """Serve the page on this machine only, until interrupted.
 
     Raises:
         InputError: The scenario cannot be used or simulated, or the port is taken.
@@ -330,7 +330,7 @@ def serve(source: str, port: int) -> None:
     from werkzeug.serving import make_server
 
     app = make(source)
-    # A line for every request is of no use to one person.
+    # No log line for every request.
     logging.getLogger("werkzeug").setLevel(logging.WARNING)
     with socket.socket() as opened:
         opened.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -340,7 +340,7 @@ def serve(source: str, port: int) -> None:
             raise InputError(f"port: {port} on {HOST} cannot be opened ({error.strerror}); choose another") from error
         print("Simulating once; the first time on a machine compiles, for up to a minute.", flush=True)
         first = scenarios.load(source)
-        _looks(*_asked(source, (*(shown(control, first) for control in CONTROLS), *SIDES.values())))
+        _looks(*_parsed(source, (*(shown(control, first) for control in CONTROLS), *SIDES.values())))
         opened.listen()
         server = make_server(HOST, port, app.server, threaded=True, fd=opened.fileno())
         print(f"Serving http://{HOST}:{opened.getsockname()[1]}/ until interrupted.", flush=True)

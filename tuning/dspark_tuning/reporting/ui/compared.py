@@ -1,4 +1,4 @@
-"""The policies that the page compares: arms by the names of ``dspark simulate``, and policy files."""
+"""The policies that the page compares: named arms and policy files."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ NAMES: Final = ("default", "plain", "argmax", "aligned", "greedy", "static-0.3",
 
 
 def arm(text: str, scenario: Scenario) -> Arm:
-    """The arm that was typed.
+    """The arm of a name or of the path of a policy file.
 
     Raises:
         InputError: No such arm, or a policy file that does not fit the scenario.
@@ -33,14 +33,14 @@ def arm(text: str, scenario: Scenario) -> Arm:
     return named_arms.tuned(Path(text), scenario)
 
 
-def written(scenario: Scenario, chosen: Arm) -> Artifact:
-    """The arm as a policy file, without evidence: nobody has searched it.
+def artifact_for(scenario: Scenario, chosen: Arm) -> Artifact:
+    """The arm as a policy file, without evidence.
 
     Raises:
-        InputError: The step oracle, which is no policy.
+        InputError: The arm is the step oracle, which is no policy.
     """
     if chosen.oracle:
         raise InputError("the step oracle knows what will be accepted and is no policy; choose another to export")
     none = Searched("throughput", 0, {})
-    advice = f"'{chosen.name}' was chosen by hand; `dspark tune` says what it is worth."
+    advice = f"'{chosen.name}' was chosen by hand; `dspark tune` measures its gain."
     return artifact_of(scenario, Space(scenario, {}), chosen, none, pd.DataFrame(), advice)

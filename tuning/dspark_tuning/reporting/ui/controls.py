@@ -1,4 +1,4 @@
-"""What can be moved on the page, and how a scenario follows."""
+"""The controls of the page and their effect on a scenario."""
 
 from __future__ import annotations
 
@@ -10,19 +10,19 @@ from dspark_simulator.scenario import Run, Scenario
 from dspark_tuning.planning.what_if import parse
 from sglang_dspark.errors import InputError
 
-# More clients, or longer outputs, would take longer than a move may.
+# More clients or longer outputs would take too long to simulate.
 LEAST, MOST = 1 / 8, 8.0
 WHOLE_MOST: Final = 512
-# As many requests as a move can wait for.
+# Requests that a simulation of the page measures.
 MEASURED: Final = 400
 MEASURED_MOST: Final = 800
 
 
 class Control(NamedTuple):
-    """A number that is moved.
+    """A number that the user changes.
 
     Attributes:
-        key: Of the element on the page; but for ``load`` the change of :mod:`dspark_tuning.planning.what_if`.
+        key: Element id; but for ``load`` and ``running`` the change of :mod:`dspark_tuning.planning.what_if`.
     """
 
     key: str
@@ -45,7 +45,7 @@ CONTROLS: Final = (LOAD, RUNNING, *FACTORS)
 
 
 class RefusedError(Exception):
-    """Values that cannot be used: a line for each control."""
+    """Values that are not valid, with an error line for each control."""
 
     def __init__(self, lines: Mapping[str, str]) -> None:
         super().__init__("; ".join(lines.values()))
@@ -53,7 +53,7 @@ class RefusedError(Exception):
 
 
 def start(control: Control, scenario: Scenario) -> float:
-    """What the scenario itself has."""
+    """The scenario's own value."""
     if control is RUNNING:
         return float(scenario.server.max_running_requests)
     if control is not LOAD:
@@ -63,7 +63,7 @@ def start(control: Control, scenario: Scenario) -> float:
 
 
 def shown(control: Control, scenario: Scenario) -> str:
-    """The same as text; a value that reads so moves nothing."""
+    """The scenario's own value as text; this text changes nothing."""
     return f"{start(control, scenario):g}"
 
 
@@ -74,13 +74,13 @@ def help_of(control: Control, scenario: Scenario) -> str:
 
 
 def moved(scenario: Scenario, values: Mapping[str, str]) -> Scenario:
-    """The scenario as it is moved, for as many requests as a move waits for.
+    """The changed scenario, shortened to what the page can simulate at once.
 
     Args:
-        values: What was typed, by key of the control.
+        values: The text of each control, by key.
 
     Raises:
-        RefusedError: Values that are no number, out of range, or that the scenario cannot have.
+        RefusedError: Values are no numbers, out of range or invalid for the scenario.
     """
     lines = {}
     for control in CONTROLS:
@@ -94,9 +94,9 @@ def moved(scenario: Scenario, values: Mapping[str, str]) -> Scenario:
 
 
 def run(scenario: Scenario, output: float) -> Run:
-    """As many requests as a move waits for: fewer where each takes many steps, alone or by long outputs.
+    """The length of a simulation of the page: fewer requests where each takes many steps.
 
-    Clients of a closed loop are all there before anything is measured.
+    All clients of a closed loop are connected before anything is measured.
     """
     clients = scenario.workload.clients
     if clients is None:

@@ -1,0 +1,58 @@
+"""One table for the terminal, the HTML reports and the interactive page. Times in milliseconds."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import rich.table
+from rich import box
+from rich.text import Text
+
+
+class Strong(str):
+    """A cell in bold."""
+
+
+class Share(float):
+    """A cell that holds a share of one; HTML adds a bar to the number."""
+
+
+class Words(str):
+    """The header of a column of text; the first column is text in any case, all others are numbers."""
+
+
+Cell = str | Strong | Share
+
+
+class Table(NamedTuple):
+    """A titled table; the first cell of a row is its header.
+
+    Attributes:
+        title: HTML shows it as the caption.
+    """
+
+    title: str
+    columns: Sequence[str]
+    rows: Sequence[Sequence[Cell]]
+
+    def is_words(self, column: int) -> bool:
+        """Whether the cells of a column are text."""
+        return column == 0 or isinstance(self.columns[column], Words)
+
+    def rich(self) -> rich.table.Table:
+        """The table for a terminal."""
+        table = rich.table.Table(
+            title=Text(self.title), title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False, collapse_padding=True
+        )
+        for place, name in enumerate(self.columns):
+            words = self.is_words(place)
+            table.add_column(Text(name), justify="left" if words else "right", overflow="fold", no_wrap=name == "Arm")
+        for row in self.rows:
+            table.add_row(*(Text(cell_text(cell), "bold" if isinstance(cell, Strong) else "") for cell in row))
+        return table
+
+
+def cell_text(cell: Cell) -> str:
+    """A cell as plain text."""
+    return f"{cell:.2f}" if isinstance(cell, Share) else cell
