@@ -84,7 +84,8 @@ def calibrate(
         files[scenario] = compared.measured(traffic, calibrated.profile, scenario.stem)
     for path, content in files.items():
         write_atomically(path, content)
-    against = (
+    decoded, gamma = calibrated.decoded, calibrated.profile.server.gamma
+    against = [] if traffic is None else compared.model_errors(decoded, traffic, gamma)
         [] if traffic is None else compared.model_errors(calibrated.decoded, traffic, calibrated.profile.server.gamma)
     )
     if as_json:

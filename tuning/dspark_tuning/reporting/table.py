@@ -10,6 +10,10 @@ from rich import box
 from rich.text import Text
 
 
+# Columns that fit in a terminal beside intervals on one line.
+WIDE = 8
+
+
 class Strong(str):
     """A cell in bold."""
 
@@ -48,8 +52,12 @@ class Table(NamedTuple):
         for place, name in enumerate(self.columns):
             words = self.is_words(place)
             table.add_column(Text(name), justify="left" if words else "right", overflow="fold", no_wrap=name == "Arm")
+        # Wide tables put an interval under its value.
+        interval = "\n[" if len(self.columns) > WIDE else " ["
         for row in self.rows:
-            table.add_row(*(Text(cell_text(cell), "bold" if isinstance(cell, Strong) else "") for cell in row))
+            texts = (cell_text(cell).replace(" [", interval) for cell in row)
+            styles = ("bold" if isinstance(cell, Strong) else "" for cell in row)
+            table.add_row(*map(Text, texts, styles))
         return table
 
 
