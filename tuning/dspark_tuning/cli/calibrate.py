@@ -86,8 +86,6 @@ def calibrate(
         write_atomically(path, content)
     decoded, gamma = calibrated.decoded, calibrated.profile.server.gamma
     against = [] if traffic is None else compared.model_errors(decoded, traffic, gamma)
-        [] if traffic is None else compared.model_errors(calibrated.decoded, traffic, calibrated.profile.server.gamma)
-    )
     if as_json:
         cells = {} if traffic is None else {"base": [row._asdict() | {"error": row.error} for row in against]}
         print_json(_json(calibrated, files, plan) | cells)

@@ -9,7 +9,6 @@ import rich.table
 from rich import box
 from rich.text import Text
 
-
 # Columns that fit in a terminal beside intervals on one line.
 WIDE = 8
 
