@@ -1,4 +1,4 @@
-"""The one error that a user's input can cause, and how pydantic's findings become one line of it."""
+"""The error that a user's input can cause, and its one-line form of pydantic's findings."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from pydantic import ValidationError
 
 
 class InputError(ValueError):
-    """Input that a person can mend. The message is one line: where, which field, which value, what to do."""
+    """Input that a person can correct. The message is one line: where, which field, which value, what to do."""
 
     def __init__(self, message: str) -> None:
         # Names of fields and files come from the input, line breaks included.
@@ -19,16 +19,16 @@ class InputError(ValueError):
 
 
 def end(program: str, error: Exception) -> NoReturn:
-    """Ends the process with one line on stderr and exit code 2."""
+    """End the process with one line on stderr and exit code 2."""
     print(f"{program}: error:", " ".join(str(error).splitlines()), file=sys.stderr, flush=True)
     sys.exit(2)
 
 
 def from_validation(error: ValidationError, source: str | Path, content: object = None) -> InputError:
-    """Turns the first finding of a pydantic validation into an :class:`InputError` naming ``source``.
+    """Turn the first finding of a pydantic validation into an :class:`InputError` naming ``source``.
 
     Args:
-        content: What was validated, by which fields are told from the tags that pydantic puts among them.
+        content: The validated content, to distinguish fields from the union tags that pydantic adds to locations.
     """
     finding = error.errors(include_url=False)[0]
     cause = finding.get("ctx", {}).get("error")
@@ -51,7 +51,7 @@ def from_validation(error: ValidationError, source: str | Path, content: object 
 
 
 def _field(location: Sequence[int | str], content: object) -> str:
-    """The place of a finding as the person wrote it: without the tags of unions."""
+    """The location of a finding in the user's content, without union tags."""
     parts = []
     tagged = False
     for i, part in enumerate(location):

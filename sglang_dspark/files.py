@@ -1,4 +1,4 @@
-"""Files that are there whole or not at all."""
+"""Atomic writing of files."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from sglang_dspark.errors import InputError
 
 
 def write_atomically(path: Path, content: str | bytes) -> None:
-    """Writes ``content`` to ``path`` by renaming a finished file over it.
+    """Write ``content`` to ``path`` by renaming a finished file over it.
 
     Raises:
         InputError: The folder cannot be written.

@@ -1,4 +1,4 @@
-"""numba's ``njit``, with a cache of compiled functions wherever one can be written, and without one elsewhere."""
+"""numba's ``njit`` with a cache of compiled functions where a folder is writable, and without one elsewhere."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ logger = logging.getLogger(__name__)
 
 Function = TypeVar("Function", bound=Callable[..., Any])
 
-_said: set[str] = set()
+_logged: set[str] = set()
 
 
 def njit(**options: Any) -> Callable[[Function], Function]:
-    """Decorates a function to be compiled, as ``numba.njit`` does with the same options.
+    """Decorate a function to be compiled, as ``numba.njit`` does with the same options.
 
     numba caches beside the source or in the user's home, and raises where it can write to neither, as in a container
-    with a read-only root. The cache is then in a temporary folder of this user's own; where that cannot be had either,
+    with a read-only root. The cache is then in a private temporary folder of this user; where that is not possible either,
     or a file cannot be written later, functions are compiled anew in every process.
     """
 
@@ -54,7 +54,7 @@ def njit(**options: Any) -> Callable[[Function], Function]:
 
 
 def _temporary_folder() -> Path | None:
-    """A folder that no other user can write to: what is in it is run. None where there is none."""
+    """A folder that no other user can write to, since its content is executed; None where there is none."""
     try:
         version = importlib.metadata.version("sglang-dspark")
     except importlib.metadata.PackageNotFoundError:
@@ -71,7 +71,7 @@ def _temporary_folder() -> Path | None:
 
 
 def _tolerant(dispatcher: Any) -> Any:
-    """Lets a function whose cache fails, as on a full disk, be compiled without it."""
+    """Let a function whose cache fails, as on a full disk, be compiled without it."""
     cache = dispatcher._cache
     load, save = cache.load_overload, cache.save_overload
 
@@ -89,8 +89,8 @@ def _tolerant(dispatcher: Any) -> Any:
 
 
 def _say(message: str) -> None:
-    """Logs once a process for each kind of message."""
+    """Log once a process for each kind of message."""
     kind = message.split("(")[0]
-    if kind not in _said:
-        _said.add(kind)
+    if kind not in _logged:
+        _logged.add(kind)
         logger.warning(message)

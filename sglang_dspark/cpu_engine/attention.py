@@ -25,7 +25,7 @@ class Span(NamedTuple):
 
 
 def causal_mask(before: int, new: int, window: int) -> torch.Tensor | None:
-    """What each of a request's new queries sees if attention is causal: bool [new, before + new]; None for all.
+    """Causal mask of a request's new queries: bool [new, before + new]; None where every query sees everything.
 
     Args:
         window: Earlier positions that a query sees beside its own; -1 for all.

@@ -1,4 +1,4 @@
-"""Whether this process belongs to a CPU server, and the packages that such a server imports before anything else.
+"""Detect a CPU server, and put its stand-in packages in place before anything is imported.
 
 Runs before SGLang looks at its device, so nothing of SGLang is imported here.
 """
@@ -17,17 +17,17 @@ STAND_IN: Final = str(Path(__file__).parent / "stand_in")
 
 
 def prepare(arguments: Sequence[str] | None = None) -> None:
-    """Puts the stand-ins in place, if and only if a CPU server was asked for and has no kernels of its own.
+    """Put the stand-ins in place, if and only if a CPU server is requested and has no kernels.
 
-    Asked for means ``--device cpu`` on the command line (or ``device: cpu`` in its ``--config``), or
+    Requested means ``--device cpu`` on the command line (or ``device: cpu`` in its ``--config``), or
     ``SGLANG_USE_CPU_ENGINE=1``, which is what child processes inherit and what a program that makes a
     ``sglang.Engine(device="cpu")`` sets before it imports sglang: that import fixes the device. A command line that
-    names another device beats the variable. A GPU that is missing or broken asks for nothing.
+    names another device beats the variable. A missing or broken GPU requests nothing.
 
     Args:
         arguments: The command line; ``sys.argv`` by default.
     """
-    device = device_asked_for(sys.argv[1:] if arguments is None else arguments)
+    device = requested_device(sys.argv[1:] if arguments is None else arguments)
     if device != "cpu" and (device is not None or os.environ.get(VARIABLE) != "1"):
         return
     os.environ[VARIABLE] = "1"
@@ -48,7 +48,7 @@ def in_use() -> bool:
     return spec is not None and str(spec.origin).startswith(STAND_IN)
 
 
-def device_asked_for(arguments: Sequence[str]) -> str | None:
+def requested_device(arguments: Sequence[str]) -> str | None:
     """The device that a server's command line names: the last ``--device``, which beats the one in ``--config``."""
     device = _last(arguments, "--device")
     if device is None and (config := _last(arguments, "--config")) is not None:
@@ -72,7 +72,7 @@ def _device_in(config: Path) -> str | None:
     try:
         content = yaml.safe_load(config.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError, yaml.YAMLError):
-        return None  # SGLang reads the file too, and says what is wrong with it.
+        return None  # SGLang reads the file too, and reports the error.
     device = content.get("device") if isinstance(content, dict) else None
     return None if device is None else str(device)
 

@@ -1,4 +1,4 @@
-"""``policy.json``: one file with all that the live engine needs and all that a reviewer asks."""
+"""``policy.json``: the policy for the live engine, with its provenance and evidence for a reviewer."""
 
 from __future__ import annotations
 
@@ -26,11 +26,11 @@ class _Part(BaseModel):
 
 
 class Provenance(_Part):
-    """Where the policy comes from. Nothing here changes what the engine does.
+    """Origin of a policy. Nothing here changes the engine's behaviour.
 
     Attributes:
         truths: The distribution of live steps around the belief that the evidence was drawn from.
-        search_space: What was searched, by parameter.
+        search_space: Values searched, by parameter.
         seeds: The first seed and the number of seeds of each of the disjoint sets.
     """
 
@@ -71,10 +71,10 @@ class EvidenceRow(_Part):
 
 
 class Artifact(_Part):
-    """A tuned policy and its papers.
+    """A tuned policy with its provenance and evidence.
 
     Attributes:
-        serve: False where serving without speculation won; the policy is then ``none`` and says so to the engine.
+        serve: ``plain`` where serving without speculation won; the policy is then ``none``.
         classes: Class names in the order of ``policy.weight``.
         sts_temperatures: One a position of the block.
         server_flags: The flags the policy was tuned with, as SGLang spells them.
@@ -104,12 +104,12 @@ class Artifact(_Part):
 
 
 def untuned(policy: AnyPolicy, belief: CostBelief, gamma: int, **fields: Any) -> Artifact:
-    """An artifact around a policy that nobody has tuned: what its papers would say is empty.
+    """Make an artifact of an untuned policy, with empty provenance and evidence.
 
     Args:
-        fields: Of :class:`Artifact`, in place of the neutral ones.
+        fields: Fields of :class:`Artifact`, in place of the neutral ones.
     """
-    nobody = Provenance(
+    unknown = Provenance(
         scenario="none",
         hardware="none",
         model="none",
@@ -131,14 +131,14 @@ def untuned(policy: AnyPolicy, belief: CostBelief, gamma: int, **fields: Any) ->
         "cost_belief": belief,
         "server_flags": {},
         "advice": "Not tuned.",
-        "provenance": nobody,
+        "provenance": unknown,
         "evidence": (),
     }
     return Artifact.model_validate(neutral | fields)
 
 
 def load(path: str | Path) -> Artifact:
-    """Reads an artifact.
+    """Read an artifact.
 
     Raises:
         InputError: Not readable, not JSON, another schema version, an unknown or a wrong field.
@@ -153,14 +153,14 @@ def load(path: str | Path) -> Artifact:
 
 
 def parse(text: str, source: str) -> Artifact:
-    """Reads an artifact from its text; ``source`` names it in errors."""
+    """Read an artifact from its text; ``source`` names it in errors."""
     try:
         content = json.loads(text)
     except (ValueError, RecursionError) as error:
         raise InputError(f"{source}: not JSON ({error}); give a policy.json written by `dspark tune`") from error
     if not isinstance(content, dict):
         raise InputError(f"{source}: holds no fields; give a policy.json written by `dspark tune`")
-    # Another version may have other fields, so it is told from a damaged file before they are looked at.
+    # Checked before the fields: another version may have other fields, and is not a damaged file.
     if "schema_version" not in content:
         raise InputError(f"{source}: schema_version: missing; give a policy.json written by `dspark tune`")
     version = content["schema_version"]
@@ -182,7 +182,7 @@ def dumps(artifact: Artifact) -> str:
 
 
 def save(artifact: Artifact, path: str | Path) -> None:
-    """Writes an artifact atomically."""
+    """Write an artifact atomically."""
     write_atomically(Path(path), dumps(artifact))
 
 

@@ -1,8 +1,8 @@
-"""What the scheduler believes a step costs: the two table forms that SGLang reads, and their common numeric form.
+"""Cost beliefs of a step: the two table forms that SGLang reads, and their common numeric form.
 
 Both mirror ``sglang.srt.speculative.dspark_components.dspark_sps`` (0.5.23), so what :func:`sps_json` writes is a table
-that a stock server takes with ``--speculative-dspark-sps-table-path``. Neither form says what an eager step costs; here
-each may carry that beside it.
+that a stock server takes with ``--speculative-dspark-sps-table-path``. Neither form has the cost of an eager
+step; here each may carry it.
 """
 
 from __future__ import annotations
@@ -48,11 +48,11 @@ class StepTimes(NamedTuple):
 
 
 class EagerTimes(BaseModel):
-    """What a step costs that no captured graph holds. Not SGLang's: its tables are of captured steps.
+    """Cost of steps beyond the captured graphs. Not SGLang's: its tables are of captured steps.
 
     Attributes:
         tokens: Verify tokens at which the time is given, strictly increasing; between them it is linear.
-        seconds: What the table beside it gives of a captured step by tokens: ``theta``, or the whole step.
+        seconds: In place of what the table gives for a captured step by tokens: ``theta``, or the whole step.
         request_s: The part of ``alpha`` that is not drafting: seconds for each request of a step without a draft.
     """
 
@@ -163,7 +163,7 @@ class SpsAdditiveTable(BaseModel):
 
 
 def _form(table: object) -> str:
-    """Upstream tells its two forms apart by ``bias_seconds`` (``load_sps_table_from_path``); so do we."""
+    """The form of a table: upstream distinguishes them by ``bias_seconds`` (``load_sps_table_from_path``)."""
     if isinstance(table, SpsAdditiveTable) or (isinstance(table, dict) and "bias_seconds" in table):
         return "additive"
     return "floor"
@@ -175,7 +175,7 @@ CostBelief = Annotated[
 
 
 def sps_json(table: SpsTable | SpsAdditiveTable) -> str:
-    """The table as a stock SGLang reads it: without what only our rule knows of eager steps."""
+    """The table as a stock SGLang reads it, without eager steps."""
     return json.dumps(table.model_dump(mode="json", exclude={"eager"}))
 
 

@@ -1,4 +1,4 @@
-"""Which step sizes a server has captured as CUDA graphs, in verify tokens."""
+"""Step sizes that a server captures as CUDA graphs, in verify tokens."""
 
 from __future__ import annotations
 

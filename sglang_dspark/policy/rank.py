@@ -62,7 +62,7 @@ def kth_largest(keys: Keys, n: int, k: int, counts: Counts, scratch: Keys) -> tu
 
 @njit(cache=True)
 def sort_descending(keys: Keys, n: int, counts: Counts, scratch: Keys) -> None:
-    """Sorts ``keys[:n]`` in place, largest first, by radix. ``counts`` int64 [4 * DIGIT_VALUES], scratch [n]."""
+    """Sort ``keys[:n]`` in place, largest first, by radix. ``counts`` int64 [4 * DIGIT_VALUES], scratch [n]."""
     counts[:] = 0
     for i in range(n):
         key = keys[i]

@@ -54,13 +54,13 @@ Rule = NDArray[Any]
 
 
 class Engine(NamedTuple):
-    """What of a running server a policy is bound to.
+    """The properties of a running server that a policy is bound to.
 
     Attributes:
         gamma: Drafts a block, 1..16.
         tiers: int64 ascending, captured verify tokens (``capture_num_tokens``); empty where nothing is captured.
         max_requests: Largest batch that a captured graph takes (``max_bs`` of the graph runner).
-        belief: What a step is believed to cost; None for families that do not need it.
+        belief: The cost belief; None for families that do not need it.
     """
 
     gamma: int
@@ -70,7 +70,7 @@ class Engine(NamedTuple):
 
 
 class Load(NamedTuple):
-    """What the host knows before a step.
+    """The load that the host knows before a step.
 
     Attributes:
         context: int64 [R], context tokens of each running request.
@@ -86,7 +86,7 @@ class Load(NamedTuple):
 
 
 class Budget(NamedTuple):
-    """What the host fixes before the step's own confidences exist.
+    """The decision that the host takes before the step's own confidences exist.
 
     Attributes:
         tier: Verify tokens that the step is padded to; the number of anchors and drafts itself where it runs eagerly.
@@ -108,7 +108,7 @@ def write_scores(
     first: int,
     last: int,
 ) -> int:
-    """Writes the keys of all candidates at positions ``first`` to ``last - 1``; returns how many there are.
+    """Write the keys of all candidates at positions ``first`` to ``last - 1``; returns how many there are.
 
     A candidate's score is ``weight[class] * a / price(context)`` with ``price = 1 + price_per_token * context``, in
     float32; its key is the score's bit pattern.
@@ -130,5 +130,5 @@ def write_scores(
 
 @njit(cache=True, inline="always")
 def request_factor(record: Any, context: int, slo_class: int) -> np.float32:
-    """What multiplies a request's survivals in its scores; float32, so that every backend forms the same product."""
+    """Factor of a request's survivals in its scores; float32, so that every backend forms the same product."""
     return np.float32(record.weight[slo_class] / (1.0 + record.price_per_token * context))

@@ -40,7 +40,7 @@ from sglang_dspark.policy.record import (
 
 
 def compile_rule(policy: Policy, engine: Engine) -> Rule:
-    """Binds a policy to a server.
+    """Bind a policy to a server.
 
     Raises:
         InputError: gamma outside 1..16, a captured size beyond MAX_TOKENS, more than 1,024 requests, a family that
@@ -82,7 +82,7 @@ def survival(confidence: NDArray[np.float32]) -> NDArray[np.float32]:
 
 
 def budget(rule: Rule, lagged: NDArray[np.float32], load: Load) -> Budget:
-    """First stage, on the host.
+    """First stage, on the host: the budget of a step.
 
     Args:
         lagged: float32 [R, gamma], survivals one or two steps old; 1 for a request without a fresh confidence.
@@ -94,7 +94,7 @@ def budget(rule: Rule, lagged: NDArray[np.float32], load: Load) -> Budget:
 
 
 def lengths(rule: Rule, current: NDArray[np.float32], load: Load, cap: int) -> NDArray[np.int64]:
-    """Second stage, on the device: the cap's best drafts by rank of their score.
+    """Second stage, on the device: admit the best drafts up to the cap, by rank of their score.
 
     Args:
         current: float32 [R, gamma], this step's survivals.
@@ -167,7 +167,7 @@ def compute_budget_beside_prompts(
 
 @njit(cache=True)
 def _past_graphs(rule: Rule, lagged: NDArray[np.float32]) -> tuple[int, int, bool]:
-    """Decides a step of more requests than any captured graph takes: (tokens, cap, draft).
+    """Budget of a step with more requests than any captured graph takes: (tokens, cap, draft).
 
     The family's budget is for captured steps, and SGLang drops its own there (``ragged_layout_exceeds_captured_grid``)
     and verifies whole blocks. So does this without a belief of eager steps. By one, it takes the cap with the most

@@ -1,4 +1,4 @@
-"""One decision for all ranks of a tensor-parallel group: rank 0's.
+"""Agreement between the ranks of a tensor-parallel group: rank 0 decides and broadcasts.
 
 SGLang's confidence relay may be ready on one rank and not on another, and ranks that lay a step out differently hang in
 its collectives. So rank 0 broadcasts what it decided, over the group's CPU communicator, which the step's layout has to

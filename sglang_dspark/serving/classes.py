@@ -1,4 +1,4 @@
-"""Which class of the policy a request belongs to, and who may use the classes that are served first."""
+"""Classes of requests: the class that a request names, and the keys that prioritised classes require."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ KEY = "slo_key"
 
 
 def read_keys(path: str | None) -> tuple[bytes, ...] | None:
-    """The keys of callers who may use weighted classes, None where all may.
+    """Read the keys of callers who may use weighted classes; None where all may.
 
     Raises:
         InputError: The file cannot be read or holds no key.
@@ -35,10 +35,10 @@ def read_keys(path: str | None) -> tuple[bytes, ...] | None:
 
 
 class Classes:
-    """Names of ``policy.json`` to indices, for the requests that name one.
+    """Maps class names of ``policy.json`` to indices.
 
-    A request says ``sampling_params.custom_params["slo_class"]``; unknown or absent means the first class, as does a
-    class with a weight above 1 without a key, where keys are asked for.
+    A request names its class in ``sampling_params.custom_params["slo_class"]``; unknown or absent means the first
+    class, as does a class with a weight above 1 without a key, where keys are configured.
     """
 
     def __init__(self, names: Sequence[str], weights: Sequence[float], keys: tuple[bytes, ...] | None) -> None:
@@ -48,7 +48,7 @@ class Classes:
         self.refused = 0
 
     def of(self, requests: Sequence[Any], out: NDArray[np.int64]) -> None:
-        """Writes the class index of each request to ``out`` int64 [R]. An answer is kept on its request."""
+        """Write the class index of each request to ``out`` int64 [R], and cache it on the request."""
         for i, request in enumerate(requests):
             known = request.__dict__.get("dspark_class")
             if known is None or known[0] is not self:

@@ -13,10 +13,10 @@ RECORD = "dspark_policy_record"
 
 
 def update_handlers(handlers: dict[str, Any], controller: Any) -> dict[str, Any]:
-    """After ``_update_handlers``: ``{"dspark_policy_mode": 0|1|2}`` (off, on, shadow), ``dspark_policy_reload``, and
-    ``dspark_policy_record``, the first step that a recorder wants, 0 to end the recording.
+    """After ``_update_handlers``: add ``dspark_policy_mode`` (0 off, 1 on, 2 shadow), ``dspark_policy_reload``, and
+    ``dspark_policy_record`` (the first step that a recorder requests, 0 to end the recording).
 
-    SGLang takes numbers only there, and hands them to every rank between two steps.
+    SGLang accepts only numbers here, and passes them to every rank between two steps.
     """
     from sglang.srt.managers.scheduler_components.internal_state import UpdateRejected, _UpdateHandler
 
@@ -52,7 +52,7 @@ def update_handlers(handlers: dict[str, Any], controller: Any) -> dict[str, Any]
 
 
 def add_state(result: None, controller: Any, state: dict[str, Any]) -> None:
-    """After ``_add_speculative``: the policy in force and what is recorded, in ``/get_server_info``."""
+    """After ``_add_speculative``: add the policy in force and the recorded steps to ``/get_server_info``."""
     scheduler = controller.scheduler
     live, observers = scheduler.__dict__.get("dspark"), scheduler.__dict__.get("dspark_observers")
     if live is None or live.policy is None:

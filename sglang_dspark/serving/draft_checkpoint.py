@@ -1,6 +1,6 @@
-"""What a draft's files say before its weights load: whether it is one of DSpark's, and has a confidence head.
+"""Check a draft's files before its weights load: whether it is a DSpark draft, and has a confidence head.
 
-SGLang builds the head unless the checkpoint says otherwise, and stops after loading where its weights are missing.
+SGLang builds the head unless the checkpoint disables it, and stops after loading where its weights are missing.
 """
 
 from __future__ import annotations
@@ -10,12 +10,12 @@ from pathlib import Path
 from typing import Any
 
 from sglang_dspark.errors import InputError
-from sglang_dspark.serving.server import option
+from sglang_dspark.serving.resolved_server import option
 from sglang_dspark.serving.support import Obstacle
 
 
 def check_path(cfg: Any, field: str = "speculative_draft_model_path") -> None:
-    """Refuses a checkpoint that can be neither in a folder nor on a hub: SGLang says so without the flag's name.
+    """Refuse a checkpoint that can be neither in a folder nor on a hub; SGLang's own error lacks the flag's name.
 
     Args:
         cfg: SGLang's flags, resolved or not.
@@ -34,7 +34,7 @@ def check_path(cfg: Any, field: str = "speculative_draft_model_path") -> None:
 
 
 def headless(cfg: Any) -> tuple[Obstacle, ...]:
-    """What keeps a policy from steering by this draft's confidences: it has none.
+    """Obstacles to steering by this draft's confidences: it has none.
 
     Args:
         cfg: SGLang's flags once the draft's path is resolved, which is the target's where that holds both.
@@ -63,7 +63,7 @@ def headless(cfg: Any) -> tuple[Obstacle, ...]:
 
 
 def _check_markov(path: Path, config: dict[str, Any]) -> None:
-    """Refuses the configuration of another model than a DSpark draft, as SGLang does once it has loaded both."""
+    """Refuse the configuration of a model that is not a DSpark draft, as SGLang does once it has loaded both."""
     from sglang.srt.speculative.dspark_components.dspark_config import parse_dspark_draft_config
 
     if config.get("architectures") == ["DSparkMiniMaxDraftModel"]:
@@ -114,4 +114,4 @@ def _tensor_names(folder: Path) -> list[str]:
             size = int.from_bytes(file.read(8), "little")
             return list(json.loads(file.read(min(size, 1 << 28))))
     except (OSError, ValueError, KeyError, TypeError):
-        return []  # SGLang says what is wrong with it when it loads it.
+        return []  # SGLang reports the error when it loads the weights.

@@ -29,7 +29,7 @@ _POSITIONS: Final = np.arange(MAX_GAMMA)
 
 
 class Guard:
-    """Compares two ratios with what the artifact promises, over windows of steps that it steered.
+    """Compares acceptance and step time with what the artifact promises, over windows of steered steps.
 
     Acceptance is drafts accepted over drafts expected from their confidences, 1 where those are calibrated. Step time
     is the median of measured over believed seconds, which the tuner expected between ``believed * slope + overhead``

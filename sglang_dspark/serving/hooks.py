@@ -1,7 +1,7 @@
-"""Every place at which the plugin enters SGLang, why, and how it is checked that SGLang still has it.
+"""The hook table: every place at which the plugin enters SGLang, why, and how its presence is checked.
 
-``HookRegistry.apply_hooks`` logs a failure and goes on, and a signature may change without a name changing. So each
-target is listed with the parameters that we rely on, looked up before anything is patched, and checked afterwards.
+``HookRegistry.apply_hooks`` logs a failure and continues, and a signature may change without a name changing. So each
+target is listed with the parameters that it relies on, looked up before anything is patched, and checked afterwards.
 
 Supported is the version below; a new one is added by running ``make test`` against it (``tests/live`` drives its real
 server), correcting the table where a shape differs, and adding the version.
@@ -50,7 +50,7 @@ class Hook(NamedTuple):
 
 
 def launch_hooks() -> tuple[Hook, ...]:
-    """In every process that reads a command line, whatever was asked."""
+    """Hooks of every process that reads a command line."""
     return (
         Hook(
             "sglang.srt.server_args.ServerArgs.add_cli_args",
@@ -63,7 +63,7 @@ def launch_hooks() -> tuple[Hook, ...]:
 
 
 def scheduler_hooks() -> tuple[Hook, ...]:
-    """In the processes of a server that was asked for a policy or kernels, where a scheduler may start."""
+    """Hooks of processes where a scheduler may start, on a server with a policy or kernels."""
     return (
         Hook(
             f"{SCHEDULER}.configure_scheduler_process",
@@ -76,7 +76,7 @@ def scheduler_hooks() -> tuple[Hook, ...]:
 
 
 def policy_hooks() -> tuple[Hook, ...]:
-    """In the schedulers of a server that was asked for a policy."""
+    """Hooks of schedulers of a server with a policy."""
     from sglang_dspark.serving import control, step_hooks
 
     planner, host = f"{PLANNER}.DSparkVerifyPlanner", f"{PLANNER}.HostConfidenceBudgetPlanner"
@@ -165,7 +165,7 @@ def policy_hooks() -> tuple[Hook, ...]:
             "around",
             step_hooks.propose,
             ("batch", "draft_input", "verify_window", "bs", "device", "sampling_info", "anchor_prepared"),
-            "skips the draft forward where the policy says not to draft",
+            "skips the draft forward where the policy does not draft",
         ),
         Hook(
             f"{VERIFY}.accept_draft_tokens",
@@ -206,7 +206,7 @@ def policy_hooks() -> tuple[Hook, ...]:
 
 
 def agreement_hooks() -> tuple[Hook, ...]:
-    """In the schedulers of a server with any of our flags: its ranks agree whose kernels they use."""
+    """Hooks of schedulers of a server with any of the plugin's flags: its ranks agree on the kernels."""
     from sglang_dspark.serving import kernels
 
     return (
@@ -221,7 +221,7 @@ def agreement_hooks() -> tuple[Hook, ...]:
 
 
 def kernel_hooks() -> tuple[Hook, ...]:
-    """In the schedulers of a server that may use our kernels; each steps aside where a stage is SGLang's."""
+    """Hooks of schedulers of a server that may use our kernels; each calls SGLang's where a stage is SGLang's."""
     from sglang_dspark.serving import kernels
 
     components = "sglang.srt.speculative.dspark_components"
@@ -262,13 +262,13 @@ def kernel_hooks() -> tuple[Hook, ...]:
             "around",
             kernels.schedule,
             (),
-            "lengths in one launch, where SGLang's own planner asks for them",
+            "lengths in one launch, where SGLang's own planner computes them",
         ),
     )
 
 
 def cpu_hooks() -> tuple[Hook, ...]:
-    """On the CPU engine, whether or not there is a policy."""
+    """Hooks of the CPU engine, with or without a policy."""
     from sglang_dspark.cpu_engine import patches, sampling
 
     return (
@@ -311,7 +311,7 @@ def cpu_hooks() -> tuple[Hook, ...]:
 
 
 def misfit(hooks: Iterable[Hook]) -> str | None:
-    """What of ``hooks`` the installed SGLang does not have, as a phrase; None where all fit."""
+    """The first mismatch between ``hooks`` and the installed SGLang, as a phrase; None where all fit."""
     try:
         version = importlib.metadata.version("sglang")
     except importlib.metadata.PackageNotFoundError:
@@ -330,18 +330,18 @@ def misfit(hooks: Iterable[Hook]) -> str | None:
 
 
 def check(hooks: Iterable[Hook]) -> None:
-    """Refuses an SGLang that the plugin does not fit.
+    """Refuse an SGLang that the plugin does not fit.
 
     Raises:
         InputError: Another version, a target that is not there, or one without a parameter that is relied on.
     """
-    if found := misfit(hooks):
+    if mismatch := misfit(hooks):
         supported = ", ".join(SUPPORTED)
-        raise InputError(f"sglang: {found}; install a supported version ({supported}) or start without the policy")
+        raise InputError(f"sglang: {mismatch}; install a supported version ({supported}) or start without the policy")
 
 
 def enter(hooks: Iterable[Hook]) -> None:
-    """Registers hooks; ``load_plugins`` applies them with those of other plugins."""
+    """Register hooks; ``load_plugins`` applies them with those of other plugins."""
     from sglang.srt.plugins.hook_registry import HookRegistry, HookType
 
     for hook in hooks:
@@ -349,10 +349,10 @@ def enter(hooks: Iterable[Hook]) -> None:
 
 
 def install(hooks: Iterable[Hook]) -> None:
-    """Patches every target and makes sure that each patch took.
+    """Patch every target and make sure that each patch took effect.
 
     Applies at once, around what other plugins have put on these targets so far; what they register on them later is
-    not applied: for servers that asked for it only.
+    not applied. Only for servers with the plugin's flags.
 
     Raises:
         InputError: As :func:`check`, or a patch that SGLang's registry failed to apply.

@@ -1,4 +1,4 @@
-"""Our kernels in SGLang: drafting, confidence, verify lengths and acceptance where a server asked for them.
+"""Our kernels in SGLang: drafting, confidence, verify lengths and acceptance.
 
 ``ours`` installs them after a start-up check against their references on the device; ``auto`` does so only where a
 bench has also shown that they are faster on that GPU (``python -m dspark_kernels.bench`` writes its result). What they
@@ -44,7 +44,7 @@ HEADS: Final = {
 
 
 class Installed:
-    """What is in use in a scheduler process, and the tensors that captured graphs read and write.
+    """The kernels in use in a scheduler process, and the tensors that captured graphs read and write.
 
     Attributes:
         stages: Of ``dspark_kernels.startup.selfcheck.STAGES``, those in use.
@@ -95,12 +95,12 @@ _installed: Installed | None = None
 
 
 def installed(stage: str) -> Installed | None:
-    """What is in use, if ``stage`` is."""
+    """The kernels in use, if ``stage`` is one of them."""
     return _installed if _installed is not None and stage in _installed.stages else None
 
 
 def _checks_logits() -> bool:
-    """Whether SGLang looks into the step's logits (``sglang.srt.utils.invariants``), which must then exist."""
+    """Whether SGLang inspects the step's logits (``sglang.srt.utils.invariants``), which must then exist."""
     from sglang.srt.environ import envs
     from sglang.srt.utils.invariants import InvariantCheckLevel, resolve_level
 
@@ -108,25 +108,25 @@ def _checks_logits() -> bool:
 
 
 def install(result: None, proposer: Any, **arguments: Any) -> None:
-    """After ``DraftBlockProposer.__init__``, before graphs are captured: decides on all ranks which stages are ours."""
+    """After ``DraftBlockProposer.__init__``, before graphs are captured: choose on all ranks which stages are ours."""
     global _installed
     _installed = None
     choice = settings.kernels()
     if choice is None:
         return
-    found = "as asked for" if choice == "upstream" else _choose(proposer, str(choice))
+    chosen = "as requested" if choice == "upstream" else _choose(proposer, str(choice))
     try:
-        # Every rank takes part, whatever it found: the others wait for it.
-        stages = _on_every_rank(frozenset() if isinstance(found, str) else found[0], proposer._tp_sync._tp_group)
+        # Every rank takes part, even without stages: the others wait for it.
+        stages = _on_every_rank(frozenset() if isinstance(chosen, str) else chosen[0], proposer._tp_sync._tp_group)
     except InputError as error:
         end("sglang-dspark", error)
-    if isinstance(found, str):
-        logger.info("sglang-dspark: kernels (%s): SGLang's own; %s", choice, found)
+    if isinstance(chosen, str):
+        logger.info("sglang-dspark: kernels (%s): SGLang's own; %s", choice, chosen)
         return
     if not stages:
         logger.info("sglang-dspark: kernels (%s): SGLang's own; no stage is ours on every rank", choice)
         return
-    _installed = Installed(proposer, stages, *found[1:])
+    _installed = Installed(proposer, stages, *chosen[1:])
     how = "kernels" if launches(_installed.requests) else "their references, which is no faster"
     logger.info("sglang-dspark: kernels (%s): ours (%s) for %s", choice, how, ", ".join(sorted(stages)))
 
@@ -193,7 +193,7 @@ def _choose(proposer: Any, choice: str) -> tuple[frozenset[str], MarkovHead, Sha
 
 
 def _served(proposer: Any, head: MarkovHead, shard: Shard | None) -> ServedShapes:
-    """What this server launches kernels on, as far as it is known before graphs are captured."""
+    """The shapes and dtypes that this server launches kernels on, as far as known before graphs are captured."""
     from sglang.srt.environ import envs
 
     runner, markov_head = proposer.draft_model_runner, proposer.draft_model.markov_head
@@ -226,7 +226,7 @@ def _served(proposer: Any, head: MarkovHead, shard: Shard | None) -> ServedShape
 
 
 def made_head(markov_head: Any) -> MarkovHead | str:
-    """SGLang's head as kernels take it, or why they do not."""
+    """SGLang's head in the kernels' form, or why they do not cover it."""
     made_of = type(markov_head)
     kind = HEADS.get(f"{made_of.__module__}.{made_of.__qualname__}")
     if kind is None:
@@ -271,7 +271,7 @@ def made_shard(proposer: Any) -> Shard | str | None:
 
 
 def note(proposer: Any, *, batch: Any, **arguments: Any) -> None:
-    """Before ``DraftBlockProposer.propose``: what names the draws of each row, where captured graphs read it."""
+    """Before ``DraftBlockProposer.propose``: write the names of each row's draws to where captured graphs read them."""
     if (ours := _installed) is None or not batch.reqs:
         return
     names = torch.tensor([_name(request) for request in batch.reqs], dtype=torch.int64)
@@ -282,7 +282,7 @@ def note(proposer: Any, *, batch: Any, **arguments: Any) -> None:
 
 
 def _name(request: Any) -> int:
-    """A number for a request's id, the same wherever and whenever it runs."""
+    """A number for a request's id, the same in every process."""
     known: int | None = request.__dict__.get("dspark_name")
     if known is None:
         digest = hashlib.blake2b(str(request.rid).encode(), digest_size=8).digest()
@@ -370,7 +370,7 @@ def predict(
     if ours is None or markov_head is not ours.markov_head:
         return original(head, features, anchor_tokens=anchor_tokens, draft_tokens=draft_tokens, markov_head=markov_head)
     requests, gamma = draft_tokens.shape
-    found = confidence.confidence_block(
+    rated = confidence.confidence_block(
         features.reshape(requests, gamma, -1),
         anchor_tokens.long().contiguous(),
         draft_tokens.contiguous(),
@@ -379,7 +379,7 @@ def predict(
         head.sts_temperatures.reshape(-1),
         ours.head.w1 if head.with_markov else None,
     )
-    return found.confidence, found.logits.to(head.proj.weight.dtype)
+    return rated.confidence, rated.logits.to(head.proj.weight.dtype)
 
 
 def schedule(original: Callable[..., torch.Tensor], cls: Any, **arguments: Any) -> torch.Tensor:
@@ -483,7 +483,7 @@ def accept_draft_tokens(
 
 
 def _proposal(ours: Installed, draft_block: Any, greedy: torch.Tensor, candidates: torch.Tensor) -> KeptProposal | None:
-    """What the drafts were drawn from; None where each was certain."""
+    """The distribution that the drafts were drawn from; None where each was certain."""
     if draft_block.greedy_draft:
         return None
     if isinstance(draft_block.corrected_logits, KeptProposal):

@@ -1,4 +1,4 @@
-"""Before anything loads: the flags, and whether policy, draft, SGLang and the other flags fit together."""
+"""Launch check, before anything loads: whether policy, draft, SGLang and the other flags fit together."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from sglang_dspark.errors import InputError, end
 from sglang_dspark.policy.artifact import Artifact, load
 from sglang_dspark.policy.belief import MAX_REQUESTS
 from sglang_dspark.serving import draft_checkpoint, hooks, settings, support
-from sglang_dspark.serving.server import Server, option
+from sglang_dspark.serving.resolved_server import ResolvedServer, option
 from sglang_dspark.serving.settings import FLAGS, Settings
 from sglang_dspark.serving.support import Choice
 
@@ -34,7 +34,7 @@ REPLACED: Final = {
 
 
 def accept_engine_keywords(engine: Any) -> None:
-    """Lets ``sglang.Engine`` take the flags as keywords: its ``server_args_class`` knows only SGLang's own."""
+    """Let ``sglang.Engine`` take the flags as keywords: its ``server_args_class`` knows only SGLang's own."""
     make = engine.server_args_class
 
     def server_args(**keywords: Any) -> Any:
@@ -51,19 +51,19 @@ def accept_engine_keywords(engine: Any) -> None:
 
 
 def resolve(server_args: Any, previous: Callable[[Any], None]) -> None:
-    """Around SGLang's step ``handle_speculative_decoding``: refuses what does not fit before weights load.
+    """Around SGLang's step ``handle_speculative_decoding``: refuse what does not fit before weights load.
 
     A command line ends with one line and exit code 2; ``sglang.Engine`` raises.
     """
     try:
         restore()
-        asked = settings.current()
+        chosen = settings.current()
         _check_kernels(server_args)
-        if asked is None:
+        if chosen is None:
             previous(server_args)
             return
         hooks.check(hooks.policy_hooks())
-        artifact = load(asked.policy)
+        artifact = load(chosen.policy)
         _set_environment(artifact)
         check_variables()
         server = support.describe(server_args)
@@ -73,9 +73,9 @@ def resolve(server_args: Any, previous: Callable[[Any], None]) -> None:
         _put_in_force(support.choose(server, mode))
         # Resolves the path of the draft, and gamma.
         previous(server_args)
-        choice = check(asked, artifact, server, mode)
+        choice = check(chosen, artifact, server, mode)
         _put_in_force(choice)
-        logger.log(logging.INFO if choice.mode == "compact" else logging.WARNING, "%s: %s", POLICY, said(choice))
+        logger.log(logging.INFO if choice.mode == "compact" else logging.WARNING, "%s: %s", POLICY, summary(choice))
     except InputError as error:
         if getattr(server_args, "_dspark_raises", False):
             raise
@@ -83,7 +83,7 @@ def resolve(server_args: Any, previous: Callable[[Any], None]) -> None:
 
 
 def _check_kernels(server_args: Any) -> None:
-    """Whether kernels that were asked for by name have something to do and fit this SGLang."""
+    """Refuse kernels that were requested by name and do not apply to this server or SGLang."""
     if settings.kernels() != "ours":
         return
     hooks.check(hooks.kernel_hooks())
@@ -95,7 +95,7 @@ def _check_kernels(server_args: Any) -> None:
 
 
 def check_algorithm(cfg: Any) -> None:
-    """Refuses a server that does not draft with DSpark."""
+    """Refuse a server that does not draft with DSpark."""
     name = cfg.speculative_algorithm
     if name is None or name.upper() != "DSPARK":
         raise InputError(f"{POLICY}: steers DSPARK, not {name}; add --speculative-algorithm DSPARK")
@@ -106,13 +106,13 @@ _ours: dict[str, str] = {}
 
 
 def _set(name: str, value: str) -> None:
-    """Sets a variable of the server, for as long as this process makes no other server."""
+    """Set a variable of the server, until this process makes another server."""
     if os.environ.get(name) != value:
         os.environ[name] = _ours[name] = value
 
 
 def restore() -> None:
-    """Unsets what was set for an earlier server of this process: it is not the operator's."""
+    """Unset variables that were set for an earlier server of this process, not by the operator."""
     while _ours:
         name, value = _ours.popitem()
         if os.environ.get(name) == value:
@@ -120,9 +120,9 @@ def restore() -> None:
 
 
 def _set_environment(artifact: Artifact) -> None:
-    """The variables that the policy was tuned with, where the operator has set none.
+    """Set the variables that the policy was tuned with, where the operator has set none.
 
-    How the server verifies is not the file's to say: it was tuned for some server, and this one may be another.
+    The verify mode is not taken from the file: it was tuned for some server, and this one may differ.
     """
     for name, value in artifact.environment.items():
         if not VARIABLES.fullmatch(name) or not value.isprintable():
@@ -137,7 +137,7 @@ def _set_environment(artifact: Artifact) -> None:
 
 
 def check_variables() -> None:
-    """Refuses variables of SGLang with a value that it does not understand: it would warn and take its default."""
+    """Refuse variables of SGLang with an invalid value, for which it would warn and take its default."""
     from sglang.srt.environ import EnvField, envs
 
     for name, value in os.environ.items():
@@ -147,25 +147,25 @@ def check_variables() -> None:
         try:
             field.parse(value)
         except (ValueError, OSError) as error:
-            raise InputError(f"{_of_whom(name)}: {value!r} is not valid ({error}); correct or unset it") from error
+            raise InputError(f"{_with_origin(name)}: {value!r} is not valid ({error}); correct or unset it") from error
     support.check_mode(os.environ.get(support.VARIABLE))
 
 
-def _of_whom(name: str) -> str:
-    """A variable as its setter knows it: the operator's, or the policy's."""
+def _with_origin(name: str) -> str:
+    """A variable with its origin: the operator's, or the policy's."""
     return f"{POLICY}: environment: {name}" if name in _ours else name
 
 
 def _put_in_force(choice: Choice) -> None:
-    """Makes the server verify as chosen; the variable of an operator says so already, and static is the default."""
+    """Set the variable of the chosen verify mode; static is the default, and the operator's own is set already."""
     if choice.mode == "compact":
         _set(support.VARIABLE, "compact")
     elif support.VARIABLE in _ours:
         del _ours[support.VARIABLE], os.environ[support.VARIABLE]
 
 
-def said(choice: Choice) -> str:
-    """How the server verifies, why, and what that leaves of a policy."""
+def summary(choice: Choice) -> str:
+    """One line for the log: how the server verifies, why, and which parts of the policy apply."""
     if choice.mode == "compact":
         return "verify lengths are steered (compact)"
     if choice.mode == "cap-accept":
@@ -185,8 +185,8 @@ def _reasons(choice: Choice) -> str:
     return "; ".join(f"{one.what}: {one.why}" for one in choice.obstacles)
 
 
-def check(asked: Settings, artifact: Artifact, server: Server, mode: str | None) -> Choice:
-    """Decides how a server verifies that is to follow an artifact.
+def check(chosen: Settings, artifact: Artifact, server: ResolvedServer, mode: str | None) -> Choice:
+    """Choose how a server verifies that is to follow an artifact.
 
     Args:
         server: After ``handle_speculative_decoding``.
@@ -203,26 +203,26 @@ def check(asked: Settings, artifact: Artifact, server: Server, mode: str | None)
     gamma = int(cfg.speculative_num_draft_tokens) - 1
     if artifact.gamma != gamma:
         raise InputError(
-            f"{asked.policy}: gamma: {artifact.gamma} is not the block of {gamma} that the server drafts; "
+            f"{chosen.policy}: gamma: {artifact.gamma} is not the block of {gamma} that the server drafts; "
             f"start with --speculative-dspark-block-size {artifact.gamma} or tune for {gamma}"
         )
     choice = support.choose(server, mode, draft_checkpoint.headless(cfg))
     _check_limits(cfg)
     if choice.mode != "static":
         _check_simulated()
-    elif asked.record is not None:
+    elif chosen.record is not None:
         raise InputError(
             f"--speculative-dspark-record: records what a policy steers, and whole blocks are verified "
             f"({_reasons(choice)}); leave it out"
         )
-    if asked.class_keys is not None and not Path(asked.class_keys).is_file():
-        raise InputError(f"--speculative-dspark-class-keys: {asked.class_keys} cannot be read; give a file of keys")
+    if chosen.class_keys is not None and not Path(chosen.class_keys).is_file():
+        raise InputError(f"--speculative-dspark-class-keys: {chosen.class_keys} cannot be read; give a file of keys")
     if artifact.serve == "plain":
-        logger.warning("%s: %s", asked.policy, artifact.advice)
+        logger.warning("%s: %s", chosen.policy, artifact.advice)
     elif different := _different(artifact.server_flags, cfg):
         logger.warning(
             "%s was tuned for other flags (now %s); use: %s",
-            asked.policy,
+            chosen.policy,
             ", ".join(different),
             " ".join(f"{flag} {value}" for flag, value in artifact.server_flags.items()),
         )
@@ -230,12 +230,12 @@ def check(asked: Settings, artifact: Artifact, server: Server, mode: str | None)
 
 
 def _check_simulated() -> None:
-    """Simulated acceptance takes the same number of drafts of every request, verified or not."""
+    """Refuse simulated acceptance, which accepts the same number of drafts of every request, verified or not."""
     text = os.environ.get(SIMULATE, "")
     value = float(text or -1)
     if math.isnan(value) or (value > 0 and value != 1.0):
         raise InputError(
-            f"{_of_whom(SIMULATE)}: {text} accepts drafts that {POLICY} may not have verified; "
+            f"{_with_origin(SIMULATE)}: {text} accepts drafts that {POLICY} may not have verified; "
             "unset it, use 1, or start without the policy"
         )
 
@@ -254,11 +254,11 @@ def _check_limits(cfg: Any) -> None:
 
 
 def _different(flags: Mapping[str, str], cfg: Any) -> list[str]:
-    """The flags of ``flags`` that the server has otherwise, with its values."""
-    found = []
+    """The flags of ``flags`` that differ on the server, with its values."""
+    different = []
     for flag, value in flags.items():
         now = getattr(cfg, flag.removeprefix("--").replace("-", "_"), value)
         text = " ".join(map(str, now)) if isinstance(now, list) else "not set" if now is None else str(now)
         if text != value:
-            found.append(f"{flag} {text}")
-    return found
+            different.append(f"{flag} {text}")
+    return different

@@ -1,4 +1,4 @@
-"""The device's part of a step: the cap's best drafts by rank, in PyTorch, without a synchronisation."""
+"""Verify lengths on the device: the best drafts up to the cap by rank, in PyTorch, without a synchronisation."""
 
 from __future__ import annotations
 
@@ -74,15 +74,15 @@ def by_upstream(confidence: torch.Tensor, cap: int, last: int) -> torch.Tensor:
     # Not ``execute``, which our kernels may have taken over.
     schedule = ScheduleVerifyLensTopk.triton if confidence.is_cuda else ScheduleVerifyLensTopk.torch
     window = confidence if last == confidence.shape[1] else confidence[:, :last]
-    found: torch.Tensor = schedule(confidence=window, budget=cap, cfg=_Limits(last + 1))
-    return found
+    lengths: torch.Tensor = schedule(confidence=window, budget=cap, cfg=_Limits(last + 1))
+    return lengths
 
 
 def ranked(confidence: torch.Tensor, factor: torch.Tensor | None, cap: int, first: int, last: int) -> torch.Tensor:
     """Drafts admitted of each request, 0..gamma, by a form of :func:`verify_lengths` that runs on any device.
 
     A stable sort of the position-major scores breaks ties by position and then by request; a request's scores never
-    rise along the block, so what it gets is a prefix, and its length is how many of its drafts are among the best.
+    rise along the block, so its admitted drafts are a prefix, and its length is how many of them are among the best.
 
     Args:
         confidence: float [R, gamma].

@@ -1,4 +1,4 @@
-"""Which request the confidences in SGLang's relay belong to.
+"""Owners of the confidences in SGLang's relay.
 
 The relay (``overlap_utils.ConfidenceRelay``) copies its buffer of all slots at every step that drafts, and notes the
 generations of all slots at that time. So a slot's row counts as its present request's from the moment the slot is given
@@ -26,7 +26,7 @@ class Owners:
         self._publications = 0
 
     def publish(self, slots: NDArray[np.int64], generation: NDArray[np.int64]) -> None:
-        """Notes a step that drafted: its requests' slots, int64 [R], and their generations, int64 [R]."""
+        """Note a step that drafted: its requests' slots, int64 [R], and their generations, int64 [R]."""
         self._last[slots] = generation
         self._held[self._publications % len(self._held)] = self._last
         self._publications += 1
@@ -36,11 +36,11 @@ class Owners:
 
         Args:
             slots: int64 [R].
-            generation: int64 [R], what the relay says of each.
+            generation: int64 [R], by the relay.
             publications_ago: Which publication they are from; 1 is the last.
 
         Returns:
-            int64 [R]: ``generation``, and 0 where another request or nobody wrote the row.
+            int64 [R]: ``generation``, and 0 where another request or none wrote the row.
         """
         if self._publications < publications_ago:
             return np.zeros_like(generation)

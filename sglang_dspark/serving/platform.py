@@ -4,7 +4,7 @@ from __future__ import annotations
 
 
 def activate() -> None:
-    """Prepares the CPU engine where it was asked for. Offers no platform of its own, so it returns None."""
+    """Prepare the CPU engine where it is requested; return None, as there is no platform to offer."""
     from sglang_dspark.cpu_engine import early
 
     early.prepare()

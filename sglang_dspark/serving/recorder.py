@@ -28,7 +28,7 @@ SLICE_ROUNDS: Final = 1024
 """Requests of the steps that are converted at once: about a millisecond of the interpreter's time."""
 
 PAUSE_S: Final = 0.005
-"""Between two slices; 160,000 rounds a second are kept up with."""
+"""Between two slices; enough for 160,000 rounds a second."""
 
 CLASSES: Final = b"classes"
 """Metadata of a file: the names that its ``slo_class`` points into, as JSON."""
@@ -41,7 +41,7 @@ class Recorder:
     a file is written from what was converted without the interpreter.
 
     A file holds up to ``FILE_STEPS`` steps or ``FILE_S`` seconds, is there whole or not at all, and names the process
-    and its place in the order. Where a folder cannot be written, recording ends and serving goes on.
+    and its place in the order. Where a folder cannot be written, recording ends and serving continues.
 
     Attributes:
         waiting: Steps that are to be converted.
@@ -71,7 +71,7 @@ class Recorder:
         self.waiting.append(ended)
 
     def write(self, last: bool = False) -> None:
-        """Converts what waits, and writes a file where there is enough for one, or anything at all at the end."""
+        """Convert waiting steps, and write a file when there are enough, or at the end when there are any."""
         with self._writing:
             while self._open and self.waiting:
                 rounds, taken = 0, []
@@ -105,7 +105,7 @@ class Recorder:
             self.waiting.clear()
             with contextlib.suppress(OSError):
                 partial.unlink(missing_ok=True)
-            logger.error("%s: recording ends (%s); serving goes on", self._folder, error)
+            logger.error("%s: recording ends (%s); serving continues", self._folder, error)
             return
         self._files += 1
         self.written += rows

@@ -1,6 +1,6 @@
 """Servers that SGLang 0.5.23 ends after loading their weights, known before it loads them.
 
-SGLang builds attention backends, and asks the target for hidden states, once the weights are there; some backends fail
+SGLang builds attention backends, and takes hidden states from the target, once the weights are loaded; some fail
 only at the first verification. The tables say which, and name where SGLang shows it; ``tests/serving/test_refusals.py``
 holds them against SGLang's own functions for every backend, model class and GPU.
 """
@@ -11,7 +11,7 @@ from collections.abc import Callable
 from typing import Final, NamedTuple
 
 from sglang_dspark.errors import InputError
-from sglang_dspark.serving.server import ATTENTION, HOOKS, Server, by, is_a, option
+from sglang_dspark.serving.resolved_server import ATTENTION, HOOKS, ResolvedServer, by, is_a, option
 from sglang_dspark.serving.target_class import hands_over_hidden_states
 
 REGISTRY: Final = f"{ATTENTION}.attention_registry"
@@ -37,22 +37,22 @@ class Built(NamedTuple):
     verifies: bool = False
 
 
-def built(server: Server) -> tuple[Built, ...]:
+def built(server: ResolvedServer) -> tuple[Built, ...]:
     """The attention backends of a server: the target's, that of verification first, and the draft's."""
     cfg = server.cfg
     verifies = cfg.disaggregation_mode != "prefill"
     fields = dict.fromkeys((server.verify_field, server.field("prefill"), server.field("decode")))
-    found = [
+    backends = [
         Built(field, str(getattr(cfg, field)), server.mla, verifies=verifies and field == server.verify_field)
         for field in fields
     ]
     # The draft of DeepSeek-V4 has the target's, and that of the CPU engine what the engine has.
     if not server.cpu_engine and not server.is_model(_V4):
-        found.append(Built("speculative_draft_attention_backend", _draft(server), False, draft=True))
-    return tuple(found)
+        backends.append(Built("speculative_draft_attention_backend", _draft(server), False, draft=True))
+    return tuple(backends)
 
 
-def _draft(server: Server) -> str:
+def _draft(server: ResolvedServer) -> str:
     """The draft's backend, as ``draft_worker_common.resolve_draft_worker_attention_backend`` chooses it."""
     from sglang.srt.arg_groups.choices import DRAFT_ATTENTION_BACKEND_CHOICES
 
@@ -73,24 +73,24 @@ class BackendRefusal(NamedTuple):
     """
 
     name: str
-    holds: Callable[[Server, Built], bool]
+    holds: Callable[[ResolvedServer, Built], bool]
     shown: str
     why: str
 
 
 class ServerRefusal(NamedTuple):
-    """Targets and combinations of flags that SGLang ends with whatever the attention backend.
+    """Targets and combinations of flags that SGLang ends with, for any attention backend.
 
     Attributes:
         name: Which, for people.
-        given: What of a server asks for it, as the operator wrote it; None where nothing does.
+        given: The server's flag or property that it applies to, as the operator wrote it; None where there is none.
         shown: Where SGLang refuses it.
         why: For people.
         remedy: What to do.
     """
 
     name: str
-    given: Callable[[Server], str | None]
+    given: Callable[[ResolvedServer], str | None]
     shown: str
     why: str
     remedy: str
@@ -121,22 +121,22 @@ LISTED: Final[dict[tuple[str, ...], tuple[str, ...]]] = {
 }
 
 
-def _elsewhere(server: Server, backend: Built) -> bool:
+def _elsewhere(server: ResolvedServer, backend: Built) -> bool:
     fact = next((fact for fact, names in PLATFORMS.items() if backend.name in names), None)
     return not server.cpu_engine and fact is not None and not getattr(server.platform, fact)
 
 
-def _listed(server: Server, backend: Built) -> bool:
+def _listed(server: ResolvedServer, backend: Built) -> bool:
     names = next((names for models, names in LISTED.items() if server.architecture in models), None)
     return names is not None and not backend.draft and backend.name not in names
 
 
-def _on(majors: tuple[int, ...], *names: str) -> Callable[[Server, Built], bool]:
+def _on(majors: tuple[int, ...], *names: str) -> Callable[[ResolvedServer, Built], bool]:
     """These backends on NVIDIA GPUs of another capability than ``majors``."""
     return lambda server, backend: backend.name in names and server.major is not None and server.major not in majors
 
 
-def _gdn_on_blackwell(server: Server, backend: Built) -> bool:
+def _gdn_on_blackwell(server: ResolvedServer, backend: Built) -> bool:
     if backend.draft or server.major not in (10, 11, 12) or not server.is_model(_GDN):
         return False
     return backend.name not in (("triton", "trtllm_mha", "flashinfer") + (("fa4",) if server.major != 12 else ()))
@@ -243,7 +243,7 @@ BACKENDS_REFUSED: Final = (
         "other than `dsv4` for DeepSeek-V4",
         lambda server, backend: backend.name != "dsv4" and server.is_model(_V4),
         f"{HOOKS}.model_overrides.deepseek_v4._deepseek_v4_overrides",
-        "DeepSeek-V4 has an attention of its own",
+        "DeepSeek-V4 has its own attention",
     ),
     BackendRefusal(
         "`dsv4` on sm_8x",
@@ -357,26 +357,26 @@ BACKENDS_REFUSED: Final = (
 )
 
 
-def _no_hidden_states(server: Server) -> str | None:
+def _no_hidden_states(server: ResolvedServer) -> str | None:
     name = server.architecture
     if name is None or hands_over_hidden_states(name) is not False:
         return None
     return f"--model-path {server.cfg.model_path} ({name})"
 
 
-def _v4_attention_groups(server: Server) -> str | None:
+def _v4_attention_groups(server: ResolvedServer) -> str | None:
     cfg = server.cfg
     if cfg.attn_dp_size <= 1 or not server.is_model(_V4) or cfg.tp_size == cfg.attn_dp_size * cfg.attn_cp_size:
         return None
     return f"--attn-dp-size {cfg.attn_dp_size} of --tp-size {cfg.tp_size}"
 
 
-def _block_scaled_cache(server: Server) -> str | None:
+def _block_scaled_cache(server: ResolvedServer) -> str | None:
     given = server.cfg.kv_cache_dtype == "mxfp8" and server.is_other(_INKLING)
     return "--kv-cache-dtype mxfp8" if given else None
 
 
-def _long_qsa_block(server: Server) -> str | None:
+def _long_qsa_block(server: ResolvedServer) -> str | None:
     width = server.cfg.speculative_num_draft_tokens
     if width is None or not server.is_model(_QSA):
         return None
@@ -421,19 +421,19 @@ SERVERS_REFUSED: Final = (
 ADVISED: Final = ("fa3", "trtllm_mha", "trtllm_mla", "flashinfer", "fa4", "triton", "dsv4", "torch_native")
 
 
-def refusal(server: Server, backend: Built) -> BackendRefusal | None:
+def refusal(server: ResolvedServer, backend: Built) -> BackendRefusal | None:
     """Why a server cannot have an attention backend; None where it can."""
     return next((row for row in BACKENDS_REFUSED if row.holds(server, backend)), None)
 
 
-def possible(server: Server, backend: Built) -> list[str]:
+def possible(server: ResolvedServer, backend: Built) -> list[str]:
     """Backends that a server could have in place of one, the best first."""
     advised = ("dsa",) if server.is_model(_DSA) and not backend.draft else ADVISED  # Such a model is trained with it.
     return [name for name in advised if refusal(server, backend._replace(name=name)) is None]
 
 
-def refuse(server: Server) -> None:
-    """Refuses what SGLang would end with after loading the weights.
+def refuse(server: ResolvedServer) -> None:
+    """Refuse a server that SGLang would end after loading the weights.
 
     Raises:
         InputError: One line with what it is, why, what to do, and where SGLang shows it.

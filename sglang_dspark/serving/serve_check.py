@@ -13,7 +13,7 @@ from typing import Any, Final, NamedTuple
 from sglang_dspark.cpu_engine import early, torchvision_stand_in
 from sglang_dspark.errors import InputError
 from sglang_dspark.serving import draft_checkpoint, launch, settings, support
-from sglang_dspark.serving.server import Server, option
+from sglang_dspark.serving.resolved_server import ResolvedServer, option
 from sglang_dspark.serving.support import Choice
 
 # By compute capability and by name.
@@ -41,19 +41,19 @@ class Answer(NamedTuple):
 
     Attributes:
         choice: The verify mode, and what kept it from packed rows.
-        said: The line that the server would log.
+        summary: The line that the server would log.
         attention_backend: Of target verification.
         captured_tokens: Verify tokens of its graphs; empty where nothing is captured.
     """
 
     choice: Choice
-    said: str
+    summary: str
     attention_backend: str
     captured_tokens: tuple[int, ...]
 
 
 def answer(arguments: Sequence[str], gpu: str | None = None) -> Answer:
-    """Resolves a server's flags as its start would, up to the point where weights are loaded.
+    """Resolve a server's flags as its start would, up to the point where weights are loaded.
 
     Args:
         arguments: The server's command line.
@@ -62,7 +62,7 @@ def answer(arguments: Sequence[str], gpu: str | None = None) -> Answer:
     Raises:
         InputError: The server would be refused, by this package or by SGLang.
     """
-    device = early.device_asked_for(arguments)
+    device = early.requested_device(arguments)
     if gpu is not None and device is None:
         arguments = [*arguments, "--device", "cuda"]
     early.prepare(arguments)
@@ -71,7 +71,7 @@ def answer(arguments: Sequence[str], gpu: str | None = None) -> Answer:
         import torch
 
         if not torch.cuda.is_available():
-            raise InputError(f"--gpu: there is none here to resolve the flags for; name one of {', '.join(GPUS)}")
+            raise InputError(f"gpu: this machine has none to resolve the flags for; name one of {', '.join(GPUS)}")
     try:
         with warnings.catch_warnings(), _on(gpu):
             warnings.simplefilter("ignore")
@@ -105,11 +105,11 @@ def _resolved(arguments: list[str], mode: str | None) -> Answer:
         raise
     except Exception as error:  # SGLang refuses by errors of any kind.
         raise InputError(f"{_of_what(error, server_args)}: {str(error) or type(error).__name__}") from error
-    return Answer(choice, launch.said(choice), server.verify_backend, _captured(server))
+    return Answer(choice, launch.summary(choice), server.verify_backend, _captured(server))
 
 
 def _of_what(error: Exception, server_args: Any) -> str:
-    """The flag whose checkpoint SGLang's error is about; SGLang itself where it is about none."""
+    """The flag whose checkpoint an error of SGLang concerns; SGLang itself where it concerns none."""
     given = {field: getattr(server_args, field, None) for field in ("model_path", "speculative_draft_model_path")}
     for field, path in given.items():
         if path and path in str(error):
@@ -119,7 +119,7 @@ def _of_what(error: Exception, server_args: Any) -> str:
     return ", ".join(hub) if hub and isinstance(error, OSError) else "sglang"
 
 
-def _captured(server: Server) -> tuple[int, ...]:
+def _captured(server: ResolvedServer) -> tuple[int, ...]:
     if not server.captures:
         return ()
     width = int(server.cfg.speculative_num_draft_tokens)
@@ -128,12 +128,12 @@ def _captured(server: Server) -> tuple[int, ...]:
 
 @contextmanager
 def _on(gpu: str | None) -> Iterator[None]:
-    """Shows SGLang another GPU than is here."""
+    """Replace the GPU that SGLang sees."""
     if gpu is None:
         yield
         return
     if gpu.lower() not in GPUS:
-        raise InputError(f"--gpu: {gpu!r} is not one; use {', '.join(GPUS)}")
+        raise InputError(f"gpu: {gpu!r} is not known; use {', '.join(GPUS)}")
     import torch
     from sglang.srt.runtime_context import override_platform
 
@@ -148,7 +148,7 @@ def _on(gpu: str | None) -> Iterator[None]:
 
 
 def _facts(capability: tuple[int, int]) -> dict[str, Any]:
-    """What SGLang asks of a platform (``runtime_context.get_platform``)."""
+    """Facts that SGLang reads from a platform (``runtime_context.get_platform``)."""
     major, minor = capability
     others = ("is_hip", "is_npu", "is_xpu", "is_musa", "is_mps")
     return {

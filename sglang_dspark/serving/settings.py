@@ -1,4 +1,4 @@
-"""What the operator asks of the plugin: the flags, and the variable that carries them to the scheduler processes."""
+"""The plugin's flags, and the variable that carries them to the scheduler processes."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ FLAGS: Final = (
         "policy",
         "FILE",
         "DSPARK only. A policy.json of `dspark tune`: how many drafts a step verifies, given the load. "
-        "A changed file is taken between steps.",
+        "A changed file takes effect between steps.",
     ),
     Flag(
         "--speculative-dspark-policy-mode",
@@ -103,17 +103,17 @@ FLAGS: Final = (
 
 
 def put(field: str, value: object) -> None:
-    """Adds one setting to what child processes inherit."""
+    """Add one setting to the variable that child processes inherit."""
     os.environ[VARIABLE] = json.dumps({**_raw(), field: value}, sort_keys=True)
 
 
 def clear() -> None:
-    """Forgets what was asked, for a process that starts several engines."""
+    """Remove all settings, for a process that starts several engines."""
     os.environ.pop(VARIABLE, None)
 
 
 def current() -> Settings | None:
-    """What was asked of this process or its parent; None where nothing was.
+    """The settings of this process or its parent; None where there are none.
 
     Raises:
         InputError: A setting without a policy, or a value that cannot be used.
@@ -134,7 +134,7 @@ def current() -> Settings | None:
 
 
 def kernels() -> KernelsName | None:
-    """Whose kernels were asked for; ``auto`` with a policy alone, None where nothing was asked.
+    """The choice of kernels; ``auto`` with a policy alone, None without settings.
 
     Raises:
         InputError: None of the names.

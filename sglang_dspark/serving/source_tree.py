@@ -60,7 +60,7 @@ class SourceTree:
             return None
 
     def find(self, name: str, depth: int = 5) -> Definition | ast.Module | None:
-        """What a dotted path names, through re-exports and base classes; None where it names nothing."""
+        """Look up a dotted path through re-exports and base classes; None where it names nothing."""
         parts = name.split(".")
         for cut in range(len(parts), 0, -1):
             module = ".".join(parts[:cut])
@@ -87,8 +87,8 @@ class SourceTree:
                         return self.find(".".join([origin, alias.name, *rest[1:]]), depth - 1)
         if isinstance(tree, ast.ClassDef) and depth:
             for base in tree.bases:
-                if (found := self.find(f"{module}.{ast.unparse(base)}.{'.'.join(rest)}", depth - 1)) is not None:
-                    return found
+                if (definition := self.find(f"{module}.{ast.unparse(base)}.{'.'.join(rest)}", depth - 1)) is not None:
+                    return definition
         return None
 
     def attributes(self, module: str) -> set[str]:

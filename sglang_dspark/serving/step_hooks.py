@@ -380,7 +380,7 @@ def _no_draft(
 
 @functools.cache
 def _block_of_rest() -> Any:
-    """SGLang's ``DraftBlockResult`` under a type of its own, by which acceptance knows a step without a draft."""
+    """A subtype of SGLang's ``DraftBlockResult`` by which acceptance recognises a step without a draft."""
     from sglang.srt.speculative.dspark_components.dspark_draft import DraftBlockResult
 
     return type("BlockOfRest", (DraftBlockResult,), {}, frozen=True)

@@ -15,7 +15,7 @@ from typing import Any, Final, Literal, NamedTuple
 from sglang_dspark.errors import InputError
 from sglang_dspark.serving import refusals
 from sglang_dspark.serving.refusals import short
-from sglang_dspark.serving.server import ATTENTION, HOOKS, Server, by, is_a, option
+from sglang_dspark.serving.resolved_server import ATTENTION, HOOKS, ResolvedServer, by, is_a, option
 
 VARIABLE: Final = "SGLANG_RAGGED_VERIFY_MODE"
 
@@ -275,7 +275,7 @@ CHECK_BACKEND: Final = Backend(
 
 
 class ModelClass(NamedTuple):
-    """Models whose layers bring something of their own beside the attention backend.
+    """Models whose layers affect packed rows beside the attention backend.
 
     Attributes:
         name: For people.
@@ -386,7 +386,7 @@ class Feature(NamedTuple):
 
     Attributes:
         name: For people.
-        given: What of a server asks for it, as the operator wrote it; None where nothing does.
+        given: The server's flag or property that it applies to, as the operator wrote it; None where there is none.
         fields: The flags that ``given`` reads, by SGLang's field.
         shown: Where SGLang refuses it or takes whole blocks for granted; where this package does.
         why: For people.
@@ -394,46 +394,46 @@ class Feature(NamedTuple):
     """
 
     name: str
-    given: Callable[[Server], str | None]
+    given: Callable[[ResolvedServer], str | None]
     fields: tuple[str, ...]
     shown: str
     why: str
     only_compact: bool = False
 
 
-def _flag(*fields: str) -> Callable[[Server], str | None]:
+def _flag(*fields: str) -> Callable[[ResolvedServer], str | None]:
     """The first of several flags that is set."""
 
-    def given(server: Server) -> str | None:
+    def given(server: ResolvedServer) -> str | None:
         return next((option(field) for field in fields if getattr(server.cfg, field)), None)
 
     return given
 
 
-def _above_one(field: str) -> Callable[[Server], str | None]:
-    def given(server: Server) -> str | None:
+def _above_one(field: str) -> Callable[[ResolvedServer], str | None]:
+    def given(server: ResolvedServer) -> str | None:
         value = getattr(server.cfg, field)
         return f"{option(field)} {value}" if value is not None and value > 1 else None
 
     return given
 
 
-def _padding(server: Server) -> str | None:
+def _padding(server: ResolvedServer) -> str | None:
     return "--disable-cuda-graph-padding" if server.cfg.disable_cuda_graph_padding and server.captures else None
 
 
-def _xqa(server: Server) -> bool:
+def _xqa(server: ResolvedServer) -> bool:
     """Whether ``trtllm_mha`` decodes by kernels that take equal blocks."""
     return server.major in (9, 12)
 
 
-def _trtllm_xqa(server: Server) -> str | None:
+def _trtllm_xqa(server: ResolvedServer) -> str | None:
     if server.verify_backend != "trtllm_mha" or not _xqa(server):
         return None
     return f"{option(server.verify_field)} trtllm_mha on sm_{server.major}0"
 
 
-def _v41_disaggregated(server: Server) -> str | None:
+def _v41_disaggregated(server: ResolvedServer) -> str | None:
     mode = server.cfg.disaggregation_mode
     if server.model is None or mode == "null":
         return None
@@ -441,26 +441,26 @@ def _v41_disaggregated(server: Server) -> str | None:
     return f"--disaggregation-mode {mode} with DeepSeek-V4.1" if is_v41 else None
 
 
-def _prefill_only(server: Server) -> str | None:
+def _prefill_only(server: ResolvedServer) -> str | None:
     return "--disaggregation-mode prefill" if server.cfg.disaggregation_mode == "prefill" else None
 
 
-def _m3_nvfp4(server: Server) -> str | None:
+def _m3_nvfp4(server: ResolvedServer) -> str | None:
     return "--quantization minimax_m3_nvfp4" if server.cfg.quantization == "minimax_m3_nvfp4" else None
 
 
-def _replay(server: Server) -> str | None:
+def _replay(server: ResolvedServer) -> str | None:
     cfg = server.cfg
     if not cfg.enable_linear_replayssm_spec or cfg.linear_attn_verify_backend in ("triton", "nv_cutedsl"):
         return None
     return f"--enable-linear-replayssm-spec with --linear-attn-verify-backend {cfg.linear_attn_verify_backend}"
 
 
-def _npu(server: Server) -> str | None:
+def _npu(server: ResolvedServer) -> str | None:
     return f"--device {server.cfg.device}" if str(server.cfg.device).startswith("npu") else None
 
 
-def _online_compress(server: Server) -> str | None:
+def _online_compress(server: ResolvedServer) -> str | None:
     from sglang.srt.environ import envs
 
     both = envs.SGLANG_OPT_USE_ONLINE_COMPRESS.get() and envs.SGLANG_EXPERIMENTAL_ONLINE_C128_MTP.get()
@@ -603,10 +603,10 @@ FEATURES: Final = (
 
 
 class Obstacle(NamedTuple):
-    """What of a server excludes packed rows.
+    """A property of a server that excludes packed rows.
 
     Attributes:
-        what: As the operator knows it.
+        what: In the operator's words: the flag, variable or model.
         only_compact: ``cap-accept`` is possible all the same.
     """
 
@@ -616,13 +616,13 @@ class Obstacle(NamedTuple):
 
 
 class Choice(NamedTuple):
-    """How a server verifies, and what kept it from packed rows."""
+    """The chosen verify mode, and the obstacles to packed rows."""
 
     mode: VerifyMode
     obstacles: tuple[Obstacle, ...] = ()
 
 
-def describe(server_args: Any) -> Server:
+def describe(server_args: Any) -> ResolvedServer:
     """The server that SGLang's flags make, once its attention backends are resolved."""
     from sglang.srt.arg_groups.overrides import model_config_of, resolving_view, use_mla_backend
     from sglang.srt.runtime_context import get_platform
@@ -630,10 +630,10 @@ def describe(server_args: Any) -> Server:
     from sglang_dspark.cpu_engine import early
 
     cfg, model, mla = resolving_view(server_args), model_config_of(server_args), use_mla_backend(server_args)
-    return Server(cfg, model, mla, get_platform(), early.in_use() and str(cfg.device) == "cpu")
+    return ResolvedServer(cfg, model, mla, get_platform(), early.in_use() and str(cfg.device) == "cpu")
 
 
-def backend(server: Server, name: str | None = None) -> Backend | None:
+def backend(server: ResolvedServer, name: str | None = None) -> Backend | None:
     """The table's row for an attention backend, that of the server's target verification by default.
 
     Returns:
@@ -645,28 +645,30 @@ def backend(server: Server, name: str | None = None) -> Backend | None:
     return next((row for row in (*BACKENDS, CHECK_BACKEND) if name in row.names and row.model in ("any", kind)), None)
 
 
-def _packs(server: Server, name: str) -> bool:
+def _packs(server: ResolvedServer, name: str) -> bool:
     """Whether an attention backend takes packed rows on this server."""
     row = backend(server, name)
     return row is not None and (row.packed == "graph" or (row.packed == "eager" and not server.captures))
 
 
-def obstacles(server: Server) -> tuple[Obstacle, ...]:
+def obstacles(server: ResolvedServer) -> tuple[Obstacle, ...]:
     """All that excludes packed rows, the operator's flags first."""
-    found = [Obstacle(given, row.why, row.only_compact) for row in FEATURES if (given := row.given(server)) is not None]
+    excluding = [
+        Obstacle(given, row.why, row.only_compact) for row in FEATURES if (given := row.given(server)) is not None
+    ]
     if server.model is not None:
-        found += [
+        excluding += [
             Obstacle(row.name, row.why, True) for row in MODEL_CLASSES if row.detect(server.model) and not row.packed
         ]
     if not _packs(server, server.verify_backend):
         row = backend(server)
         why = "it is not known to take packed rows" if row is None else row.why
-        instead = "" if found else _instead(server)
-        found.append(Obstacle(f"{option(server.verify_field)} {server.verify_backend}", why + instead, True))
-    return tuple(found)
+        instead = "" if excluding else _instead(server)
+        excluding.append(Obstacle(f"{option(server.verify_field)} {server.verify_backend}", why + instead, True))
+    return tuple(excluding)
 
 
-def _instead(server: Server) -> str:
+def _instead(server: ResolvedServer) -> str:
     """The backend that takes packed rows on this server, as SGLang would let it be chosen."""
     if server.cfg.kv_cache_dtype not in PLAIN:
         return ""
@@ -675,36 +677,36 @@ def _instead(server: Server) -> str:
     return f"; use {name} to steer" if name else ""
 
 
-def check_mode(asked: str | None) -> None:
-    """Refuses a verify mode that is none."""
-    if asked is not None and asked not in MODES:
-        raise InputError(f"{VARIABLE}: {asked!r} is not valid; use {', '.join(MODES)}, or unset it")
+def check_mode(requested: str | None) -> None:
+    """Refuse an unknown verify mode."""
+    if requested is not None and requested not in MODES:
+        raise InputError(f"{VARIABLE}: {requested!r} is not valid; use {', '.join(MODES)}, or unset it")
 
 
-def choose(server: Server, asked: str | None, more: Sequence[Obstacle] = ()) -> Choice:
-    """Decides how a server verifies that is to follow a policy. ``cap-accept`` is never chosen, only obeyed.
+def choose(server: ResolvedServer, requested: str | None, more: Sequence[Obstacle] = ()) -> Choice:
+    """Choose how a server verifies that is to follow a policy. ``cap-accept`` is never chosen, only obeyed.
 
     Args:
-        asked: The operator's choice (:data:`VARIABLE`); None leaves it to the table.
+        requested: The operator's mode (:data:`VARIABLE`); None leaves it to the table.
         more: Obstacles that are not in the flags.
 
     Raises:
         InputError: SGLang could not serve with these flags, or the operator's choice is not possible here.
     """
-    check_mode(asked)
+    check_mode(requested)
     refusals.refuse(server)
-    if asked == "static":
+    if requested == "static":
         return Choice("static")
-    found = (*obstacles(server), *more)
-    if asked is None:
-        return Choice("static" if found else "compact", found)
-    if hindering := [one for one in found if asked == "compact" or not one.only_compact]:
+    excluding = (*obstacles(server), *more)
+    if requested is None:
+        return Choice("static" if excluding else "compact", excluding)
+    if hindering := [one for one in excluding if requested == "compact" or not one.only_compact]:
         one = hindering[0]
         raise InputError(
-            f"{VARIABLE}: {asked} is not possible with {one.what} ({one.why}); "
+            f"{VARIABLE}: {requested} is not possible with {one.what} ({one.why}); "
             "unset it to verify whole blocks, or leave the other out"
         )
-    return Choice("compact" if asked == "compact" else "cap-accept")
+    return Choice("compact" if requested == "compact" else "cap-accept")
 
 
 def markdown() -> str:

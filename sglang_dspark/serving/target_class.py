@@ -1,4 +1,4 @@
-"""What SGLang's class of a model can do, read from its source: importing it may need a GPU, and takes long."""
+"""Capabilities of SGLang's model classes, read from their source: importing them is slow and may need a GPU."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def hands_over_hidden_states(architecture: str) -> bool | None:
     for path in package.joinpath(*MODELS.split(".")[1:]).glob("*.py"):
         if defined.search(path.read_text(encoding="utf-8")):
             tree = SourceTree(package.parent)
-            # A class that passes on what it does not have has whatever it wraps.
+            # A class with ``__getattr__`` passes lookups on to the class that it wraps.
             names = (f"{MODELS}.{path.stem}.{architecture}.{method}" for method in (*METHODS, "__getattr__"))
             return any(tree.find(name) is not None for name in names)
     return None

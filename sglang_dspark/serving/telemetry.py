@@ -41,7 +41,7 @@ def tally(
     confidence: NDArray[np.float32],
     slo_class: NDArray[np.int64],
 ) -> None:
-    """Adds a step.
+    """Add a step to the totals.
 
     Args:
         totals: float64 [5, LENGTHS]: rounds by verify length and by accepted length (tokens, the target's own
@@ -65,7 +65,7 @@ def tally(
 
 
 class Telemetry:
-    """Counts steps, and publishes the counts."""
+    """Counts steps and publishes the counts."""
 
     def __init__(
         self,

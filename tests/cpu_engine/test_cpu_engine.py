@@ -433,7 +433,7 @@ def test_device_of_a_command_line(words: str, device: str | None, tmp_path: Path
     (tmp_path / "cpu.yaml").write_text("model-path: m\ndevice: cpu\n")
     (tmp_path / "other.yaml").write_text("model-path: m\n")
     (tmp_path / "broken.yaml").write_text("a: [\n")
-    assert early.device_asked_for(words.format(folder=tmp_path).split()) == device
+    assert early.requested_device(words.format(folder=tmp_path).split()) == device
 
 
 @pytest.fixture

@@ -62,7 +62,7 @@ def _answer(question: Question) -> dict[str, Any]:
             os.environ.pop(name, None)
     return {
         "mode": found.choice.mode,
-        "said": found.said,
+        "said": found.summary,
         "backend": found.attention_backend,
         "captured": list(found.captured_tokens),
         "log": kept.lines,

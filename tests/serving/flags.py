@@ -6,7 +6,7 @@ from types import SimpleNamespace
 from typing import Any
 
 from sglang_dspark.serving import serve_check
-from sglang_dspark.serving.server import Server
+from sglang_dspark.serving.resolved_server import ResolvedServer
 
 GAMMA = 7
 
@@ -61,6 +61,6 @@ CFG: dict[str, Any] = {
 
 def server(
     mla: bool = False, model: Any = None, platform: Any = H100, cpu_engine: bool = False, **flags: Any
-) -> Server:
+) -> ResolvedServer:
     """A server with other flags than :data:`CFG`."""
-    return Server(SimpleNamespace(**(CFG | flags)), model, mla, platform, cpu_engine)
+    return ResolvedServer(SimpleNamespace(**(CFG | flags)), model, mla, platform, cpu_engine)

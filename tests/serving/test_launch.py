@@ -177,7 +177,7 @@ def test_a_draft_without_confidences_leaves_whole_blocks(draft: Path, content: s
     write(draft, content)
     choice = check(draft)
     assert choice.mode == "static"
-    assert f"{draft / 'config.json'}: enable_confidence_head" in launch.said(choice)
+    assert f"{draft / 'config.json'}: enable_confidence_head" in launch.summary(choice)
     for mode in ("compact", "cap-accept"):
         with pytest.raises(InputError, match="enable_confidence_head"):
             check(draft, mode=mode)

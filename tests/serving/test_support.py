@@ -169,7 +169,7 @@ def test_the_table_decides(server: dict[str, Any], hindered: str | None) -> None
         return
     assert choice.mode == "static"
     assert choice.obstacles[0].what == hindered
-    assert hindered in launch.said(choice) and support.VARIABLE not in launch.said(choice)
+    assert hindered in launch.summary(choice) and support.VARIABLE not in launch.summary(choice)
     with pytest.raises(InputError, match=f"^{support.VARIABLE}: compact .*{hindered}"):
         support.choose(described, "compact")
     assert support.choose(described, "static") == Choice("static")
@@ -357,7 +357,7 @@ def test_nothing_of_one_answer_is_left_for_the_next(answered) -> None:
 
 def test_a_gpu_that_is_neither_here_nor_named_is_asked_for() -> None:
     os.environ["SGLANG_USE_CPU_ENGINE"] = "0"
-    with pytest.raises(InputError, match=r"^--gpu: there is none here"):
+    with pytest.raises(InputError, match=r"^gpu: this machine has none"):
         serve_check.answer(["--model-path", str(TARGET)])
-    with pytest.raises(InputError, match=r"^--gpu: 'h300' is not one"):
+    with pytest.raises(InputError, match=r"^gpu: 'h300' is not known"):
         serve_check.answer(["--model-path", str(TARGET)], "h300")

@@ -1,4 +1,4 @@
-"""Bytes and launches of our kernels beside SGLang's: counted on scaled shapes, which the formulas must meet exactly."""
+"""Bytes and launches of our kernels beside SGLang's: formulas that counts on scaled shapes must equal exactly."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ DEFAULT_TARGET: Final = "sm_90"
 
 
 def run() -> dict[str, Any]:
-    """Counts, checks and reports.
+    """Count, check and report.
 
     Returns:
         ``rows``: a draft position, sampled, on an H100, by requests; ``greedy``: the same at temperature 0; ``round``:
@@ -35,7 +35,7 @@ def run() -> dict[str, Any]:
         (derived, not measured); ``counted``: the scaled shapes on which the formulas were met.
 
     Raises:
-        InputError: Kernels are not interpreted in this process, or a count is not what the formula says.
+        InputError: Kernels are not interpreted in this process, or a count differs from the formula.
     """
     from dspark_kernels.interpreter import interpreted
 
@@ -55,10 +55,10 @@ def run() -> dict[str, Any]:
 
 
 def check(shape: RoundShape) -> dict[str, Any]:
-    """Counts every stage, ours and upstream's, at a shape.
+    """Count every stage, ours and upstream's, at a shape.
 
     Raises:
-        InputError: A count is not what the formula says.
+        InputError: A count differs from the formula.
     """
     stages: dict[str, tuple[Callable[[], MemoryTraffic], MemoryTraffic]] = {
         "confidence": (lambda: traffic.count_confidence(shape), traffic.confidence_of_block(shape)),
@@ -76,8 +76,8 @@ def check(shape: RoundShape) -> dict[str, Any]:
         )
         stages[f"upstream {name}"] = partial(upstream.count_position, shape, sampled), upstream.position(shape, sampled)
     for name, (count, formula) in stages.items():
-        if (found := count()) != formula:
-            raise InputError(f"{name}: counted {found}, by formula {formula}, at {shape}; one of them is wrong")
+        if (counted := count()) != formula:
+            raise InputError(f"{name}: counted {counted}, by formula {formula}, at {shape}; one of them is wrong")
     return {"rows": shape.rows, "vocab": shape.vocab, "rank": shape.rank, "gamma": shape.gamma, "stages": list(stages)}
 
 
@@ -88,8 +88,8 @@ def _target(target: GpuTarget) -> dict[str, Any]:
     for rows in ROWS:
         shape = RoundShape(rows)
         cut = for_rows(target.draft, rows)
-        for found, is_sampled in ((sampled, True), (greedy, False)):
-            found[str(rows)] = _beside(
+        for by_rows, is_sampled in ((sampled, True), (greedy, False)):
+            by_rows[str(rows)] = _beside(
                 traffic.position(shape, cut, is_sampled),
                 upstream.position(shape, is_sampled),
                 traffic.minimum(shape, is_sampled),
@@ -124,10 +124,10 @@ def _round(shape: RoundShape, target: GpuTarget, sampled: bool, graph: bool) -> 
 
 def _beside(ours: MemoryTraffic, theirs: MemoryTraffic, least: int | None, target: GpuTarget) -> dict[str, Any]:
     """Plain keys count every access; ``*_l2`` leave out what the L2 cache serves again."""
-    found: dict[str, Any] = {"bytes": ours.every, "bytes_l2": ours.distinct}
+    figures: dict[str, Any] = {"bytes": ours.every, "bytes_l2": ours.distinct}
     if least is not None:
-        found |= {"minimum": least, "vs_minimum": ours.every / least, "vs_minimum_l2": ours.distinct / least}
-    return found | {
+        figures |= {"minimum": least, "vs_minimum": ours.every / least, "vs_minimum_l2": ours.distinct / least}
+    return figures | {
         "upstream_bytes": theirs.every,
         "upstream_bytes_l2": theirs.distinct,
         "vs_upstream": ours.every / theirs.every,

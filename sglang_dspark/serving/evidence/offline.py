@@ -1,4 +1,4 @@
-"""SGLang's verify planner without a server, for a test or a benchmark: the real one, on stand-ins for what it asks."""
+"""SGLang's verify planner without a server, for tests and benchmarks: the real planner on stand-ins around it."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def artifact(policy: AnyPolicy = POLICY, gamma: int = GAMMA, **fields: Any) -> A
 
 
 class OneRank:
-    """The part of SGLang's ``GroupCoordinator`` and ``SpecTpSync`` that the planner looks at, for one rank."""
+    """The part of SGLang's ``GroupCoordinator`` and ``SpecTpSync`` that the planner uses, for one rank."""
 
     world_size = 1
     rank_in_group = 0
@@ -126,7 +126,7 @@ def attach(target: Any, made: Artifact, **settings: Any) -> LiveServer:
 
 
 def batch(requests: int) -> Any:
-    """What of a ``ScheduleBatch`` a decision looks at."""
+    """The part of a ``ScheduleBatch`` that a decision reads."""
     request = SimpleNamespace(custom_params=None)
     return SimpleNamespace(
         reqs=[SimpleNamespace(rid=f"{i:032x}", sampling_params=request) for i in range(requests)],

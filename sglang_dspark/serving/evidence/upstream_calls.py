@@ -12,7 +12,7 @@ from dspark_kernels.startup.served_shapes import ServedShapes
 
 
 def calls(given: BenchInputs, served: ServedShapes) -> Calls:
-    """By operation of the bench, and the whole round."""
+    """Calls by operation of the bench, and the whole round."""
     from sglang.kernels.ops.speculative.dspark.dspark_accept import AcceptSampling, SoftmaxTemp
     from sglang.kernels.ops.speculative.dspark.dspark_schedule import ScheduleVerifyLensTopk
     from sglang.srt.speculative.dspark_components.dspark_draft import DraftNoise, draft_markov_block

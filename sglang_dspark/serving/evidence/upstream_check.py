@@ -1,4 +1,4 @@
-"""What of SGLang that the plugin relies on is another in another version, read from its source without importing it.
+"""Compare two SGLang versions in what the plugin relies on, from their source without importing it.
 
     python -m sglang_dspark.serving.evidence.upstream_check sglang-0.5.24-py3-none-any.whl
 
@@ -41,7 +41,7 @@ class Finding(NamedTuple):
 
     Attributes:
         name: Dotted path, or ``module: attribute``.
-        what: What is another.
+        what: The difference.
         breaks: The plugin fails or refuses to start with it.
         diff: Lines of a unified diff.
     """
@@ -57,13 +57,13 @@ def parameters(node: ast.FunctionDef | ast.AsyncFunctionDef) -> dict[str, str]:
     args = node.args
     plain = [*args.posonlyargs, *args.args]
     defaults = [None] * (len(plain) - len(args.defaults)) + list(args.defaults)
-    found = {arg.arg: _default(value) for arg, value in zip(plain, defaults, strict=True)}
-    found |= {a.arg: f"keyword{_default(v)}" for a, v in zip(args.kwonlyargs, args.kw_defaults, strict=True)}
+    by_name = {arg.arg: _default(value) for arg, value in zip(plain, defaults, strict=True)}
+    by_name |= {a.arg: f"keyword{_default(v)}" for a, v in zip(args.kwonlyargs, args.kw_defaults, strict=True)}
     if args.vararg:
-        found[f"*{args.vararg.arg}"] = ""
+        by_name[f"*{args.vararg.arg}"] = ""
     if args.kwarg:
-        found[f"**{args.kwarg.arg}"] = ""
-    return found
+        by_name[f"**{args.kwarg.arg}"] = ""
+    return by_name
 
 
 def _default(value: ast.expr | None) -> str:
@@ -71,7 +71,7 @@ def _default(value: ast.expr | None) -> str:
 
 
 def compare(name: str, old: SourceTree, new: SourceTree, relied_on: Iterable[str] = ()) -> Finding | None:
-    """How what ``name`` stands for differs; None where it does not.
+    """The difference in what ``name`` stands for; None where there is none.
 
     Args:
         relied_on: Parameters that must be there.
@@ -87,7 +87,7 @@ def compare(name: str, old: SourceTree, new: SourceTree, relied_on: Iterable[str
         return Finding(name, f"was a {_kind(before)} and is a {_kind(after)}", True)
     if ast.dump(_plain(before)) == ast.dump(_plain(after)):
         return None
-    said, breaks = f"its {_kind(after)} changed", False
+    what, breaks = f"its {_kind(after)} changed", False
     if isinstance(before, ast.FunctionDef | ast.AsyncFunctionDef) and isinstance(
         after, ast.FunctionDef | ast.AsyncFunctionDef
     ):
@@ -95,11 +95,11 @@ def compare(name: str, old: SourceTree, new: SourceTree, relied_on: Iterable[str
         changes = [f"-{p}" for p in had if p not in has] + [f"+{p}{has[p]}" for p in has if p not in had]
         changes += [f"{p}{had[p]} -> {p}{has[p]}" for p in had if p in has and had[p] != has[p]]
         breaks = any(p not in has for p in relied_on)
-        said = f"parameters: {', '.join(changes)}" if changes else "its body changed"
+        what = f"parameters: {', '.join(changes)}" if changes else "its body changed"
     lines = difflib.unified_diff(
         ast.unparse(_plain(before)).splitlines(), ast.unparse(_plain(after)).splitlines(), "old", "new", lineterm=""
     )
-    return Finding(name, said, breaks, tuple(lines))
+    return Finding(name, what, breaks, tuple(lines))
 
 
 def _kind(node: ast.AST) -> str:
@@ -110,7 +110,7 @@ def _kind(node: ast.AST) -> str:
 
 @cache
 def _plain(node: Definition) -> Definition:
-    """Without docstrings, which say nothing of what runs; a class without its methods, which are compared alone."""
+    """A definition without docstrings; a class also without its methods, which are compared on their own."""
     copy: Definition = ast.parse(ast.unparse(node)).body[0]  # type: ignore[assignment]
     for part in ast.walk(copy):
         if isinstance(part, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef) and ast.get_docstring(part):
@@ -122,7 +122,7 @@ def _plain(node: Definition) -> Definition:
 
 
 class Uses(NamedTuple):
-    """What this package has of SGLang, each with the first place that does.
+    """SGLang's names that this package uses, each with the first place of use.
 
     Attributes:
         imported: Modules, functions and classes.
@@ -136,7 +136,7 @@ class Uses(NamedTuple):
 
 
 def uses(package: Path = PACKAGE) -> Uses:
-    """Reads what ``package`` imports from SGLang or names in full, and the attributes that its ``serving`` looks up."""
+    """Read the names that ``package`` imports from SGLang or writes in full, and the attributes that it looks up."""
     imported: dict[str, Place] = {}
     named: dict[str, Place] = {}
     attributes: dict[str, Place] = {}
@@ -164,27 +164,27 @@ def uses(package: Path = PACKAGE) -> Uses:
 
 
 def check(old: SourceTree, new: SourceTree, hooks: Iterable[Hook], used: Uses) -> dict[str, list[Finding]]:
-    """Every difference that matters to the plugin, by what it concerns."""
+    """Every difference that matters to the plugin, by subject."""
     targets = {hook.target: hook for hook in hooks if hook.target.startswith("sglang.")}
     relied: dict[str, set[str]] = {name: set() for name in targets}
     for hook in hooks:
         if hook.target in relied:
             relied[hook.target].update(hook.parameters)
-    found: dict[str, list[Finding]] = {"hook targets": [], "imported or named": [], "attributes": []}
+    findings: dict[str, list[Finding]] = {"hook targets": [], "imported or named": [], "attributes": []}
     for name in sorted(targets):
         if (finding := compare(name, old, new, relied[name])) is not None:
-            found["hook targets"].append(finding)
+            findings["hook targets"].append(finding)
     for name, place in sorted((used.named | used.imported).items()):
         if name not in targets and (finding := compare(name, old, new)) is not None:
-            found["imported or named"].append(finding._replace(what=f"{finding.what} ({place})"))
+            findings["imported or named"].append(finding._replace(what=f"{finding.what} ({place})"))
     modules = sorted({_module(old, name) for name in (*targets, *used.imported)})
     anywhere = set().union(*(new.attributes(module) for module in modules))
     for module in modules:
         for name in sorted((old.attributes(module) - new.attributes(module)) & used.attributes.keys()):
-            said = "is elsewhere now, or another's" if name in anywhere else "is not there"
+            what = "is elsewhere now, or another's" if name in anywhere else "is not there"
             place = used.attributes[name]
-            found["attributes"].append(Finding(f"{module}: {name}", f"{said} ({place})", name not in anywhere))
-    return found
+            findings["attributes"].append(Finding(f"{module}: {name}", f"{what} ({place})", name not in anywhere))
+    return findings
 
 
 def _module(tree: SourceTree, name: str) -> str:

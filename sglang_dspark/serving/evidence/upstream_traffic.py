@@ -1,4 +1,4 @@
-"""What SGLang's own kernels move for the same work: by formula, and counted from the kernels in the installed wheel.
+"""Memory traffic of SGLang's own kernels: by formula, and counted from the kernels in the installed wheel.
 
 PyTorch's operators between them (matrix products, gathers, concatenations) are taken at their minimum: inputs read
 once, outputs written once. Where SGLang would use FlashInfer's softmax its own Triton form is counted, and a launch's

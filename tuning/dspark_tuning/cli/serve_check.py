@@ -45,11 +45,11 @@ def serve_check(
         print_json(
             {
                 "verify_mode": found.choice.mode,
-                "said": found.said,
+                "said": found.summary,
                 "obstacles": [{"what": one.what, "why": one.why} for one in found.choice.obstacles],
                 "attention_backend": found.attention_backend,
                 "captured_tokens": list(found.captured_tokens),
             }
         )
     else:
-        print_text(f"{found.choice.mode}: {found.said}")
+        print_text(f"{found.choice.mode}: {found.summary}")

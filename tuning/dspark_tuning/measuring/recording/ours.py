@@ -1,5 +1,4 @@
-"""Steps of a server with our plugin: its stream (``sglang_dspark.serving.stream``), which nothing gets lost from on the
-way, and which needs no restart."""
+"""Recording of a server with our plugin from ``sglang_dspark.serving.stream``: lossless, without a restart."""
 
 from __future__ import annotations
 
@@ -30,7 +29,7 @@ class Ours:
     def __init__(self, client: Client, info: dict[str, Any]) -> None:
         """
         Args:
-            info: What the server said once the stream was open.
+            info: The server's info once the stream was open.
 
         Raises:
             InputError: Several data-parallel ranks.
@@ -51,17 +50,17 @@ class Ours:
     def poll(self) -> Taken:
         if self._wanted is not None:
             self._client.set_state(dspark_policy_record=self._wanted)
-        found = self._client.info()["internal_states"][0].get("dspark_policy_record")
-        if found is None:
-            # It was started again, or somebody else ended the recording.
+        answer = self._client.info()["internal_states"][0].get("dspark_policy_record")
+        if answer is None:
+            # It was restarted, or another client ended the recording.
             if not self._client.set_state(dspark_policy_record=1):
                 raise UnansweredError("the server was started again without the plugin's policy")
             self._again()
             return Taken(none())
-        if self._opened is not None and found["opened"] != self._opened:
+        if self._opened is not None and answer["opened"] != self._opened:
             self._again()
-        self._opened = found["opened"]
-        return self._take(found)
+        self._opened = answer["opened"]
+        return self._take(answer)
 
     def end(self) -> None:
         self._client.set_state(dspark_policy_record=0)
@@ -84,9 +83,9 @@ class Ours:
         self._opened = self._wanted = None
         self._segment += 1
 
-    def _take(self, found: dict[str, Any]) -> Taken:
+    def _take(self, answer: dict[str, Any]) -> Taken:
         try:
-            with pa.ipc.open_stream(base64.b64decode(found["steps"], validate=True)) as reader:
+            with pa.ipc.open_stream(base64.b64decode(answer["steps"], validate=True)) as reader:
                 steps = reader.read_all()
         except (binascii.Error, pa.ArrowException) as error:
             raise UnansweredError(f"its steps cannot be read ({error})") from error
@@ -99,7 +98,7 @@ class Ours:
         missing = np.diff(numbers, prepend=before) - 1
         segments = self._segment + np.cumsum(missing > 0)
         self._segment, self._wanted = int(segments[-1]), int(numbers[-1]) + 1
-        places = self._places(found["classes"])
+        places = self._places(answer["classes"])
         return Taken(_with_schema(steps, segments, places), int(missing.sum()))
 
     def _places(self, names: list[str]) -> list[int]:

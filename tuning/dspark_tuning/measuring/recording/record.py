@@ -1,4 +1,4 @@
-"""The recording itself: polls a server until it is told to end, and writes what it got."""
+"""Record a server: poll it until the end is requested, and write the steps."""
 
 from __future__ import annotations
 
@@ -40,20 +40,20 @@ class Recorded(NamedTuple):
 
 
 def source(client: Client) -> Source:
-    """Finds out how the server tells its steps, and opens the recording.
+    """Detect how the server reports its steps, and open the recording.
 
     Raises:
         InputError: It does not, which the message mends.
     """
     info = client.connect()
     try:
-        # From the beginning, whatever another recording left.
+        # From the beginning, even where another recording was left open.
         if client.set_state(dspark_policy_record=0) and client.set_state(dspark_policy_record=1):
             return Ours(client, info)
         if client.set_state(dspark_clear_info_records=1):
             return Stock(client, client.connect())
     except UnansweredError as error:
-        raise InputError(f"{client.url}: cannot be told to record ({error}); see its log") from error
+        raise InputError(f"{client.url}: refuses to record ({error}); see its log") from error
     algorithm = info.get("speculative_algorithm")
     if algorithm is None:
         raise InputError(
@@ -73,10 +73,10 @@ def record(
     seconds: float | None = None,
     say: Callable[[str], None] = lambda text: None,
 ) -> Recorded:
-    """Records until ``stop`` is set, ``seconds`` are over, or the server is gone for good.
+    """Record until ``stop`` is set, ``seconds`` are over, or the server is gone for good.
 
     Args:
-        say: Told what goes on while it records.
+        say: Called with progress messages.
 
     Raises:
         InputError: The server cannot be recorded, the file cannot be written, or there was nothing to record.
@@ -91,7 +91,7 @@ def record(
         try:
             chosen.end()
         except UnansweredError as error:
-            say(f"The server was not told that the recording is over ({error}).")
+            say(f"The server could not be notified that the recording is over ({error}).")
 
 
 def _record(
@@ -123,9 +123,9 @@ def _record(
                 writer.append(steps)
                 count = pc.sum(pc.equal(steps["kind"], "prefill")).as_py()
                 prefills, decodes = prefills + count, decodes + len(steps) - count
-                found = set(steps["segment"].to_pylist())
-                segments += len(found - {last_segment})
-                last_segment = max(found)
+                polled = set(steps["segment"].to_pylist())
+                segments += len(polled - {last_segment})
+                last_segment = max(polled)
         if ending:
             break
     if not decodes:

@@ -60,8 +60,8 @@ class Record(NamedTuple):
     """One or several recordings of one deployment.
 
     Attributes:
-        steps: ``RECORDING`` and an int32 column ``run``, the recording's place in ``abouts``; segments are told apart.
-        abouts: What was recorded, by recording.
+        steps: ``RECORDING`` and an int32 column ``run``, the recording's place in ``abouts``; segments are distinct.
+        abouts: Metadata by recording.
     """
 
     steps: pa.Table
@@ -73,14 +73,14 @@ class Record(NamedTuple):
 
 
 def check_writable(path: Path) -> None:
-    """Refuses a file that could not be written at the end, before any time is spent; creates nothing.
+    """Refuse a file that could not be written at the end, before any time is spent; creates nothing.
 
     Raises:
         InputError: It is a folder, or the folder that it would be in is not one that can be written.
     """
     existing = next(parent for parent in path.absolute().parents if parent.exists())
     if path.is_dir() or not existing.is_dir() or not os.access(existing, os.W_OK | os.X_OK):
-        raise InputError(f"--out: {path}: cannot be written; choose another file")
+        raise InputError(f"out: {path}: cannot be written; choose another file")
 
 
 class Writer:
@@ -102,14 +102,14 @@ class Writer:
         self._writer = pq.ParquetWriter(name, RECORDING, compression="zstd")
 
     def append(self, steps: pa.Table) -> None:
-        """Adds steps, in order. Args: a table of ``RECORDING``."""
+        """Append steps, in order: a table of ``RECORDING``."""
         try:
             self._writer.write_table(steps)
         except OSError as error:
             raise self._refusal(error) from error
 
     def close(self, about: About) -> None:
-        """Ends the file and puts it in its place."""
+        """End the file and move it to its path."""
         try:
             self._writer.add_key_value_metadata({KEY: about.model_dump_json().encode()})
             self._writer.close()
@@ -136,7 +136,7 @@ class Writer:
 
 
 def write(path: Path, steps: pa.Table, about: About) -> None:
-    """Writes a whole recording at once.
+    """Write a whole recording at once.
 
     Raises:
         InputError: The file cannot be written.
@@ -147,7 +147,7 @@ def write(path: Path, steps: pa.Table, about: About) -> None:
 
 
 def read(paths: Sequence[Path]) -> Record:
-    """Reads recordings of one deployment.
+    """Read recordings of one deployment.
 
     Raises:
         InputError: A file is not a recording, is empty, or is of another model or block than the first.
@@ -183,7 +183,7 @@ def _read(path: Path) -> tuple[pa.Table, About]:
     except (OSError, pa.ArrowException) as error:
         raise InputError(f"{path}: not a Parquet file ({error}); give what `dspark record` wrote") from error
     if text is None:
-        raise InputError(f"{path}: says nothing about a server; give what `dspark record` wrote")
+        raise InputError(f"{path}: no server metadata; give what `dspark record` wrote")
     try:
         about = About.model_validate_json(text)
     except ValidationError as error:

@@ -1,4 +1,4 @@
-"""What steps are taken from: a server of either kind."""
+"""Sources of a recording: servers of either kind."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from sglang_dspark.serving.step_schema import RECORDING
 
 
 class Taken(NamedTuple):
-    """What a poll brought.
+    """Steps of one poll.
 
     Attributes:
         steps: Of ``RECORDING``, none of which was taken before.
@@ -27,7 +27,7 @@ class Source(Protocol):
 
     @property
     def name(self) -> str:
-        """What is recorded, for people."""
+        """Name of the source, for people."""
 
     @property
     def wait_s(self) -> float:
@@ -38,7 +38,7 @@ class Source(Protocol):
         """How often the recording began anew; what the server did before that and after the last poll is lost."""
 
     def poll(self) -> Taken:
-        """Takes what the server has done since the last time.
+        """Take the steps since the last poll.
 
         Raises:
             UnansweredError: The server did not answer; what it has is there the next time.
@@ -52,7 +52,7 @@ class Source(Protocol):
         """
 
     def about(self, lost: int) -> About:
-        """What was recorded."""
+        """Metadata of the recording."""
 
 
 def none() -> pa.Table:

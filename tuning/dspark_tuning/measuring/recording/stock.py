@@ -35,35 +35,35 @@ HALF_A_DIGIT: Final = 5e-5
 
 
 class Stock:
-    """A server that records by itself."""
+    """A stock server, which records its own steps."""
 
     name = "SGLang's own record"
 
     def __init__(self, client: Client, info: dict[str, Any]) -> None:
         """
         Args:
-            info: What the server said after its records were cleared.
+            info: The server's info after its records were cleared.
 
         Raises:
-            InputError: It records nothing, or nothing that tells a step from another.
+            InputError: It records nothing, or nothing that distinguishes steps.
         """
         self._client, self._info = client, info
         self.wait_s = LONGEST_S / 4
         self.restarts = 0
         self._ranks: dict[str, _Rank] = {}
         self._segments = 0
-        found = info["internal_states"][0].get("dspark_info_record")
-        if found is None:
+        records = info["internal_states"][0].get("dspark_info_record")
+        if records is None:
             raise InputError(
                 f"{client.url}: records no steps: dspark_info_record is missing from its state; start it with "
                 f"{RECORD}, or on a GPU with {DUMP} for lengths and confidences too"
             )
-        self._gamma, self._mode = int(found["gamma"]), str(found["mode"])
-        self._components = set(found["components"])
+        self._gamma, self._mode = int(records["gamma"]), str(records["mode"])
+        self._components = set(records["components"])
         if "core" not in self._components:
             raise InputError(
                 f"{client.url}: SGLANG_DSPARK_DEBUG_DUMP: {','.join(sorted(self._components))} leaves out core, by "
-                f"which steps are told apart; start the server with {RECORD} or {DUMP}"
+                f"which steps are distinguished; start the server with {RECORD} or {DUMP}"
             )
         self._temperatures, unread = _temperatures(info.get("speculative_dspark_confidence_sts_path"), self._gamma)
         self._partial = _missing(self._components, self._mode, info, unread)
@@ -82,7 +82,7 @@ class Stock:
         names = [_process(state) for state in states]
         if len(set(names)) < len(names):
             raise InputError(
-                f"{self._client.url}: its {len(names)} data-parallel ranks cannot be told apart; record one"
+                f"{self._client.url}: its {len(names)} data-parallel ranks cannot be distinguished; record one"
             )
         rows: list[dict[str, Any]] = []
         lost = 0
@@ -154,12 +154,12 @@ class Stock:
             return None
         inside = np.clip(np.array(confidence), HALF_A_DIGIT, 1 - HALF_A_DIGIT)
         logit = np.log(inside / (1 - inside)) * self._temperatures
-        found: NDArray[np.float32] = (1 / (1 + np.exp(-logit))).astype(np.float32).reshape(-1)
-        return found
+        unscaled: NDArray[np.float32] = (1 / (1 + np.exp(-logit))).astype(np.float32).reshape(-1)
+        return unscaled
 
 
 class _Rank:
-    """What was taken from one scheduler process."""
+    """The state of one scheduler process's recording."""
 
     def __init__(self) -> None:
         self._last: int | None = None
@@ -192,7 +192,7 @@ def _seconds(milliseconds: float | None) -> float | None:
 
 
 def _process(state: dict[str, Any]) -> str:
-    """Tells a scheduler process from others: its start took what no other's took."""
+    """Identify a scheduler process by the duration of its start."""
     return json.dumps(state.get("startup_time"), sort_keys=True)
 
 
@@ -207,32 +207,32 @@ def _temperatures(path: str | None, gamma: int) -> tuple[NDArray[np.float64], st
     if not path:
         return np.ones(gamma), ""
     try:
-        found = np.array(json.loads(Path(path).read_text())["temperatures"], float)
+        temperatures = np.array(json.loads(Path(path).read_text())["temperatures"], float)
     except (OSError, ValueError, KeyError, TypeError) as error:
         return np.zeros(0), f"{path} of the server cannot be read here ({type(error).__name__})"
-    if found.shape != (gamma,):
-        return np.zeros(0), f"{path} has {found.size} temperatures for a block of {gamma}"
-    return found, ""
+    if temperatures.shape != (gamma,):
+        return np.zeros(0), f"{path} has {temperatures.size} temperatures for a block of {gamma}"
+    return temperatures, ""
 
 
 def _missing(components: set[str], mode: str, info: dict[str, Any], unread: str) -> list[str]:
-    """What the server does not record and why, a sentence each."""
-    found = ["Prefills: SGLang records decode steps only; a step after a prefill has no time."]
+    """The data that the server does not record and why, a sentence each."""
+    missing = ["Prefills: SGLang records decode steps only; a step after a prefill has no time."]
     if "step_cpu_time" not in components:
-        found.append(f"Step times: the server was started without step_cpu_time; {RECORD} has it.")
+        missing.append(f"Step times: the server was started without step_cpu_time; {RECORD} has it.")
     else:
-        found.append("Steps of more than a second: SGLang leaves out their time.")
+        missing.append("Steps of more than a second: SGLang leaves out their time.")
     if not components >= {"draft_gpu_time", "target_verify_gpu_time"}:
-        found.append(f"Draft and verify times: they need {DUMP}, and a GPU.")
+        missing.append(f"Draft and verify times: they need {DUMP}, and a GPU.")
     if "reqs" not in components:
-        found.append(
+        missing.append(
             f"Requests, contexts, verify and accepted lengths and confidences: they need {DUMP}, and a GPU; "
             "without them cost can be calibrated, acceptance cannot."
         )
     elif unread:
-        found.append(f"Confidences: {unread}, and they cannot be told without its temperatures.")
+        missing.append(f"Confidences: {unread}, and they cannot be computed without its temperatures.")
     if mode == "static":
-        found.append("Confidences and budgets: verify mode static has none; compact and cap-accept do.")
+        missing.append("Confidences and budgets: verify mode static has none; compact and cap-accept do.")
     if info.get("enable_dp_attention"):
-        found.append("The other ranks' tokens: with data-parallel attention a step waits for all ranks.")
-    return found
+        missing.append("The other ranks' tokens: with data-parallel attention a step waits for all ranks.")
+    return missing

@@ -1,4 +1,4 @@
-"""A server as its flags, its model and its GPU describe it, before weights are loaded."""
+"""A server described by its resolved flags, its model and its GPU, before weights are loaded."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ ATTENTION: Final = "sglang.srt.layers.attention"
 HOOKS: Final = "sglang.srt.arg_groups"
 
 
-class Server(NamedTuple):
+class ResolvedServer(NamedTuple):
     """A server whose flags are resolved and whose weights are not loaded.
 
     Attributes:
@@ -73,7 +73,7 @@ def option(field: str) -> str:
 
 
 def by(symbol: str, attribute: str | None = None) -> Callable[[Any], bool]:
-    """Asks a function of SGLang about the model configuration, or about an attribute of it."""
+    """A test of the model configuration, or of an attribute of it, by a function of SGLang."""
 
     def detect(model: Any) -> bool:
         return bool(pkgutil.resolve_name(symbol)(getattr(model, attribute) if attribute else model))
@@ -82,7 +82,7 @@ def by(symbol: str, attribute: str | None = None) -> Callable[[Any], bool]:
 
 
 def is_a(symbol: str, attribute: str) -> Callable[[Any], bool]:
-    """Asks whether an attribute of the model configuration is of a class of SGLang."""
+    """A test whether an attribute of the model configuration is of a class of SGLang."""
 
     def detect(model: Any) -> bool:
         return isinstance(getattr(model, attribute), pkgutil.resolve_name(symbol))
