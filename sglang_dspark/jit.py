@@ -25,7 +25,7 @@ def njit(**options: Any) -> Callable[[Function], Function]:
     """Decorate a function to be compiled, as ``numba.njit`` does with the same options.
 
     numba caches beside the source or in the user's home, and raises where it can write to neither, as in a container
-    with a read-only root. The cache is then in a private temporary folder of this user; where that is not possible either,
+    with a read-only root. The cache is then in a private temporary folder; where that is not possible either,
     or a file cannot be written later, functions are compiled anew in every process.
     """
 
