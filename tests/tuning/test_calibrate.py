@@ -153,8 +153,8 @@ def test_what_a_recording_cannot_tell_is_said(tmp_path: Path) -> None:
     said = " ".join(calibrate([path], loads=(64,)).profile.warnings)
     for part in (
         "No step without a draft",
-        "always verifies 8 tokens",
-        "Always 8 requests",
+        "request verifies 8 tokens",
+        "step has 8 requests",
         "No prefill was recorded",
         "No server without speculation",
         "No steps near 64 running requests",

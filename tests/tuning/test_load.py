@@ -17,7 +17,7 @@ from dspark_simulator.workloads import Workload
 from dspark_tuning.measuring.calibrate import plain
 from dspark_tuning.measuring.load import request_rows
 from dspark_tuning.measuring.load.drive import Loaded, drive
-from dspark_tuning.measuring.load.prompts import Wanted
+from dspark_tuning.measuring.load.prompts import PromptSpec
 from dspark_tuning.measuring.load.request import SentRequest
 from dspark_tuning.measuring.load.result import result
 from sglang_dspark.errors import InputError
@@ -51,10 +51,10 @@ def server() -> Iterator[Fake]:
 
 def test_a_closed_loop_sends_the_simulators_requests(server: Fake) -> None:
     loaded = drive(Client(server.url), workload(), Run(requests=20, warmup_requests=5, drain=True), seed=3)
-    wanted = next(workload().chunks(3, 20))
+    spec = next(workload().chunks(3, 20))
     assert [r.id for r in loaded.requests] == list(range(20)) and not loaded.failed
-    assert [r.prompt_tokens for r in loaded.requests] == wanted["prompt"].tolist()
-    assert [r.slo_class for r in loaded.requests] == wanted["slo_class"].tolist()
+    assert [r.prompt_tokens for r in loaded.requests] == spec["prompt"].tolist()
+    assert [r.slo_class for r in loaded.requests] == spec["slo_class"].tolist()
     assert [r.measured for r in loaded.requests] == [False] * 5 + [True] * 15
     assert all(r.output_tokens == 6 and r.chunk_tokens.tolist() == [1] * 6 for r in loaded.requests)
     assert {body["sampling_params"]["custom_params"]["slo_class"] for body in server.asked} == {"chat", "code"}
@@ -94,9 +94,9 @@ def test_an_open_loop_says_how_late_it_sends(server: Fake) -> None:
     """Each prompt takes longer to make than the next request is away, so that lateness adds up."""
     slow_s, requests = 0.03, 10
 
-    def slowly(wanted: Wanted) -> list[int]:
+    def slowly(spec: PromptSpec) -> list[int]:
         time.sleep(slow_s)
-        return [1] * wanted.tokens
+        return [1] * spec.tokens
 
     loaded = drive(Client(server.url), workload(None), Run(requests=requests, warmup_requests=0, drain=True), 0, slowly)
     arrivals_s = next(workload(None).chunks(0, requests))["arrival_s"]

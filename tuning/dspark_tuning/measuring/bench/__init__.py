@@ -1,1 +1,1 @@
-"""Benchmarks of the project's own promises: the simulator's speed and the tuned policy's gain."""
+"""Benchmarks of the simulator and of tuning."""

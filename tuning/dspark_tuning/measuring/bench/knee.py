@@ -1,4 +1,4 @@
-"""What tuning is worth in an open loop: the knee of every arm, and the goodput around the winner's."""
+"""Gain of tuning in an open loop: the knee of every arm, and goodput around the knee of the winner."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ from dspark_tuning.search.knee import WINDOW, KneeSearch, at_rate, capacity_per_
 from dspark_tuning.search.space import Space
 from dspark_tuning.search.tune import Options, Stage, choose
 
-# Rates of the search, as factors of the knee of the start.
+# Rates of the search, as factors of the knee of the candidate without search.
 SEARCHED = (0.8, 1.0, 1.25, 1.6)
-# A run of the search is half as long as one that finds a knee.
-SEARCH_WATCHED = WINDOW / 2
-# Where goodput is compared, as factors of the winner's knee.
+# A run of the search is half as long as one that measures a knee.
+SEARCH_WINDOW = WINDOW / 2
+# Rates at which goodput is compared, as factors of the knee of the winner.
 AROUND = (0.8, 1.0, 1.2)
-# What the winner is compared with, by the key of the comparison.
+# Baselines by key of the comparison.
 VERSUS = {
     "vs_no_spec": baselines.PLAIN,
     "vs_defaults": baselines.DEFAULT,
@@ -43,16 +43,16 @@ def run(
     executor: Executor | None = None,
     progress: Callable[[Stage], None] = lambda stage: None,
 ) -> dict[str, Any]:
-    """Tunes the scenario's requests as an open loop for goodput and finds the knee of every arm.
+    """Tune the requests of a scenario as an open loop for goodput, and measure the knee of every arm.
 
-    The winner's knee is compared with each by a ratio, NaN where one of them has no knee on some seed; goodput by its
-    difference. Each stands with its 95 % interval over paired replications.
+    The knee of the winner is compared with that of each arm by a ratio, NaN if either has no knee on some seed, and
+    goodput by a difference, each with its 95 % interval over paired replications.
     """
     space = Space(scenario, {})
     start = space.arm(baselines.START, space.start())
     guess = KneeSearch(start, seeds("search", options.seed, 1)[0], capacity_per_s(scenario))
     rate_per_s = knee(scenario, guess) or guess.guess_per_s
-    opened = at_rate(scenario, rate_per_s, SEARCH_WATCHED).model_copy(update={"loads": SEARCHED})
+    opened = at_rate(scenario, rate_per_s, SEARCH_WINDOW).model_copy(update={"loads": SEARCHED})
     chosen = choose(opened, options._replace(objective="goodput"), executor, progress)
     winner = chosen.winner
     named = {arm.name: arm for arm in chosen.compared}
@@ -120,5 +120,5 @@ def _mean(values: NDArray[np.float64], name: str) -> dict[str, float]:
 def _ratio(values: NDArray[np.float64], others: NDArray[np.float64]) -> dict[str, float]:
     if min(values.min(), others.min()) == 0:
         return {"ratio": np.nan, "low": np.nan, "high": np.nan}
-    found = ratio(np.log(values / others))
-    return {"ratio": found.ratio, "low": found.low, "high": found.high}
+    interval = ratio(np.log(values / others))
+    return {"ratio": interval.ratio, "low": interval.low, "high": interval.high}

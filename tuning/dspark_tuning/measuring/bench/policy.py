@@ -1,4 +1,4 @@
-"""What tuning is worth on packaged scenarios: knees of open loops, and throughput of closed ones with its rows."""
+"""Gain of tuning on packaged scenarios: knees of open loops, and throughput of closed loops with its rows."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from dspark_tuning.search.tune import Options, Outcome, Stage, tune
 
 OTHERS = ("h200-qwen3-8b", "b300-v4flash-agentic")
 HIGH_LOAD = 128
-# Replications of a knee, which takes several runs each, as a share of those of a closed loop.
+# Replications of a knee, each of several runs, as a share of those of a closed loop.
 KNEE_SHARE = 0.6
 ROW = (
     "arm",
@@ -45,39 +45,39 @@ def run(
     executor: Executor | None = None,
     progress: Callable[[Stage], None] = lambda stage: None,
 ) -> dict[str, Any]:
-    """Tunes every scenario of the benchmark twice, as an open loop for goodput and as a closed one for throughput.
+    """Tune every scenario of the benchmark twice: as an open loop for goodput and as a closed loop for throughput.
 
     Returns:
         ``knee`` (:func:`dspark_tuning.measuring.bench.knee.run`) and ``closed`` (:func:`summary`) of
         the packaged default, and under ``scenarios`` the same of the others.
     """
     options = Options(folder, trials=trials, replications=replications, seed=seed)
-    found = {}
+    results = {}
     for name in (DEFAULT, *OTHERS):
         scenario = load(name)
         opened = options._replace(folder=folder / name / "knee", replications=max(6, round(KNEE_SHARE * replications)))
-        found[name] = {
+        results[name] = {
             "knee": knee.run(scenario, opened, executor, progress),
             "closed": summary(tune(scenario, options._replace(folder=folder / name / "closed"), executor, progress)),
         }
-    return found[DEFAULT] | {"scenarios": {name: found[name] for name in OTHERS}}
+    return results[DEFAULT] | {"scenarios": {name: results[name] for name in OTHERS}}
 
 
 def summary(outcome: Outcome) -> dict[str, Any]:
-    """Ratios of the winner, each with its 95 % interval over paired replications.
+    """Gains of the winner, each with its 95 % interval over paired replications.
 
-    ``vs_*`` are of throughput, over all loads; each holds the same ``by_load`` and for ``goodput``. ``vs_default`` has
-    ``high_load`` too, the loads from 128 on. ``vs_best_fixed_by_load`` is the worst load's ratio to the fixed gamma
-    that is best at that load on these very rows, a choice that no server could make beforehand.
+    ``vs_*`` are ratios of throughput over all loads, each also ``by_load`` and for ``goodput``; ``vs_default`` also for
+    ``high_load``, the loads from 128 on. ``vs_best_fixed_by_load`` is the lowest ratio over loads to the fixed gamma
+    that is best at that load on the same rows, which no server can know beforehand.
     """
     winner, rows = outcome.winner.name, outcome.rows
 
     def versus(arm: str, part: pd.DataFrame = rows) -> dict[str, Any]:
-        found = {metric: _ratio(part, winner, arm, metric) for metric in ("throughput", "goodput")}
+        gains = {metric: _ratio(part, winner, arm, metric) for metric in ("throughput", "goodput")}
         by_load = [
             {"load": at, **_ratio(cells, winner, arm, "throughput")} for at, cells in part.groupby("load", sort=True)
         ]
-        return {**found["throughput"], "goodput": found["goodput"], "by_load": by_load}
+        return {**gains["throughput"], "goodput": gains["goodput"], "by_load": by_load}
 
     plain = versus(baselines.PLAIN)
     return {

@@ -1,7 +1,7 @@
 """Speed and memory of the simulator on the packaged default scenario.
 
-Every case runs in a process of its own, so that its peak memory is its own: once short, to compile, then timed as a
-whole, from the scenario to the result. The process is ``python -m dspark_tuning.measuring.bench.simulator CASE SCALE``.
+Every case runs in a separate process, whose peak memory is measured: first a short run to compile, then a timed run
+from the scenario to the result. The process is ``python -m dspark_tuning.measuring.bench.simulator CASE SCALE``.
 """
 
 from __future__ import annotations
@@ -22,14 +22,14 @@ DECISION_ROUNDS = 3000
 
 
 class Case(NamedTuple):
-    """A run to be timed.
+    """A timed run.
 
     Attributes:
-        rate_per_s: Of Poisson arrivals; None for a closed loop, or for the rate that ``clients`` would send at.
-        clients: Of the closed loop.
-        open_loop: Poisson arrivals at the rate at which the closed loop sends, so that its batch is about ``clients``.
-        policy: Schedules by aligned argmax on a server with room for all clients, instead of serving as it comes.
-        repeats: The best of so many runs counts.
+        rate_per_s: Rate of Poisson arrivals; None for a closed loop, or with ``open_loop``.
+        clients: Clients of the closed loop.
+        open_loop: Poisson arrivals at the rate of the closed loop, so that the batch is about ``clients``.
+        policy: Aligned argmax on a server with room for all clients, instead of SGLang's defaults.
+        repeats: Number of runs; the fastest counts.
     """
 
     requests: int
@@ -49,10 +49,10 @@ CASES = {
 
 
 def run(scale: float = 1.0) -> dict[str, Any]:
-    """Measures every case, the cost of a decision, and how long a user waits for a first result and for help.
+    """Measure every case, the cost of a decision, and the time of a first simulation and of ``--help``.
 
     Args:
-        scale: Multiplies the requests of every case.
+        scale: Factor of the number of requests of every case.
 
     Returns:
         ``cases`` by name (requests_per_s, sim_s_per_s, mean_batch, rss_mb), ``decision_us`` by requests and family,
@@ -71,8 +71,8 @@ def run(scale: float = 1.0) -> dict[str, Any]:
 
 def _in_child(case: str, scale: float) -> dict[str, float]:
     command = [sys.executable, "-m", "dspark_tuning.measuring.bench.simulator", case, str(scale)]
-    found: dict[str, float] = json.loads(subprocess.run(command, check=True, stdout=subprocess.PIPE).stdout)
-    return found
+    figures: dict[str, float] = json.loads(subprocess.run(command, check=True, stdout=subprocess.PIPE).stdout)
+    return figures
 
 
 def _wall_s(command: str, argument: str) -> float:
@@ -82,7 +82,7 @@ def _wall_s(command: str, argument: str) -> float:
 
 
 def measure(case: Case, scale: float) -> dict[str, float]:
-    """Times a case in this process."""
+    """Time a case in this process."""
     from dspark_simulator.simulation import simulate
 
     scenario, arm = _prepare(case)
@@ -93,7 +93,7 @@ def measure(case: Case, scale: float) -> dict[str, float]:
         start_s = time.perf_counter()
         result = simulate(timed, arm)
         wall_s = min(wall_s, time.perf_counter() - start_s)
-    # Linux counts in KiB, macOS in bytes.
+    # Linux reports KiB, macOS bytes.
     unit = 1 if sys.platform == "darwin" else 1024
     return {
         "requests_per_s": timed.run.requests / wall_s,
@@ -131,7 +131,7 @@ def _of_length(scenario: Scenario, requests: int) -> Scenario:
 
 
 def decisions() -> dict[str, float]:
-    """Microseconds of ``budget`` and ``lengths`` together, called from Python, by family."""
+    """Microseconds of a whole decision, called from Python, by policy family."""
     import numpy as np
 
     from dspark_simulator.scenario import DEFAULT, load
@@ -167,15 +167,15 @@ def decisions() -> dict[str, float]:
         Argmax(fill=True),
         Threshold(running=(1, 32, 512), theta=(0.05, 0.2, 0.5), price_per_token=1e-5, fill=True),
     ]
-    found = {}
+    by_family = {}
     for policy in policies:
         rule = compile_rule(policy, engine)
         lengths(rule, current, load_now, budget(rule, lagged, load_now).cap)
         start_s = time.perf_counter()
         for _ in range(DECISION_ROUNDS):
             lengths(rule, current, load_now, budget(rule, lagged, load_now).cap)
-        found[policy.family] = 1e6 * (time.perf_counter() - start_s) / DECISION_ROUNDS
-    return found
+        by_family[policy.family] = 1e6 * (time.perf_counter() - start_s) / DECISION_ROUNDS
+    return by_family
 
 
 if __name__ == "__main__":

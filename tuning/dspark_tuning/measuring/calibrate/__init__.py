@@ -1,1 +1,1 @@
-"""From what a live server recorded to the simulator's parameters."""
+"""Calibration: simulator parameters from the recording of a live server."""

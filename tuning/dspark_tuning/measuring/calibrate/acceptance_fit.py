@@ -25,10 +25,10 @@ from dspark_tuning.measuring.calibrate.rounds import Rounds
 Floats = NDArray[np.float64]
 
 PERSISTENCE_TOKENS = 32
-# Requests by their shared quality, and blocks of each.
+# Quantiles of the quality that a request's block shares, and random blocks of each.
 REQUESTS, BLOCKS = 48, 384
 SEED = 1
-# A position that few rounds have reached borrows from all classes, as if so many of their drafts were its own.
+# Weight of the pooled acceptance of all classes in that of a class, in drafts of its own.
 BORROWED = 10.0
 NO_KNEE = 100.0
 WEIGHTINGS = 5
@@ -37,12 +37,12 @@ STEEPEST, FLATTEST = 0.1, 3.0
 
 
 class AcceptanceFit(NamedTuple):
-    """A model and how it compares.
+    """A fitted acceptance model, with measured and modelled acceptance.
 
     Attributes:
         measured, modelled: float64 [classes, gamma], acceptance of a draft whose prefix was accepted.
-        judged: int64 [classes, gamma], drafts behind ``measured``.
-        warnings: What was assumed.
+        judged: int64 [classes, gamma], number of drafts behind ``measured``.
+        warnings: Assumptions made for lack of data.
     """
 
     model: AcceptanceModel
@@ -54,7 +54,7 @@ class AcceptanceFit(NamedTuple):
 
 
 class _Spreads(NamedTuple):
-    """Standard deviations of the quality, logits: between requests, along an output, token by token."""
+    """Standard deviations of the quality in logits: between requests, along an output, between tokens."""
 
     ability: float
     persistence: float
@@ -62,12 +62,12 @@ class _Spreads(NamedTuple):
 
 
 def fit(rounds: Rounds, temperatures: Floats, target: str, drafter: str, source: str) -> AcceptanceFit:
-    """Fits a model.
+    """Fit an acceptance model.
 
     Args:
-        rounds: At least one.
-        temperatures: float64 [gamma], of the confidence head.
-        target, drafter, source: Named in the model.
+        rounds: At least one round.
+        temperatures: float64 [gamma], temperatures of the confidence head.
+        target, drafter, source: Names recorded in the model.
     """
     gamma = rounds.logits.shape[1]
     warnings = []
@@ -76,29 +76,35 @@ def fit(rounds: Rounds, temperatures: Floats, target: str, drafter: str, source:
     reached, survived = rounds.reached, rounds.survived
     pooled_judged = reached.sum(0)
     pooled = (survived & reached).sum(0) / np.maximum(pooled_judged, 1)
-    # Past what was ever verified a draft is taken to fare like the last that was.
+    # Positions that were never verified get the acceptance of the last position that was.
     for k in range(1, gamma):
         if pooled_judged[k] == 0:
             pooled[k] = pooled[k - 1]
     if (pooled_judged == 0).any():
         first = int(np.argmin(pooled_judged > 0)) + 1
         warnings.append(
-            f"No draft at position {first} or later was verified: they are taken to be accepted as the ones before."
+            f"No draft at position {first} or later was verified: that of the last verified position is assumed."
         )
     measured, judged = np.empty((len(rounds.classes), gamma)), np.empty((len(rounds.classes), gamma), np.int64)
     domains: dict[str, Domain] = {}
     modelled = np.empty_like(measured)
     known = np.isfinite(rounds.logits).all(1)
     if known.sum() < LEAST_ROUNDS:
-        warnings.append("Too few confidences were recorded: how requests differ is the packaged drafter's.")
+        warnings.append(
+            "Too few confidences were recorded: the spread between requests is that of the packaged drafter."
+        )
     for place, name in enumerate(rounds.classes):
         mine = rounds.slo_class == place
         judged[place] = reached[mine].sum(0)
         accepted = (survived & reached)[mine].sum(0)
         measured[place] = accepted / np.maximum(judged[place], 1)
-        wanted = (accepted + BORROWED * pooled) / (judged[place] + BORROWED)
-        spreads = _spreads(rounds.take(mine & known), slope, bias) if (mine & known).sum() >= LEAST_ROUNDS else _usual()
-        offsets, modelled[place] = _offsets(wanted, spreads)
+        smoothed = (accepted + BORROWED * pooled) / (judged[place] + BORROWED)
+        spreads = (
+            _spreads(rounds.take(mine & known), slope, bias)
+            if (mine & known).sum() >= LEAST_ROUNDS
+            else _packaged_spreads()
+        )
+        offsets, modelled[place] = _offsets(smoothed, spreads)
         domains[name] = Domain(
             mean=float(offsets[0]),
             ability=spreads.ability,
@@ -128,7 +134,7 @@ def _comparable(rounds: Rounds) -> Rounds:
 
 
 def _head(rounds: Rounds) -> tuple[Floats, Floats]:
-    """Slope and bias of the head by position: ``logit = slope * z + bias`` where acceptance is ``sigmoid(z)``."""
+    """Slope and bias of the head by position: ``logit = slope * z + bias`` with acceptance ``sigmoid(z)``."""
     gamma = rounds.logits.shape[1]
     slope, bias = np.ones(gamma), np.zeros(gamma)
     every = rounds.reached & np.isfinite(rounds.logits)
@@ -159,7 +165,7 @@ def _logistic(x: Floats, accepted: NDArray[np.bool_], prior: Floats, strength: f
 
 
 def _spreads(rounds: Rounds, slope: Floats, bias: Floats) -> _Spreads:
-    """From the head's logits: a request's blocks share its ability, a block's drafts share its place in the output."""
+    """Spreads of the quality from the logits: between requests, between blocks of a request, and within blocks."""
     quality = (rounds.logits - bias) / slope
     quality = quality - quality.mean(0)
     within_block = quality.var(1, ddof=1).mean() if quality.shape[1] > 1 else 0.0
@@ -180,38 +186,38 @@ def _spreads(rounds: Rounds, slope: Floats, bias: Floats) -> _Spreads:
     )
 
 
-def _usual() -> _Spreads:
+def _packaged_spreads() -> _Spreads:
     domains = packaged().domains.values()
     return _Spreads(*(fmean(getattr(d, name) for d in domains) for name in _Spreads._fields))
 
 
-def _offsets(wanted: Floats, spreads: _Spreads) -> tuple[Floats, Floats]:
-    """Offsets at which position by position the modelled acceptance is ``wanted``, and that acceptance.
+def _offsets(acceptance: Floats, spreads: _Spreads) -> tuple[Floats, Floats]:
+    """Offsets by position at which the modelled acceptance equals ``acceptance``, and the modelled acceptance.
 
-    A request of low quality takes more rounds for the same output, so it weighs more among rounds: by the inverse of
-    its accepted length.
+    A request of low quality needs more rounds for the same output, so its weight among rounds is the inverse of its
+    accepted length.
     """
     shared = ndtri((np.arange(REQUESTS) + 0.5) / REQUESTS)
-    own = np.random.default_rng(SEED).standard_normal((BLOCKS, len(wanted)))
+    own = np.random.default_rng(SEED).standard_normal((BLOCKS, len(acceptance)))
     quality = np.hypot(spreads.ability, spreads.persistence) * shared[:, None, None] + spreads.variation * own
-    offsets = np.zeros(len(wanted))
+    offsets = np.zeros(len(acceptance))
     weight = np.ones((REQUESTS, 1))
     chance = np.empty_like(quality)
     for _ in range(WEIGHTINGS):
         prefix = np.repeat(weight, BLOCKS, axis=1)
         alive = np.ones((REQUESTS, BLOCKS))
         length = np.ones((REQUESTS, BLOCKS))
-        for k, share in enumerate(wanted):
+        for k, share in enumerate(acceptance):
             offsets[k] = _solve(quality[:, :, k], prefix, float(np.clip(share, 0.002, 0.998)))
             chance[:, :, k] = expit(quality[:, :, k] + offsets[k])
             prefix = prefix * chance[:, :, k]
             alive = alive * chance[:, :, k]
             length = length + alive
-        # What is a request's own in one block is not in its next one.
+        # The variation between tokens differs in every block, so the length is averaged over blocks.
         weight = 1 / length.mean(1, keepdims=True)
     prefix = np.repeat(weight, BLOCKS, axis=1)
-    modelled = np.empty(len(wanted))
-    for k in range(len(wanted)):
+    modelled = np.empty(len(acceptance))
+    for k in range(len(acceptance)):
         modelled[k] = (prefix * chance[:, :, k]).sum() / prefix.sum()
         prefix = prefix * chance[:, :, k]
     return offsets, modelled

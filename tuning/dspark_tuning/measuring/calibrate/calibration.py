@@ -1,4 +1,4 @@
-"""The whole of it: from recordings to a profile and what speaks for it."""
+"""Calibrate a profile on recordings, with its residuals and coverage."""
 
 from __future__ import annotations
 
@@ -25,18 +25,18 @@ from dspark_tuning.measuring.calibrate.timelines import timelines
 from dspark_tuning.measuring.recording.schema import About, read
 from dspark_tuning.search.timeline import Timeline
 
-# Where a server does not tell its pool, one that no load fills.
+# KV pool of a server that does not report it: larger than any load.
 KV_TOKENS = 1_000_000_000
 CHUNK = 8192
 
 
 class Calibrated(NamedTuple):
-    """A profile and what it was made of.
+    """A profile and the fits behind it.
 
     Attributes:
-        decoded: The timed decode steps (``step_cells.decodes``).
-        acceptance, head: None where the recording has no lengths, or too few whole rounds.
-        timelines: By recording, in the order of the profile's provenance.
+        decoded: The timed decode steps (:func:`dspark_tuning.measuring.calibrate.step_cells.decodes`).
+        acceptance, head: None if the recording has no lengths, or too few whole rounds.
+        timelines: One per recording, in the order of the provenance of the profile.
     """
 
     profile: Profile
@@ -55,15 +55,15 @@ def calibrate(
     gpus: int = 1,
     loads: Sequence[int] = (),
 ) -> Calibrated:
-    """Calibrates on recordings of one deployment.
+    """Calibrate a profile on recordings of one deployment.
 
     Args:
         plain: Decode steps of the same server without speculation: requests, context, step_s.
-        hardware, gpus: As the profile shall name them.
-        loads: Running requests at which the profile will be asked.
+        hardware, gpus: Names recorded in the profile.
+        loads: Numbers of running requests that the profile has to cover.
 
     Raises:
-        InputError: A recording that cannot be read, of another deployment than the first, or without timed steps.
+        InputError: An unreadable recording, recordings of different deployments, or no timed steps.
     """
     record = read(paths)
     about = record.abouts[0]
@@ -103,7 +103,7 @@ def calibrate(
         sts_temperatures=tuple(float(t) for t in temperatures),
         provenance={
             "recordings": [
-                {"file": path.name, "sha256": hashlib.sha256(path.read_bytes()).hexdigest(), **_told(one)}
+                {"file": path.name, "sha256": hashlib.sha256(path.read_bytes()).hexdigest(), **_provenance(one)}
                 for path, one in zip(paths, record.abouts, strict=True)
             ],
             "decode_steps": len(decoded),
@@ -130,28 +130,28 @@ def _server(about: About, fitted: CostFit) -> Server:
     )
 
 
-def _told(about: About) -> dict[str, Any]:
+def _provenance(about: About) -> dict[str, Any]:
     return about.model_dump(
         mode="json", include={"source", "engine", "verify_mode", "tp_size", "disable_overlap", "lost", "classes"}
     )
 
 
 def _residuals(fitted: CostFit, accepted: AcceptanceFit | None, head: ConfidenceCalibration | None) -> dict[str, Any]:
-    found: dict[str, Any] = {
+    residuals: dict[str, Any] = {
         error.part: {"steps": error.steps, "median": error.median, "p90": error.p90} for error in fitted.errors
     }
     if accepted is not None:
         off = np.abs(accepted.modelled - accepted.measured)[accepted.judged > 0]
-        found["conditional acceptance"] = {
+        residuals["conditional acceptance"] = {
             "positions": int(off.size),
             "mean": float(off.mean()),
             "worst": float(off.max()),
         }
     if head is not None:
-        found["confidence"] = {
+        residuals["confidence"] = {
             "whole_rounds": head.rounds,
             "ece_before": [float(x) for x in head.ece_before],
             "ece_after": [float(x) for x in head.ece_after],
             "auc": [None if math.isnan(x) else float(x) for x in head.auc],
         }
-    return found
+    return residuals

@@ -1,4 +1,4 @@
-"""The confidence head against what was accepted: temperatures, reliability, and what it tells apart."""
+"""Calibration of the confidence head: temperatures, expected calibration error and ROC-AUC."""
 
 from __future__ import annotations
 
@@ -18,17 +18,18 @@ LEAST_ROUNDS = 200
 
 
 class ConfidenceCalibration(NamedTuple):
-    """The head with and without temperatures, by draft position, on rounds that the temperatures were not fitted to.
+    """Calibration of the head by draft position, evaluated on rounds that the temperatures were not fitted to.
 
     Attributes:
         temperatures: float64 [gamma], fitted to all whole rounds (arXiv 2607.05147, section 3.2.1).
-        rounds: Whole rounds: every draft was verified, so every prefix is known.
-        ece_before, ece_after: float64 [gamma], of survival, with temperatures of one half on the other.
-        auc: float64 [gamma], of the head's survival for telling accepted prefixes; NaN where all or none were.
-        held: bool [rounds], the half that ``ece_before``, ``ece_after`` and ``auc`` speak of.
+        rounds: Number of whole rounds, in which every draft was verified.
+        ece_before, ece_after: float64 [gamma], ECE of survival on the held-out half, with temperatures of the other.
+        auc: float64 [gamma], ROC-AUC of survival for accepted prefixes on the held-out half; NaN if all or none were
+            accepted.
+        held: bool [rounds], the held-out half.
         survival: float64 [rounds, gamma], with the temperatures of the other half.
-        raw: float64 [rounds, gamma], without.
-        survived: bool [rounds, gamma].
+        raw: float64 [rounds, gamma], survival without temperatures.
+        survived: bool [rounds, gamma], whether the prefix was accepted.
     """
 
     temperatures: Floats
@@ -43,7 +44,7 @@ class ConfidenceCalibration(NamedTuple):
 
 
 def calibrate(rounds: Rounds) -> ConfidenceCalibration | None:
-    """Fits temperatures; None where there are too few whole rounds with confidences."""
+    """Fit temperatures; None with too few whole rounds with confidences."""
     gamma = rounds.logits.shape[1]
     whole = rounds.take((rounds.verified == gamma) & np.isfinite(rounds.logits).all(1))
     n = len(whole.verified)
@@ -68,7 +69,7 @@ def calibrate(rounds: Rounds) -> ConfidenceCalibration | None:
 
 
 def auc(score: Floats, happened: NDArray[np.bool_]) -> float:
-    """Chance that of two rounds, one that happened and one that did not, the first has the higher score."""
+    """ROC-AUC: probability that a positive round has a higher score than a negative one; NaN without either."""
     yes, no = int(happened.sum()), int((~happened).sum())
     if not yes or not no:
         return float("nan")

@@ -1,4 +1,4 @@
-"""Step times of a recording as a cost model: what a step costs by requests, tokens and context."""
+"""Cost model from recorded step times, by requests, tokens and context."""
 
 from __future__ import annotations
 
@@ -21,19 +21,19 @@ Floats = NDArray[np.float64]
 VERIFY_KNOTS = 10
 DRAFT_KNOTS = 4
 PREFILL_KNOTS = 8
-# Padding must explain so much of the error to be believed.
+# Share of the error that padding must explain to be inferred.
 PADDED_GAIN = 0.1
 LEAST_S = 1e-7
-# Where steps do not say otherwise a curve is a line: a bend by a whole step counts like so large an error of all steps.
+# Penalty of a bend: a change of slope by a whole step time counts like this relative error of all steps.
 STRAIGHT = 0.01
 
 
 class Capture(NamedTuple):
-    """What the server has captured.
+    """CUDA graph capture of a server.
 
     Attributes:
-        requests: Largest captured batch; 0 where nothing is captured.
-        why: How that was found.
+        requests: Largest captured batch; 0 if nothing is captured.
+        why: The evidence for it.
     """
 
     requests: int
@@ -41,7 +41,7 @@ class Capture(NamedTuple):
 
 
 class Error(NamedTuple):
-    """Relative errors on steps that a fit did not see."""
+    """Relative errors of a fit on held-out steps."""
 
     part: str
     steps: int
@@ -50,12 +50,12 @@ class Error(NamedTuple):
 
 
 class CostFit(NamedTuple):
-    """A cost model and what speaks for it.
+    """A fitted cost model with its errors.
 
     Attributes:
-        errors: By part, on blocks of steps that were held out from a fit to the others.
-        predicted_s: float64 [timed decode steps], of the final fit, in the order of the recording.
-        warnings: What could not be told apart.
+        errors: By part, on held-out blocks of steps.
+        predicted_s: float64 [timed decode steps], step times of the final fit, in the order of the recording.
+        warnings: Costs that the recording does not determine.
     """
 
     cost: CurveCost
@@ -67,7 +67,7 @@ class CostFit(NamedTuple):
 
 
 class _Parts(NamedTuple):
-    """Coefficients of a fit, seconds: constant, each request, drafting at all, ramps of draft and verify, context."""
+    """Coefficients of a fit in seconds: constant, per request, draft, ramps of draft and verify, per context token."""
 
     overhead_s: float
     request_s: float
@@ -79,6 +79,7 @@ class _Parts(NamedTuple):
     context_s: float
 
     def step_s(self, steps: pd.DataFrame) -> Floats:
+        """Step times by this fit."""
         drafted = steps["drafted"].to_numpy(np.float64)
         requests, tokens = steps["requests"].to_numpy(np.float64), steps["tokens"].to_numpy(np.float64)
         total: Floats = self.overhead_s + self.request_s * requests + self.context_s * steps["context"].to_numpy()
@@ -87,25 +88,25 @@ class _Parts(NamedTuple):
 
 
 def fit(decoded: pd.DataFrame, prefilled: pd.DataFrame, plain: pd.DataFrame | None, gamma: int) -> CostFit:
-    """Fits a ``curve`` cost.
+    """Fit a ``curve`` cost model.
 
-    A decode step is taken to be a constant, a part for each request, a draft that never falls with requests, a verify
-    that never falls with tokens, and a part for each context token; none is negative.
+    A decode step is the sum of a constant, a cost per request, a draft that does not fall with requests, a verify that
+    does not fall with tokens, and a cost per context token; all are non-negative.
 
     Args:
-        decoded, prefilled: As ``step_cells.decodes`` and ``step_cells.prefills`` make them.
-        plain: Of a server without speculation: requests, context and step_s of its decode steps; None is unknown, and
-            then it is taken to have the overhead of this one.
-        gamma: Drafts a block, by which SGLang spaces what it captures.
+        decoded, prefilled: Tables of :mod:`dspark_tuning.measuring.calibrate.step_cells`.
+        plain: Decode steps of a server without speculation: requests, context, step_s. None assumes the overhead of the
+            recorded server.
+        gamma: Block size, which determines the batch sizes that SGLang captures.
     """
     warnings = []
     capture = _capture(decoded, gamma)
     if capture.requests and not decoded["captured"].any():
         decoded = decoded.assign(tokens=_padded(decoded["tokens"].to_numpy(), sglang_tiers(capture.requests, gamma)))
     if decoded["drafted"].all():
-        warnings.append("No step without a draft: drafting is inside the overhead, and resting it saves nothing.")
+        warnings.append("No step without a draft: drafting is part of the overhead, and resting it saves nothing.")
     elif not decoded["drafted"].any():
-        warnings.append("No step with a draft: drafting is taken to cost nothing.")
+        warnings.append("No step with a draft: drafting is assumed to cost nothing.")
     warnings += _collinear(decoded)
     parts = _fit(decoded)
     predicted_s = parts.step_s(decoded)
@@ -116,7 +117,7 @@ def fit(decoded: pd.DataFrame, prefilled: pd.DataFrame, plain: pd.DataFrame | No
         errors.extend(_errors(held, _fit(train).step_s(held)))
     prefill = _prefill(prefilled, parts)
     if prefill is None:
-        warnings.append("No prefill was recorded: a prompt is taken to cost what a verify of as many tokens does.")
+        warnings.append("No prefill was recorded: a prompt is assumed to cost as much as a verify of the same tokens.")
     else:
         off = np.abs(_prefill_s(prefilled, parts, prefill) / prefilled["step_s"].to_numpy() - 1)
         errors.append(Error("prefill", len(prefilled), float(np.median(off)), float(np.quantile(off, 0.9))))
@@ -124,7 +125,9 @@ def fit(decoded: pd.DataFrame, prefilled: pd.DataFrame, plain: pd.DataFrame | No
     if plain is not None:
         overhead = _plain(plain, parts)
     else:
-        warnings.append("No server without speculation was measured: it is taken to have this one's overhead.")
+        warnings.append(
+            "No server without speculation was measured: its overhead is assumed to be that of the recorded server."
+        )
     cost = CurveCost(
         kind="curve",
         curve=Measurements(captured=_verify_curve(parts), draft=_draft_curve(parts)),
@@ -139,31 +142,31 @@ def fit(decoded: pd.DataFrame, prefilled: pd.DataFrame, plain: pd.DataFrame | No
 
 
 def _fit(steps: pd.DataFrame) -> _Parts:
-    found = cells(steps)
-    requests, tokens = found["requests"].to_numpy(np.float64), found["tokens"].to_numpy(np.float64)
-    drafted = found["drafted"].to_numpy(np.float64)
+    medians = cells(steps)
+    requests, tokens = medians["requests"].to_numpy(np.float64), medians["tokens"].to_numpy(np.float64)
+    drafted = medians["drafted"].to_numpy(np.float64)
     draft_at = knots(requests[drafted > 0], DRAFT_KNOTS) if drafted.any() else [1.0]
     verify_at = knots(tokens, VERIFY_KNOTS)
     draft, verify = ramps(requests, draft_at), ramps(tokens, verify_at)
     both = 0.0 < drafted.mean() < 1.0
     columns = [
-        np.ones((len(found), 1)),
+        np.ones((len(medians), 1)),
         requests[:, None],
         drafted[:, None] * both,
         drafted[:, None] * draft * both,
         verify,
-        found["context"].to_numpy()[:, None],
+        medians["context"].to_numpy()[:, None],
     ]
     ends = np.cumsum([0, *(column.shape[1] for column in columns)])
-    straight = STRAIGHT / float(found["step_s"].median())
+    straight = STRAIGHT / float(medians["step_s"].median())
     draft_rules, verify_rules = (
         np.pad(straight * bends(at), ((0, 0), (start, int(ends[-1] - end))))
         for at, start, end in ((draft_at, ends[3], ends[4]), (verify_at, ends[4], ends[5]))
     )
     x = robust(
         np.concatenate(columns, 1),
-        found["step_s"].to_numpy(),
-        found["steps"].to_numpy(np.float64),
+        medians["step_s"].to_numpy(),
+        medians["steps"].to_numpy(np.float64),
         np.concatenate([draft_rules, verify_rules]),
     )
     overhead, request, draft_s, draft_rise, verify_rise, context = (x[a:b] for a, b in pairwise(ends))
@@ -180,23 +183,23 @@ def _fit(steps: pd.DataFrame) -> _Parts:
 
 
 def _collinear(steps: pd.DataFrame) -> list[str]:
-    """What the recording does not vary."""
-    found = []
+    """Warnings on quantities that the recording does not vary."""
+    warnings = []
     whole = steps["tokens"] / steps["requests"]
     if whole.nunique() == 1:
-        found.append(
-            f"Every request always verifies {whole.iloc[0]:g} tokens: what requests cost and what tokens cost cannot "
-            "be told apart; record shorter verify lengths too."
+        warnings.append(
+            f"Every request verifies {whole.iloc[0]:g} tokens: the costs of a request and a token cannot be separated; "
+            "also record shorter verify lengths."
         )
     if steps["requests"].nunique() == 1:
-        found.append(
-            f"Always {steps['requests'].iloc[0]} requests: what a request costs is unknown; record other loads."
+        warnings.append(
+            f"Every step has {steps['requests'].iloc[0]} requests: the cost of a request is unknown; record more loads."
         )
-    return found
+    return warnings
 
 
 def _capture(steps: pd.DataFrame, gamma: int) -> Capture:
-    """Finds what is captured: from the sizes that ran where the server tells them, else from padding in the times."""
+    """Infer the captured batch sizes from the sizes that the server reports, else from steps in the times."""
     if steps["captured"].any():
         largest = int(steps.loc[steps["captured"], "tokens"].max())
         return Capture(-(-largest // (gamma + 1)), f"the server ran steps of up to {largest} tokens as graphs")
@@ -205,8 +208,10 @@ def _capture(steps: pd.DataFrame, gamma: int) -> Capture:
     padded = steps.assign(tokens=_padded(steps["tokens"].to_numpy(), sglang_tiers(most, gamma)))
     stairs = _spread(padded, _fit(padded))
     if stairs < (1 - PADDED_GAIN) * linear and steps["tokens"].nunique() > 3:
-        return Capture(most, f"steps cost what the next captured size costs (errors {stairs:.1%} against {linear:.1%})")
-    return Capture(0, f"step times rise with every token (errors {linear:.1%}, {stairs:.1%} if they were padded)")
+        return Capture(
+            most, f"step times are those of the next captured size (error {stairs:.1%}; without padding {linear:.1%})"
+        )
+    return Capture(0, f"step times rise with every token (error {linear:.1%}; with padding {stairs:.1%})")
 
 
 def _spread(steps: pd.DataFrame, parts: _Parts) -> float:
@@ -228,7 +233,7 @@ def _errors(steps: pd.DataFrame, predicted_s: Floats) -> list[Error]:
 
 
 def _prefill(prefilled: pd.DataFrame, parts: _Parts) -> GridCurve | None:
-    """Prefill seconds by new tokens, without the overhead of the step."""
+    """Prefill time by new tokens, without the overhead of the step; None without prefill steps."""
     if prefilled.empty:
         return None
     tokens = prefilled["tokens"].to_numpy(np.float64)
@@ -247,7 +252,7 @@ def _prefill_s(prefilled: pd.DataFrame, parts: _Parts, curve: GridCurve) -> Floa
 
 
 def _plain(plain: pd.DataFrame, parts: _Parts) -> Overhead:
-    """The overhead of the server without speculation: what its steps take beyond verifying a token a request."""
+    """Overhead of the server without speculation: its step times minus the verify of one token per request."""
     requests = plain["requests"].to_numpy(np.float64)
     verify_s = ramps(requests, parts.verify_at) @ parts.verify_rise_s
     rest_s = plain["step_s"].to_numpy() - verify_s - parts.context_s * plain["context"].to_numpy()
@@ -267,7 +272,7 @@ def _draft_curve(parts: _Parts) -> RequestCurve:
 
 
 def _from_one(at: list[float], first_s: float, rise_s: Floats) -> tuple[tuple[int, ...], tuple[float, ...]]:
-    """A curve's points, from 1 on: below the first place that was recorded it goes on falling as it rises after it."""
+    """Points of a curve from 1 on; extrapolated linearly below the first knot."""
     seconds = [first_s + rise for rise in np.concatenate([[0.0], np.cumsum(rise_s)])]
     if at[0] > 1 and len(at) > 1:
         slope = (seconds[1] - seconds[0]) / (at[1] - at[0])
@@ -276,7 +281,7 @@ def _from_one(at: list[float], first_s: float, rise_s: Floats) -> tuple[tuple[in
 
 
 def _live(steps: pd.DataFrame, predicted_s: Floats) -> Live:
-    """How far whole blocks of steps are from the fit, either way."""
+    """Range of live step times: the deviation of blocks of steps from the fit."""
     ratio = pd.Series(steps["step_s"].to_numpy() / predicted_s).groupby(steps["block"].to_numpy()).median()
     spread = min(float(ratio.sub(1).abs().quantile(0.9)), 0.5)
     return Live(slope=(1 - spread, 1 + spread))

@@ -1,4 +1,4 @@
-"""Which loads a recording speaks of, and which ones to record still."""
+"""Loads that a recording covers, and loads that remain to be recorded."""
 
 from __future__ import annotations
 
@@ -8,22 +8,22 @@ from typing import NamedTuple
 import numpy as np
 import pandas as pd
 
-# A load is covered by steps of at most this many times its requests and at least as many over it.
+# Steps are near a load if their requests differ from it by at most this factor.
 NEAR = 1.3
 LEAST_STEPS = 20
-# Of a block: nothing, a part, all.
+# Verified shares of a block to cover.
 SHARES = (0.0, 0.4, 1.0)
 SERVER_S = 300.0
 LEAST_S, MOST_S = 5.0, 30.0
 
 
 class Gap(NamedTuple):
-    """A load of which the recording has too few steps.
+    """A load and verify length, with the number of recorded steps near them.
 
     Attributes:
-        length: Drafts verified a request.
-        drafted: The drafter runs.
-        steps: Recorded steps that come near.
+        length: Drafts verified per request.
+        drafted: Whether the drafter runs.
+        steps: Recorded steps near this load and length.
     """
 
     requests: int
@@ -33,10 +33,10 @@ class Gap(NamedTuple):
 
 
 class Coverage(NamedTuple):
-    """What is covered of the loads that were asked for.
+    """Coverage of the requested loads.
 
     Attributes:
-        grid: Every load and length asked for, with the steps near it.
+        grid: Every requested load and length.
     """
 
     grid: tuple[Gap, ...]
@@ -44,11 +44,12 @@ class Coverage(NamedTuple):
 
     @property
     def gaps(self) -> list[Gap]:
+        """Loads and lengths with too few steps."""
         return [cell for cell in self.grid if cell.steps < LEAST_STEPS]
 
 
 class Run(NamedTuple):
-    """A load to record: so many clients for so long, under a policy that verifies ``length`` drafts or never drafts."""
+    """A run to record: clients, duration, and a policy that verifies ``length`` drafts or never drafts."""
 
     clients: int
     length: int
@@ -57,39 +58,39 @@ class Run(NamedTuple):
 
 
 def of(decoded: pd.DataFrame, gamma: int, loads: Sequence[int]) -> Coverage:
-    """Looks for steps near every load, at verify lengths of nothing, a part and all of a block, and without a draft.
+    """Count the steps near every load, for several verify lengths and without drafting.
 
     Args:
-        decoded: As ``step_cells.decodes`` makes them.
-        loads: Running requests; the recording's own where empty.
+        decoded: See :func:`dspark_tuning.measuring.calibrate.step_cells.decodes`.
+        loads: Numbers of running requests; by default the largest in the recording.
     """
-    asked = sorted(set(loads)) or [int(decoded["requests"].max())]
+    requested = sorted(set(loads)) or [int(decoded["requests"].max())]
     requests = decoded["requests"].to_numpy()
     length = decoded["verify_tokens"].to_numpy() / requests - 1
     drafted = decoded["drafted"].to_numpy()
     grid = []
-    for load in asked:
+    for load in requested:
         near = (requests <= load * NEAR) & (requests >= load / NEAR)
         grid.append(Gap(load, 0, False, int((near & ~drafted).sum())))
         for share in SHARES[1:]:
-            wanted = max(1, round(share * gamma))
-            beside = near & drafted & (np.abs(length - wanted) <= max(1.0, 0.2 * gamma))
-            grid.append(Gap(load, wanted, True, int(beside.sum())))
-    missing = [load for load in asked if all(cell.steps < LEAST_STEPS for cell in grid if cell.requests == load)]
+            drafts = max(1, round(share * gamma))
+            beside = near & drafted & (np.abs(length - drafts) <= max(1.0, 0.2 * gamma))
+            grid.append(Gap(load, drafts, True, int(beside.sum())))
+    missing = [load for load in requested if all(cell.steps < LEAST_STEPS for cell in grid if cell.requests == load)]
     warnings = []
     if missing:
         shown = ", ".join(str(load) for load in missing)
         warnings.append(
-            f"No steps near {shown} running requests: what is said of them is extrapolated from {requests.min()} to "
+            f"No steps near {shown} running requests: step times there are extrapolated from {requests.min()} to "
             f"{requests.max()}."
         )
     return Coverage(tuple(grid), tuple(warnings))
 
 
 def plan(coverage: Coverage, most_s: float = SERVER_S) -> list[Run]:
-    """Loads that fill the gaps, together at most ``most_s`` seconds of a server, the largest gaps first.
+    """Runs that fill the gaps within ``most_s`` seconds of server time, the largest gaps first.
 
-    As its last requests end a run covers the loads below its own, so the largest load of each kind comes first.
+    While its last requests end, a run also covers lower loads, so higher loads come first.
     """
     gaps = sorted(coverage.gaps, key=lambda gap: (gap.steps, -gap.requests))
     if not gaps:

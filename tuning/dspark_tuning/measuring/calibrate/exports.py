@@ -1,4 +1,4 @@
-"""What a calibration is worth to a stock SGLang: its cost table and its temperatures, as its own tools write them."""
+"""Export a calibration for an unmodified SGLang: cost table and temperatures in the formats of its own tools."""
 
 from __future__ import annotations
 
@@ -13,28 +13,28 @@ from sglang_dspark.policy.belief import sps_json
 
 
 def sps_table(profile: Profile) -> str:
-    """``SpsAdditiveCostTable`` for ``--speculative-dspark-sps-table-path``, up to the largest batch of the server."""
+    """Cost table for SGLang (``--speculative-dspark-sps-table-path``), up to the largest batch of the server."""
     running = profile.server.max_running_requests
     tokens = running * (profile.server.gamma + 1)
     return sps_json(sps_additive(profile.cost.tabulate(profile.server.gamma), running, tokens)) + "\n"
 
 
-def sts(found: Calibrated) -> str:
-    """Temperatures for ``--speculative-dspark-confidence-sts-path``, in the form of SGLang's ``dspark_sts_fit``.
+def sts(calibrated: Calibrated) -> str:
+    """Temperatures for SGLang (``--speculative-dspark-confidence-sts-path``), in the format of its ``dspark_sts_fit``.
 
     Raises:
-        InputError: None were fitted.
+        InputError: No temperatures were fitted.
     """
-    if found.head is None:
+    if calibrated.head is None:
         raise InputError(
             "sts: too few whole rounds with confidences; record with the plugin, or on a GPU with "
             "SGLANG_DSPARK_DEBUG_DUMP=all, while every draft is verified"
         )
-    return temperatures(found.head, "dspark calibrate")
+    return temperatures(calibrated.head, "dspark calibrate")
 
 
 def temperatures(head: ConfidenceCalibration, dataset: str) -> str:
-    """The same of any calibrated head; ``dataset`` says what it was fitted to."""
+    """Temperatures of a confidence head fitted to ``dataset``, in the format of SGLang's ``dspark_sts_fit``."""
     content = {
         "temperatures": [float(t) for t in head.temperatures],
         "dataset": dataset,

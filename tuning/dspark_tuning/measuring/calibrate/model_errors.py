@@ -1,4 +1,4 @@
-"""Recorded step times beside what a scenario's own cost model says of the same steps."""
+"""Recorded step times compared with the cost model of a scenario."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ LEAST_STEPS = 5
 
 
 class ModelError(NamedTuple):
-    """Steps of a kind.
+    """Measured and modelled time of one cell of steps.
 
     Attributes:
-        tokens: Of the verification, with padding.
-        context: Of all requests together.
-        measured_s: Median.
-        modelled_s: By the scenario, at the middle of its live steps.
+        tokens: Verify tokens, with padding.
+        context: Context tokens of all requests together.
+        measured_s: Median step time.
+        modelled_s: Step time of the scenario, at the centre of its live range.
     """
 
     requests: int
@@ -36,19 +36,19 @@ class ModelError(NamedTuple):
 
     @property
     def error(self) -> float:
-        """Of the model, relative to the measurement."""
+        """Relative error of the model."""
         return self.modelled_s / self.measured_s - 1
 
 
 def model_errors(decoded: pd.DataFrame, scenario: Scenario, gamma: int) -> list[ModelError]:
-    """Every kind of recorded steps that has several.
+    """Errors of the scenario's cost model for every cell with enough recorded steps.
 
     Args:
-        decoded: As ``step_cells.decodes`` makes them.
-        gamma: Drafts of the recorded server's block.
+        decoded: See :func:`dspark_tuning.measuring.calibrate.step_cells.decodes`.
+        gamma: Block size of the recorded server.
     """
     cost = scenario.live_steps(gamma, scenario.live.centre())
-    found = []
+    errors = []
     for cell in cells(decoded).to_dict("records"):
         if cell["steps"] < LEAST_STEPS:
             continue
@@ -58,18 +58,18 @@ def model_errors(decoded: pd.DataFrame, scenario: Scenario, gamma: int) -> list[
         if cell["drafted"]:
             modelled_s += draft_s(cost, requests)
         kind = requests, tokens, bool(cell["drafted"]), context
-        found.append(ModelError(*kind, int(cell["steps"]), float(cell["step_s"]), modelled_s))
-    return found
+        errors.append(ModelError(*kind, int(cell["steps"]), float(cell["step_s"]), modelled_s))
+    return errors
 
 
-def error_quantiles(found: list[ModelError]) -> tuple[float, float]:
-    """Median and 90th percentile of the relative errors, whatever their sign; NaN where there is no cell."""
-    errors = [abs(cell.error) for cell in found]
+def error_quantiles(cells: list[ModelError]) -> tuple[float, float]:
+    """Median and 90th percentile of the absolute relative errors; NaN without cells."""
+    errors = [abs(cell.error) for cell in cells]
     return (float(np.median(errors)), float(np.quantile(errors, 0.9))) if errors else (np.nan, np.nan)
 
 
 def measured(scenario: Scenario, profile: Profile, name: str) -> str:
-    """The scenario's YAML with the recorded step times in place of its own; traffic, memory and acceptance stay."""
+    """YAML of a scenario with the recorded step times; traffic, memory and acceptance remain."""
     content = scenario.model_dump(mode="json", exclude_unset=True) | {
         "name": name,
         "description": f"{scenario.name} with the step times of a recording on {profile.hardware}.",

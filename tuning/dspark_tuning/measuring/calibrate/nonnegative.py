@@ -1,4 +1,4 @@
-"""Least squares with coefficients that cannot be negative, and curves made of them."""
+"""Robust non-negative least squares, and monotone piecewise linear curves."""
 
 from __future__ import annotations
 
@@ -13,16 +13,21 @@ Floats = NDArray[np.float64]
 
 
 def robust(
-    design: Floats, target: Floats, weight: Floats, wanted: Floats | None = None, width: float = 0.1, rounds: int = 12
+    design: Floats, target: Floats, weight: Floats, penalty: Floats | None = None, width: float = 0.1, rounds: int = 12
 ) -> Floats:
-    """The same on relative errors, of which those beyond ``width`` count by their size and no longer by its square.
+    """Non-negative least squares of relative errors with a pseudo-Huber loss, by iterative reweighting.
 
     Args:
+        design: float64 [rows, columns].
         target: float64 [rows], above 0.
-        weight: float64 [rows], how much a row counts.
-        wanted: float64 [rules, columns], sums of coefficients that should be 0 where the rows do not say otherwise.
+        weight: float64 [rows].
+        penalty: float64 [rules, columns], linear combinations of coefficients that are drawn towards 0.
+        width: Relative error beyond which the loss is linear.
+
+    Returns:
+        float64 [columns].
     """
-    rules = np.empty((0, design.shape[1])) if wanted is None else wanted * np.sqrt(weight.sum())
+    rules = np.empty((0, design.shape[1])) if penalty is None else penalty * np.sqrt(weight.sum())
     relative = np.sqrt(weight) / target
     scale = np.ones(len(target))
     x = np.zeros(design.shape[1])
@@ -35,14 +40,14 @@ def robust(
 
 
 def ramps(at: Floats, knots: Sequence[float]) -> Floats:
-    """float64 [rows, knots - 1]: each column rises from 0 to 1 between two knots, so that a sum of them never falls."""
+    """Basis of monotone curves, float64 [rows, knots - 1]: each column rises from 0 to 1 between two knots."""
     if len(knots) < 2:
         return np.empty((len(at), 0))
     return np.stack([np.clip((at - low) / (high - low), 0.0, 1.0) for low, high in pairwise(knots)], 1)
 
 
 def bends(knots: Sequence[float]) -> Floats:
-    """float64 [knots - 2, knots - 1]: how much the slope of a sum of ``ramps`` changes at inner knots, over all."""
+    """Changes of slope of a sum of ``ramps`` at inner knots over its mean slope, float64 [knots - 2, knots - 1]."""
     at = np.asarray(knots)
     if len(at) < 3:
         return np.empty((0, max(len(at) - 1, 0)))
@@ -51,8 +56,8 @@ def bends(knots: Sequence[float]) -> Floats:
 
 
 def knots(values: Floats, most: int) -> list[float]:
-    """At most ``most`` places among ``values`` at which a curve may bend: the ends, and more where values are dense."""
-    found = np.unique(values)
-    if len(found) > most:
-        found = np.unique(np.quantile(found, np.linspace(0, 1, most), method="nearest"))
-    return [float(place) for place in found]
+    """At most ``most`` knots among ``values``: both ends, and quantiles of the distinct values between."""
+    at = np.unique(values)
+    if len(at) > most:
+        at = np.unique(np.quantile(at, np.linspace(0, 1, most), method="nearest"))
+    return [float(place) for place in at]

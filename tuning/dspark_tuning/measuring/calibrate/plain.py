@@ -1,4 +1,4 @@
-"""Steps of a server without speculation, which records none, from what its clients saw."""
+"""Decode steps of a server without speculation, inferred from the token times of its clients."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ from sglang_dspark.errors import InputError
 
 
 def steps(requests: Sequence[SentRequest], clients: int) -> pd.DataFrame:
-    """A closed loop's decode steps: such a server answers every running request with one token a step.
+    """Decode steps of a closed loop on a server that generates one token per step and running request.
 
-    Gaps between a request's tokens are steps, or prefills that came between; the median is a step. Tokens that come
-    together (``--stream-interval``) share their gap.
+    The gap between two tokens of a request is a decode step, or includes a prefill; the median is a decode step. Tokens
+    that arrive together (SGLang's ``--stream-interval``) share their gap.
 
     Returns:
         One row: requests, context, step_s.
@@ -43,17 +43,17 @@ def steps(requests: Sequence[SentRequest], clients: int) -> pd.DataFrame:
 
 
 def read(paths: Sequence[Path]) -> pd.DataFrame:
-    """Steps out of loads that ``dspark load --out`` wrote.
+    """Decode steps from the files of ``dspark load``.
 
     Raises:
-        InputError: Not a closed loop against a server without speculation.
+        InputError: Not a closed loop on a server without speculation.
     """
-    found = []
+    tables = []
     for path in paths:
         kept = request_rows.read(path)
         if kept.speculative:
             raise InputError(f"plain: {path}: the server speculated; load one without --speculative-algorithm")
         if not kept.clients:
             raise InputError(f"plain: {path}: an open loop; load the server with a number of clients")
-        found.append(steps(kept.requests, kept.clients))
-    return pd.concat(found, ignore_index=True)
+        tables.append(steps(kept.requests, kept.clients))
+    return pd.concat(tables, ignore_index=True)

@@ -1,4 +1,4 @@
-"""Verification rounds out of recorded steps: one row a request and step."""
+"""Verification rounds from recorded steps: one row per request and step."""
 
 from __future__ import annotations
 
@@ -16,11 +16,12 @@ class Rounds(NamedTuple):
     """Drafted rounds, in the order of the recording.
 
     Attributes:
-        slo_class: int64 [N], places in ``classes``.
-        request: int64 [N], a number for each request; -1 where the server does not tell.
+        classes: Names of the request classes.
+        slo_class: int64 [N], index in ``classes``.
+        request: int64 [N], number of the request; -1 if the server does not report it.
         verified: int64 [N], drafts verified.
         accepted: int64 [N], drafts accepted, at most ``verified``.
-        logits: float64 [N, gamma], the head's, without temperature scaling; NaN where it was not recorded.
+        logits: float64 [N, gamma], logits of the confidence head without temperatures; NaN if not recorded.
     """
 
     classes: tuple[str, ...]
@@ -31,7 +32,7 @@ class Rounds(NamedTuple):
     logits: NDArray[np.float64]
 
     def take(self, which: NDArray[np.bool_]) -> Rounds:
-        """The rounds that ``which`` names."""
+        """The rounds selected by the mask ``which``."""
         return Rounds(
             self.classes,
             self.slo_class[which],
@@ -43,18 +44,18 @@ class Rounds(NamedTuple):
 
     @property
     def reached(self) -> NDArray[np.bool_]:
-        """bool [N, gamma], whether the target judged the draft: it was verified and all before it were accepted."""
+        """Whether the target judged a draft, bool [N, gamma]: it was verified, and its prefix accepted."""
         position = np.arange(self.logits.shape[1])
         return (position < self.verified[:, None]) & (position <= self.accepted[:, None])
 
     @property
     def survived(self) -> NDArray[np.bool_]:
-        """bool [N, gamma], whether the target accepted all drafts up to and with this one."""
+        """Whether the target accepted a draft and all drafts before it, bool [N, gamma]."""
         return np.arange(self.logits.shape[1]) < self.accepted[:, None]
 
 
 def rounds(record: Record) -> Rounds:
-    """The drafted rounds of a recording; none where the server records no lengths."""
+    """Drafted rounds of a recording; empty if the server does not record lengths."""
     gamma = record.gamma
     columns: list[list[NDArray[np.float64]]] = [[], [], [], []]
     logits: list[NDArray[np.float64]] = []

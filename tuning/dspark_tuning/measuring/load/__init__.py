@@ -1,1 +1,1 @@
-"""Traffic of a scenario for a real server, and what its clients see of it."""
+"""Load a real server with the traffic of a scenario, and measure latencies and rates at its clients."""

@@ -1,4 +1,4 @@
-"""Sends a workload to a server: closed loops, and open ones at their own times."""
+"""Send a workload to a server: a closed loop of clients, or an open loop at the arrival times."""
 
 from __future__ import annotations
 
@@ -13,25 +13,25 @@ import numpy as np
 
 from dspark_simulator.scenario import Run
 from dspark_simulator.workloads import RequestClass, Workload
-from dspark_tuning.measuring.load.prompts import Prompts, Wanted, of_texts, random_tokens
+from dspark_tuning.measuring.load.prompts import Prompts, PromptSpec, of_texts, random_tokens
 from dspark_tuning.measuring.load.request import ResponseStream, SentRequest, ask
 from sglang_dspark.sglang_client import Client, verify_lengths
 
-# An event may hold all tokens so far.
+# Longest line of a response: an event may hold all tokens so far.
 LINE_BYTES = 1 << 24
 
 
 class Loaded(NamedTuple):
-    """What clients saw of a server under load.
+    """Client-side measurements of a server under load.
 
     Attributes:
-        requests: All that were sent, in the order of the workload.
-        clients: Of a closed loop; None for arrivals that do not wait for the server.
-        expected: How many of each class were to be measured.
-        opened_s, closed_s: The measuring window, from the start of the run, as ``dspark_simulator.result`` has it.
-        wall_s: How long the run took.
-        cpu_s: CPU time of this process meanwhile, which serves the clients.
-        late_s: The most that a request of an open loop was sent after its time.
+        requests: All requests sent, in the order of the workload.
+        clients: Clients of a closed loop; None for an open loop.
+        expected: Number of requests to measure by class.
+        opened_s, closed_s: Measuring window from the start of the run, defined as in ``dspark_simulator.result``.
+        wall_s: Duration of the run.
+        cpu_s: CPU time of this process, which runs the clients.
+        late_s: Largest delay of a request of an open loop after its arrival time.
         server: ``/server_info`` at the start.
     """
 
@@ -48,6 +48,7 @@ class Loaded(NamedTuple):
 
     @property
     def failed(self) -> list[SentRequest]:
+        """Requests that ended with an error."""
         return [request for request in self.requests if request.error]
 
 
@@ -60,16 +61,16 @@ def drive(
     temperature: float = 0.0,
     say: Callable[[str], None] = lambda text: None,
 ) -> Loaded:
-    """Sends a workload's requests as ``dspark_simulator.simulate`` has them arrive, and measures those of ``run``.
+    """Send the requests of a workload with the arrivals of ``dspark_simulator.simulate``, and measure those of ``run``.
 
-    The prefix cache is emptied first. Every request generates its output to the last token. Failures are counted, and
-    nothing is sent again.
+    The prefix cache is emptied first. Every request generates its full output length. Failures are counted and not
+    retried.
 
     Args:
-        run: How many requests, of which the first warm up and are not measured.
-        seed: Names the requests, as in the simulator.
-        prompts: Texts by class, or what makes a prompt; random tokens if None.
-        say: Told what a person should know.
+        run: Number of requests; the first ones warm up and are not measured.
+        seed: Determines the requests, as in the simulator.
+        prompts: Texts by class, or a function that makes prompts; random tokens if None.
+        say: Called with messages for the user.
 
     Raises:
         InputError: No server answers, or it cannot tokenize.
@@ -80,12 +81,12 @@ def drive(
     elif isinstance(prompts, Mapping):
         prompts = of_texts(client, prompts)
     if not client.empty_cache():
-        say("The prefix cache was not emptied: other requests run.")
+        say("The prefix cache was not emptied, because other requests are running.")
     return asyncio.run(_Drive(client, workload, run, seed, prompts, temperature).go(server))
 
 
 class _Drive:
-    """One run; times are of ``perf_counter`` until they are told."""
+    """One run; times are of ``perf_counter`` until it ends."""
 
     def __init__(
         self, client: Client, workload: Workload, run: Run, seed: int, prompts: Prompts, temperature: float
@@ -94,12 +95,12 @@ class _Drive:
         self._prompts, self._temperature = prompts, temperature
         self._rows: Iterator[Any] = (row for chunk in workload.chunks(seed) for row in chunk)
         self._first, self._last = run.warmup_requests, run.requests
-        # As many follow the measured requests as there are of them, as in the simulator.
+        # The measured requests are followed by as many more, as in the simulator.
         self._end = self._last if run.drain else 2 * self._last - self._first
         self._sent = 0
         self._left = self._last - self._first
         self._done = asyncio.Event()
-        self._found: list[SentRequest] = []
+        self._requests: list[SentRequest] = []
         self._started_s = self._opened_s = self._closed_s = 0.0
         self._late_s = 0.0
 
@@ -127,7 +128,7 @@ class _Drive:
                     raise outcome
         return Loaded(
             self._workload.classes,
-            tuple(sorted(self._found, key=lambda request: request.id)),
+            tuple(sorted(self._requests, key=lambda request: request.id)),
             clients,
             tuple(self._workload.class_counts(self._seed, self._first, self._last)),
             (self._opened_s or ended_s) - self._started_s,
@@ -152,9 +153,9 @@ class _Drive:
                 group.create_task(self._send(session, row))
 
     async def _send(self, session: aiohttp.ClientSession, row: Any) -> None:
-        """Sends a request, reads its answer to the end, and takes note of it."""
+        """Send a request, read its response to the end, and store it."""
         number, klass = int(row["id"]), self._workload.classes[int(row["slo_class"])]
-        prompt = self._prompts(Wanted(number, klass.name, int(row["prompt"]), int(row["cached"])))
+        prompt = self._prompts(PromptSpec(number, klass.name, int(row["prompt"]), int(row["cached"])))
         sampling = {
             "temperature": self._temperature,
             "max_new_tokens": int(row["output"]),
@@ -168,13 +169,13 @@ class _Drive:
             self._closed_s = sent_s
         self._sent += 1
         stream = ResponseStream()
-        error = ""  # What is cut off by the end of the run has not failed.
+        error = ""  # A request that is cut off by the end of the run has not failed.
         try:
             error = await ask(session, self._client.url, prompt, sampling, stream)
         finally:
             measured = self._first <= number < self._last
             meta = stream.meta
-            self._found.append(
+            self._requests.append(
                 SentRequest(
                     number,
                     int(row["slo_class"]),

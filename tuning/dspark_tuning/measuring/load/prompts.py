@@ -1,4 +1,4 @@
-"""What requests ask: random tokens, or texts cut to the length that the workload wants."""
+"""Prompts of a workload: random tokens, or texts cut to the prompt lengths."""
 
 from __future__ import annotations
 
@@ -13,13 +13,14 @@ from sglang_dspark.errors import InputError
 from sglang_dspark.sglang_client import Client, UnansweredError
 
 
-class Wanted(NamedTuple):
-    """A request that needs a prompt.
+class PromptSpec(NamedTuple):
+    """Specification of the prompt of a request.
 
     Attributes:
-        id: Its place in the workload.
+        id: Index of the request in the workload.
+        slo_class: Name of the request class.
         tokens: Length of the prompt.
-        cached: Of them, how many the prefix cache is to have.
+        cached: Length of its prefix that the prefix cache should hold.
     """
 
     id: int
@@ -28,37 +29,37 @@ class Wanted(NamedTuple):
     cached: int
 
 
-Prompts = Callable[[Wanted], str | Sequence[int]]
-"""Gives a request its prompt, as text or as token ids."""
+Prompts = Callable[[PromptSpec], str | Sequence[int]]
+"""Makes the prompt of a request, as text or as token ids."""
 
-# All bytes that a text is likely to have, in words of several lengths.
+# Words of several lengths, whose tokens stand for the vocabulary.
 ALPHABET: Final = " ".join(
     f"{a}{b}{c}" for a in "bcdfghjklmnprstvwz" for b in "aeiou" for c in ("", "n", "s", "ck", "tion", "ment", "ing")
 )
 
 
 def random_tokens(client: Client, seed: int) -> Prompts:
-    """Random ids of the server's own vocabulary, a pure function of seed and request.
+    """Random token ids of the vocabulary of the server, a pure function of seed and request.
 
-    Requests of a class begin alike where they are to be found in the prefix cache.
+    Requests of a class share their cached prefix.
 
     Raises:
         InputError: The server has no tokenizer.
     """
-    # By way of its tokenizer: the server does not tell the size of its vocabulary, and no special token comes of words.
+    # From its tokenizer: the server does not report the size of its vocabulary, and words give no special tokens.
     ids = np.array(sorted(set(_tokens(client, [ALPHABET])[0])))
 
-    def prompt(wanted: Wanted) -> list[int]:
-        shared = np.random.default_rng([seed, *wanted.slo_class.encode()])
-        own = np.random.default_rng([seed, wanted.id])
-        parts = (shared.choice(ids, wanted.cached), own.choice(ids, wanted.tokens - wanted.cached))
+    def prompt(spec: PromptSpec) -> list[int]:
+        shared = np.random.default_rng([seed, *spec.slo_class.encode()])
+        own = np.random.default_rng([seed, spec.id])
+        parts = (shared.choice(ids, spec.cached), own.choice(ids, spec.tokens - spec.cached))
         return [int(token) for part in parts for token in part]
 
     return prompt
 
 
 def of_texts(client: Client, texts: Mapping[str, Sequence[str]]) -> Prompts:
-    """The texts of a request's class, each request at the next one, cut to its length and prolonged by those after it.
+    """Texts of the class of a request, in turn, cut to the prompt length or continued with the next texts.
 
     Raises:
         InputError: The server has no tokenizer.
@@ -66,23 +67,23 @@ def of_texts(client: Client, texts: Mapping[str, Sequence[str]]) -> Prompts:
     ids = {name: _tokens(client, rows) for name, rows in texts.items()}
     turns = dict.fromkeys(ids, 0)
 
-    def prompt(wanted: Wanted) -> list[int]:
-        rows, turn = ids[wanted.slo_class], turns[wanted.slo_class]
-        turns[wanted.slo_class] += 1
-        found: list[int] = []
-        while len(found) < wanted.tokens:
-            found += rows[turn % len(rows)]
+    def prompt(spec: PromptSpec) -> list[int]:
+        rows, turn = ids[spec.slo_class], turns[spec.slo_class]
+        turns[spec.slo_class] += 1
+        ids_so_far: list[int] = []
+        while len(ids_so_far) < spec.tokens:
+            ids_so_far += rows[turn % len(rows)]
             turn += 1
-        return found[: wanted.tokens]
+        return ids_so_far[: spec.tokens]
 
     return prompt
 
 
 def read(path: Path, classes: Sequence[str]) -> dict[str, list[str]]:
-    """Texts by class from lines of ``{"slo_class": ..., "text": ...}``.
+    """Read texts by class from JSON lines ``{"slo_class": ..., "text": ...}``.
 
     Raises:
-        InputError: No such file, a line that is not one, or a class without a text.
+        InputError: No such file, an invalid line, or a class without a text.
     """
     texts: dict[str, list[str]] = {}
     try:
@@ -109,9 +110,9 @@ def read(path: Path, classes: Sequence[str]) -> dict[str, list[str]]:
 
 def _tokens(client: Client, texts: Sequence[str]) -> list[list[int]]:
     try:
-        found = client.tokens(texts)
+        tokens = client.tokens(texts)
     except UnansweredError as error:
         raise InputError(f"{client.url}: cannot tokenize prompts ({error}); start it with its tokenizer") from error
-    if not all(found):
-        raise InputError(f"{client.url}: a text of {texts[found.index([])]!r} has no token; leave it out")
-    return found
+    if not all(tokens):
+        raise InputError(f"{client.url}: a text of {texts[tokens.index([])]!r} has no token; leave it out")
+    return tokens

@@ -1,4 +1,4 @@
-"""One request over SSE, as its client sees it."""
+"""One streamed request, measured at its client."""
 
 from __future__ import annotations
 
@@ -13,19 +13,21 @@ from numpy.typing import NDArray
 
 
 class SentRequest(NamedTuple):
-    """A request and what came of it.
+    """A request that was sent, and its response.
 
     Attributes:
-        id: Its place in the workload.
-        slo_class: The place of its class.
-        measured: It is not one of the warm-up, nor of those that keep the load up at the end.
-        prompt_tokens, output_tokens: As the server counts them, as far as it got.
-        sent_s: From the start of the run.
-        chunk_s, chunk_tokens: float64 and int64 [N], when tokens came, from the start of the run, and how many.
+        id: Index in the workload.
+        slo_class: Index of its class.
+        measured: Whether it counts, unlike those of the warm-up and those that keep up the load at the end.
+        prompt_tokens, output_tokens: As counted by the server up to the end of the response.
+        sent_s: Time of sending, from the start of the run.
+        ended_s: End of the response, from the start of the run.
+        chunk_s, chunk_tokens: float64 and int64 [N], arrival times of tokens (from the start of the run) and their
+            number.
         rounds: Verification rounds; 0 without speculation.
-        verify_lengths: Rounds by drafts verified; empty where the server does not tell.
-        error: Why it failed; empty where it did not.
-        finished: All its tokens came.
+        verify_lengths: Number of rounds by drafts verified; empty if the server does not report it.
+        error: Reason of a failure; empty without one.
+        finished: Whether all its tokens arrived.
     """
 
     id: int
@@ -44,26 +46,27 @@ class SentRequest(NamedTuple):
 
     @property
     def ttft_s(self) -> float:
+        """Time to first token."""
         return float(self.chunk_s[0]) - self.sent_s
 
     @property
     def tpot_s(self) -> float:
-        """(last - first) / (output - 1), as ``sglang.bench_serving`` has it; NaN for a single token."""
+        """(last - first) / (output - 1), as in ``sglang.bench_serving``; NaN for a single token."""
         if self.output_tokens < 2:
             return float("nan")
         return float(self.chunk_s[-1] - self.chunk_s[0]) / (self.output_tokens - 1)
 
     def itl_s(self) -> NDArray[np.float64]:
-        """float64 [tokens - 1]: the gap since the tokens before, shared equally by the tokens that come together.
+        """Inter-token latencies, float64 [tokens - 1]: tokens that arrive together share their gap equally.
 
-        Tokens that come with the first one share its time to the first token, as ``dspark_simulator`` has it.
+        Tokens that arrive with the first one share the time to first token, as in ``dspark_simulator``.
         """
         shared = np.diff(self.chunk_s, prepend=self.sent_s) / self.chunk_tokens
         return np.repeat(shared, self.chunk_tokens)[1:]
 
 
 class ResponseStream:
-    """Reads the events of a ``/generate`` stream as they come; holds what is known at any time."""
+    """Reads the events of a ``/generate`` response and keeps the tokens and metadata so far."""
 
     def __init__(self) -> None:
         self.at_s: list[float] = []
@@ -72,10 +75,10 @@ class ResponseStream:
         self.meta: dict[str, Any] = {}
 
     def take(self, line: bytes) -> None:
-        """Takes one line of the stream.
+        """Read one line of the response.
 
         Raises:
-            ValueError: It is not what SGLang sends, or says that the request failed.
+            ValueError: An unexpected line, or a failure of the request.
         """
         if not line.startswith(b"data:") or line.startswith(b"data: [DONE]"):
             return
@@ -101,10 +104,10 @@ async def ask(
     sampling: dict[str, Any],
     stream: ResponseStream,
 ) -> str:
-    """Sends a request and reads its stream to the end.
+    """Send a request and read its response to the end.
 
     Returns:
-        Why it failed; empty where it did not.
+        Reason of a failure; empty without one.
     """
     body: dict[str, Any] = {"sampling_params": sampling, "stream": True}
     body["text" if isinstance(prompt, str) else "input_ids"] = prompt

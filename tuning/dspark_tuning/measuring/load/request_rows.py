@@ -1,4 +1,4 @@
-"""``requests.parquet``: one row a request of a load, and what was loaded."""
+"""``requests.parquet``: one row per request of a load, with the settings of the load as metadata."""
 
 from __future__ import annotations
 
@@ -35,14 +35,14 @@ SCHEMA: Final = pa.schema(
         ("error", pa.string()),
     ]
 )
-"""Seconds are from the start of the run. ``chunk_s`` is when tokens came and ``chunk_tokens`` how many each time,
-``rounds`` are of verification (0 without speculation), ``verify_lengths`` rounds by drafts verified."""
+"""Seconds are from the start of the run. ``chunk_s`` and ``chunk_tokens`` are the arrival times of tokens and their
+number, ``rounds`` are verification rounds (0 without speculation), ``verify_lengths`` rounds by drafts verified."""
 
 KEY: Final = b"dspark_load"
 
 
 class SavedLoad(NamedTuple):
-    """A load that was written: its requests, its clients (0 for an open loop), and whether the server speculated."""
+    """A saved load: its requests, its clients (0 for an open loop), and whether the server speculated."""
 
     requests: tuple[SentRequest, ...]
     clients: int
@@ -50,7 +50,7 @@ class SavedLoad(NamedTuple):
 
 
 def write(path: Path, loaded: Loaded) -> None:
-    """Writes a load.
+    """Write a load.
 
     Raises:
         InputError: The file cannot be written.
@@ -87,10 +87,10 @@ def write(path: Path, loaded: Loaded) -> None:
 
 
 def read(path: Path) -> SavedLoad:
-    """Reads a load that :func:`write` wrote.
+    """Read a load written by :func:`write`.
 
     Raises:
-        InputError: It is not one.
+        InputError: Not such a file.
     """
     try:
         table = pq.read_table(path)

@@ -1,4 +1,4 @@
-"""What clients saw, in the simulator's figures: the same names, the same definitions."""
+"""Client-side measurements as a :class:`dspark_simulator.result.Result`, with the same definitions."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ from dspark_tuning.measuring.load.request import SentRequest
 
 
 def result(loaded: Loaded) -> Result:
-    """Rates over the measuring window, latencies over the measured requests, as ``dspark_simulator.result`` has them.
+    """Rates over the measuring window and latencies over the measured requests, as in ``dspark_simulator.result``.
 
-    Failed requests are counted as aborted. What only the server knows is NaN or 0: steps, utilisation, the KV pool. The
-    accepted length is tokens a round, and an output's last round is cut to what was asked for.
+    Failed requests count as aborted. Figures that only the server knows (steps, utilisation, KV pool) are NaN or 0. The
+    accepted length is tokens per round, where the last round of an output is cut to the output length.
     """
     measured = [request for request in loaded.requests if request.measured]
     expected = sum(loaded.expected)
@@ -105,10 +105,10 @@ def _gaps(requests: Iterable[SentRequest]) -> list[float]:
 
 
 def _latency(values: Iterable[float]) -> Latency:
-    found = list(values)
-    if not found:
+    sample = list(values)
+    if not sample:
         return Latency(math.nan, math.nan, math.nan, math.nan)
-    return Latency(fmean(found), *(float(x) for x in np.quantile(found, (0.5, 0.9, 0.99))))
+    return Latency(fmean(sample), *(float(x) for x in np.quantile(sample, (0.5, 0.9, 0.99))))
 
 
 def _over(value: float, base: float) -> float:

@@ -1,4 +1,4 @@
-"""The simulator against measurements that others published: calibrated on some of them, predicting the rest."""
+"""Validation of the simulator on published measurements: calibrated on some rows, predicting the others."""
 
 from dspark_tuning.measuring.validate.validation import Predicted, Validation, validate
 

@@ -1,4 +1,4 @@
-"""What a prediction must beat: interpolation between measured rows, which knows no physics and has no parameters."""
+"""Baseline of a prediction: interpolation between measured rows, without physics or parameters."""
 
 from __future__ import annotations
 
@@ -10,11 +10,10 @@ from dspark_tuning.measuring.validate.published_rows import PublishedRow
 
 
 def interpolated(row: PublishedRow, fit: Sequence[PublishedRow]) -> float | None:
-    """Throughput of a row from the arms of ``fit`` of the same deployment, tokens per second.
+    """Throughput of a row, interpolated from rows of the same deployment, tokens per second.
 
-    By concurrency on logarithms, and, where the arm itself was not measured, by gamma, no speculation being gamma 0; an
-    adaptive arm is then taken for the best of the others. Outside what was measured the nearest row holds. None where
-    nothing was.
+    Log-log interpolation by concurrency; if the arm was not measured, also by gamma, where no speculation is gamma 0,
+    and an adaptive arm is the best of the others. Constant extrapolation. None without measured rows.
     """
     arms: dict[str, list[PublishedRow]] = {}
     for other in fit:
@@ -32,11 +31,11 @@ def interpolated(row: PublishedRow, fit: Sequence[PublishedRow]) -> float | None
     )
     if row.gamma is None or not by_gamma:
         return None
-    gammas, found = zip(*by_gamma, strict=True)
-    return float(np.exp(np.interp(row.gamma, gammas, np.log(found))))
+    gammas, throughputs = zip(*by_gamma, strict=True)
+    return float(np.exp(np.interp(row.gamma, gammas, np.log(throughputs))))
 
 
 def _at(rows: Sequence[PublishedRow], concurrency: int) -> float:
     points = sorted((row.concurrency, row.throughput_tok_s or np.nan) for row in rows)
-    loads, found = np.log(np.array(points)).T
-    return float(np.exp(np.interp(np.log(concurrency), loads, found)))
+    loads, throughputs = np.log(np.array(points)).T
+    return float(np.exp(np.interp(np.log(concurrency), loads, throughputs)))

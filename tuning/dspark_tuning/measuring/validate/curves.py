@@ -16,10 +16,10 @@ CAPTURED = "cudagraph"
 
 
 def read(path: Path) -> dict[Key, Measurements]:
-    """The curves of a file by deployment. Where a part has medians, its samples are passed over.
+    """Read the curves of a file by deployment. Samples of a part that also has medians are ignored.
 
     Raises:
-        InputError: Not readable, a value that is wrong, or a deployment without a captured verify or a draft curve.
+        InputError: An unreadable file, an invalid value, or a deployment without a captured verify or a draft curve.
     """
     lines: defaultdict[Key, defaultdict[str, list[CsvLine]]] = defaultdict(lambda: defaultdict(list))
     for line in csv_rows(path, COLUMNS):
@@ -43,7 +43,7 @@ def _points(lines: list[CsvLine]) -> dict[int, float]:
         if x is None or cost_ms is None:
             raise line.wrong("x" if x is None else "cost_ms", "give a number")
         times[x].append(cost_ms / 1000)
-    return {x: median(found) for x, found in sorted(times.items())}
+    return {x: median(repeats) for x, repeats in sorted(times.items())}
 
 
 def _measurements(path: Path, key: Key, curves: dict[str, dict[int, float]]) -> Measurements:

@@ -1,4 +1,4 @@
-"""A published row as a scenario: its server, its benchmark's traffic, and its step times."""
+"""Scenario of a published row: its server, the traffic of its benchmark, and its step times."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ from sglang_dspark.errors import InputError, from_validation
 from sglang_dspark.policy import Argmax, Engine, NoDraft, compile_rule
 from sglang_dspark.policy.belief import MAX_REQUESTS
 
-# SPEED-Bench's qualitative split has 880 prompts, and the runs on B300 sent each once. Of few clients fewer are
-# simulated: as many as tell their accepted length, or, without speculation, fill and drain the server a dozen times.
+# SPEED-Bench's qualitative split has 880 prompts, and the runs on B300 sent each once. With few clients fewer are
+# simulated: enough for the accepted length, or, without speculation, to fill and drain the server a dozen times.
 REQUESTS = 880
 LEAST_REQUESTS = 240
 ROUNDS = 30
@@ -29,21 +29,21 @@ PLAIN_ROUNDS = 12
 OUTPUT_TOKENS = 512
 MAX_BATCHED_TOKENS = 16384
 LONGEST_PROMPT = 4096
-# What a benchmark of decoding asks about the context that it states.
+# Tokens of the question of a decoding benchmark, after its stated context.
 QUESTION_TOKENS = 32
-# The steady part of a sweep of decoding, in requests of each client, behind one that fills the server.
+# Steady part of a decoding sweep in requests per client, after one that fills the server.
 SWEEP_ROUNDS = 3
-# Nobody publishes the pool, and no run here is said to have filled it.
+# The KV pool is never published, and no run reports that it was full.
 KV_TOKENS = 100_000_000
-# Published by nobody: no row is scored by a service level.
+# Not published: no row is scored by a service level.
 SLO = {"ttft_s": 1.0, "tpot_s": 1.0}
 
 
 class Prediction(NamedTuple):
-    """What the simulator says of a row.
+    """Simulated figures of a row.
 
     Attributes:
-        step_s: Time of a step that decodes all clients; what prefill and draining take is in it.
+        step_s: Time of a step that decodes all clients, with the shares of prefill and draining.
     """
 
     throughput_tok_s: float
@@ -60,11 +60,10 @@ class _Setup(NamedTuple):
 
 
 def check(row: PublishedRow, measured: Measured) -> None:
-    """Builds all that :func:`predict` simulates.
+    """Check that :func:`predict` can simulate a row.
 
     Raises:
-        InputError: The row's steps cannot be timed, it drafts and nobody knows how much, or its flags are beyond what
-            the simulator supports.
+        InputError: Unknown step times, an unknown block size, or flags that the simulator does not support.
     """
     steps = steps_of(measured)
     steps.check(row)
@@ -79,17 +78,17 @@ def check(row: PublishedRow, measured: Measured) -> None:
 
 
 def fill(row: PublishedRow, most_clients: int, tp: int) -> Filled:
-    """Fills what a row leaves blank.
+    """Fill the blank fields of a row.
 
     Args:
-        most_clients: Of all rows of the deployment: an operator captures what its batches need.
-        tp: Where the row does not say.
+        most_clients: Largest concurrency of the deployment, which determines the captured tokens.
+        tp: Tensor parallelism if the row does not state it.
 
     Raises:
-        InputError: The row drafts, and nobody knows how much.
+        InputError: The row drafts with an unknown block size.
     """
     usual = block(row)
-    # Without speculation the block is loaded by nobody, and any will do.
+    # Without speculation the block size has no effect.
     gamma = row.gamma if row.arm != "nospec" else usual
     blank = {
         "gamma": (gamma, usual),
@@ -103,11 +102,11 @@ def fill(row: PublishedRow, most_clients: int, tp: int) -> Filled:
 
 
 def predict(row: PublishedRow, filled: Filled, values: Mapping[str, float], measured: Measured) -> Prediction:
-    """Simulates the run of a row.
+    """Simulate the run of a row.
 
     Args:
-        values: By name of a quantity of ``parameters``.
-        measured: The deployment's measured steps; None takes the roofline of its model.
+        values: Values of the quantities of ``parameters`` by name.
+        measured: Measured steps of the deployment; None uses the roofline of its model.
     """
     scenario, arm, truth = _setup(row, filled, values, measured)
     result = simulate(scenario, arm, truth=truth)
@@ -162,7 +161,7 @@ def _server(row: PublishedRow, filled: Filled) -> Server:
         if row.context_tokens is None:
             limits["prefill_decode_interval"] = row.prefill_decode_interval or 0
         else:
-            # A sweep of decoding times one wave of requests, in which no prompt waits for a free slot.
+            # A decoding sweep times one wave of requests, in which no prompt waits for a free slot.
             limits["min_free_slots_delay"] = 1
     return Server(
         engine=row.engine,
@@ -183,7 +182,7 @@ def _workload(row: PublishedRow, filled: Filled, values: Mapping[str, float]) ->
         mean, sigma = values["prompt_tokens"], values["prompt_sigma"]
         prompt = {"kind": "lognormal", "mean": mean, "sigma": sigma, "max": LONGEST_PROMPT}
     output = {"kind": "fixed", "tokens": filled.output_tokens}
-    # Benchmarks of speculation mix kinds of text; every data set of the paper has an equal part.
+    # Benchmarks of speculation mix kinds of text; every data set of the paper has an equal share.
     classes = [
         RequestClass.model_validate({"name": name, "domain": name, "prompt": prompt, "output": output, "slo": SLO})
         for name in packaged().domains
@@ -192,6 +191,6 @@ def _workload(row: PublishedRow, filled: Filled, values: Mapping[str, float]) ->
 
 
 def _drafter(row: PublishedRow, quality: float) -> AcceptanceModel:
-    """The packaged drafter, better by ``quality`` logits; SGLang uses its confidences as they are, unless told."""
+    """The packaged drafter, shifted by ``quality`` logits; without temperatures for SGLang, as by its default."""
     model = packaged().shifted(quality)
     return model if row.engine == "vllm" else model.with_temperatures([1.0] * model.gamma)

@@ -1,4 +1,4 @@
-"""Calibration on published rows: the most plausible quantities given priors and measurements."""
+"""Calibration on published rows: maximum a posteriori estimates of the quantities."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ Floats = NDArray[np.float64]
 # Published repeats differ by 2 to 6 %; an accepted length averages over thousands of rounds.
 THROUGHPUT_SPREAD = 0.05
 LENGTH_SPREAD = 0.02
-# Beyond so many spreads an error counts by its size and no longer by its square: some rows are simply odd.
+# Error in standard deviations beyond which the loss is linear, for outliers.
 ROBUST = 1.5
-# Finite difference in standard deviations: simulated acceptance is made of whole tokens.
+# Finite difference in standard deviations of the prior, large because simulated acceptance is discrete.
 STEP = 0.15
 ITERATIONS = 6
 LONGEST_MOVE = 1.5
@@ -30,7 +30,7 @@ SHARES = (1.0, 0.5, 0.25)
 
 
 class Job(NamedTuple):
-    """One row to predict, as it travels to another process."""
+    """A row to predict in a worker process."""
 
     row: PublishedRow
     filled: Filled
@@ -38,17 +38,19 @@ class Job(NamedTuple):
     measured: Measured
 
     def run(self) -> Prediction:
+        """Simulate the row."""
         return predict(self.row, self.filled, self.values, self.measured)
 
 
 class Subject(NamedTuple):
-    """What a fit is about: rows of one deployment, or of one kind of hardware."""
+    """Rows of a fit: those of one deployment, or of similar deployments."""
 
     rows: Sequence[PublishedRow]
     filled: Sequence[Filled]
     measured: Measured
 
     def jobs(self, values: dict[str, float]) -> list[Job]:
+        """Predictions of all rows with the given quantities."""
         return [Job(row, filled, values, self.measured) for row, filled in zip(self.rows, self.filled, strict=True)]
 
 
@@ -58,7 +60,7 @@ def run_jobs(jobs: Sequence[Job], pool: Executor | None) -> list[Prediction]:
 
 
 class Fit(NamedTuple):
-    """The most plausible quantities by name, and how implausible they and the measurements are together."""
+    """Estimated quantities by name, and the negative log posterior."""
 
     values: dict[str, float]
     loss: float
@@ -67,9 +69,9 @@ class Fit(NamedTuple):
 def fit(
     subject: Subject, space: ParameterSpace, pool: Executor | None = None, progress: Callable[[], None] = lambda: None
 ) -> Fit:
-    """The quantities that maximise prior x likelihood, by Gauss-Newton steps on a pseudo-Huber loss.
+    """Maximise prior x likelihood by Gauss-Newton steps on a pseudo-Huber loss.
 
-    Rows count by the logarithms of their throughput, TPOT, accepted length and step time, as far as these are given.
+    The residuals of a row are those of the logarithms of its throughput, TPOT, accepted length and step time, if given.
 
     Args:
         progress: Called after each of at most ``ITERATIONS`` steps.
@@ -78,9 +80,9 @@ def fit(
 
     def errors(points: Sequence[Floats]) -> list[Floats]:
         every = [space.values(dict(zip(names, z, strict=True))) for z in points]
-        found = run_jobs([job for values in every for job in subject.jobs(values)], pool)
+        predictions = run_jobs([job for values in every for job in subject.jobs(values)], pool)
         n = len(subject.rows)
-        return [_errors(subject.rows, found[i * n : (i + 1) * n]) for i in range(len(points))]
+        return [_errors(subject.rows, predictions[i * n : (i + 1) * n]) for i in range(len(points))]
 
     z = np.zeros(len(names))
     here = errors([z])[0]
@@ -104,15 +106,15 @@ def fit(
     return Fit(space.values(dict(zip(names, z, strict=True))), _loss(here, z))
 
 
-def _errors(rows: Sequence[PublishedRow], found: Sequence[Prediction]) -> Floats:
-    """Errors in spreads of their measurement."""
+def _errors(rows: Sequence[PublishedRow], predictions: Sequence[Prediction]) -> Floats:
+    """Logarithmic errors in standard deviations of the measurement."""
     errors = []
-    for row, said in zip(rows, found, strict=True):
+    for row, prediction in zip(rows, predictions, strict=True):
         for measured, predicted, spread in (
-            (row.throughput_tok_s, said.throughput_tok_s, THROUGHPUT_SPREAD),
-            (row.tpot_s, said.tpot_s, THROUGHPUT_SPREAD),
-            (row.accepted_length, said.accepted_length, max(LENGTH_SPREAD, row.accepted_spread or 0.0)),
-            (row.step_s, said.step_s, THROUGHPUT_SPREAD),
+            (row.throughput_tok_s, prediction.throughput_tok_s, THROUGHPUT_SPREAD),
+            (row.tpot_s, prediction.tpot_s, THROUGHPUT_SPREAD),
+            (row.accepted_length, prediction.accepted_length, max(LENGTH_SPREAD, row.accepted_spread or 0.0)),
+            (row.step_s, prediction.step_s, THROUGHPUT_SPREAD),
         ):
             if measured is not None:
                 errors.append(math.log(predicted / measured) / spread)

@@ -1,4 +1,4 @@
-"""What is known of a row's model and GPU by their names."""
+"""Model and GPU of a row by name."""
 
 from __future__ import annotations
 
@@ -10,43 +10,43 @@ from sglang_dspark.shapes.known import Known, known, names
 
 
 def shapes(row: PublishedRow) -> Known:
-    """The shapes of the row's model.
+    """Shapes of the model of a row.
 
     Raises:
-        InputError: It or the row's GPU is not known.
+        InputError: The model or the GPU is not known.
     """
-    found = known(row.model)
-    if found is None:
+    shapes_of_model = known(row.model)
+    if shapes_of_model is None:
         raise InputError(f"{row.where}: model: {row.model!r} is not known; known are {', '.join(names())}")
     gpu(row)
-    return found
+    return shapes_of_model
 
 
 def gpu(row: PublishedRow) -> Gpu:
-    """The row's GPU.
+    """GPU of a row.
 
     Raises:
-        InputError: It is not known.
+        InputError: The GPU is not known.
     """
-    for name, found in GPUS.items():
+    for name, listed in GPUS.items():
         if name == row.hardware:
-            return found
+            return listed
     raise InputError(f"{row.where}: hardware: {row.hardware!r} is not known; known are {', '.join(GPUS)}")
 
 
 def block(row: PublishedRow) -> int:
-    """Drafts a block where the row does not say: those of its model's draft; of a model without any, what it verifies.
+    """Block size of a row that does not state it: that of the draft of its model, else the drafts that it verifies.
 
     Raises:
-        InputError: The row drafts more than the acceptance model describes, or nobody says how much.
+        InputError: A block beyond the acceptance model, or an unknown one.
     """
-    # Published servers draft more than the block of the checkpoint.
+    # Published servers may draft more than the block of the checkpoint.
     most = packaged().gamma
     if row.gamma is not None and row.gamma > most:
         raise InputError(f"{row.where}: gamma: {row.gamma} is beyond the acceptance model's block; give at most {most}")
-    found = known(row.model)
-    if found is not None:
-        return found.draft.block
+    shapes_of_model = known(row.model)
+    if shapes_of_model is not None:
+        return shapes_of_model.draft.block
     if row.gamma is None:
         raise InputError(f"{row.where}: gamma: not given, and the draft of {row.model!r} is not known; give it")
     return row.gamma or most
@@ -54,15 +54,15 @@ def block(row: PublishedRow) -> int:
 
 def is_mixture(row: PublishedRow) -> bool:
     """Whether the row's model is known to be a mixture of experts."""
-    found = known(row.model)
-    return found is not None and found.model.is_mixture
+    shapes_of_model = known(row.model)
+    return shapes_of_model is not None and shapes_of_model.model.is_mixture
 
 
 def is_neighbour(row: PublishedRow, other: PublishedRow) -> bool:
-    """Whether two rows are of models of one kind, dense or mixture of experts, on the same hardware."""
+    """Whether two rows have the same hardware and the same kind of model, dense or mixture of experts."""
     return row.hardware == other.hardware and is_mixture(row) == is_mixture(other)
 
 
 def is_namesake(row: PublishedRow, other: PublishedRow) -> bool:
-    """Whether two rows are of the same model."""
+    """Whether two rows have the same model."""
     return known(row.model) is not None and known(row.model) == known(other.model)

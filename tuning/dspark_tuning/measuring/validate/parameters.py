@@ -1,7 +1,7 @@
-"""What is calibrated on published results: physical quantities, each with what is believed of it beforehand.
+"""Physical quantities that are calibrated on published results, each with a prior.
 
-A result's row is one throughput, so most quantities cannot be read off it; the priors say which values are plausible,
-and the fit moves those that the rows speak of. Their sources: the published B300 step curve and the live runs beside it
+A row has few figures and does not determine most quantities: the priors hold plausible values, and the fit moves the
+quantities that the rows inform. Sources of the priors: the published B300 step curve and the live runs beside it
 (vllm-project/vllm-project.github.io#296), the ablation of adaptive steps on MI355X before they trim anything
 (vllm-project/vllm#52362: 6.0 to 6.6 % of throughput), data sheets, what engines reach of them as a rule, and the six
 deployments on which the efficiencies were fitted, whose drafters came out 0.8 to 1.3 logits below the paper's.
@@ -19,15 +19,15 @@ from sglang_dspark.shapes.model import ModelShape
 
 
 class Parameter(NamedTuple):
-    """One quantity.
+    """A quantity with its prior.
 
     Attributes:
-        centre: Its most plausible value beforehand.
-        spread: Standard deviation around it, of the logarithm unless ``linear``.
-        neutral: The value at which it has no effect.
-        meaning: In a sentence, with the unit.
-        linear: It may be negative.
-        most: Its largest possible value.
+        centre: Mode of the prior.
+        spread: Standard deviation of the prior, of the logarithm unless ``linear``.
+        neutral: The value without effect.
+        meaning: Description with the unit.
+        linear: Whether the prior is normal instead of log-normal.
+        most: Upper bound.
     """
 
     centre: float
@@ -38,7 +38,7 @@ class Parameter(NamedTuple):
     most: float = math.inf
 
     def at(self, z: float) -> float:
-        """Its value ``z`` standard deviations from the centre."""
+        """Value ``z`` standard deviations from the centre."""
         value = self.centre + self.spread * z if self.linear else self.centre * math.exp(self.spread * z)
         return min(value, self.most)
 
@@ -46,9 +46,11 @@ class Parameter(NamedTuple):
 EVERYWHERE: Final[dict[str, Parameter]] = {
     "overhead_s": Parameter(efficiencies.OVERHEAD_S, 0.7, 0.0, "host time of a step that no kernel hides, seconds"),
     "request_s": Parameter(efficiencies.REQUEST_S, 0.7, 0.0, "host time of a step for each running request, seconds"),
-    "quality": Parameter(-1.0, 0.3, 0.0, "the drafter against the paper's on the same text, logits", linear=True),
-    "prompt_tokens": Parameter(200.0, 0.5, 500.0, "mean length of the prompts, which are not published, tokens"),
-    "prompt_sigma": Parameter(1.0, 0.25, 0.01, "standard deviation of its logarithm"),
+    "quality": Parameter(
+        -1.0, 0.3, 0.0, "quality of the drafter relative to that of the paper on the same text, logits", linear=True
+    ),
+    "prompt_tokens": Parameter(200.0, 0.5, 500.0, "mean prompt length, which is not published, tokens"),
+    "prompt_sigma": Parameter(1.0, 0.25, 0.01, "standard deviation of the logarithm of the prompt length"),
 }
 MIXTURE: Final[dict[str, Parameter]] = {
     "draft_novelty": Parameter(
@@ -67,7 +69,7 @@ SCALE: Final[dict[str, Parameter]] = {
 
 
 def roofline(model: ModelShape, gpu: Gpu) -> dict[str, Parameter]:
-    """The quantities of a roofline, around what such models reach on such a GPU (``shapes.efficiencies``)."""
+    """Quantities of a roofline, with priors around the usual efficiencies (``shapes.efficiencies``)."""
     usual = efficiencies.of(model, gpu)
     return {
         "layer_s": Parameter(usual.layer_s, 0.7, 0.0, "latency of a captured layer besides its work, seconds"),
@@ -80,12 +82,12 @@ def roofline(model: ModelShape, gpu: Gpu) -> dict[str, Parameter]:
 
 
 class ParameterSpace(NamedTuple):
-    """The quantities of a deployment.
+    """Quantities of a deployment.
 
     Attributes:
-        quantities: All that matter, by name.
-        free: Names of those that are fitted, in a fixed order; the others keep their centres.
-        removed: Names of those that are kept without effect.
+        quantities: All quantities by name.
+        free: Names of the fitted quantities, in a fixed order; the others keep their centres.
+        removed: Names of the quantities that are set to their neutral values.
     """
 
     quantities: Mapping[str, Parameter]
@@ -93,45 +95,45 @@ class ParameterSpace(NamedTuple):
     removed: frozenset[str] = frozenset()
 
     def values(self, z: Mapping[str, float] | None = None) -> dict[str, float]:
-        """All quantities, the free ones ``z`` standard deviations from their centres."""
+        """Values of all quantities, the free ones ``z`` standard deviations from their centres."""
         z = z or {}
         return {
             name: p.neutral if name in self.removed else p.at(z.get(name, 0)) for name, p in self.quantities.items()
         }
 
     def without(self, name: str) -> ParameterSpace:
-        """The space without the effect of one quantity."""
+        """The space with one quantity at its neutral value."""
         return ParameterSpace(self.quantities, tuple(n for n in self.free if n != name), self.removed | {name})
 
 
 def roofline_space(model: ModelShape, gpu: Gpu, arms: Collection[str]) -> ParameterSpace:
-    """The quantities of a deployment whose steps are a roofline's, and those of them that its rows can say anything of.
+    """Quantities of a deployment with roofline step times; free are those that its rows inform.
 
     Args:
-        arms: Of the rows that it is calibrated on; none where there are no rows.
+        arms: Arms of the rows of the calibration; empty without rows.
     """
     relevant = EVERYWHERE | roofline(model, gpu) | (MIXTURE if model.is_mixture else {})
     if len(arms) == 1:
-        # One arm cannot say whether kernels or the host are slow, only how slow all is.
+        # One arm does not separate kernel and host times, only their total.
         return _space(relevant, {"quality", "scale"}, gpu.rocm, arms)
     return _space(relevant, set(relevant), gpu.rocm, arms)
 
 
 def curve_space(model: ModelShape, gpu: Gpu, arms: Collection[str]) -> ParameterSpace:
-    """The same where a curve was measured."""
+    """Quantities of a deployment with a measured step curve."""
     relevant = EVERYWHERE | (MIXTURE | CURVE_MIXTURE if model.is_mixture else {})
     return _space(relevant, set(relevant), gpu.rocm, arms)
 
 
 def table_space(first_s: float, arms: Collection[str]) -> ParameterSpace:
-    """The same where an SPS table was.
+    """Quantities of a deployment with an SPS table.
 
     Args:
-        first_s: Its smallest step. Reading all experts took 1.6 times that on the published B300 curve.
+        first_s: Smallest step of the table. Reading all experts took 1.6 times that on the published B300 curve.
     """
     experts = CURVE_MIXTURE["experts_s"]._replace(centre=1.6 * first_s, spread=0.4)
     relevant = EVERYWHERE | MIXTURE | {"experts_s": experts}
-    # Sweeps of decoding state their prompts.
+    # Decoding sweeps state their prompts.
     return _space(relevant, set(relevant) - {"prompt_tokens", "prompt_sigma"}, False, arms)
 
 

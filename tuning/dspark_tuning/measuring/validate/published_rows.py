@@ -1,7 +1,7 @@
-"""Published serving results: one row a model, hardware, arm and concurrency.
+"""Published serving results: one row per model, hardware, arm and concurrency.
 
-A file has a column for each flag of the server, or states the flags in the texts of model, hardware and arm, as sweeps
-of decoding are published ("DSpark block 5", "TP4/EP2", "compact + SPS table; 48 slots; prefill-decode-interval 4").
+A file has a column for each server flag, or states the flags in the texts of model, hardware and arm, as in published
+decoding sweeps ("DSpark block 5", "TP4/EP2", "compact + SPS table; 48 slots; prefill-decode-interval 4").
 """
 
 from __future__ import annotations
@@ -31,9 +31,9 @@ COLUMNS = (
     "concurrency",
     "throughput_tok_s",
 )
-# What a sweep of decoding has instead: flags are in the texts.
+# Columns of a decoding sweep, with the flags in the texts.
 SWEEP_COLUMNS = ("model", "hardware", "arm", "concurrency", "aggregate_tok_s")
-# The modes of DSPARK by the words for them, the first that a text has. Compact mode without a table verifies all.
+# Modes of DSPARK by their words in a text, first match. Compact mode without a table verifies every draft.
 ARM_WORDS: tuple[tuple[str, Arm], ...] = (
     (r"no.?spec|target only|without speculation", "nospec"),
     (r"static|verify.all|no SPS table|flat SPS", "fixed"),
@@ -44,7 +44,7 @@ VALID = {"": True, "1": True, "1.0": True, "true": True, "0": False, "0.0": Fals
 
 
 class Key(NamedTuple):
-    """A deployment: what is calibrated by itself."""
+    """A deployment: rows with the same key are calibrated together."""
 
     model: str
     hardware: str
@@ -55,20 +55,20 @@ class PublishedRow(NamedTuple):
     """One published result; None is a blank field.
 
     Attributes:
-        model: Without its owner.
-        hardware: Of one GPU.
-        gamma: Drafts a block; 0 without speculation.
+        model: Name of the model without its owner.
+        hardware: Name of one GPU.
+        gamma: Drafts per block; 0 without speculation.
         throughput_tok_s: Output tokens per second of the whole run.
-        tpot_s: Median over requests, or the mean where ``tpot_is_mean``.
-        accepted_length: Tokens a round, the target's own included.
-        valid: The text was right; otherwise acceptance, and with it the throughput, means nothing.
+        tpot_s: Median over requests, or the mean if ``tpot_is_mean``.
+        accepted_length: Tokens per round, including the target's own.
+        valid: Whether the generated text was correct; otherwise acceptance and throughput are meaningless.
         engine: ``sglang`` or ``vllm``.
         spread: Published spread of repeats, a fraction.
-        where: Its file and line, for messages.
+        where: File and line, for messages.
         max_running_requests, prefill_decode_interval: Server flags.
-        context_tokens: Prompt tokens that were in the context when decoding was timed.
+        context_tokens: Prompt tokens in the context of a decoding sweep.
         step_s: Mean time of a decode step.
-        accepted_spread: Relative half width of the range that ``accepted_length`` is the middle of.
+        accepted_spread: Relative half width of the range whose middle is ``accepted_length``.
     """
 
     model: str
@@ -95,19 +95,20 @@ class PublishedRow(NamedTuple):
 
     @property
     def key(self) -> Key:
+        """The deployment of the row."""
         return Key(self.model, self.hardware, self.tp)
 
     @property
     def label(self) -> str:
-        """The arm as a person names it."""
+        """Name of the arm for display."""
         return f"fixed {'?' if self.gamma is None else self.gamma}" if self.arm == "fixed" else self.arm
 
 
 def read(paths: Iterable[Path]) -> list[PublishedRow]:
-    """The rows of all files, in order.
+    """Read the rows of all files, in order.
 
     Raises:
-        InputError: A file that cannot be read, a column that is missing, or a value that is wrong.
+        InputError: An unreadable file, a missing column, or an invalid value.
     """
     return [row for path in paths for row in _read_one(path)]
 
@@ -118,13 +119,13 @@ def _read_one(path: Path) -> list[PublishedRow]:
 
 
 def csv_rows(path: Path, *forms: tuple[str, ...]) -> list[CsvLine]:
-    """The lines of a CSV file.
+    """Read the lines of a CSV file.
 
     Args:
-        forms: Columns that the file must have, in one form or another; messages name those of the first.
+        forms: Alternative sets of required columns; messages name those of the first.
 
     Raises:
-        InputError: Not readable, without the columns of any form, or without lines.
+        InputError: An unreadable file, missing columns, or no lines.
     """
     try:
         with path.open(newline="", encoding="utf-8-sig") as file:
@@ -144,17 +145,18 @@ def csv_rows(path: Path, *forms: tuple[str, ...]) -> list[CsvLine]:
 
 
 class CsvLine(NamedTuple):
-    """A line of a file, whose cells are numbers or blank."""
+    """A line of a CSV file, with checked access to its cells."""
 
     path: Path
     number: int
     cells: dict[str, str]
 
     def text(self, column: str) -> str:
+        """Text of a cell; empty where blank."""
         return self.cells.get(column, "").strip()
 
     def real(self, column: str) -> float | None:
-        """A number above 0, or None where blank."""
+        """Positive number of a cell; None where blank."""
         text = self.text(column)
         if not text:
             return None
@@ -167,7 +169,7 @@ class CsvLine(NamedTuple):
         return value
 
     def whole(self, column: str, least: int = 1, most: int = 10**9) -> int | None:
-        """A whole number, or None where blank."""
+        """Whole number of a cell; None where blank."""
         text = self.text(column)
         if not text:
             return None
@@ -176,29 +178,31 @@ class CsvLine(NamedTuple):
         return int(float(text))
 
     def one_of(self, column: str, names: tuple[Name, ...]) -> Name:
-        """One of ``names``, whatever its case."""
+        """One of ``names``, ignoring case."""
         for name in names:
             if name == self.text(column).lower():
                 return name
         raise self.wrong(column, f"give one of {', '.join(names)}")
 
     def wrong(self, column: str, remedy: str) -> InputError:
+        """Error of an invalid cell."""
         return InputError(f"{self.where()}: {column}: {self.text(column)!r} is not valid; {remedy}")
 
     def where(self) -> str:
+        """File and line, for messages."""
         return f"{self.path}: line {self.number}"
 
 
 def gpu(hardware: str) -> str:
-    """``4xB300`` and ``B300`` are the same hardware; how many is ``tp``."""
+    """Name of the hardware without a count: ``4xB300`` and ``B300`` are the same."""
     return re.sub(r"^\d+x\s*", "", hardware)
 
 
 def key_of(line: CsvLine) -> Key:
-    """The deployment of a line: names up to the first comma or plus sign, and tp from its column or "TP4".
+    """Deployment of a line: names up to the first comma or plus sign, and tp from its column or from "TP4".
 
     Raises:
-        InputError: No model or hardware, or a tp that is not a number.
+        InputError: No model or hardware, or an invalid tp.
     """
     model, hardware = (re.split(r"[,+]", line.text(column))[0].strip() for column in ("model", "hardware"))
     for column, name in (("model", model), ("hardware", hardware)):
@@ -209,13 +213,13 @@ def key_of(line: CsvLine) -> Key:
 
 
 def sweep_row(line: CsvLine, clients: str = "concurrency") -> PublishedRow:
-    """A line of a sweep of decoding on SGLang, its flags in its texts.
+    """Row of a line of a decoding sweep on SGLang, with the flags in its texts.
 
     Args:
-        clients: The column of the requests that run together.
+        clients: Column of the concurrency.
 
     Raises:
-        InputError: A value that is wrong, or an arm in other words.
+        InputError: An invalid value, or an unknown arm.
     """
     text = line.text("arm")
     arm = next((arm for words, arm in ARM_WORDS if re.search(words, text, re.IGNORECASE)), None)
@@ -247,8 +251,8 @@ def sweep_row(line: CsvLine, clients: str = "concurrency") -> PublishedRow:
 
 
 def _number(pattern: str, text: str) -> int | None:
-    found = re.search(pattern, text, re.IGNORECASE)
-    return None if found is None else int(found[1])
+    match = re.search(pattern, text, re.IGNORECASE)
+    return None if match is None else int(match[1])
 
 
 def _clients(line: CsvLine, column: str) -> int:

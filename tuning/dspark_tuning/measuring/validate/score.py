@@ -1,4 +1,4 @@
-"""How right predictions are: errors, where arms cross, and in which order they come."""
+"""Scores of predictions: errors, crossovers of arms, and their order."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ from dspark_tuning.measuring.validate.validation import Predicted
 
 
 class Errors(NamedTuple):
-    """Of throughput, as fractions.
+    """Errors of throughput and TPOT, as fractions.
 
     Attributes:
-        rows: Rows that count: measured, with valid text.
+        rows: Number of measured rows with valid text.
         mape: Mean absolute error.
         worst: Largest absolute error.
-        tpot_mape: Mean absolute error of the median TPOT; NaN where none was measured.
-        baseline_mape: Mean absolute error of interpolation on the same rows, where it says anything.
+        tpot_mape: Mean absolute error of the median TPOT; NaN if not measured.
+        baseline_mape: Mean absolute error of interpolation on the rows where it is defined.
     """
 
     rows: int
@@ -35,10 +35,10 @@ class Errors(NamedTuple):
 
 
 class Crossover(NamedTuple):
-    """Where ``ahead`` falls behind ``behind`` with rising concurrency; None where it does not on the grid.
+    """Concurrency at which ``ahead`` falls behind ``behind``, measured and predicted; None if never on the grid.
 
     Attributes:
-        within: The two places are at most one step of the grid apart.
+        within: Whether the two are at most one step of the grid apart.
     """
 
     model: str
@@ -51,12 +51,13 @@ class Crossover(NamedTuple):
 
 
 class Score(NamedTuple):
-    """Everything that is said of predictions.
+    """Scores of predictions.
 
     Attributes:
-        by_arm: By the arm's name.
-        crossovers: Of each predicted arm with each other of its deployment that crosses it, measured or predicted.
-        order: Mean Spearman correlation of the arms' throughput over deployments and concurrencies; NaN without two.
+        by_arm: Errors by name of the arm.
+        crossovers: Crossovers of every predicted arm with the other arms of its deployment, measured or predicted.
+        order: Mean Spearman correlation of the throughput of arms over deployments and concurrencies; NaN without two
+            arms.
     """
 
     overall: Errors
@@ -66,7 +67,7 @@ class Score(NamedTuple):
 
 
 def score(predicted: Sequence[Predicted], fit: Sequence[PublishedRow]) -> Score:
-    """Scores predictions beside the measured arms of ``fit``, which stand for themselves."""
+    """Score predictions, with the measured rows of ``fit`` as the other arms."""
     scored = [p for p in predicted if p.row.valid and p.row.throughput_tok_s is not None]
     arms = dict.fromkeys(p.row.label for p in scored)
     lines = _lines(scored, fit)
@@ -96,19 +97,19 @@ def _mean(values: Sequence[float]) -> float:
 
 @dataclass
 class _Line:
-    """An arm's throughput by concurrency, measured and as the predictions have it; alike where none was asked for."""
+    """Throughput of an arm by concurrency, measured and predicted; equal where the arm was not predicted."""
 
     measured: dict[int, float] = field(default_factory=dict)
     said: dict[int, float] = field(default_factory=dict)
     predicted: bool = False
 
 
-Deployment = tuple[str, str, int | None, int | None]
-Lines = Mapping[Deployment, Mapping[str, _Line]]
+Group = tuple[str, str, int | None, int | None]
+Lines = Mapping[Group, Mapping[str, _Line]]
 
 
 def _lines(scored: Sequence[Predicted], fit: Sequence[PublishedRow]) -> Lines:
-    lines: defaultdict[Deployment, defaultdict[str, _Line]] = defaultdict(lambda: defaultdict(_Line))
+    lines: defaultdict[Group, defaultdict[str, _Line]] = defaultdict(lambda: defaultdict(_Line))
     given = [(row, row.throughput_tok_s, False) for row in fit if row.valid]
     for row, said, predicted in (*given, *((p.row, p.said.throughput_tok_s, True) for p in scored)):
         if row.throughput_tok_s is not None and said is not None:
@@ -128,26 +129,26 @@ def _crossovers(lines: Lines) -> Iterable[Crossover]:
             measured = _falls(arms[ahead].measured, arms[behind].measured, grid)
             predicted = _falls(arms[ahead].said, arms[behind].said, grid)
             if measured < len(grid) or predicted < len(grid):
-                # An arm that stays ahead to the end may fall behind on the step after, which has no name.
+                # An arm that stays ahead to the end may fall behind on a step beyond the grid, named None.
                 places = [*grid, None]
                 within = abs(measured - predicted) <= 1
                 yield Crossover(model, hardware, ahead, behind, places[measured], places[predicted], within)
 
 
 def _falls(ahead: Mapping[int, float], behind: Mapping[int, float], grid: Sequence[int]) -> int:
-    """The first place of the grid at which ``ahead`` is behind, or its length."""
+    """Index of the first concurrency at which ``ahead`` is behind, or the length of the grid."""
     return next((i for i, load in enumerate(grid) if ahead[load] < behind[load]), len(grid))
 
 
 def _order(lines: Lines) -> float:
-    """Arms within a deployment at one concurrency; those without a prediction among them say nothing."""
-    found = []
+    """Mean rank correlation of the arms of a deployment at one concurrency, where at least one is predicted."""
+    correlations = []
     for arms in lines.values():
         for load in sorted({load for line in arms.values() for load in line.measured}):
             here = [line for line in arms.values() if load in line.measured]
             measured = [line.measured[load] for line in here]
             said = [line.said[load] for line in here]
-            # Arms that are all equal have no order.
+            # Equal arms have no order.
             if any(line.predicted for line in here) and len(set(measured)) > 1 and len(set(said)) > 1:
-                found.append(float(spearmanr(measured, said).statistic))
-    return _mean(found)
+                correlations.append(float(spearmanr(measured, said).statistic))
+    return _mean(correlations)

@@ -1,4 +1,4 @@
-"""Published SPS tables of SGLang and live step times beside them."""
+"""Published SPS tables of SGLang, and live step times."""
 
 from __future__ import annotations
 
@@ -13,20 +13,20 @@ from dspark_tuning.measuring.validate.published_rows import CsvLine, Key, Publis
 from sglang_dspark.policy.belief import MAX_TOKENS, SpsTable
 
 TABLE_COLUMNS = ("model", "hardware", "batch_tokens")
-# One of them is enough; where a table has both, they are rounded.
+# Either column suffices; values of a table with both may be rounded.
 TABLE_VALUES = ("steps_per_s", "step_time_ms")
 ROUNDED = 0.05
-# Standard deviation of the paper's accepted lengths over its data sets, relative to their mean: the live steps were of
-# another text than the rows to predict.
+# Relative standard deviation of the accepted lengths of the paper over its data sets: the live steps decode other text
+# than the rows to predict.
 OTHER_TEXT = 0.165
 STEP_COLUMNS = ("model", "hardware", "arm", "running_requests", "step_time_ms")
 
 
 def read_tables(paths: Iterable[Path]) -> dict[Key, SpsTable]:
-    """The tables by deployment: whole steps by their tokens, repeated points as their median.
+    """Read SPS tables by deployment: whole steps by tokens, repeated points as their median.
 
     Raises:
-        InputError: A file that cannot be read, or a value that is wrong.
+        InputError: An unreadable file, or an invalid value.
     """
     points: defaultdict[Key, defaultdict[int, list[float]]] = defaultdict(lambda: defaultdict(list))
     for path in paths:
@@ -46,15 +46,15 @@ def read_tables(paths: Iterable[Path]) -> dict[Key, SpsTable]:
 
 
 def read_live_steps(paths: Iterable[Path]) -> list[PublishedRow]:
-    """Mean live steps by running requests, as rows without a throughput.
+    """Read mean live step times by running requests, as rows without a throughput.
 
-    ``accept_length_range`` may be a number or a range such as 2.7-3.3, whose middle counts as far as it is narrow.
+    ``accept_length_range`` may be a number or a range such as 2.7-3.3, whose half width is the error of its middle.
 
     Raises:
-        InputError: A file that cannot be read, or a value that is wrong.
+        InputError: An unreadable file, or an invalid value.
     """
     rows = [_live_step(line) for path in paths for line in csv_rows(path, STEP_COLUMNS)]
-    # However many rows there are, their text is one.
+    # All rows decode the same text, so their errors are not independent.
     least = OTHER_TEXT * math.sqrt(len(rows))
     return [row._replace(accepted_spread=max(row.accepted_spread or 0.0, least)) for row in rows]
 

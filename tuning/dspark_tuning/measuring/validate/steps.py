@@ -1,4 +1,4 @@
-"""Where a deployment's step times come from: a measured curve, an SPS table of SGLang, or the roofline of its shape."""
+"""Step times of a deployment: a measured curve, an SPS table of SGLang, or the roofline of its model."""
 
 from __future__ import annotations
 
@@ -25,15 +25,15 @@ Values: TypeAlias = Mapping[str, float]
 
 PROFILED_CONTEXT = 8192
 MEMORY_FRACTION = 0.85
-# Active / routed experts of DeepSeek-V4, where the model is not known.
+# Active / routed experts of DeepSeek-V4, for unknown models.
 USUAL_EXPERT_SHARE = 6 / 256
 
 
 class Filled(NamedTuple):
-    """A row's blank fields, filled.
+    """Fields of a row with the blank ones filled.
 
     Attributes:
-        assumed: What was filled in, for the report.
+        assumed: The filled fields, for the report.
     """
 
     gamma: int
@@ -44,33 +44,33 @@ class Filled(NamedTuple):
 
 
 class Steps(ABC):
-    """Step times of a deployment; ``values`` are by name of a quantity of ``parameters``."""
+    """Source of the step times of a deployment; ``values`` are quantities of ``parameters`` by name."""
 
     name: str
 
     @abstractmethod
     def check(self, row: PublishedRow) -> None:
-        """Raises InputError where the row's steps cannot be timed."""
+        """Raise an InputError if the step times of the row are unknown."""
 
     def possible_tp(self, row: PublishedRow) -> list[int]:
-        """The numbers of GPUs that a row may be of, fewest first."""
+        """Possible numbers of GPUs of a row, fewest first."""
         return [row.tp or 1]
 
     @abstractmethod
     def space(self, row: PublishedRow, arms: Collection[str]) -> ParameterSpace:
-        """The quantities that matter, of which rows of ``arms`` can say something."""
+        """Quantities of the deployment; free are those that rows of ``arms`` inform."""
 
     @abstractmethod
     def live(self, row: PublishedRow, filled: Filled, values: Values) -> Cost:
-        """What steps of the row's server take."""
+        """Live step times of the row's server."""
 
     @abstractmethod
     def belief(self, row: PublishedRow, filled: Filled, values: Values) -> CostBelief:
-        """What the profile that an adaptive arm plans with has of them."""
+        """Profiled step times that an adaptive arm plans with."""
 
 
 class Roofline(Steps):
-    """The roofline of the model's shape."""
+    """Roofline of the model shape."""
 
     name = "the roofline of its shape"
 
@@ -78,7 +78,7 @@ class Roofline(Steps):
         shapes(row)
 
     def possible_tp(self, row: PublishedRow) -> list[int]:
-        """Its own, or the powers of two that hold its weights."""
+        """The stated number, or the powers of two that hold the weights."""
         if row.tp is not None:
             return [row.tp]
         weights, memory = shapes(row).model.weight_bytes(), gpu(row).memory_bytes
@@ -94,22 +94,24 @@ class Roofline(Steps):
         return _additive(self.profiled(row, filled, values), filled)
 
     def profiled(self, row: PublishedRow, filled: Filled, values: Values) -> RooflineCost:
-        """Kernels alone."""
-        found = shapes(row)
+        """Roofline of the kernels, without host overhead."""
+        known_shapes = shapes(row)
         scale = values.get("scale", 1.0)
-        # Beside a measured curve the roofline gives the small parts only, at what is believed of it.
-        wanted = {name: values.get(name, p.centre) for name, p in parameters.roofline(found.model, gpu(row)).items()}
+        # With a measured curve the roofline gives only the small parts, at the centres of their priors.
+        quantities = {
+            name: values.get(name, p.centre) for name, p in parameters.roofline(known_shapes.model, gpu(row)).items()
+        }
         return RooflineCost.model_validate(
             {
                 "kind": "roofline",
                 "gpu": row.hardware,
                 "tp": filled.tp,
-                "model": found.model,
-                "draft": found.draft,
-                "layer_s": wanted["layer_s"] * scale,
-                "eager_layer_s": wanted["eager_layer_s"] * scale,
-                "bandwidth_efficiency": min(wanted["bandwidth_efficiency"] / scale, 1.0),
-                "flops_efficiency": min(wanted["flops_efficiency"] / scale, 1.0),
+                "model": known_shapes.model,
+                "draft": known_shapes.draft,
+                "layer_s": quantities["layer_s"] * scale,
+                "eager_layer_s": quantities["eager_layer_s"] * scale,
+                "bandwidth_efficiency": min(quantities["bandwidth_efficiency"] / scale, 1.0),
+                "flops_efficiency": min(quantities["flops_efficiency"] / scale, 1.0),
                 "overhead_s": 0.0,
                 "request_s": 0.0,
             }
@@ -117,7 +119,7 @@ class Roofline(Steps):
 
 
 class Curve(Roofline):
-    """A measured curve; what a profile of decode steps leaves out comes from the roofline."""
+    """A measured curve; parts that a profile of decode steps lacks come from the roofline."""
 
     name = "a measured curve"
 
@@ -150,10 +152,10 @@ class Curve(Roofline):
 
 
 class Table(Steps):
-    """A table of whole steps, for any model and hardware. The planner looks it up as SGLang does.
+    """A table of whole steps, for any model and hardware, which the planner looks up as SGLang does.
 
-    A profile with dummy tokens, which are all routed alike, lacks most expert reads. The model is taken for a mixture
-    of experts, and live steps tell how much it reads.
+    A profile with dummy tokens, which all route alike, lacks most expert reads. The model is assumed to be a mixture of
+    experts, and live steps determine the time of these reads.
     """
 
     name = "an SPS table"
@@ -168,8 +170,8 @@ class Table(Steps):
         return parameters.table_space(1 / self.table.sample_steps_per_sec[0], arms)
 
     def live(self, row: PublishedRow, filled: Filled, values: Values) -> Cost:
-        found = known(row.model)
-        share = found.model.active_share() if found else USUAL_EXPERT_SHARE
+        known_shapes = known(row.model)
+        share = known_shapes.model.active_share() if known_shapes else USUAL_EXPERT_SHARE
         experts = LiveExperts(seconds=values["experts_s"], share=share)
         return TableCost(kind="table", table=self.table, experts=experts, prefill=_prefill(row), **_host(values))
 
@@ -178,7 +180,7 @@ class Table(Steps):
 
 
 def steps_of(measured: Measured) -> Steps:
-    """The step times of what was measured, the roofline where nothing was."""
+    """Step times from a measurement; the roofline without one."""
     if isinstance(measured, SpsTable):
         return Table(measured)
     return Roofline() if measured is None else Curve(measured)
@@ -190,7 +192,7 @@ def _host(values: Values) -> dict[str, Any]:
 
 
 def _prefill(row: PublishedRow) -> GridCurve | None:
-    """Sweeps of decoding time decode steps alone."""
+    """Prefill of decoding sweeps, which time decode steps only: free."""
     return None if row.context_tokens is None else GridCurve(tokens=(1,), seconds=(0.0,))
 
 

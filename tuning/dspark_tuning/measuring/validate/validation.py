@@ -1,4 +1,4 @@
-"""Calibrating on published rows and predicting others, deployment by deployment."""
+"""Calibrate on published rows and predict others, by deployment."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from sglang_dspark.errors import InputError
 
 
 class Predicted(NamedTuple):
-    """A row, what the simulator says of it, and what interpolation does (tokens per second)."""
+    """A row with its prediction, and its throughput by interpolation (tokens per second)."""
 
     row: PublishedRow
     said: Prediction
@@ -27,13 +27,13 @@ class Predicted(NamedTuple):
 
 
 class DeploymentCalibration(NamedTuple):
-    """What a deployment was calibrated on, and with what result.
+    """Calibration of a deployment.
 
     Attributes:
-        rows: Rows that counted.
-        of: Whose rows they are, where they are not the deployment's own.
-        steps: Where the step times come from.
-        free: Names of the quantities that were fitted.
+        rows: Number of rows.
+        of: Origin of the rows if they are of other deployments; empty for its own.
+        steps: Source of the step times.
+        free: Names of the fitted quantities.
         values: All quantities by name.
         residual: Mean absolute error of throughput, or of step times, on the same rows, a fraction.
     """
@@ -48,21 +48,21 @@ class DeploymentCalibration(NamedTuple):
 
 
 class Validation(NamedTuple):
-    """All predictions, in the order of the rows asked for."""
+    """All predictions, in the order of the rows to predict, and the calibrations behind them."""
 
     predicted: tuple[Predicted, ...]
     calibrations: tuple[DeploymentCalibration, ...]
 
 
-# A difference of the logarithms of two plausibilities that decides nothing.
+# Difference of log posteriors that is not significant.
 AS_PLAUSIBLE = 1.0
 
 
 def check_rows(rows: Sequence[PublishedRow], measured: Mapping[Key, Measured]) -> None:
-    """Checks rows before anything is fitted, which takes minutes.
+    """Check rows before the fit, which takes minutes.
 
     Raises:
-        InputError: Rows that cannot be simulated: it says why of the first, and how many others there are.
+        InputError: Rows that cannot be simulated, with the reason for the first and the number of others.
     """
     errors = []
     for row in rows:
@@ -76,7 +76,7 @@ def check_rows(rows: Sequence[PublishedRow], measured: Mapping[Key, Measured]) -
 
 
 def fit_steps(predict: Sequence[PublishedRow], measured: Mapping[Key, Measured]) -> int:
-    """Calls of ``progress`` that :func:`validate` makes at most."""
+    """Largest number of calls of ``progress`` by :func:`validate`."""
     rows = {row.key: row for row in predict}.values()
     return sum(1 + ITERATIONS * len(steps_of(measured.get(row.key)).possible_tp(row)) for row in rows)
 
@@ -89,29 +89,29 @@ def validate(
     without: str | None = None,
     progress: Callable[[int], None] = lambda rows: None,
 ) -> Validation:
-    """Predicts rows from others.
+    """Predict rows from others.
 
-    Each deployment (model, hardware, tp) is calibrated on its own rows of ``fit_rows``, or, where it has neither rows
-    nor measured steps, on those of other models of its kind on the same hardware, or else of the same model on other
-    hardware. Rows whose text was not valid are left out, since nobody knows what was accepted in them. Of
-    ``predict_rows`` only the description of each run is read, nothing that was measured.
+    Each deployment (model, hardware, tp) is calibrated on its own rows of ``fit_rows``; without rows and measured
+    steps, on those of similar models on the same hardware, or else of the same model on other hardware. Rows with
+    invalid text are excluded, since their acceptance is unknown. Of ``predict_rows`` only the settings of each run are
+    used, no measurement.
 
     Args:
-        measured: Curves and tables of steps.
-        without: A quantity whose effect is taken out of the model.
-        progress: Called after every step of a fit with the number of rows that are predicted.
+        measured: Curves and tables of steps by deployment.
+        without: A quantity to remove from the model.
+        progress: Called after every step of a fit with the number of predicted rows.
 
     Raises:
-        InputError: What :func:`check_rows` raises.
+        InputError: See :func:`check_rows`.
     """
     usable = [row for row in fit_rows if row.valid and (row.throughput_tok_s or row.step_s) is not None]
     check_rows([*predict_rows, *usable], measured)
-    found: dict[Key, list[Prediction]] = {}
+    predictions: dict[Key, list[Prediction]] = {}
     assumed: dict[Key, list[tuple[str, ...]]] = {}
     calibrations = []
     for key in dict.fromkeys(row.key for row in predict_rows):
         wanted = [row for row in predict_rows if row.key == key]
-        done = sum(map(len, found.values()))
+        done = sum(map(len, predictions.values()))
         steps = steps_of(measured.get(key))
         rows, of = _rows(wanted[0], usable, measured.get(key))
         most = max(row.concurrency for row in (*wanted, *rows))
@@ -123,7 +123,7 @@ def validate(
         jobs = [Job(row, fields, values, measured.get(key)) for row, fields in zip(wanted, filled, strict=True)]
         said = run_jobs([*jobs, *subject.jobs(values)], pool)
         progress(done + len(wanted))
-        found[key] = said[: len(wanted)]
+        predictions[key] = said[: len(wanted)]
         assumed[key] = [fields.assumed for fields in filled]
         errors = [_error(row, prediction) for row, prediction in zip(rows, said[len(wanted) :], strict=True)]
         calibrations.append(
@@ -138,26 +138,26 @@ def validate(
             )
         )
     ordered = [
-        Predicted(row, found[row.key].pop(0), interpolated(row, usable), assumed[row.key].pop(0))
+        Predicted(row, predictions[row.key].pop(0), interpolated(row, usable), assumed[row.key].pop(0))
         for row in predict_rows
     ]
     return Validation(tuple(ordered), tuple(calibrations))
 
 
 def _rows(wanted: PublishedRow, usable: Sequence[PublishedRow], measured: Measured) -> tuple[list[PublishedRow], str]:
-    """The rows that say most of a deployment, and whose they are where they are not its own."""
+    """Rows to calibrate a deployment on, and their origin if they are of other deployments."""
     own = [row for row in usable if row.key == wanted.key]
     if own:
         return own, ""
-    # Of other deployments only the roofline is known, which measured steps do not need.
+    # Rows of other deployments inform only the roofline, which measured steps do not need.
     others = usable if measured is None else []
     for whose, alike in (
         (f"other models on {wanted.hardware}", is_neighbour),
         (f"{wanted.model} on other hardware", is_namesake),
     ):
-        found = [row for row in others if alike(row, wanted)]
-        if found:
-            return found, whose
+        similar = [row for row in others if alike(row, wanted)]
+        if similar:
+            return similar, whose
     return [], "nobody"
 
 
@@ -170,18 +170,18 @@ def _fit(
     pool: Executor | None,
     progress: Callable[[], None],
 ) -> tuple[int, Subject, dict[str, float]]:
-    """Calibrates, and finds how many GPUs there are where nobody says: the fewest that explain the rows about as well.
+    """Calibrate, and infer an unknown number of GPUs: the fewest that explain the rows about as well as any.
 
     Returns:
-        The number of GPUs, the rows as they were fitted, and all quantities by name.
+        The number of GPUs, the fitted rows, and all quantities by name.
     """
     fits = []
     for tp in steps_of(measured).possible_tp(wanted):
         subject = Subject(rows, [fill(row, most_clients, tp) for row in rows], measured)
         fits.append((tp, subject, fit(subject, space, pool, progress)))
-    best = min(found.loss for *_, found in fits)
-    tp, subject, found = next(each for each in fits if each[-1].loss <= best + AS_PLAUSIBLE)
-    return tp, subject, found.values
+    best = min(each.loss for *_, each in fits)
+    tp, subject, fitted = next(each for each in fits if each[-1].loss <= best + AS_PLAUSIBLE)
+    return tp, subject, fitted.values
 
 
 def _error(row: PublishedRow, said: Prediction) -> float:
