@@ -1,4 +1,4 @@
-"""The parts of the CPU engine, each against a slow form of the same: attention, the sampler, the stand-ins."""
+"""The parts of the CPU engine against slow references: attention, the sampler, the stand-ins."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""``policy.json``: what it refuses, and that it survives writing."""
+"""``policy.json``: refusals, and equality after writing and reading."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A process that answers for several servers, one after another: loading plugins changes SGLang for good.
+"""A process that resolves several servers in turn, since loading plugins changes SGLang for the rest of a process.
 
 Reads a list of questions as JSON, each with ``arguments``, ``gpu`` and ``environment``, and prints the answers.
 """

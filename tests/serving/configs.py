@@ -1,4 +1,4 @@
-"""Configurations of tiny models of real classes, as far as SGLang's launch looks at them."""
+"""Configurations of tiny models of real classes, as far as SGLang's launch reads them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The Grafana dashboard, and what its queries ask for."""
+"""The Grafana dashboard, and the metrics that its queries use."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Drives SGLang's own verify planner through decode steps, in the order in which its scheduler and worker call it."""
+"""Drive SGLang's own verify planner through decode steps, in the order in which its scheduler and worker call it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Which class a request gets, and who may ask for one."""
+"""Classes of requests, and the keys that prioritised classes require."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The budget that the engine gets is ``policy.budget`` of exactly what upstream's lag ring would have fed upstream."""
+"""The applied budget is ``policy.budget`` of exactly the survivals that upstream's lag ring gives upstream."""
 
 from __future__ import annotations
 

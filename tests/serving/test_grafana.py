@@ -1,4 +1,4 @@
-"""The dashboard asks for what the plugin exports; tests/live asks a server for all of it."""
+"""The dashboard queries metrics that the plugin exports; tests/live queries a server for all of them."""
 
 from __future__ import annotations
 

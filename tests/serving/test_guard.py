@@ -1,4 +1,4 @@
-"""The fall-back: once, on a stated margin, by the range of step times that the artifact was tuned for."""
+"""The fall-back: once, beyond a given margin of the step times and acceptance that the artifact was tuned for."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Ten thousand damaged policies: each is taken, or refused in one line that names the file."""
+"""Ten thousand damaged policies: each is accepted, or refused in one line that names the file."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Which kernels a server takes: what was asked for, what a bench has shown, what a start-up check found."""
+"""Choice of kernels: by the flag, the bench's results and the start-up check."""
 
 from __future__ import annotations
 

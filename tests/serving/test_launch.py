@@ -1,4 +1,4 @@
-"""What a start refuses, what it warns of, and how the flags travel to the scheduler."""
+"""The launch check: refusals, warnings, and how the flags reach the scheduler."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Through SGLang's own layout code: no step's lengths outgrow the graph that it will replay."""
+"""SGLang's own layout code: no step's lengths exceed the graph that it replays."""
 
 from __future__ import annotations
 

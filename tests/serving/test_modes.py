@@ -1,4 +1,4 @@
-"""On, shadow, off; the kill switch; and a new policy taken between two steps."""
+"""Modes on, shadow and off, the kill switch, and a new policy between two steps."""
 
 from __future__ import annotations
 

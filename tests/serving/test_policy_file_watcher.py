@@ -1,4 +1,4 @@
-"""The policy file is taken when it changes, refused when it is wrong, and the thread that does it survives."""
+"""The policy file is reloaded when it changes, refused when it is invalid, and the watching thread survives."""
 
 from __future__ import annotations
 

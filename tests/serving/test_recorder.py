@@ -1,4 +1,4 @@
-"""Records: what went in comes back, what did not is counted, and nothing of it stops the server."""
+"""Records equal the steps recorded, lost steps are counted, and no failure stops the server."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The table of what SGLang supports: that it is true of the installed one, and what is decided from it."""
+"""The table of SGLang's supported features: its truth for the installed version, and the decisions taken from it."""
 
 from __future__ import annotations
 

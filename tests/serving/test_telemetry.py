@@ -1,4 +1,4 @@
-"""What is published is what was served, once."""
+"""Published counters equal the steps served, each counted once."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Without our flag SGLang is as it is without us: plugins are loaded in fresh processes, as it loads them."""
+"""Without the plugin's flags SGLang is unchanged: plugins are loaded in fresh processes, as SGLang loads them."""
 
 from __future__ import annotations
 

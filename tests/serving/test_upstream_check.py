@@ -1,4 +1,4 @@
-"""Two made-up versions of SGLang, one in a folder and one in a wheel, and what the check says of them."""
+"""The version check on two made-up versions of SGLang, one in a folder and one in a wheel."""
 
 from __future__ import annotations
 

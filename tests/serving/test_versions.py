@@ -1,4 +1,4 @@
-"""The set that tests and CI install has the versions that ``pip install sglang`` gives, but for PyTorch's CPU build."""
+"""The pinned packages have the versions of ``pip install sglang``, except for PyTorch's CPU build."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Ranks of a group, each a process of its own, for what one of them must not do alone."""
+"""Run the ranks of a group, each in a process, for decisions that all ranks must share."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""SGLang's source as text: what a module defines, without importing what needs a GPU."""
+"""SGLang's source as text: a module's definitions, without importing modules that need a GPU."""
 
 from __future__ import annotations
 
