@@ -134,14 +134,14 @@ class TestSize:
 
         rate_per_s = replicas * capacity * (1 - spread)
         found = size(rate_per_s, 0.95, attain, guess * capacity, 1024)
-        assert found is not None and found.found is not None
+        assert found is not None and found.attained is not None
         expected = [capacity, capacity * (1 - spread), capacity * (1 + spread)]
         assert found.capacity.low == pytest.approx(capacity * (1 - spread), rel=0.01)
         assert found.capacity == pytest.approx(expected, rel=0.03)
         # Each gets as much as it carries or less, and of one replica less more.
         needed = math.ceil(replicas - 1e-6)
-        assert found.found.goodput_per_s == pytest.approx(rate_per_s / needed)
-        assert found.found.verdict(0.95) == "met"
+        assert found.attained.goodput_per_s == pytest.approx(rate_per_s / needed)
+        assert found.attained.verdict(0.95) == "met"
         if needed == 1:
             assert found.smaller is None
         else:
@@ -152,14 +152,14 @@ class TestSize:
 
     def test_a_limit_that_is_reached_is_not_an_impossible_question(self) -> None:
         found = size(1e9, 0.95, carries(5.0, 0.1), 1e9, 1024)
-        assert found is not None and found.found is None and found.capacity.per_s == pytest.approx(5.0, rel=0.05)
+        assert found is not None and found.attained is None and found.capacity.per_s == pytest.approx(5.0, rel=0.05)
         never = size(30.0, 0.95, lambda per_s: an_attained(per_s, 0.9, 0.9, 0.9), 30.0, 1024)
         assert never is None
 
     def test_an_unsure_size_is_indeterminate(self) -> None:
         found = size(50.0, 0.95, carries(5.2, 0.1), 5.0, 1024)
-        assert found is not None and found.found is not None and found.smaller is not None
-        assert found.found.goodput_per_s == 50 / 11 and found.smaller.verdict(0.95) == "indeterminate"
+        assert found is not None and found.attained is not None and found.smaller is not None
+        assert found.attained.goodput_per_s == 50 / 11 and found.smaller.verdict(0.95) == "indeterminate"
         # What is attained counts with its bound, not with its mean, and not where the backlog grows.
         assert an_attained(1.0, 0.90, 0.93, 0.949).verdict(0.95) == "not met"
         assert an_attained(1.0, 0.96, 0.97, 0.98)._replace(saturated=True).verdict(0.95) == "not met"
@@ -191,9 +191,9 @@ class TestReplicas:
         arm, found = verify_all(deployed.scenario), []
         for factor in (0.5, 8.0):
             sized = _Work(question, 16, 0, None).size(parse(f"rate={factor}x").apply(deployed.scenario), arm, 35.0)
-            assert sized is not None and sized.found is not None
+            assert sized is not None and sized.attained is not None
             found.append(sized)
-            assert sized.found.replicas == math.ceil(factor * 40 / sized.capacity.low)
+            assert sized.attained.replicas == math.ceil(factor * 40 / sized.capacity.low)
         few, many = found
         assert many.capacity.low == pytest.approx(few.capacity.low, rel=0.05)
 
@@ -251,19 +251,19 @@ class TestReplicas:
 class TestPlan:
     def test_every_way_of_serving_is_there(self, planned: Planned) -> None:
         assert [made.serving for made in planned.plans] == [TUNED, VERIFY_ALL, ONE_TOKEN, PLAIN]
-        assert planned.chosen is planned.plans[0] and planned.chosen.found is not None
+        assert planned.chosen is planned.plans[0] and planned.chosen.attained is not None
         for made in planned.plans:
-            assert made.found is not None and made.found.verdict(planned.question.attainment) == "met"
+            assert made.attained is not None and made.attained.verdict(planned.question.attainment) == "met"
             assert made.sized is not None
-            assert made.found.replicas == math.ceil(40.0 / made.sized.capacity.low)
+            assert made.attained.replicas == math.ceil(40.0 / made.sized.capacity.low)
             # Goodput is never above what is offered, whatever the window makes of it.
-            assert 0.95 * 40 <= made.found.goodput_per_s <= 40.0
-            assert made.gpus == made.found.replicas
+            assert 0.95 * 40 <= made.attained.goodput_per_s <= 40.0
+            assert made.gpus == made.attained.replicas
             # What is bought for an hour over what it writes in one.
-            tokens = made.found.figures["throughput_tok_s"] * 3600
-            assert made.cost == pytest.approx(made.found.replicas * 3.0 / tokens * 1e6)
+            tokens = made.attained.figures["throughput_tok_s"] * 3600
+            assert made.cost == pytest.approx(made.attained.replicas * 3.0 / tokens * 1e6)
             # Replicas that keep up write what is asked for.
-            assert made.found.figures["throughput_tok_s"] == pytest.approx(40 * 200, rel=0.15)
+            assert made.attained.figures["throughput_tok_s"] == pytest.approx(40 * 200, rel=0.15)
 
     def test_tuned_takes_no_more_than_what_it_was_tuned_against(self, planned: Planned) -> None:
         gpus = {made.serving: made.gpus for made in planned.plans}
@@ -272,14 +272,14 @@ class TestPlan:
 
     def test_holds_on_requests_that_it_has_not_seen(self, planned: Planned) -> None:
         chosen = planned.chosen
-        assert chosen is not None and chosen.found is not None
+        assert chosen is not None and chosen.attained is not None
         others = [9000 + seed for seed in range(12)]
         assert not set(others) & {s for kind in ("search", "select", "report") for s in seeds(kind, 0, 60)}
-        part, _ = share_of(chosen.scenario, chosen.found.replicas)
+        part, _ = share_of(chosen.scenario, chosen.attained.replicas)
         # Truths of their own too, which are drawn and not spread.
         rows = [simulate(part, chosen.arm, seed=seed, truth=part.live.draw(seed)) for seed in others]
         assert np.mean([row.attainment for row in rows]) >= planned.question.attainment
-        fewer = attain(planned.question, chosen.scenario, chosen.arm, chosen.found.replicas - 1, others, None)
+        fewer = attain(planned.question, chosen.scenario, chosen.arm, chosen.attained.replicas - 1, others, None)
         assert fewer.verdict(planned.question.attainment) != "met"
 
     def test_what_it_is_tuned_by_is_in_the_cache_key(self, planned: Planned, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -320,11 +320,11 @@ class TestPlan:
             assert effects[text].gpus is None or effects[text].gpus > planned.chosen.gpus
         worse = effects["acceptance=-30%"]
         assert worse.gpus is not None and worse.gpus >= planned.chosen.gpus
-        assert worse.kept is not None and planned.chosen.found is not None
-        assert worse.kept.figures["accepted_length"] < planned.chosen.found.figures["accepted_length"]
+        assert worse.kept is not None and planned.chosen.attained is not None
+        assert worse.kept.figures["accepted_length"] < planned.chosen.attained.figures["accepted_length"]
         lost = effects["lost=1"]
         assert (lost.gpus, lost.more_gpus) == (planned.chosen.gpus, 1)
-        assert lost.left == planned.chosen.found.replicas - 1
+        assert lost.left == planned.chosen.attained.replicas - 1
         assert planned.chosen.sized is not None
         carried = number(lost.left * planned.chosen.sized.capacity.low)
         assert reason(lost).startswith(f"replicas left: {lost.left}, which carry {carried}/s; ")
@@ -382,7 +382,7 @@ class TestWork:
         """1e9 requests a second: what a replica carries is found at rates that a replica can meet."""
         scenario = deployed.scenario.with_workload(deployed.scenario.workload.with_rate(1e9))
         found = _Work(question.at_rate(1e9), 16, 0, None).size(scenario, baselines.plain(scenario), 1e9)
-        assert found is not None and found.found is None and 4 < found.capacity.low < 10
+        assert found is not None and found.attained is None and 4 < found.capacity.low < 10
 
     def test_requests_that_end_with_their_prefill_are_bound_by_it(self, deployed: Deployment) -> None:
         classes = [
@@ -419,7 +419,7 @@ class TestWork:
         asked = question.at_rate(100.0)
         scenario = parse("rate=100").apply(deployed.scenario)
         found = [_Work(asked, 16, seed, None).size(scenario, baselines.plain(scenario), 10.0) for seed in range(3)]
-        replicas = [one.found.replicas for one in found if one is not None and one.found is not None]
+        replicas = [one.attained.replicas for one in found if one is not None and one.attained is not None]
         assert len(replicas) == 3 and max(replicas) - min(replicas) <= 1
         lows = [one.capacity.low for one in found if one is not None]
         assert max(lows) <= 1.1 * min(lows)
@@ -675,19 +675,19 @@ class TestCommand:
         asked += ["--trials", 16, "--workers", 1]
         said = dspark("plan", *asked, "--out", tmp_path / "out", "--json").json()
         chosen = planned.chosen
-        assert chosen is not None and chosen.found is not None
+        assert chosen is not None and chosen.attained is not None
         read = said["choices"][0]
         assert read["parameters"] == pytest.approx(8.19e9, rel=0.001) == read["active_parameters"]
         assert read["weight_bytes"] == 2 * read["parameters"] and read["kv_bytes_per_token"] == 147456
         assert read["state_bytes_per_request"] == 0 < read["kv_pool_tokens"] < read["kv_pool_tokens_without_draft"]
         first = said["plans"][said["chosen"]]
         assert {"hardware", "replicas", "gpus", "cost_per_million_tokens", "goodput", "policy"} <= first.keys()
-        assert (first["replicas"], first["gpus"]) == (chosen.found.replicas, chosen.gpus)
+        assert (first["replicas"], first["gpus"]) == (chosen.attained.replicas, chosen.gpus)
         assert chosen.sized is not None and first["capacity_per_replica"] == chosen.sized.capacity._asdict()
-        assert first["saturated"] is False and first["attainment"] == chosen.found.figures["attainment"]
+        assert first["saturated"] is False and first["attainment"] == chosen.attained.figures["attainment"]
         assert first["within_slos"]["verdict"] == "met" != first["one_less"]["verdict"]
-        assert first["one_less"]["replicas"] == chosen.found.replicas - 1
-        assert first["cost_per_million_tokens"] == chosen.cost and first["goodput"] == chosen.found.goodput_per_s
+        assert first["one_less"]["replicas"] == chosen.attained.replicas - 1
+        assert first["cost_per_million_tokens"] == chosen.cost and first["goodput"] == chosen.attained.goodput_per_s
         assert [effect["change"] for effect in said["what_if"]] == list(CHANGES) and said["seconds"] > 0
         names = ("plan.json", "report.html", "policy.json", "launch.sh")
         assert said["files"] == [str(tmp_path / "out" / name) for name in names]
@@ -709,13 +709,13 @@ class TestCommand:
         check_nothing_is_loaded(text, page)
         check_readable(page)
         table = next(rows for caption, rows in page.tables.items() if caption.startswith("The fewest replicas"))
-        assert table[f"{chosen.hardware}, tuned (chosen)"][1] == str(chosen.found.replicas)
+        assert table[f"{chosen.hardware}, tuned (chosen)"][1] == str(chosen.attained.replicas)
         assert start in page.codes
 
         table_said = dspark("plan", *asked[:1], *asked[-4:])
         said_text = " ".join(table_said.out.split())
         assert f"A replica of {chosen.hardware} carries {capacity_of(chosen.sized.capacity)} requests/s" in said_text
-        assert f"For 40 requests/s: {chosen.found.replicas:,} replicas" in said_text
+        assert f"For 40 requests/s: {chosen.attained.replicas:,} replicas" in said_text
 
     def test_a_packaged_plan_can_be_copied(self, tmp_path: Path) -> None:
         copy = tmp_path / "mine.yaml"

@@ -39,7 +39,7 @@ from dspark_tuning.search.comparison import compare
 from dspark_tuning.search.objectives import Objective
 from dspark_tuning.search.space import Space
 from dspark_tuning.search.timeline import Timeline
-from dspark_tuning.search.traced_run import LATENCIES, QUANTILES, Watched, shown
+from dspark_tuning.search.traced_run import LATENCIES, QUANTILES, TracedCell, sample_loads
 from dspark_tuning.search.tune import Options, Outcome
 from sglang_dspark.errors import InputError
 from sglang_dspark.policy import Argmax, Engine, Fixed, SpsAdditiveTable, SpsTable, Threshold, compile_rule
@@ -168,17 +168,17 @@ def outcome(
         if name not in (baselines.DEFAULT, baselines.PLAIN)
         else (baselines.DEFAULT, baselines.PLAIN)
     )
-    runs = tuple(watched(arm, load) for load in shown(scenario.loads) for arm in beside)
+    runs = tuple(traced(arm, load) for load in sample_loads(scenario.loads) for arm in beside)
     return Outcome(scenario, options, arm, flags, trials(space), found, versus, artifact, stock, runs)
 
 
-def watched(arm: str, load: float) -> Watched:
+def traced(arm: str, load: float) -> TracedCell:
     """A run of which every figure tells its arm and its load: latency q of a kind is q times a scale."""
     scale = load + list(THROUGHPUT).index(arm) / 100
     at_s = np.arange(1.0, 6.0)
     timeline = Timeline(at_s, at_s + scale, at_s + 2 * scale, at_s / 8, at_s / 100)
     kinds = zip(LATENCIES, (0.1, 0.01, 0.001), strict=True)
-    return Watched(arm, load, 2, timeline, {kind: np.array(QUANTILES) * scale * unit for kind, unit in kinds})
+    return TracedCell(arm, load, 2, timeline, {kind: np.array(QUANTILES) * scale * unit for kind, unit in kinds})
 
 
 def hostile() -> Outcome:
@@ -386,7 +386,7 @@ def test_timelines_are_drawn_and_told_alike(report: Page) -> None:
         assert len(traces) == 3 * len(fields) and len({t["line"]["dash"] for t in traces}) >= 2
         assert len({(t["line"]["dash"], t["marker"]["symbol"]) for t in traces}) == 3
         for arm in (baselines.TUNED, baselines.DEFAULT, baselines.PLAIN):
-            run = watched(arm, load).timeline
+            run = traced(arm, load).timeline
             for axis, field in fields.items():
                 (trace,) = [t for t in traces if t["name"] == arm and t["yaxis"] == axis]
                 assert trace["x"] == run.at_s.tolist() and trace["y"] == getattr(run, field).tolist()

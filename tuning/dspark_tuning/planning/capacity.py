@@ -35,12 +35,12 @@ class Sized(NamedTuple):
     """Capacity of a replica, and the attainment of the fewest replicas.
 
     Attributes:
-        found: Attainment of the fewest replicas; None if that number exceeds the limit.
+        attained: Attainment of the fewest replicas; None if that number exceeds the limit.
         smaller: Attainment of one replica less; None for a single replica.
     """
 
     capacity: Capacity
-    found: Attained | None
+    attained: Attained | None
     smaller: Attained | None
 
 

@@ -14,7 +14,7 @@ from dspark_tuning.planning.attainment import share_of
 from dspark_tuning.search import baselines
 from dspark_tuning.search.comparison import compare
 from dspark_tuning.search.evaluation import Cell, evaluate, grid
-from dspark_tuning.search.traced_run import Watched, watch
+from dspark_tuning.search.traced_run import TracedCell, trace_cell
 
 VERIFY_ALL: Final = "verify all"
 
@@ -26,13 +26,13 @@ class Proof(NamedTuple):
         scenario: The simulated scenario: a replica with its share of the traffic, or all replicas (:func:`share_of`).
         versus: Gains of the plan over every arm, see :func:`dspark_tuning.search.comparison.compare`.
         seeds: Seeds of ``versus``.
-        watched: A traced run of each arm on the first seed.
+        traced: A traced run of each arm on the first seed.
     """
 
     scenario: Scenario
     seeds: tuple[int, ...]
     versus: pd.DataFrame
-    watched: tuple[Watched, ...]
+    traced: tuple[TracedCell, ...]
 
 
 def prove(scenario: Scenario, replicas: int, arm: Arm, seeds: Sequence[int], pool: Executor | None) -> Proof:
@@ -40,8 +40,8 @@ def prove(scenario: Scenario, replicas: int, arm: Arm, seeds: Sequence[int], poo
     part, _ = share_of(scenario, replicas)
     compared = [arm, verify_all(scenario), baselines.plain(scenario)]
     rows = evaluate(part, grid(compared, part.loads, seeds), pool)
-    watched = tuple(watch(part, Cell(one, part.loads[0], seeds[0])) for one in compared)
-    return Proof(part, tuple(seeds), compare(rows, arm.name, "goodput"), watched)
+    traced = tuple(trace_cell(part, Cell(one, part.loads[0], seeds[0])) for one in compared)
+    return Proof(part, tuple(seeds), compare(rows, arm.name, "goodput"), traced)
 
 
 def verify_all(scenario: Scenario) -> Arm:

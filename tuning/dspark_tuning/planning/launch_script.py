@@ -12,7 +12,7 @@ def launch(plan: Plan) -> str:
     note = f" {MODEL} is the path or the Hugging Face id of {model}." if model_path(model) == MODEL else ""
     if plan.arm.server.speculative:
         note += " DRAFT is your DSpark draft."
-    replicas = 1 if plan.found is None else plan.found.replicas
+    replicas = 1 if plan.attained is None else plan.attained.replicas
     return (
         f"#!/bin/sh\n# One of {replicas} replicas of {plan.hardware}.{note}\n"
         f"exec env {command(plan.scenario, plan.arm)}\n"

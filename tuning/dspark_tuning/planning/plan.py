@@ -53,21 +53,21 @@ class Plan(NamedTuple):
     bound: Bound | None
 
     @property
-    def found(self) -> Attained | None:
+    def attained(self) -> Attained | None:
         """Attainment of the fewest replicas; None if no number up to the limit meets the service levels."""
-        return None if self.sized is None else self.sized.found
+        return None if self.sized is None else self.sized.attained
 
     @property
     def gpus(self) -> int | None:
         """GPUs of the fewest replicas."""
-        return None if self.found is None else self.found.replicas * self.scenario.gpus
+        return None if self.attained is None else self.attained.replicas * self.scenario.gpus
 
     @property
     def cost(self) -> float | None:
         """Price per million output tokens."""
-        if self.found is None or self.gpus is None:
+        if self.attained is None or self.gpus is None:
             return None
-        return self.gpus * self.price_per_gpu_hour / 3600.0 / self.found.figures["throughput_tok_s"] * 1e6
+        return self.gpus * self.price_per_gpu_hour / 3600.0 / self.attained.figures["throughput_tok_s"] * 1e6
 
 
 class Effect(NamedTuple):
@@ -143,7 +143,7 @@ def plan(
             progress(Stage(STAGE, total, 1))
     met = [each for each in plans if each.serving == TUNED and each.cost is not None]
     chosen = min(met, key=lambda each: each.cost or 0.0, default=None)
-    if chosen is None or chosen.found is None:
+    if chosen is None or chosen.attained is None:
         return Planned(question, tuple(plans), None, (), (), None, time.perf_counter() - started)
     effects = []
     for change in changes:
@@ -155,7 +155,7 @@ def plan(
         if each.hardware == chosen.hardware and each.serving != VERIFY_ALL
     }
     points = frontier(modes, seed, pool)
-    proof = prove(chosen.scenario, chosen.found.replicas, chosen.arm, work.seeds, pool)
+    proof = prove(chosen.scenario, chosen.attained.replicas, chosen.arm, work.seeds, pool)
     progress(Stage(STAGE, total, 1))
     return Planned(question, tuple(plans), chosen, tuple(effects), tuple(points), proof, time.perf_counter() - started)
 
@@ -224,8 +224,8 @@ class _Work:
     def effect(self, chosen: Plan, change: Change) -> Effect:
         """Effect of a change on the chosen plan."""
         scenario = change.apply(chosen.scenario)
-        assert chosen.sized is not None and chosen.found is not None and chosen.gpus is not None
-        left = max(0, chosen.found.replicas - change.lost)
+        assert chosen.sized is not None and chosen.attained is not None and chosen.gpus is not None
+        left = max(0, chosen.attained.replicas - change.lost)
         arm = chosen.arm
         limit = scenario.server.capture_requests
         if limit != chosen.scenario.server.capture_requests:
@@ -234,16 +234,16 @@ class _Work:
         why = bound(scenario, arm, kept) if kept else None
         if change.lost:
             # The plan remains the required size: lost replicas must be replaced.
-            lost = (chosen.found.replicas - left) * scenario.gpus
+            lost = (chosen.attained.replicas - left) * scenario.gpus
             return Effect(change.text, change.lost, left, kept, chosen.sized, chosen.gpus, lost, why)
         base = self.size(scenario, verify_all(scenario), chosen.sized.capacity.low)
         _, sized = self.tuned(scenario, base)
-        gpus = None if sized is None or sized.found is None else sized.found.replicas * scenario.gpus
+        gpus = None if sized is None or sized.attained is None else sized.attained.replicas * scenario.gpus
         more = None if gpus is None else gpus - chosen.gpus
         return Effect(change.text, change.lost, left, kept, sized, gpus, more, why)
 
     def _plan(self, one: Deployment, serving: str, scenario: Scenario, arm: Arm, sized: Sized | None) -> Plan:
-        why = None if sized is None or sized.found is None else bound(scenario, arm, sized.found)
+        why = None if sized is None or sized.attained is None else bound(scenario, arm, sized.attained)
         return Plan(one.name, serving, scenario, arm, one.price_per_gpu_hour, sized, why)
 
 

@@ -8,7 +8,7 @@ from dspark_simulator.scenario import Scenario
 from dspark_tuning.reporting.distributions import distributions
 from dspark_tuning.reporting.page import Html
 from dspark_tuning.reporting.timelines import timelines
-from dspark_tuning.search.traced_run import LATENCIES, Floats, Watched
+from dspark_tuning.search.traced_run import LATENCIES, Floats, TracedCell
 
 
 def levels_s(scenario: Scenario) -> dict[str, list[float]]:
@@ -22,7 +22,7 @@ def by_kind(latencies: Mapping[str, Mapping[str, Floats]]) -> dict[str, dict[str
     return {kind.upper(): {name: run[kind] for name, run in latencies.items()} for kind in LATENCIES}
 
 
-def charts(key: str, scenario: Scenario, runs: Sequence[Watched]) -> list[Html]:
+def charts(key: str, scenario: Scenario, runs: Sequence[TracedCell]) -> list[Html]:
     """Both charts of ``runs``; ``key`` ends their element ids."""
     return [
         distributions(

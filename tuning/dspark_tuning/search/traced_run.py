@@ -25,7 +25,7 @@ LATENCIES = ("ttft", "tpot", "itl")
 Floats = NDArray[np.float64]
 
 
-class Look(NamedTuple):
+class TracedResult(NamedTuple):
     """Result of a simulation with its timeline and latency distributions.
 
     Attributes:
@@ -37,8 +37,8 @@ class Look(NamedTuple):
     latencies: dict[str, Floats]
 
 
-class Watched(NamedTuple):
-    """A traced cell; ``timeline`` and ``latencies`` as in :class:`Look`."""
+class TracedCell(NamedTuple):
+    """A traced cell; ``timeline`` and ``latencies`` as in :class:`TracedResult`."""
 
     arm: str
     load: float
@@ -47,7 +47,7 @@ class Watched(NamedTuple):
     latencies: dict[str, Floats]
 
 
-def look(scenario: Scenario, arm: Arm, seed: int, truth: Truth | None = None) -> Look:
+def trace(scenario: Scenario, arm: Arm, seed: int, truth: Truth | None = None) -> TracedResult:
     """Run :func:`dspark_simulator.simulation.simulate` and keep the timeline and the latency distributions."""
     log: list[StepLog] = []
     totals: list[Record] = []
@@ -57,16 +57,16 @@ def look(scenario: Scenario, arm: Arm, seed: int, truth: Truth | None = None) ->
     counts = {kind: totals[0][kind].sum(axis=(0, 1)) for kind in LATENCIES}
     latencies = {kind: np.array([quantile(histogram, q) for q in QUANTILES]) for kind, histogram in counts.items()}
     steps = pd.DataFrame(log, columns=StepLog._fields)
-    return Look(result, timeline(steps, pool * scenario.replicas), latencies)
+    return TracedResult(result, timeline(steps, pool * scenario.replicas), latencies)
 
 
-def watch(scenario: Scenario, cell: Cell) -> Watched:
+def trace_cell(scenario: Scenario, cell: Cell) -> TracedCell:
     """Trace a cell: the same run as :func:`dspark_tuning.search.evaluation.measure`."""
-    run = look(at_load(scenario, cell), cell.arm, cell.seed, scenario.live.draw(cell.seed))
-    return Watched(cell.arm.name, cell.load, cell.seed, run.timeline, run.latencies)
+    run = trace(at_load(scenario, cell), cell.arm, cell.seed, scenario.live.draw(cell.seed))
+    return TracedCell(cell.arm.name, cell.load, cell.seed, run.timeline, run.latencies)
 
 
-def shown(loads: Sequence[float]) -> list[float]:
+def sample_loads(loads: Sequence[float]) -> list[float]:
     """The lowest, the middle and the highest of ``loads``."""
     ordered = sorted(set(loads))
     return sorted({ordered[0], ordered[len(ordered) // 2], ordered[-1]})

@@ -21,7 +21,7 @@ from dspark_tuning.search.evaluation import Cell, evaluate, grid
 from dspark_tuning.search.objectives import METRICS, REQUIRED_ATTAINMENT, Objective, scores, ttft_attainment
 from dspark_tuning.search.search import RUNGS, SearchPlan, finished, open_study, params_of, search
 from dspark_tuning.search.space import Space
-from dspark_tuning.search.traced_run import Watched, shown, watch
+from dspark_tuning.search.traced_run import TracedCell, sample_loads, trace_cell
 from sglang_dspark.errors import InputError
 from sglang_dspark.policy import Argmax
 from sglang_dspark.policy.artifact import Artifact
@@ -61,7 +61,7 @@ class Outcome(NamedTuple):
         rows: The report set, one row per cell (arm, load, seed) with its truth and all figures.
         versus: Gains of the winner over every arm, see :func:`dspark_tuning.search.comparison.compare`.
         stock: The best arm that an unmodified SGLang can serve: flags, and a belief that is its cost table.
-        watched: Traced runs of the report set, grouped by load: the winner, SGLang's defaults and no speculation.
+        traced: Traced runs of the report set, grouped by load: the winner, SGLang's defaults and no speculation.
     """
 
     scenario: Scenario
@@ -73,7 +73,7 @@ class Outcome(NamedTuple):
     versus: pd.DataFrame
     artifact: Artifact
     stock: Arm
-    watched: tuple[Watched, ...]
+    traced: tuple[TracedCell, ...]
 
 
 class Stage(NamedTuple):
@@ -130,11 +130,11 @@ def tune(
     artifact = artifact_of(scenario, chosen.space, winner, searched, versus, advice)
     named = {arm.name: arm for arm in chosen.compared}
     beside = {name: named[name] for name in (winner.name, baselines.DEFAULT, baselines.PLAIN)}.values()
-    watched = tuple(
-        watch(scenario, cell) for load in shown(scenario.loads) for cell in grid(beside, [load], report[:1])
+    traced = tuple(
+        trace_cell(scenario, cell) for load in sample_loads(scenario.loads) for cell in grid(beside, [load], report[:1])
     )
     trials = _table(chosen.trials)
-    return Outcome(scenario, options, winner, chosen.server, trials, rows, versus, artifact, chosen.stock, watched)
+    return Outcome(scenario, options, winner, chosen.server, trials, rows, versus, artifact, chosen.stock, traced)
 
 
 def choose(

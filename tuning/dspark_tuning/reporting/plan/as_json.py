@@ -53,7 +53,7 @@ def _choice(hardware: str, scenario: Scenario) -> dict[str, Any]:
 
 
 def _plan(plan: Plan, attainment: float) -> dict[str, Any]:
-    attained = plan.found
+    attained = plan.attained
     smaller = None if plan.sized is None else plan.sized.smaller
     return {
         "hardware": plan.hardware,

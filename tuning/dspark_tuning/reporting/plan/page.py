@@ -78,7 +78,7 @@ def _runs(planned: Planned) -> Section:
     assert proof is not None
     simulated = "one replica at its part of the traffic" if proof.scenario.replicas == 1 else "all replicas"
     note = paragraph(f"Single runs of {simulated}, on the same requests and the same truth: seed {proof.seeds[0]}.")
-    return Section("runs", "Latencies and timelines", [note, *traced.charts("", proof.scenario, proof.watched)])
+    return Section("runs", "Latencies and timelines", [note, *traced.charts("", proof.scenario, proof.traced)])
 
 
 def _provenance(command: str, trials: int, seed: int) -> Section:

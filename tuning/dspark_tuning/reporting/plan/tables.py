@@ -34,7 +34,7 @@ def plans(planned: Planned) -> Table:
 
 
 def _plan(plan: Plan, question: Question, chosen: bool) -> list[Cell]:
-    name, attained = f"{plan.hardware}, {plan.serving}", plan.found
+    name, attained = f"{plan.hardware}, {plan.serving}", plan.attained
     within = Estimate(math.nan)
     if attained is not None:
         within = Estimate(attained.share, max(0.0, attained.low), min(1.0, attained.high))
@@ -59,8 +59,8 @@ def capacity(capacity: Capacity) -> str:
 
 def needs(plan: Plan, question: Question) -> str:
     """The number of replicas of a plan, or why there is none."""
-    if plan.found is not None:
-        return f"{plan.found.replicas:,}"
+    if plan.attained is not None:
+        return f"{plan.attained.replicas:,}"
     return "not met" if plan.sized is None else f"over {question.most_replicas:,}"
 
 
@@ -156,14 +156,14 @@ def frontier(points: Iterable[Point]) -> Table:
 def answer(planned: Planned) -> str:
     """The plan in a few sentences."""
     question, chosen = planned.question, planned.chosen
-    if chosen is None or chosen.found is None or chosen.sized is None:
+    if chosen is None or chosen.attained is None or chosen.sized is None:
         return _unmet(planned)
     others = {plan.serving: needs(plan, question) for plan in planned.plans if plan.hardware == chosen.hardware}
     text = (
         f"A replica of {chosen.hardware} carries {capacity(chosen.sized.capacity)} requests/s. "
-        f"For {question.rate_per_s:g} requests/s: {chosen.found.replicas:,} replicas, "
+        f"For {question.rate_per_s:g} requests/s: {chosen.attained.replicas:,} replicas, "
         f"{chosen.gpus:,} GPUs, {number(chosen.cost or 0.0)} a million output tokens at your prices; "
-        f"{percent(chosen.found.share)} of the {chosen.found.worst} requests are within their SLOs"
+        f"{percent(chosen.attained.share)} of the {chosen.attained.worst} requests are within their SLOs"
     )
     if less := one_less(chosen, question):
         text += f" (one replica less: {less})"

@@ -46,10 +46,10 @@ def _deployment(outcome: Outcome) -> Section:
 
 def _runs(outcome: Outcome) -> Section:
     """Latencies and load over time of single runs at a low, a middle and a high load."""
-    loads = [(load, list(runs)) for load, runs in groupby(outcome.watched, key=lambda run: run.load)]
+    loads = [(load, list(runs)) for load, runs in groupby(outcome.traced, key=lambda run: run.load)]
     note = paragraph(
         "Single runs of the report set, each arm on the same requests and the same truth: seed "
-        f"{outcome.watched[0].seed}. Loads are in {load_label(outcome.scenario)}. Percentiles over all "
+        f"{outcome.traced[0].seed}. Loads are in {load_label(outcome.scenario)}. Percentiles over all "
         "runs are under 'Every baseline'."
     )
     parts = [

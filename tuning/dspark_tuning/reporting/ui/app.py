@@ -23,7 +23,7 @@ from dspark_tuning.reporting.page import PLOTLY
 from dspark_tuning.reporting.ui import charts, compared
 from dspark_tuning.reporting.ui.controls import CONTROLS, Control, RefusedError, help_of, moved, shown
 from dspark_tuning.search import named_arms
-from dspark_tuning.search.traced_run import Look, look
+from dspark_tuning.search.traced_run import TracedResult, trace
 from sglang_dspark.errors import InputError
 from sglang_dspark.policy import artifact
 
@@ -148,9 +148,11 @@ def answer(source: str, *values: str) -> tuple[Any, ...]:
     )
 
 
-def _looks(scenario: Scenario, chosen: list[Arm]) -> list[tuple[str, Look]]:
+def _looks(scenario: Scenario, chosen: list[Arm]) -> list[tuple[str, TracedResult]]:
     """Runs of both arms on the same requests, by name."""
-    return [(f"{side.upper()}: {arm.name}", look(scenario, arm, SEED)) for side, arm in zip(SIDES, chosen, strict=True)]
+    return [
+        (f"{side.upper()}: {arm.name}", trace(scenario, arm, SEED)) for side, arm in zip(SIDES, chosen, strict=True)
+    ]
 
 
 def _unchanged(lines: list[str], why: str) -> tuple[Any, ...]:

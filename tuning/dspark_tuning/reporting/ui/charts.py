@@ -12,9 +12,9 @@ from dspark_tuning.reporting import distributions, timelines, traced
 from dspark_tuning.reporting.results import two_runs
 from dspark_tuning.reporting.table import Table, cell_text
 from dspark_tuning.search.summary import saturation
-from dspark_tuning.search.traced_run import Look
+from dspark_tuning.search.traced_run import TracedResult
 
-Named = Sequence[tuple[str, Look]]
+Named = Sequence[tuple[str, TracedResult]]
 
 
 def over_time(runs: Named) -> go.Figure:

@@ -1,4 +1,4 @@
-"""Runs looked at from within, against the figures of the same runs from without."""
+"""Traced runs against the figures of the same runs without tracing."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from dspark_simulator.state import Record
 from dspark_tuning.search import baselines
 from dspark_tuning.search.evaluation import Cell, at_load, measure
 from dspark_tuning.search.timeline import PARTS, timeline
-from dspark_tuning.search.traced_run import QUANTILES, shown, watch
+from dspark_tuning.search.traced_run import QUANTILES, sample_loads, trace_cell
 from sglang_dspark.policy import Threshold
 
 SCENARIO = scenarios.load("b300-v4flash")
@@ -28,7 +28,7 @@ TUNED = Arm(
 )
 def test_it_is_the_run_that_was_measured(arm: Arm) -> None:
     cell = Cell(arm, 64.0, 5, length=4)
-    row, run = measure(SCENARIO, cell), watch(SCENARIO, cell)
+    row, run = measure(SCENARIO, cell), trace_cell(SCENARIO, cell)
     for kind in ("ttft", "tpot", "itl"):
         for q in (0.5, 0.9, 0.99):
             assert run.latencies[kind][QUANTILES.index(q)] == row[f"{kind}_p{100 * q:.0f}_s"], kind
@@ -85,5 +85,5 @@ def test_timeline_by_hand() -> None:
 
 
 def test_loads_that_are_shown() -> None:
-    assert shown([64.0, 1.0, 16.0, 512.0, 256.0]) == [1.0, 64.0, 512.0]
-    assert shown([2.0, 1.0]) == [1.0, 2.0] and shown([3.0, 3.0]) == [3.0]
+    assert sample_loads([64.0, 1.0, 16.0, 512.0, 256.0]) == [1.0, 64.0, 512.0]
+    assert sample_loads([2.0, 1.0]) == [1.0, 2.0] and sample_loads([3.0, 3.0]) == [3.0]
