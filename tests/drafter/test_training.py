@@ -142,7 +142,7 @@ def test_killed_and_resumed_equals_uninterrupted(data: Path, tmp_path: Path) -> 
     reached = torch.load(tmp_path / "killed" / state.STATE, weights_only=True)["step"]
     assert reached < 30
     done = subprocess.run(command("killed"), cwd=tmp_path, capture_output=True, text=True, check=True)
-    assert f"Going on from step {reached}." in done.stderr
+    assert f"Resuming from step {reached}." in done.stderr
     subprocess.run(command("whole"), cwd=tmp_path, capture_output=True, check=True)
     assert contents(tmp_path / "killed") == contents(tmp_path / "whole")
 
