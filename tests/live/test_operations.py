@@ -29,7 +29,7 @@ RARE = (
 pytestmark = pytest.mark.parametrize("steered", [servers.COMPACT_SYNC], indirect=True)
 
 
-def metric(server: servers.Server, name: str, **labels: str) -> float:
+def metric(server: servers.ServerProcess, name: str, **labels: str) -> float:
     """Sum of a metric's samples that carry ``labels``."""
     total = 0.0
     for line in server.get("/metrics").splitlines():
@@ -40,7 +40,7 @@ def metric(server: servers.Server, name: str, **labels: str) -> float:
     return total
 
 
-def wait_for(server: servers.Server, name: str, at_least: float, **labels: str) -> None:
+def wait_for(server: servers.ServerProcess, name: str, at_least: float, **labels: str) -> None:
     """Wait until a metric, published once a second, reaches a value."""
     deadline = time.monotonic() + DEADLINE_S
     while metric(server, name, **labels) < at_least:
