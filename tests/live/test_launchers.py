@@ -1,4 +1,4 @@
-"""The flag reaches every way of starting SGLang, and what does not fit is refused there before weights load."""
+"""Every way to start SGLang reads the plugin's flags and refuses a conflict before weights load."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import NamedTuple
 
 import pytest
 
@@ -27,12 +28,34 @@ if __name__ == "__main__":
 """
 
 
-def run(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
+FORKED = """
+import json, os, runpy, sys
+import sglang.srt.managers.scheduler
+from sglang_dspark.serving import hooks
+cases, codes = json.load(sys.stdin), {}
+for name, case in cases.items():
+    child = os.fork()
+    if child == 0:
+        sys.stdout.flush()
+        os.dup2(os.open(case["log"], os.O_WRONLY | os.O_CREAT), 2)
+        os.environ.update(case["environment"])
+        hooks.SUPPORTED = tuple(case["supported"]) or hooks.SUPPORTED
+        sys.argv = ["launch_server", *case["words"]]
+        runpy.run_module("sglang.launch_server", run_name="__main__")
+        sys.exit(0)
+    codes[name] = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+print(json.dumps(codes))
+"""
+"""Starts of a server from one process that has imported SGLang, each in a fork of it."""
+
+
+def run(*arguments: str, text: str = "", **environment: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
         [sys.executable, *arguments],
+        input=text,
         capture_output=True,
         text=True,
-        timeout=300,
+        timeout=600,
         env={**os.environ, **ENVIRONMENT, **environment},
     )
 
@@ -41,8 +64,9 @@ def words(flags: dict[str, str]) -> list[str]:
     return [word for flag, value in flags.items() for word in ((flag, value) if value else (flag,))]
 
 
-def lines(ran: subprocess.CompletedProcess[str]) -> list[str]:
-    return [line for line in ran.stderr.splitlines() if line.startswith("sglang-dspark: error:")]
+def lines(log: str) -> list[str]:
+    """Lines of a log in which the plugin refuses."""
+    return [line for line in log.splitlines() if line.startswith("sglang-dspark: error:")]
 
 
 LORA = {"--max-lora-rank": "8", "--lora-target-modules": "q_proj"}
@@ -59,7 +83,7 @@ def wrong(tmp_path: Path) -> Path:
 def test_launch_server_refuses_in_one_line(wrong: Path) -> None:
     ran = run("-m", "sglang.launch_server", *words({**FLAGS, **DSPARK, "--speculative-dspark-policy": str(wrong)}))
     assert ran.returncode == 2
-    (line,) = lines(ran)
+    (line,) = lines(ran.stderr)
     assert str(wrong) in line and "gamma" in line and "--speculative-dspark-block-size 5" in line
     assert "Load weight" not in ran.stderr and "Traceback" not in ran.stderr
 
@@ -68,7 +92,7 @@ def test_sglang_serve_refuses_in_one_line(wrong: Path) -> None:
     command = ["-c", "from sglang.cli.main import main; main()", "serve"]
     ran = run(*command, *words({**FLAGS, **DSPARK, "--speculative-dspark-policy": str(wrong)}))
     assert ran.returncode == 2
-    assert "gamma" in lines(ran)[0]
+    assert "gamma" in lines(ran.stderr)[0]
 
 
 def test_a_config_file_is_read(wrong: Path, tmp_path: Path) -> None:
@@ -77,7 +101,7 @@ def test_a_config_file_is_read(wrong: Path, tmp_path: Path) -> None:
     config.write_text(json.dumps(content | {"speculative-dspark-policy": str(wrong)}))
     ran = run("-m", "sglang.launch_server", "--config", str(config))
     assert ran.returncode == 2
-    assert "gamma" in lines(ran)[0]
+    assert "gamma" in lines(ran.stderr)[0]
 
 
 def test_the_engine_raises(wrong: Path, tmp_path: Path) -> None:
@@ -97,42 +121,62 @@ def test_the_engine_raises(wrong: Path, tmp_path: Path) -> None:
     assert "InputError" in ran.stderr.splitlines()[-1] and "gamma" in ran.stderr.splitlines()[-1]
 
 
-def test_an_unsupported_sglang_is_refused_in_one_line(tmp_path: Path) -> None:
-    path = tmp_path / "policy.json"
-    save(artifact("fixed"), path)
-    script = (
-        "import runpy, sys; from sglang_dspark.serving import hooks; hooks.SUPPORTED = ('9.9.9',); "
-        "runpy.run_module('sglang.launch_server', run_name='__main__', alter_sys=True)"
-    )
-    ran = run("-c", script, *words({**FLAGS, **DSPARK, "--speculative-dspark-policy": str(path)}))
-    assert ran.returncode == 2
-    (line,) = lines(ran)
-    assert "sglang 0.5.23 is not supported" in line and "9.9.9" in line
-    assert "usage:" not in ran.stderr and "Traceback" not in ran.stderr
+class Start(NamedTuple):
+    """A start that is refused.
+
+    Attributes:
+        flags: Added to those of a server with a policy.
+        environment: Variables of its process.
+        message: Part of the refusal.
+        supported: Versions of SGLang that the plugin takes for supported; its own where empty.
+    """
+
+    flags: dict[str, str]
+    environment: dict[str, str]
+    message: str
+    supported: tuple[str, ...] = ()
 
 
-@pytest.mark.parametrize(
-    ("name", "flags", "environment", "says"),
-    [
-        ("missing", {"--speculative-dspark-policy": "/nowhere.json"}, {}, "/nowhere.json: cannot be read"),
-        ("sps", {"--speculative-dspark-sps-table-path": "x.json"}, {}, "--speculative-dspark-sps-table-path"),
-        ("simulated", {}, {"SGLANG_SIMULATE_ACC_LEN": "3"}, "SGLANG_SIMULATE_ACC_LEN: 3 accepts drafts"),
-        ("recorded", {"--enable-lora": "", **LORA, "--speculative-dspark-record": "x"}, {}, "whole blocks"),
-    ],
-)
-def test_what_does_not_fit_together_is_refused(
-    tmp_path: Path, name: str, flags: dict[str, str], environment: dict[str, str], says: str
-) -> None:
-    path = tmp_path / "policy.json"
-    save(artifact("fixed"), path)
-    ran = run(
-        "-m",
-        "sglang.launch_server",
-        *words({**FLAGS, **DSPARK, "--speculative-dspark-policy": str(path), **flags}),
-        **environment,
-    )
-    assert ran.returncode == 2, ran.stderr[-2000:]
-    assert says in lines(ran)[0]
+STARTS = {
+    "missing": Start({"--speculative-dspark-policy": "/nowhere.json"}, {}, "/nowhere.json: cannot be read"),
+    "sps": Start({"--speculative-dspark-sps-table-path": "x.json"}, {}, "--speculative-dspark-sps-table-path"),
+    "simulated": Start({}, {"SGLANG_SIMULATE_ACC_LEN": "3"}, "SGLANG_SIMULATE_ACC_LEN: 3 accepts drafts"),
+    "recorded": Start({"--enable-lora": "", **LORA, "--speculative-dspark-record": "x"}, {}, "whole blocks"),
+    "unsupported": Start({}, {}, "sglang 0.5.23 is not supported", ("9.9.9",)),
+}
+
+
+@pytest.fixture(scope="module")
+def refusals(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+    """Standard error of each start, all of which end with code 2."""
+    folder = tmp_path_factory.mktemp("refusals")
+    policy = folder / "policy.json"
+    save(artifact("fixed"), policy)
+    cases = {
+        name: {
+            "words": words({**FLAGS, **DSPARK, "--speculative-dspark-policy": str(policy), **start.flags}),
+            "environment": start.environment,
+            "supported": start.supported,
+            "log": str(folder / f"{name}.log"),
+        }
+        for name, start in STARTS.items()
+    }
+    ran = run("-c", FORKED, text=json.dumps(cases), SGLANG_USE_CPU_ENGINE="1")
+    logs = {name: Path(case["log"]).read_text() for name, case in cases.items()}
+    assert ran.returncode == 0, ran.stderr[-2000:]
+    assert json.loads(ran.stdout.splitlines()[-1]) == dict.fromkeys(STARTS, 2), logs
+    return logs
+
+
+@pytest.mark.parametrize("name", ["missing", "sps", "simulated", "recorded"])
+def test_what_does_not_fit_together_is_refused(refusals: dict[str, str], name: str) -> None:
+    assert STARTS[name].message in lines(refusals[name])[0]
+
+
+def test_an_unsupported_sglang_is_refused_in_one_line(refusals: dict[str, str]) -> None:
+    (line,) = lines(refusals["unsupported"])
+    assert STARTS["unsupported"].message in line and "9.9.9" in line
+    assert "usage:" not in refusals["unsupported"] and "Traceback" not in refusals["unsupported"]
 
 
 def test_a_server_that_verifies_whole_blocks_takes_a_policy_and_says_what_is_not_steered(tmp_path: Path) -> None:
