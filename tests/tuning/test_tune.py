@@ -29,17 +29,30 @@ from sglang_dspark.shapes.kv_pool import FlagCosts
 from tests.tuning.interrupted_lock import interrupt_lock
 
 LOADS = (2.0, 24.0)
+# Of a process that imports, compiles and searches on a machine that others use.
+DEADLINE_S = 600
 SMALL = {"trials": 12, "batch": 6, "replications": 6}
 
 
-@pytest.fixture(scope="module")
-def scenario() -> Scenario:
+def small() -> Scenario:
+    """A packaged scenario at two loads."""
     return load("b300-v4flash").model_copy(update={"loads": LOADS})
 
 
 @pytest.fixture(scope="module")
-def outcome(scenario: Scenario, tmp_path_factory: pytest.TempPathFactory) -> Outcome:
-    return tune(scenario, Options(tmp_path_factory.mktemp("once"), **SMALL))
+def scenario() -> Scenario:
+    return small()
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Folder of the search behind ``outcome``."""
+    return tmp_path_factory.mktemp("once")
+
+
+@pytest.fixture(scope="module")
+def outcome(scenario: Scenario, folder: Path) -> Outcome:
+    return tune(scenario, Options(folder, **SMALL))
 
 
 def test_a_run_on_two_processes_ends_in_the_same_policy(scenario: Scenario, outcome: Outcome, tmp_path: Path) -> None:
@@ -86,20 +99,20 @@ def test_a_folder_without_a_study_holds_no_trials(tmp_path: Path) -> None:
 SCRIPT = """
 import sys
 from pathlib import Path
-from dspark_simulator.scenario import load
-from dspark_tuning.tune import Options, tune
+from dspark_tuning.search.tune import Options, tune
 from sglang_dspark.policy.artifact import dumps
-scenario = load("b300-v4flash").model_copy(update={"loads": (2.0, 24.0)})
-outcome = tune(scenario, Options(Path(sys.argv[1]), trials=12, batch=6, replications=6))
+from tests.tuning.test_tune import SMALL, small
+outcome = tune(small(), Options(Path(sys.argv[1]), **SMALL))
 Path(sys.argv[1], "policy.json").write_text(dumps(outcome.artifact))
 """
+ROOT = Path(__file__).parents[2]
 
 
 def test_a_run_killed_in_the_search_and_started_again_ends_in_the_same_policy(outcome: Outcome, tmp_path: Path) -> None:
     command = [sys.executable, "-c", SCRIPT, str(tmp_path)]
     journal = tmp_path / "journal.log"
-    victim = subprocess.Popen(command)
-    deadline = time.monotonic() + 120
+    victim = subprocess.Popen(command, cwd=ROOT)
+    deadline = time.monotonic() + DEADLINE_S
     # Two lines make the study, every trial adds one: some trials of the first batch are on disk.
     while not (journal.exists() and len(journal.read_text().splitlines()) >= 5):
         assert victim.poll() is None and time.monotonic() < deadline
@@ -107,31 +120,28 @@ def test_a_run_killed_in_the_search_and_started_again_ends_in_the_same_policy(ou
     os.kill(victim.pid, signal.SIGKILL)
     victim.wait()
     assert not (tmp_path / "policy.json").exists()
-    subprocess.run(command, check=True)
+    subprocess.run(command, check=True, cwd=ROOT)
     assert (tmp_path / "policy.json").read_text() == dumps(outcome.artifact)
 
 
 def test_a_run_that_stops_within_a_batch_resumes_with_the_rest(
-    scenario: Scenario, outcome: Outcome, tmp_path: Path
+    scenario: Scenario, outcome: Outcome, folder: Path, tmp_path: Path
 ) -> None:
-    tune(scenario, Options(tmp_path, **SMALL))
-    whole = _study(tmp_path).get_trials()
+    whole = _study(folder).get_trials()
     assert len(whole) == 12
     # What a killed run leaves: the first batch and two trials of the second.
-    partial = tmp_path / "partial"
     study = optuna.create_study(
-        study_name="dspark", storage=_journal_of(partial), directions=["maximize"], load_if_exists=True
+        study_name="dspark", storage=_journal_of(tmp_path), directions=["maximize"], load_if_exists=True
     )
-    study.set_user_attr("asked", _study(tmp_path).user_attrs["asked"])
+    study.set_user_attr("asked", _study(folder).user_attrs["asked"])
     study.add_trials(whole[:8])
-    resumed = tune(scenario, Options(partial, **SMALL))
+    resumed = tune(scenario, Options(tmp_path, **SMALL))
     assert dumps(resumed.artifact) == dumps(outcome.artifact)
 
 
-def test_another_search_is_not_continued_by_mistake(scenario: Scenario, tmp_path: Path) -> None:
-    tune(scenario, Options(tmp_path, **SMALL))
+def test_another_search_is_not_continued_by_mistake(scenario: Scenario, outcome: Outcome, folder: Path) -> None:
     with pytest.raises(InputError, match="another scenario, objective, seed"):
-        tune(scenario, Options(tmp_path, objective="goodput", **SMALL))
+        tune(scenario, Options(folder, objective="goodput", **SMALL))
 
 
 def test_an_optuna_storage_url_holds_the_study(scenario: Scenario, outcome: Outcome, tmp_path: Path) -> None:
