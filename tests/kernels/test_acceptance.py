@@ -71,9 +71,9 @@ def whole(one: VerifiedBatch) -> VerifiedBatch:
 
 def matches(one: VerifiedBatch, scan: ScanConfig | None = None) -> Accepted:
     """Assert that the kernels' result equals the reference's, and return it."""
-    found, wanted = accept(one, scan), reference_accept(one)
-    assert torch.equal(found.lengths, wanted.lengths) and torch.equal(found.tokens, wanted.tokens)
-    return found
+    ours, expected = accept(one, scan), reference_accept(one)
+    assert torch.equal(ours.lengths, expected.lengths) and torch.equal(ours.tokens, expected.tokens)
+    return ours
 
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
@@ -84,8 +84,8 @@ def test_outcomes_are_the_references(kind: Kind, dtype: torch.dtype, top: bool) 
     one = one if top else whole(one)
     for proposal in (one.proposal, None):
         for cut in CUTS[: 1 if top else 2]:
-            found = matches(one._replace(proposal=proposal), cut)
-            rejected = int((found.lengths < one.lengths).sum())
+            ours = matches(one._replace(proposal=proposal), cut)
+            rejected = int((ours.lengths < one.lengths).sum())
             assert 0 < rejected < 19
 
 
@@ -135,15 +135,17 @@ def first_tokens(
         batch = batch._replace(positions=torch.full((rows,), turn))
         kept = torch.empty_like(batch.base_logits) if keep else None
         drafted = reference_draft_block(batch, kept=kept)
-        found = reference_accept(verified(batch, drafted, kept))
-        counts += torch.bincount(torch.where(found.lengths > 0, drafted.tokens[:, 0], found.tokens), minlength=VOCAB)
+        accepted = reference_accept(verified(batch, drafted, kept))
+        first = torch.where(accepted.lengths > 0, drafted.tokens[:, 0], accepted.tokens)
+        counts += torch.bincount(first, minlength=VOCAB)
     part = batch.at(slice(few))
     again = None if kept is None else torch.empty_like(kept[:few])
     own = draft_block(part, kept=again)
     assert torch.equal(own.tokens, drafted.tokens[:few])
     assert again is None or kept is None or torch.equal(again, kept[:few])
-    ours = accept(verified(part, own, again))
-    assert torch.equal(ours.tokens, found.tokens[:few]) and torch.equal(ours.lengths, found.lengths[:few])
+    repeated = accept(verified(part, own, again))
+    assert torch.equal(repeated.tokens, accepted.tokens[:few])
+    assert torch.equal(repeated.lengths, accepted.lengths[:few])
     return counts
 
 
@@ -168,8 +170,8 @@ def test_kept_logits_give_the_same_outcome() -> None:
     before = torch.cat([one.proposal.anchors[:, None], one.drafts[:, :-1]], 1)
     kept = one.proposal.logits + one.proposal.head.w1[before] @ one.proposal.head.w2.T
     again = accept(one)
-    found = accept(one._replace(proposal=one.proposal._replace(logits=kept, head=None)))
-    assert torch.equal(found.tokens, again.tokens) and torch.equal(found.lengths, again.lengths)
+    ours = accept(one._replace(proposal=one.proposal._replace(logits=kept, head=None)))
+    assert torch.equal(ours.tokens, again.tokens) and torch.equal(ours.lengths, again.lengths)
 
 
 def test_nan_and_infinity_accept_nothing_and_draw_what_they_can() -> None:
@@ -182,9 +184,9 @@ def test_nan_and_infinity_accept_nothing_and_draw_what_they_can() -> None:
     probs = one.proposal.log_probs.clone()
     sums[2], probs[2] = torch.nan, torch.nan
     proposal = one.proposal._replace(log_sums=sums, log_probs=probs)
-    found = matches(one._replace(target_logits=target, proposal=proposal))
-    assert (found.tokens >= 0).all() and (found.tokens < 150).all() and (found.tokens[1:] != 5).all()
-    assert found.lengths[2] == 0
+    ours = matches(one._replace(target_logits=target, proposal=proposal))
+    assert (ours.tokens >= 0).all() and (ours.tokens < 150).all() and (ours.tokens[1:] != 5).all()
+    assert ours.lengths[2] == 0
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
@@ -198,14 +200,14 @@ def test_top_k_and_top_p_keep_what_sorting_keeps(dtype: torch.dtype) -> None:
     at = torch.rand(rows, generator=random) + 0.3
     zero = torch.zeros(rows, dtype=torch.int32)
     names, drafts = torch.arange(rows), torch.zeros(rows, 1, dtype=torch.int64)
-    found = launch_target_rows(VerifiedBatch(logits, names, zero, drafts, None, at, names, names, SEED, ks, ps))
-    wanted = reference_target_rows(logits, at, ks, ps)
+    ours = launch_target_rows(VerifiedBatch(logits, names, zero, drafts, None, at, names, names, SEED, ks, ps))
+    expected = reference_target_rows(logits, at, ks, ps)
     scaled = logits.float() / at[:, None]
     near = 1e-5
-    kept = (scaled >= found.thresholds[:, None] - near).sum(1)
-    assert torch.equal(kept, (scaled >= wanted.thresholds[:, None] - near).sum(1))
-    torch.testing.assert_close(found.log_sums, wanted.log_sums, atol=1e-4, rtol=1e-5)
-    assert torch.equal(found.best, wanted.best)
+    kept = (scaled >= ours.thresholds[:, None] - near).sum(1)
+    assert torch.equal(kept, (scaled >= expected.thresholds[:, None] - near).sum(1))
+    torch.testing.assert_close(ours.log_sums, expected.log_sums, atol=1e-4, rtol=1e-5)
+    assert torch.equal(ours.best, expected.best)
     # Independently: probabilities after top-k, then the smallest set with a mass of top-p, ties included.
     for r in range(rows):
         order = scaled[r].sort(descending=True).values.double()

@@ -25,9 +25,9 @@ def run(*words: str, **variables: str) -> subprocess.CompletedProcess[str]:
 
 @pytest.fixture(scope="module")
 def moved() -> dict[str, Any]:
-    found = run("-W", "ignore", "-m", "dspark_tuning.cli", "kernels", "bytes", "--json")
-    assert found.returncode == 0, found.stderr
-    return dict(json.loads(found.stdout))
+    completed = run("-W", "ignore", "-m", "dspark_tuning.cli", "kernels", "bytes", "--json")
+    assert completed.returncode == 0, completed.stderr
+    return dict(json.loads(completed.stdout))
 
 
 def test_goals_on_bytes_and_launches(moved: dict[str, Any]) -> None:
@@ -65,9 +65,9 @@ def test_a_round_in_a_graph_writes_the_corrected_logits(moved: dict[str, Any]) -
 
 def test_kernels_compile_for_a_target_without_a_spill() -> None:
     """The target that compiles fastest; ``dspark kernels check`` compiles for all."""
-    found = run("-m", "dspark_tuning.cli", "kernels", "check", "--target", "gfx942", "--json")
-    assert found.returncode == 0, found.stderr + found.stdout
-    kernels = json.loads(found.stdout)["kernels"]
+    completed = run("-m", "dspark_tuning.cli", "kernels", "check", "--target", "gfx942", "--json")
+    assert completed.returncode == 0, completed.stderr + completed.stdout
+    kernels = json.loads(completed.stdout)["kernels"]
     names = {one["kernel"] for one in kernels}
     assert names == {
         "markov_scan",
@@ -91,9 +91,9 @@ def test_a_spill_is_read_from_the_code_object() -> None:
 
 
 def test_an_unknown_target_is_named() -> None:
-    found = run("-m", "dspark_tuning.cli", "kernels", "check", "--target", "sm_70")
-    assert found.returncode == 2
-    assert "--target: 'sm_70' is not one; use sm_80, sm_86, sm_89, sm_90, sm_100, sm_120, gfx942" in found.stderr
+    completed = run("-m", "dspark_tuning.cli", "kernels", "check", "--target", "sm_70")
+    assert completed.returncode == 2
+    assert "--target: 'sm_70' is not one; use sm_80, sm_86, sm_89, sm_90, sm_100, sm_120, gfx942" in completed.stderr
 
 
 def test_configurations_fit_their_rows() -> None:

@@ -21,9 +21,9 @@ def test_confidences_are_the_references(dtype: torch.dtype, rows: int, gamma: in
     weight = torch.randn(hidden + rank, generator=random) / 10
     bias = torch.randn(1, generator=random) if gamma > 1 else None
     temperatures = torch.rand(gamma, generator=random) + 0.5 if rows > 1 else torch.tensor([1.3])
-    found = confidence_block(state, anchors, drafts, weight, bias, temperatures, w1)
-    wanted = reference_confidence(state, anchors, drafts, weight, bias, temperatures, w1)
-    for one, other in zip(found, wanted, strict=True):
+    ours = confidence_block(state, anchors, drafts, weight, bias, temperatures, w1)
+    expected = reference_confidence(state, anchors, drafts, weight, bias, temperatures, w1)
+    for one, other in zip(ours, expected, strict=True):
         torch.testing.assert_close(one, other, atol=1e-5, rtol=1e-5)
     # Survival equals the policy's bit for bit, given the same confidences.
-    assert torch.equal(found.survival, torch.from_numpy(survival(found.confidence.numpy())))
+    assert torch.equal(ours.survival, torch.from_numpy(survival(ours.confidence.numpy())))

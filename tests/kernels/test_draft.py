@@ -24,27 +24,27 @@ CUTS = (
 )
 
 
-def same(found: DraftOutputs, wanted: DraftOutputs) -> None:
-    assert torch.equal(found.tokens, wanted.tokens)
-    torch.testing.assert_close(found.log_sums, wanted.log_sums, atol=1e-4, rtol=1e-5, equal_nan=True)
-    torch.testing.assert_close(found.log_probs, wanted.log_probs, atol=1e-4, rtol=1e-5, equal_nan=True)
-    if wanted.latents is not None:
-        torch.testing.assert_close(found.latents, wanted.latents, atol=2e-2, rtol=2e-2)
+def same(ours: DraftOutputs, expected: DraftOutputs) -> None:
+    assert torch.equal(ours.tokens, expected.tokens)
+    torch.testing.assert_close(ours.log_sums, expected.log_sums, atol=1e-4, rtol=1e-5, equal_nan=True)
+    torch.testing.assert_close(ours.log_probs, expected.log_probs, atol=1e-4, rtol=1e-5, equal_nan=True)
+    if expected.latents is not None:
+        torch.testing.assert_close(ours.latents, expected.latents, atol=2e-2, rtol=2e-2)
 
 
-def follows(found: DraftOutputs, given: DraftBatch) -> None:
+def follows(ours: DraftOutputs, given: DraftBatch) -> None:
     """As :func:`same`, step by step from the kernels' own latents, which may round either way in half precision."""
     hidden, state = given.from_hidden(), None
     before = given.anchors
-    assert found.latents is not None and hidden is not None
-    for step in range(found.tokens.shape[1]):
+    assert ours.latents is not None and hidden is not None
+    for step in range(ours.tokens.shape[1]):
         latent, state = reference_latent(given.head, before, hidden[:, step], state)
-        torch.testing.assert_close(found.latents[:, step].float(), latent, atol=2e-2, rtol=2e-2)
-        scaled, keys = reference_scan(given, step, found.latents[:, step].float())
+        torch.testing.assert_close(ours.latents[:, step].float(), latent, atol=2e-2, rtol=2e-2)
+        scaled, keys = reference_scan(given, step, ours.latents[:, step].float())
         before, log_probs, log_sums = reference_finish(scaled, keys)
-        assert torch.equal(found.tokens[:, step], before)
-        torch.testing.assert_close(found.log_probs[:, step], log_probs, atol=1e-4, rtol=1e-5)
-        torch.testing.assert_close(found.log_sums[:, step], log_sums, atol=1e-4, rtol=1e-5)
+        assert torch.equal(ours.tokens[:, step], before)
+        torch.testing.assert_close(ours.log_probs[:, step], log_probs, atol=1e-4, rtol=1e-5)
+        torch.testing.assert_close(ours.log_sums[:, step], log_sums, atol=1e-4, rtol=1e-5)
 
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
@@ -55,11 +55,11 @@ def test_blocks_are_the_references(kind: Kind, dtype: torch.dtype) -> None:
         rows, gamma = int(random.integers(1, 40)), int(random.integers(1, 5))
         vocab, rank = int(random.integers(60, 400)), int(random.integers(1, 70))
         given = block(turn, kind, dtype, rows, gamma, vocab, rank)
-        found = draft_block(given, config=cut)
+        ours = draft_block(given, config=cut)
         if kind == "vanilla" or dtype == torch.float32:
-            same(found, reference_draft_block(given))
+            same(ours, reference_draft_block(given))
         else:
-            follows(found, given)
+            follows(ours, given)
 
 
 @pytest.mark.parametrize("logits", [torch.float32, torch.bfloat16], ids=str)
@@ -95,13 +95,13 @@ def test_greedy_rows_need_no_noise_and_ties_go_to_the_lowest_token() -> None:
     given = integers(block(6, "vanilla", torch.float32, 12, 3, 260, 8))
     given = given._replace(temperatures=torch.zeros(12))
     for cut in CUTS:
-        found = draft_block(given, sample=False, config=cut)
-        same(found, reference_draft_block(given, sample=False))
-        assert torch.equal(found.tokens, draft_block(given, config=cut).tokens)
+        ours = draft_block(given, sample=False, config=cut)
+        same(ours, reference_draft_block(given, sample=False))
+        assert torch.equal(ours.tokens, draft_block(given, config=cut).tokens)
     value = given.base_logits[:, 0] + given.head.w1[given.anchors] @ given.head.w2.T
     ties = (value == value.amax(1, keepdim=True)).sum(1)
     assert (ties > 1).any()
-    assert torch.equal(found.tokens[:, 0], (value == value.amax(1, keepdim=True)).int().argmax(1))
+    assert torch.equal(ours.tokens[:, 0], (value == value.amax(1, keepdim=True)).int().argmax(1))
 
 
 def test_rows_of_nan_infinities_and_extremes() -> None:
@@ -116,11 +116,11 @@ def test_rows_of_nan_infinities_and_extremes() -> None:
     logits[5, 0] = 1e30 * torch.arange(200)
     logits[6, 0] = -1e30
     logits[7, 0, 1:] = -torch.inf
-    found, wanted = draft_block(given, config=CUTS[0]), reference_draft_block(given)
-    same(found, wanted)
-    assert found.tokens[:, 0].tolist()[:5] == [7, 150, 0, 42, 66]
-    assert found.log_sums[[0, 1, 2, 4], 0].isnan().all() and found.log_sums[[3, 5, 7], 0].isfinite().all()
-    assert found.tokens[7, 0] == 0
+    ours, expected = draft_block(given, config=CUTS[0]), reference_draft_block(given)
+    same(ours, expected)
+    assert ours.tokens[:, 0].tolist()[:5] == [7, 150, 0, 42, 66]
+    assert ours.log_sums[[0, 1, 2, 4], 0].isnan().all() and ours.log_sums[[3, 5, 7], 0].isfinite().all()
+    assert ours.tokens[7, 0] == 0
     all_impossible = given._replace(base_logits=torch.full_like(logits, -torch.inf))
     assert draft_block(all_impossible, config=CUTS[0]).tokens[0, 0] == 0
 
@@ -142,52 +142,42 @@ def test_kept_logits_are_the_corrected_ones_and_what_was_drawn_from(kind: Kind, 
     given = given._replace(base_logits=(given.base_logits.float() + 18.0).to(dtype))
     for cut in CUTS:
         kept = torch.empty_like(given.base_logits)
-        found = draft_block(given, kept=kept, config=cut)
-        latents = found.latents
+        ours = draft_block(given, kept=kept, config=cut)
+        latents = ours.latents
         if latents is None:
-            latents = given.head.w1[torch.cat([given.anchors[:, None], found.tokens[:, :-1]], 1)]
-        wanted = given.base_logits.float() + latents.float() @ given.head.w2.float().T
-        torch.testing.assert_close(kept.float(), wanted, atol=0.13 if dtype != torch.float32 else 1e-5, rtol=0)
+            latents = given.head.w1[torch.cat([given.anchors[:, None], ours.tokens[:, :-1]], 1)]
+        expected = given.base_logits.float() + latents.float() @ given.head.w2.float().T
+        torch.testing.assert_close(kept.float(), expected, atol=0.13 if dtype != torch.float32 else 1e-5, rtol=0)
         temperatures = torch.where(given.temperatures > 0, given.temperatures, 1.0)[:, None, None]
         log_probs = torch.log_softmax(kept.float() / temperatures, 2)
-        own = log_probs.gather(2, found.tokens[:, :, None]).squeeze(2)
-        torch.testing.assert_close(found.log_probs, own, atol=1e-4, rtol=1e-5)
+        own = log_probs.gather(2, ours.tokens[:, :, None]).squeeze(2)
+        torch.testing.assert_close(ours.log_probs, own, atol=1e-4, rtol=1e-5)
         greedy = given.temperatures == 0
         # Rounding makes ties, which go to the lowest token.
-        assert torch.equal(found.tokens[greedy], kept[greedy].float().argmax(2))
+        assert torch.equal(ours.tokens[greedy], kept[greedy].float().argmax(2))
         # A 2-byte logit may round the other way if sums are added in another order.
         if kind == "vanilla" and dtype == torch.float32:
-            same(found, reference_draft_block(given, kept=torch.empty_like(kept)))
+            same(ours, reference_draft_block(given, kept=torch.empty_like(kept)))
 
 
 def test_tokens_are_distributed_as_the_softmax() -> None:
     """Chi-square of 20,000 draws, at two temperatures at once, against the exact distribution."""
     draws = 1000
-    given = block(11, "vanilla", torch.float32, draws, 1, 24, 8)
-    logits = given.base_logits[:1].expand(draws, 1, 24).contiguous()
-    anchors = given.anchors[:1].expand(draws).contiguous()
-    temperatures = torch.tensor([0.5, 1.7]).repeat(draws // 2)
-    value = logits[0, 0] + given.head.w1[anchors[0]] @ given.head.w2.T
+    given = block(11, "vanilla", torch.float32, 1, 1, 24, 8).at(torch.zeros(draws, dtype=torch.int64))
+    given = given._replace(temperatures=torch.tensor([0.5, 1.7]).repeat(draws // 2), requests=torch.arange(draws))
+    value = given.base_logits[0, 0] + given.head.w1[given.anchors[0]] @ given.head.w2.T
     counts = torch.zeros(2, 24)
     for turn in range(20):
-        found = draft_block(
-            given._replace(
-                base_logits=logits,
-                anchors=anchors,
-                temperatures=temperatures,
-                requests=torch.arange(draws),
-                positions=torch.full((draws,), turn),
-            ),
-            config=ScanConfig(64, 32, 4, 1, 1),
-        )
+        batch = given._replace(positions=torch.full((draws,), turn))
+        drafted = draft_block(batch, config=ScanConfig(64, 32, 4, 1, 1))
         for index in range(2):
-            counts[index] += torch.bincount(found.tokens[index::2, 0], minlength=24)
+            counts[index] += torch.bincount(drafted.tokens[index::2, 0], minlength=24)
     for index, temperature in enumerate((0.5, 1.7)):
-        expected = torch.softmax(value.double() / temperature, 0) * counts[index].sum()
-        common = expected >= 5
+        mean = torch.softmax(value.double() / temperature, 0) * counts[index].sum()
+        common = mean >= 5
         observed = torch.cat([counts[index][common], counts[index][~common].sum()[None] + 1e-9])
-        wanted = torch.cat([expected[common], expected[~common].sum()[None] + 1e-9])
-        assert stats.chisquare(observed.double(), wanted).pvalue > 1e-4
+        expected = torch.cat([mean[common], mean[~common].sum()[None] + 1e-9])
+        assert stats.chisquare(observed.double(), expected).pvalue > 1e-4
 
 
 def test_keeping_logits_pays_for_few_rows_only() -> None:

@@ -15,14 +15,14 @@ NO_TIERS = np.empty(0, np.int64)
 
 
 def confidences(random: np.random.Generator, requests: int, gamma: int) -> np.ndarray:
-    found = random.beta(random.choice([0.3, 1.0, 5.0, 20.0]), 1.0, (requests, gamma)).astype(np.float32)
+    values = random.beta(random.choice([0.3, 1.0, 5.0, 20.0]), 1.0, (requests, gamma)).astype(np.float32)
     if random.random() < 0.4:
-        found = np.round(found * 4).astype(np.float32) / 4
+        values = np.round(values * 4).astype(np.float32) / 4
     if random.random() < 0.2:
-        found[random.integers(requests), random.integers(gamma)] = np.nan
+        values[random.integers(requests), random.integers(gamma)] = np.nan
     if random.random() < 0.2:
-        found[:] = 1.0
-    return found
+        values[:] = 1.0
+    return values
 
 
 @pytest.mark.parametrize("weighted", [False, True])
@@ -44,7 +44,7 @@ def test_lengths_are_the_policys(weighted: bool) -> None:
         load = Load(random.integers(1, 30_000, requests), random.integers(0, 3 if weighted else 1, requests))
         given = confidences(random, requests, gamma)
         cap = int(random.integers(0, requests * gamma + 2))
-        wanted = lengths(rule, survival(given), load, cap)
+        expected = lengths(rule, survival(given), load, cap)
         extra = {}
         if weighted:
             extra = {
@@ -53,17 +53,17 @@ def test_lengths_are_the_policys(weighted: bool) -> None:
                 "classes": torch.from_numpy(load.slo_class),
                 "context": torch.from_numpy(load.context),
             }
-        asked = torch.tensor([cap], dtype=torch.int32) if turn % 2 else cap
-        found = verify_lengths(
-            torch.from_numpy(given), asked, floor=FLOOR, least=least, most=most, with_anchor=turn % 3 == 0, **extra
+        given_cap = torch.tensor([cap], dtype=torch.int32) if turn % 2 else cap
+        ours = verify_lengths(
+            torch.from_numpy(given), given_cap, floor=FLOOR, least=least, most=most, with_anchor=turn % 3 == 0, **extra
         )
-        assert (found - int(turn % 3 == 0)).tolist() == wanted.tolist()
+        assert (ours - int(turn % 3 == 0)).tolist() == expected.tolist()
 
 
 @pytest.mark.parametrize("requests", [1, 1024])
 def test_the_smallest_and_the_largest_batch(requests: int) -> None:
     given = torch.rand(requests, 16, generator=torch.Generator().manual_seed(3)) ** 0.1
     for cap in (0, 1, requests * 5, requests * 16, requests * 16 + 5):
-        found = verify_lengths(given, cap, floor=FLOOR)
-        assert found.sum() == min(cap, int((given.double().cumprod(1).float() >= FLOOR).sum()))
-        assert torch.equal(found, reference_lengths(given, cap, floor=FLOOR, most=16))
+        ours = verify_lengths(given, cap, floor=FLOOR)
+        assert ours.sum() == min(cap, int((given.double().cumprod(1).float() >= FLOOR).sum()))
+        assert torch.equal(ours, reference_lengths(given, cap, floor=FLOOR, most=16))

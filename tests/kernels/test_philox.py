@@ -17,8 +17,8 @@ def test_words_are_the_published_ones() -> None:
         0xBC57AC4C,
         0x9B00DBD8,
     ]
-    found = philox.words(-1, ones, ones, ones, zero, 0)
-    assert [int(w) for w in found] == [0x408F276D, 0x41C83B0E, 0xA20BC7C6, 0x6D5451FD]
+    words = philox.words(-1, ones, ones, ones, zero, 0)
+    assert [int(w) for w in words] == [0x408F276D, 0x41C83B0E, 0xA20BC7C6, 0x6D5451FD]
 
 
 def test_noise_is_exponential() -> None:

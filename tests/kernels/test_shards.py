@@ -38,11 +38,11 @@ def drafted(given: DraftBatch, shard: Shard | None, **options: Any) -> DraftOutp
 
 
 def alike(ranks: list[DraftOutputs], whole: DraftOutputs) -> None:
-    for found in ranks:
-        assert torch.equal(found.tokens, whole.tokens)
+    for ours in ranks:
+        assert torch.equal(ours.tokens, whole.tokens)
         for name in ("log_probs", "log_sums"):
-            one, wanted = getattr(found, name), getattr(whole, name)
-            torch.testing.assert_close(one, wanted, atol=1e-4, rtol=1e-5, equal_nan=True)
+            one, expected = getattr(ours, name), getattr(whole, name)
+            torch.testing.assert_close(one, expected, atol=1e-4, rtol=1e-5, equal_nan=True)
             # The inputs of acceptance are bit-identical on all ranks.
             assert torch.equal(one.view(torch.int32), getattr(ranks[0], name).view(torch.int32))
 
@@ -78,10 +78,10 @@ def test_rows_of_nan_and_infinities(launched: None) -> None:
     logits[3, 0, 225] = 0.0
     logits[4, 0, 66] = torch.inf
     logits[5, 0, 64:] = -torch.inf
-    found = Ranks(EDGES[1]).run(lambda shard: drafted(given, shard))
-    alike(found, drafted(given, None))
-    assert found[0].tokens[:5, 0].tolist() == [7, 190, 0, 225, 66]
-    assert found[0].log_sums[[0, 1, 2, 4], 0].isnan().all() and found[0].log_sums[[3, 5], 0].isfinite().all()
+    ours = Ranks(EDGES[1]).run(lambda shard: drafted(given, shard))
+    alike(ours, drafted(given, None))
+    assert ours[0].tokens[:5, 0].tolist() == [7, 190, 0, 225, 66]
+    assert ours[0].log_sums[[0, 1, 2, 4], 0].isnan().all() and ours[0].log_sums[[3, 5], 0].isfinite().all()
 
 
 @pytest.mark.parametrize("edges", EDGES, ids=["two ranks", "four ranks"])
@@ -89,9 +89,9 @@ def test_rows_of_nan_and_infinities(launched: None) -> None:
 def test_ranks_keep_their_columns_side_by_side(launched: None, dtype: torch.dtype, edges: Any) -> None:
     """Bitwise comparison, with integer weights so that products do not depend on their order."""
     given = integers(block(10, "vanilla", dtype, 12, 3, VOCAB, 16))
-    kept, wanted = torch.empty((2, *given.base_logits.shape), dtype=dtype)
-    alike(Ranks(edges).run(lambda shard: drafted(given, shard, kept=kept)), drafted(given, None, kept=wanted))
-    assert torch.equal(kept, wanted)
+    kept, expected = torch.empty((2, *given.base_logits.shape), dtype=dtype)
+    alike(Ranks(edges).run(lambda shard: drafted(given, shard, kept=kept)), drafted(given, None, kept=expected))
+    assert torch.equal(kept, expected)
 
 
 def accepted(one: VerifiedBatch, shard: Shard | None, how: str) -> Accepted:
@@ -118,8 +118,8 @@ def test_outcomes_are_those_of_the_whole_vocabulary(
     launched: None, kind: Kind, dtype: torch.dtype, how: str, edges: Any
 ) -> None:
     one = case(len(kind), kind, dtype, 19, 4, VOCAB)
-    wanted, ranks = accepted(one, None, how), Ranks(edges)
-    for found in ranks.run(lambda shard: accepted(one, shard, how)):
-        assert torch.equal(found.lengths, wanted.lengths) and torch.equal(found.tokens, wanted.tokens)
+    expected, ranks = accepted(one, None, how), Ranks(edges)
+    for ours in ranks.run(lambda shard: accepted(one, shard, how)):
+        assert torch.equal(ours.lengths, expected.lengths) and torch.equal(ours.tokens, expected.tokens)
     assert ranks.gathered == [(2, 19)]
-    assert 0 < int((wanted.lengths < one.lengths).sum()) < 19
+    assert 0 < int((expected.lengths < one.lengths).sum()) < 19
