@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from typing import Annotated, Any, ClassVar
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -11,6 +11,9 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from sglang_dspark.policy.belief import MAX_GAMMA
 from sglang_dspark.policy.record import Rule
+
+if TYPE_CHECKING:
+    from sglang_dspark.policy.families.threshold import Threshold
 
 Length = Annotated[int, Field(ge=0, le=MAX_GAMMA)]
 Probability = Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)]
@@ -32,6 +35,10 @@ class Policy(BaseModel, ABC):
     needs_belief: ClassVar[bool] = False
     counts_prompts: ClassVar[bool] = False
     family: str
+
+    def survival_threshold(self) -> Threshold | None:
+        """The survival thresholds by load that the family equals, for reports; None where it has none."""
+        return None
 
     @abstractmethod
     def write(self, record: Any) -> None:

@@ -15,6 +15,9 @@ class Static(Policy):
     theta: Probability
     compute_budget: ClassVar = staticmethod(Threshold.compute_budget)
 
+    def survival_threshold(self) -> Threshold:
+        return Threshold(running=(1,), theta=(self.theta,))
+
     def write(self, record: Any) -> None:
         record["knots"] = 1
         record["theta"][0] = self.theta

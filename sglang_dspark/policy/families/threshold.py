@@ -57,6 +57,9 @@ class Threshold(Policy):
             raise ValueError(f"min_length {self.min_length} exceeds max_length {self.max_length}; lower it")
         return self
 
+    def survival_threshold(self) -> Threshold:
+        return self
+
     def write(self, record: Any) -> None:
         knots = len(self.running)
         record["knots"] = knots

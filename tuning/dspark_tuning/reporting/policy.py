@@ -17,7 +17,6 @@ from dspark_tuning.reporting.tuning.by_load import mean_table
 from dspark_tuning.search.baselines import profiled_belief
 from dspark_tuning.search.tune import Outcome
 from sglang_dspark.policy import CostBelief, Threshold
-from sglang_dspark.policy.families import Static
 
 # A policy that prices context has its threshold chart for a short and a long context.
 LONG_CONTEXT = 8192
@@ -38,10 +37,8 @@ def choice(scenario: Scenario, arm: Arm) -> list[Html]:
     pairs = [(name.replace("_", " "), _value(value)) for name, value in chosen.model_dump(mode="json").items()]
     parts = [definitions(pairs)]
     classes = [klass.name for klass in scenario.workload.classes]
-    if isinstance(chosen, Static):
-        chosen = Threshold(running=(1,), theta=(chosen.theta,), weight=(1.0,) * len(classes))
-    if isinstance(chosen, Threshold):
-        parts.append(_threshold(arm.server, classes, chosen))
+    if (threshold := chosen.survival_threshold()) is not None:
+        parts.append(_threshold(arm.server, classes, threshold))
     elif chosen.needs_belief and arm.belief is not None:
         parts.append(_belief(scenario, arm.server, arm.belief))
     return parts
@@ -65,8 +62,8 @@ def _threshold(server: Server, names: list[str], chosen: Threshold) -> Html:
     chart.update_yaxes(range=[0, 1.02])
     # Classes of equal weight share a line.
     classes: dict[float, list[str]] = {}
-    for name, weight in zip(names, chosen.weight, strict=False):
-        classes.setdefault(weight, []).append(name)
+    for place, name in enumerate(names):
+        classes.setdefault(chosen.weight[place] if place < len(chosen.weight) else 1.0, []).append(name)
     contexts = (0, LONG_CONTEXT) if chosen.price_per_token else (0,)
     needed = {}
     for weight, alike in classes.items():
