@@ -1,4 +1,4 @@
-"""Runs the ``dspark`` command within the test's process, as the installed script does."""
+"""Run the ``dspark`` command in the test's process."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ class Ran(NamedTuple):
 
     def json(self) -> Any:
         assert self.code == 0, self.err
-        # Python reads NaN, which no other reader of JSON takes.
+        # Python's reader accepts NaN, which is no JSON.
         return json.loads(self.out, parse_constant=lambda name: pytest.fail(f"{name} in JSON"))
 
 

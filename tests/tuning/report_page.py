@@ -1,4 +1,4 @@
-"""What a browser would make of a report, and what every report has to be."""
+"""A parser of HTML reports, and checks that every report passes."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ VOID = {"meta", "br", "img", "link", "input", "hr", "base"}
 
 
 class Page(HTMLParser):
-    """What a browser sees: elements with their attributes, tables by caption, text of scripts and code."""
+    """The elements of a page with their attributes, tables by caption, text of scripts and code."""
 
     def __init__(self, text: str) -> None:
         super().__init__()
@@ -73,7 +73,7 @@ class Page(HTMLParser):
         return found
 
     def drawing(self, key: str) -> list[dict[str, Any]]:
-        """The traces that the script of a drawing hands to Plotly."""
+        """The Plotly traces of a chart."""
         call = re.compile(rf'Plotly\.newPlot\(\s*"{key}",\s*')
         (script,) = [script[found.end() :] for script in self.scripts if (found := call.search(script))]
         traces: list[dict[str, Any]] = json.JSONDecoder().raw_decode(script)[0]
@@ -81,7 +81,7 @@ class Page(HTMLParser):
 
 
 def check_nothing_is_loaded(text: str, report: Page) -> None:
-    """No element, style or tool bar asks for anything, and the browser is told to refuse what a script would ask."""
+    """No element, style or tool bar loads anything, and the content policy refuses requests of scripts."""
     loading = {"link", "img", "iframe", "object", "embed", "base", "video", "audio", "form"}
     assert not {tag for tag, _ in report.elements} & loading
     for tag, attributes in report.elements:
@@ -97,7 +97,7 @@ def check_nothing_is_loaded(text: str, report: Page) -> None:
 
 
 def check_readable(report: Page) -> None:
-    """By keyboard and by ear: headings in order, named regions, tables with captions, drawings with their text."""
+    """Accessible by keyboard and screen reader: headings in order, named regions, captions, texts of charts."""
     headings = [int(tag[1]) for tag, _ in report.elements if re.fullmatch(r"h\d", tag)]
     assert headings[0] == 1 and headings.count(1) == 1
     assert all(after <= before + 1 for before, after in pairwise(headings))
@@ -108,7 +108,7 @@ def check_readable(report: Page) -> None:
         for region in report.of("div")
         if "scroll" in region.get("class", "")
     )
-    # The first that a keyboard reaches leads past the contents.
+    # The first link skips the contents.
     assert report.of("a")[0] == {"class": "skip", "href": "#content"} and report.of("main")[0]["id"] == "content"
     drawings = [div for div in report.of("div") if div.get("role") == "img"]
     assert len(drawings) == len(report.of("figure")) == len(report.of("figcaption"))

@@ -1,4 +1,4 @@
-"""Input that a person can mend: one line that names file, field, value and remedy, exit code 2, nothing written."""
+"""Invalid input: one line that names file, field, value and remedy; exit code 2; nothing written."""
 
 from __future__ import annotations
 

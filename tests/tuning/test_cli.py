@@ -1,4 +1,4 @@
-"""The ``dspark`` command: what it prints, what it writes, and that it is the library that it runs."""
+"""The ``dspark`` command: its output, its files, and their agreement with the library."""
 
 from __future__ import annotations
 
@@ -270,7 +270,7 @@ def outcome(tuned: Tuned) -> Outcome:
 
 
 class Continued(NamedTuple):
-    """A run that was interrupted and started again with the same command."""
+    """A run that was interrupted and resumed with the same command."""
 
     folder: Path
     interrupted: Ran
@@ -294,7 +294,7 @@ def continued(tmp_path_factory: pytest.TempPathFactory) -> Continued:
     while _stored(folder) < 16:
         assert running.poll() is None, running.communicate()
         time.sleep(0.05)
-    # As a terminal does it: every process of the command is told.
+    # As in a terminal, every process of the command receives the interrupt.
     os.killpg(running.pid, signal.SIGINT)
     out, err = running.communicate(timeout=600)
     files = {path.name for path in folder.iterdir()}
@@ -353,7 +353,7 @@ class TestTune:
                 gain = arm["gain"]
                 assert ratios == pytest.approx([gain["ratio"], gain["low"], gain["high"]], rel=0.006)
         assert tuned.json["advice"] in page.text
-        # A run that is shown from within is one of the report set.
+        # A run shown in detail belongs to the report set.
         rows = pd.read_parquet(tuned.folder / "evidence.parquet").set_index(["arm", "load", "seed"])
         for place, clients in enumerate(sorted({clients for _, clients, _ in rows.index})):
             shown = [table for text, table in page.all_tables if text == "Percentiles in ms"][place]

@@ -1,4 +1,4 @@
-"""The report: what a browser would make of it, against figures that are known beforehand."""
+"""The report of a tuning: its HTML, tables and charts against known values."""
 
 from __future__ import annotations
 
@@ -98,7 +98,7 @@ def measured(winner: str, seeds: range, objective: Objective) -> tuple[pd.DataFr
 
 
 def trials(space: Space, count: int = 60) -> pd.DataFrame:
-    """Trials of which ``gamma`` alone decides the score."""
+    """Trials whose score depends on ``gamma`` alone."""
     rng = np.random.default_rng(1)
     found = []
     for number in range(count):
@@ -173,7 +173,7 @@ def outcome(
 
 
 def traced(arm: str, load: float) -> TracedCell:
-    """A run of which every figure tells its arm and its load: latency q of a kind is q times a scale."""
+    """A run whose values encode its arm and load: latency quantile q is q times a scale."""
     scale = load + list(THROUGHPUT).index(arm) / 100
     at_s = np.arange(1.0, 6.0)
     timeline = Timeline(at_s, at_s + scale, at_s + 2 * scale, at_s / 8, at_s / 100)
@@ -215,7 +215,7 @@ def report(text: str) -> Page:
 
 @pytest.fixture
 def read(monkeypatch: pytest.MonkeyPatch) -> Callable[[Outcome], Page]:
-    """Renders without Plotly's own script, which takes most of the time and is the same on every page."""
+    """Render without Plotly's script, which takes most of the time and is the same on every page."""
     monkeypatch.setattr(page, "get_plotlyjs", lambda: "")
     return lambda told: Page(render(told))
 
@@ -290,7 +290,7 @@ def test_drawing_and_table_by_load_agree(report: Page, metric: str) -> None:
         name = baselines.fixed_name(int(trace["text"][0])) if trace["name"] == "fixed lengths" else trace["name"]
         assert trace["y"] == pytest.approx([THROUGHPUT[name] / THROUGHPUT[baselines.DEFAULT]] * 3, rel=0.03)
         assert [figures(cell)[0] for cell in table[name]] == pytest.approx(trace["y"], rel=3e-3)
-        # Set side by side, each is still nearest to its own load.
+        # Arms drawn side by side are still nearest to their own load.
         assert np.abs(np.log2(np.array(trace["x"]) / LOADS)).max() < 0.5
         assert trace["customdata"] == list(LOADS)
 
@@ -425,7 +425,7 @@ def test_hostile_names_stay_text(report: Page, read: Callable[[Outcome], Page]) 
     assert not [name for _, attributes in made.elements for name in attributes if name.startswith("on")]
     assert made.text.count(HOSTILE) >= 5
     assert any(HOSTILE in header for header in made.table("Request classes"))
-    # Plotly reads some HTML in names, so there they are escaped once more.
+    # Plotly interprets HTML in names, so names are escaped twice.
     assert {trace["name"] for trace in made.drawing("threshold")} == {
         klass.name.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
         for klass in told.scenario.workload.classes
@@ -497,7 +497,7 @@ def test_arms_whose_backlog_grew_are_named(read: Callable[[Outcome], Page]) -> N
     rows = made.rows.copy()
     at = (rows["arm"] == baselines.PLAIN) & (rows["load"] == LOADS[-1])
     rows.loc[at, ["saturated", "backlog_growth"]] = True, 321
-    # One replication of another arm: by chance, not by overload.
+    # A single replication of another arm is chance, not overload.
     rows.loc[rows[rows["arm"] == baselines.DEFAULT].index[0], "saturated"] = True
     grown = made._replace(rows=rows)
     sentence = f"'{baselines.PLAIN}' at load {LOADS[-1]:g} is saturated: the backlog grew by 321 requests"

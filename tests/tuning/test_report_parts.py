@@ -1,4 +1,4 @@
-"""Parts of a report by themselves, put together as the page of a capacity plan."""
+"""Parts of reports: tables, plans, curves, distributions and line styles."""
 
 from __future__ import annotations
 
@@ -144,7 +144,7 @@ def test_curves_are_drawn_and_told_alike(made: Callable[..., Page]) -> None:
 def test_lines_of_any_names_differ_without_colour() -> None:
     looks = [(style.dash, style.symbol) for style in styles([f"H{number}" for number in range(24)])]
     assert len(set(looks)) == 24
-    # Where one name is not an arm, an arm's look could be another's.
+    # If one name is no arm, no arm keeps its own style.
     assert styles([baselines.TUNED, baselines.PLAIN]) == [STYLES[baselines.TUNED], STYLES[baselines.PLAIN]]
     mixed = styles(["MTP-1", baselines.TUNED])
     assert mixed[0] != mixed[1]

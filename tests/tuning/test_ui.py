@@ -1,4 +1,4 @@
-"""The page in headless Chromium, and that its figures are the command's."""
+"""The interactive page in headless Chromium; its results equal the command's."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ expect.set_options(timeout=WAIT_MS)
 
 @pytest.fixture(scope="module")
 def address() -> Iterator[str]:
-    """The page as the command serves it."""
+    """The address of the page served by the command."""
     command = [sys.executable, "-m", "dspark_tuning.cli", "ui", "--port", "0"]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as served:
         assert served.stdout is not None and served.stderr is not None
@@ -64,7 +64,7 @@ def browser() -> Iterator[Browser]:
 
 
 class Opened:
-    """The page, and what it asked for and complained about."""
+    """An open page with its requests and console errors."""
 
     def __init__(self, browser: Browser, address: str, width: int = 1280) -> None:
         self.page: Page = browser.new_page(viewport={"width": width, "height": 900})
@@ -84,17 +84,17 @@ class Opened:
         return {row.locator("th").inner_text(): row.locator("td").all_inner_texts() for row in rows}
 
     def type(self, key: str, text: str) -> None:
-        """Types a value and waits for what comes of it."""
+        """Type a value and wait for the result."""
         with self.simulated():
             self.page.fill(f"#{key}", text)
             self.page.press(f"#{key}", "Enter")
 
     @contextmanager
     def simulated(self) -> Iterator[None]:
-        """Waits for the answer to what is done within."""
+        """Wait for the answer to the action within."""
         with self.page.expect_response(lambda answer: "told.children" in (answer.request.post_data or "")):
             yield
-        # Dash marks what it waits for until it shows the answer; drawings follow in the next frames.
+        # Dash marks pending elements until it shows the answer; charts follow in the next frames.
         expect(self.page.locator("[data-dash-is-loading]")).to_have_count(0)
         self.page.evaluate("new Promise(done => requestAnimationFrame(() => requestAnimationFrame(done)))")
 
@@ -122,7 +122,7 @@ def opened(browser: Browser, address: str) -> Iterator[Opened]:
 
 
 def said(path: Path, policy: list[object]) -> dict[str, list[str]]:
-    """The figures of the command, as the page shows them."""
+    """The command's results under the page's titles."""
     found = dspark("simulate", path, *policy, "--json").json()["result"]
     return {
         "Output tokens/s": found["throughput_tok_s"],
@@ -154,7 +154,7 @@ def test_figures_are_those_of_the_command_on_what_is_exported(opened: Opened, tm
     for title, value in said(scenario, ["--policy", policy]).items():
         assert close(figures[title][0], value), title
     assert yaml.safe_load(scenario.read_text())["name"] == "b300-v4flash"
-    # And back: what was exported can be compared with.
+    # An exported policy can be compared.
     opened.type("b", str(policy))
     assert [one == other for one, other, _ in opened.figures().values()] == [True] * len(figures)
 
@@ -173,7 +173,7 @@ def test_a_move_changes_the_picture(opened: Opened) -> None:
     running = [line for line in after if line["yaxis"] == "y"]
     assert all(max(line["y"]) > 100 for line in running)
     assert float(opened.figures()["Running requests"][0]) > 2 * float(figures["Running requests"][0])
-    # A number that is typed moves its slider.
+    # A typed number moves its slider.
     expect(opened.page.locator("#running-slider [role=slider]")).to_have_attribute("aria-valuenow", "1.5")
 
 
@@ -193,7 +193,7 @@ def test_each_control_does_what_it_says(opened: Opened) -> None:
     levels = opened.lines("latencies")
     assert number("KV pool in use, %") > float(first["KV pool in use, %"][0])
     opened.type("tpot", "0.5")
-    # Service levels are drawn where they now are.
+    # SLOs are drawn at their new values.
     moved_levels = [line["x"][0] for line in opened.lines("latencies") if line["name"] == "service levels"]
     assert moved_levels == pytest.approx(
         [
@@ -278,7 +278,7 @@ def check_nothing_moves(scenario: Scenario) -> None:
 
 
 def own(**fields: object) -> Scenario:
-    """Open arrivals at a rate that is shown rounded, on a server that does not capture all that it runs."""
+    """Open arrivals at a rate that is shown rounded, on a server that captures fewer requests than it runs."""
     content = load("h200-qwen3-8b").model_dump()
     content["workload"]["arrivals"] = {"kind": "poisson", "rate_per_s": 7.123456789}
     content["server"] |= {"max_running_requests": 300, "capture_requests": 64}
@@ -308,7 +308,7 @@ def test_what_cannot_be_simulated_is_said(tmp_path: Path) -> None:
     *lines, figures, drawn, _, told = answer(str(path), "0.001", *values[1:], "default", "plain")
     assert not any(lines) and figures is drawn is no_update
     assert told.startswith("Not simulated: h200-qwen3-8b: run.max_s: 900.0 ends within the warm-up")
-    # And at once, where it is what the page would begin with.
+    # The command refuses it before it serves the page.
     small = {"kv_tokens": 10, "kv_tokens_without_draft": 10}
     ran = dspark("ui", written(own(memory=small), tmp_path), "--port", "0")
     assert ran.code == 2 and "memory: kv_tokens: 10 holds no request" in ran.err

@@ -37,11 +37,11 @@ def prompts(
     """Take the users' turns of conversations, once each, and hold some out."""
     from sglang_dspark.drafter.data.prompts import split
 
-    found = split(files, out, held_out, share, limit)
+    counts = split(files, out, held_out, share, limit)
     if as_json:
-        print_json(found)
+        print_json(counts)
     else:
-        print(f"{out}: {found.train} prompts; {held_out}: {found.held_out}; {found.repeated} repeated lines.")
+        print(f"{out}: {counts.train} prompts; {held_out}: {counts.held_out}; {counts.repeated} repeated lines.")
 
 
 @app.command()
@@ -85,11 +85,11 @@ def regenerate(
     else:
         raise InputError("--url, --target: give one of them as the source of answers")
     sampling = Sampling(temperature, top_p, max_tokens, seed)
-    found = run(source, out, answerer, sampling, together, _progress)
+    counts = run(source, out, answerer, sampling, together, _progress)
     if as_json:
-        print_json(found)
+        print_json(counts)
     else:
-        print(f"{out}: {found.written} prompts answered, {found.found} already were.")
+        print(f"{out}: {counts.written} prompts answered, {counts.found} already were.")
 
 
 @app.command()

@@ -39,30 +39,30 @@ def record(
 
     before = {number: signal.signal(number, end) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
-        found = run(Client(url, api_key), out, stop, seconds, lambda text: print(text, file=sys.stderr, flush=True))
+        recorded = run(Client(url, api_key), out, stop, seconds, lambda text: print(text, file=sys.stderr, flush=True))
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
     if as_json:
-        print_json(found._asdict() | {"about": found.about.model_dump(mode="json")})
+        print_json(recorded._asdict() | {"about": recorded.about.model_dump(mode="json")})
     else:
-        _print(found)
+        _print(recorded)
 
 
-def _print(found: Recorded) -> None:
-    about = found.about
+def _print(recorded: Recorded) -> None:
+    about = recorded.about
     most = "at most " if about.source == "sglang" and about.lost else ""
-    share = about.lost / (found.decodes + found.prefills + about.lost)
+    share = about.lost / (recorded.decodes + recorded.prefills + about.lost)
     lines = [
-        f"{found.file}: {found.decodes} decode steps and {found.prefills} prefills in {found.seconds:.0f} s, "
-        f"{found.segments} without a gap.",
+        f"{recorded.file}: {recorded.decodes} decode steps and {recorded.prefills} prefills "
+        f"in {recorded.seconds:.0f} s, {recorded.segments} without a gap.",
         f"Lost: {most}{about.lost} steps ({share:.1%}).",
     ]
-    if found.restarts:
+    if recorded.restarts:
         lines.append(
-            f"The server restarted {found.restarts} times; steps between the last poll and a restart are lost too."
+            f"The server restarted {recorded.restarts} times; steps between the last poll and a restart are lost too."
         )
-    if found.unanswered:
-        lines.append(f"Unanswered polls: {found.unanswered}.")
+    if recorded.unanswered:
+        lines.append(f"Unanswered polls: {recorded.unanswered}.")
     lines += [f"Not recorded. {sentence}" for sentence in about.partial]
     print_text(*lines)

@@ -36,7 +36,7 @@ def serve_check(
     try:
         from sglang_dspark.serving.serve_check import answer
 
-        found = answer(flags or [], gpu)
+        check = answer(flags or [], gpu)
     except ImportError as error:
         raise InputError(
             f"sglang: not installed ({error}); pip install 'sglang-dspark[serve]', or see Makefile"
@@ -44,12 +44,12 @@ def serve_check(
     if as_json:
         print_json(
             {
-                "verify_mode": found.choice.mode,
-                "said": found.summary,
-                "obstacles": [{"what": one.what, "why": one.why} for one in found.choice.obstacles],
-                "attention_backend": found.attention_backend,
-                "captured_tokens": list(found.captured_tokens),
+                "verify_mode": check.choice.mode,
+                "said": check.summary,
+                "obstacles": [{"what": one.what, "why": one.why} for one in check.choice.obstacles],
+                "attention_backend": check.attention_backend,
+                "captured_tokens": list(check.captured_tokens),
             }
         )
     else:
-        print_text(f"{found.choice.mode}: {found.summary}")
+        print_text(f"{check.choice.mode}: {check.summary}")

@@ -31,21 +31,21 @@ def sim2real(
             f"sglang: not installed ({error}); `make serve-demo` installs what a CPU needs, see Makefile"
         ) from error
     out.mkdir(parents=True, exist_ok=True)
-    found = experiment.run(out, repeats, trials, lambda text: print(text, file=sys.stderr, flush=True))
+    results = experiment.run(out, repeats, trials, lambda text: print(text, file=sys.stderr, flush=True))
     if as_json:
         print_json(
             {
-                "cells": experiment.frame(found.cells).to_dict("records"),
-                "loop": experiment.frame(found.loop).to_dict("records"),
-                "advice": found.advice,
-                "warnings": found.calibrated.profile.warnings,
+                "cells": experiment.frame(results.cells).to_dict("records"),
+                "loop": experiment.frame(results.loop).to_dict("records"),
+                "advice": results.advice,
+                "warnings": results.calibrated.profile.warnings,
             }
         )
         return
     print_text(
-        sim2real.cells("Cells that the calibration did not use", found.cells),
-        *sim2real.summary(found.cells),
-        sim2real.cells("The loop: tuned on the calibrated profile", found.loop),
-        *sim2real.gains(found.loop, experiment.TUNED),
-        found.advice,
+        sim2real.cells("Cells that the calibration did not use", results.cells),
+        *sim2real.summary(results.cells),
+        sim2real.cells("The loop: tuned on the calibrated profile", results.loop),
+        *sim2real.gains(results.loop, experiment.TUNED),
+        results.advice,
     )

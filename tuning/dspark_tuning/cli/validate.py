@@ -60,17 +60,17 @@ def validate(
     known |= sps.read_tables(table or [])
     check_rows([*wanted, *measured], known)
     with executor(workers or cpus()) as pool, Bar(fit_steps(wanted, known)) as bar:
-        found = run(
+        validated = run(
             measured, wanted, known, pool, progress=lambda rows: bar.advance(f"{rows} of {len(wanted)} rows predicted")
         )
-    scored = score(found.predicted, measured)
+    scored = score(validated.predicted, measured)
     if as_json:
-        print_json(_json(found, scored))
+        print_json(_json(validated, scored))
         return
     print_text(
-        validation.predictions(found.predicted),
+        validation.predictions(validated.predicted),
         validation.errors(scored),
-        *map(validation.calibration, found.calibrations),
+        *map(validation.calibration, validated.calibrations),
         *([validation.crossovers(scored.crossovers)] if scored.crossovers else []),
         _spread([*measured, *wanted]),
     )
@@ -83,17 +83,17 @@ def _spread(rows: Iterable[PublishedRow]) -> str:
     return f"Published repeats of these runs differ by {min(spreads):.1%} to {max(spreads):.1%}."
 
 
-def _json(found: Validation, scored: Score) -> dict[str, Any]:
+def _json(validated: Validation, scored: Score) -> dict[str, Any]:
     return {
         "mape": scored.overall.mape,
         "worst": scored.overall.worst,
         "tpot_mape": scored.overall.tpot_mape,
         "baseline_mape": scored.overall.baseline_mape,
-        "rows": [_row(p) for p in found.predicted],
+        "rows": [_row(p) for p in validated.predicted],
         "by_arm": scored.by_arm,
         "crossovers": scored.crossovers,
         "rank_correlation": scored.order,
-        "calibrations": found.calibrations,
+        "calibrations": validated.calibrations,
     }
 
 
