@@ -4,7 +4,7 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/pip install --quiet --disable-pip-version-check
 # tests/conftest.py orders and groups the tests.
 TESTS := $(BIN)/pytest -n 2 --dist loadgroup --no-loadscope-reorder
-FAST := tests/policy tests/shapes tests/simulator $(addprefix tests/tuning/test_,arms.py baselines.py compare.py objectives.py)
+FAST := tests/test_arrows.py tests/policy tests/shapes tests/simulator $(addprefix tests/tuning/test_,arms.py baselines.py compare.py objectives.py)
 
 .PHONY: demo demo-pair serve-demo sim2real smollm2 test test-fast slow lint bench pins upstream-check gpu-kit gpu-check clean
 

@@ -17,8 +17,9 @@ ROOT = Path(__file__).parents[1]
 COMPILED = ("sglang_dspark/policy", "simulator")
 """Folders whose functions numba compiles, with the constants that they compile in."""
 
-FIRST = ("overlap", "sync", "kernels", "validate", "plan")
-"""Groups that take minutes. They start first, so that no worker is left alone with one at the end."""
+FILES = ("tests/tuning/test_tune.py", "tests/tuning/test_cli.py", "tests/tuning/test_knee.py")
+FIRST = ("overlap", "sync", "kernels", "validate", "plan", *FILES, "ui")
+"""Groups and files that take minutes. They start first, so that no worker is left alone with one at the end."""
 APART = ROOT / "tests" / "kernels"
 """Folder whose tests are long and share nothing, so that workers divide even those of one file."""
 
