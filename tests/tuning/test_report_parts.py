@@ -127,6 +127,14 @@ def test_a_table_is_the_same_in_a_terminal_on_a_page_and_in_a_report() -> None:
     assert [cell.children for cell in shown[0].children.children] == ["Arm", "Kind", "Speed"]
 
 
+def test_a_wide_table_has_intervals_under_their_values() -> None:
+    table = Table("Wide", ["Arm", *["A long header"] * 8], [["a", *["1.5 [1.2, 1.8]"] * 8]])
+    console = Console(width=120, record=True, file=io.StringIO())
+    console.print(table.rich())
+    lines = [line.split() for line in console.export_text().splitlines() if "1." in line]
+    assert lines == [["a", *["1.5"] * 8], ["[1.2,", "1.8]"] * 8]
+
+
 def test_curves_are_drawn_and_told_alike(made: Callable[..., Page]) -> None:
     found = made()
     first, second = found.drawing("frontier-all")

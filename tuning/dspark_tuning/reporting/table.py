@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -44,17 +45,20 @@ class Table(NamedTuple):
         return column == 0 or isinstance(self.columns[column], Words)
 
     def rich(self) -> rich.table.Table:
-        """The table for a terminal."""
+        """The table for a terminal; a wide one has intervals under their values and headers as narrow as the cells."""
+        wide = len(self.columns) > WIDE
+        rows = [[cell_text(cell).replace(" [", "\n[" if wide else " [") for cell in row] for row in self.rows]
         table = rich.table.Table(
             title=Text(self.title), title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False, collapse_padding=True
         )
         for place, name in enumerate(self.columns):
-            words = self.is_words(place)
-            table.add_column(Text(name), justify="left" if words else "right", overflow="fold", no_wrap=name == "Arm")
-        # Wide tables put an interval under its value.
-        interval = "\n[" if len(self.columns) > WIDE else " ["
-        for row in self.rows:
-            texts = (cell_text(cell).replace(" [", interval) for cell in row)
+            words, no_wrap = self.is_words(place), name == "Arm"
+            if wide and not words:
+                parts = [*name.split(), *(line for row in rows for line in row[place].split("\n"))]
+                width = max(map(len, parts))
+                name = textwrap.fill(name, width)
+            table.add_column(Text(name), justify="left" if words else "right", overflow="fold", no_wrap=no_wrap)
+        for row, texts in zip(self.rows, rows, strict=True):
             styles = ("bold" if isinstance(cell, Strong) else "" for cell in row)
             table.add_row(*map(Text, texts, styles))
         return table
