@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -10,6 +12,7 @@ from dspark_tuning.measuring.recording.schema import write
 
 pytest.importorskip("torch")
 
+from dspark_tuning.measuring.sim2real import experiment
 from dspark_tuning.measuring.sim2real.cells import CALIBRATION, CELLS, CLIENTS, POLICIES
 from dspark_tuning.measuring.sim2real.experiment import CellResult, frame
 from dspark_tuning.measuring.sim2real.measure import Measured, figures, lengths
@@ -60,3 +63,30 @@ def test_lengths_are_those_of_the_time_asked_for(tmp_path: Path) -> None:
     runs = [Measured(value, value / 1000, 0.0, ended[59]) for value in (90.0, 120.0, 100.0)]
     middle = figures(runs, path)
     assert (middle.throughput_tok_s, middle.tpot_s, middle.verify_length) == (100.0, 0.1, 2.0)
+
+
+def test_repeats_are_interleaved_and_policies_brought_into_force(monkeypatch: pytest.MonkeyPatch) -> None:
+    log: list[object] = []
+    session = object.__new__(experiment.Session)
+    session._repeats, session._texts, session._say = 2, {}, lambda text: None
+    session._both = SimpleNamespace(steered=SimpleNamespace(server="steered", use=log.append))  # type: ignore
+    session.scenario = SimpleNamespace(workload=None)  # type: ignore[assignment]
+    measured = Measured(100.0, 0.02, 0.0, 1.0)
+    monkeypatch.setattr(experiment, "at", lambda workload, cell: cell.clients)
+    monkeypatch.setattr(experiment, "measure", lambda server, at, *rest: (log.append((server, at)) or measured, None))
+    monkeypatch.setattr(experiment, "predicted", lambda *arguments: CellFigures(90.0, 0.02, 2.0, 3.0))
+    monkeypatch.setattr(experiment, "recording", lambda server, out: nullcontext(log.append((server, out))))
+    monkeypatch.setattr(
+        experiment, "figures", lambda runs, out: CellFigures(100.0 * len(runs), 0.02, 2.0, float(bool(out)))
+    )
+    modes = [experiment.ServingMode("plain", "plain", None), experiment.ServingMode("ours", "steered", None, "policy")]  # type: ignore
+    rows = session.compare(modes, (1, None), Path("out"))
+    once = [("plain", 1), "policy", ("steered", 1), ("plain", None), "policy", ("steered", None)]
+    assert log == [("steered", Path("out")), *once, *once]
+    assert [(row.name, row.load, row.measured.verify_length) for row in rows] == [
+        ("plain", "1", 0.0),
+        ("ours", "1", 1.0),
+        ("plain", "4 1/s", 0.0),
+        ("ours", "4 1/s", 1.0),
+    ]
+    assert {row.measured.throughput_tok_s for row in rows} == {200.0} and rows[0].error == pytest.approx(-0.55)
