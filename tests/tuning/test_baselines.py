@@ -1,4 +1,4 @@
-"""Baselines that may have every server flag of the tuned policy, and when a policy replaces them."""
+"""Baselines with their own best server flags, and the selection of a policy over them."""
 
 from __future__ import annotations
 

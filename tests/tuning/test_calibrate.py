@@ -1,4 +1,4 @@
-"""Calibration against what the recordings were made of, and against other people's implementations."""
+"""Calibration against the models that the recordings were made from, and against SGLang and SciPy."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Intervals against SciPy's."""
+"""Paired comparison and its confidence intervals, against SciPy."""
 
 from __future__ import annotations
 

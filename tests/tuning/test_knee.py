@@ -1,4 +1,4 @@
-"""The knee: bisection against arms whose knee is known, pairing, intervals, and the form of the benchmark's answer."""
+"""Knees: bisection on arms with a known knee, pairing, intervals, and the result of the benchmark."""
 
 from __future__ import annotations
 

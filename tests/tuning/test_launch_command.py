@@ -1,4 +1,4 @@
-"""The command that starts a replica: SGLang's own spelling, and the files that belong to it."""
+"""The launch command of a replica: flags, variables and files as SGLang names them."""
 
 from __future__ import annotations
 

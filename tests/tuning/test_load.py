@@ -1,4 +1,4 @@
-"""Loading a server: what is sent, and what clients' times become."""
+"""Loading a server: the requests sent, and the figures from client times."""
 
 from __future__ import annotations
 

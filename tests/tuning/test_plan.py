@@ -1,4 +1,4 @@
-"""Capacity plans: against the rule of what is fewest, against fresh seeds, published arms, and in what they refuse."""
+"""Capacity plans: fewest replicas, fresh seeds, published arms, what-if changes, and refusals."""
 
 from __future__ import annotations
 
@@ -100,12 +100,12 @@ def planned(question: Question, cache: Any) -> Planned:
 
 
 def an_attained(per_s: float, low: float, share: float, high: float) -> Attained:
-    """Of a replica that gets ``per_s``; its replicas are of no interest."""
+    """Attainment of one replica at rate ``per_s``."""
     return Attained(1, share, low, high, "all", {"all": share}, False, per_s, {})
 
 
 def carries(capacity: float, spread: float = 0.0) -> Callable[[float], Attained]:
-    """What a replica attains that meets 0.95 up to ``capacity``, its bounds ``spread`` above and below."""
+    """Attainment of a replica that is 0.95 at ``capacity``, with bounds ``spread`` above and below."""
 
     def attain(per_s: float) -> Attained:
         shares = [1 / (1 + 0.05 / 0.95 * (per_s / (capacity * shift)) ** 8) for shift in (1 - spread, 1, 1 + spread)]

@@ -1,4 +1,4 @@
-"""A simulated server's flags as SGLang spells them, and back."""
+"""SGLang flags of a simulated server, and the simulated server of such flags."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Tuning: the same result whoever does the work, and never a policy that loses to what is there already."""
+"""Tuning: the same result for any number of workers, and no policy that loses to a baseline."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Validation against published results: what is read, fitted, and not looked at, and how right it is."""
+"""Validation on published results: reading, fitting, held-out rows, and the errors of the predictions."""
 
 from __future__ import annotations
 
@@ -251,7 +251,7 @@ def test_a_table_has_rates_or_times(tmp_path: Path) -> None:
 
 
 def test_gb10_is_predicted_from_its_table_and_live_steps(pool: Executor) -> None:
-    """No row of the sweep is looked at. Two of the rows are of another image, whose steps nobody has timed."""
+    """No row of the sweep is fitted. Two of the rows are of another image, whose steps were not timed."""
     tables = sps.read_tables([published("gb10_v41flash_sps_table.csv")])
     steps = sps.read_live_steps([published("gb10_v41flash_live_steps.csv")])
     found = validate(steps, published_rows.read([published("gb10_v41flash_decode.csv")]), tables, pool)
