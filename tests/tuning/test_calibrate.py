@@ -88,6 +88,13 @@ def test_a_wide_loss_is_nonnegative_least_squares_of_relative_errors(columns: in
     assert solved == pytest.approx(wanted, abs=1e-6)
 
 
+def test_an_outlier_has_little_weight() -> None:
+    target = np.array([1.0] * 10 + [0.25])
+    solved = nonnegative.robust(np.ones((11, 1)), target, np.ones(11))
+    squares, _ = nnls(1 / target[:, None], np.ones(11))
+    assert solved[0] == pytest.approx(1.0, abs=0.06) and squares[0] < 0.6
+
+
 def test_equal_columns_and_columns_of_zeros_are_solved() -> None:
     design = np.array([[1.0, 1.0, 0.0], [2.0, 2.0, 0.0], [3.0, 3.0, 0.0]])
     solved = nonnegative.robust(design, np.array([2.0, 4.0, 6.0]), np.ones(3))

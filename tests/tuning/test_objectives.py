@@ -88,3 +88,8 @@ def test_a_gain_is_read_from_a_row_of_both_forms() -> None:
 
 def test_every_objective_says_what_it_is() -> None:
     assert all(key == metric.key and metric.title and metric.unit for key, metric in METRICS.items())
+
+
+def test_the_floor_of_goodput_is_one_percent_of_the_requests() -> None:
+    none = rows(x={1.0: {"goodput_per_s": 0.0}})
+    assert score_figure(scores(none, "goodput")["x"]) == pytest.approx(0.01 * 100 / 10.0)

@@ -275,11 +275,11 @@ def _check_possible(question: Question, deployed: list[Deployment], work: _Work)
                 "alone on a replica of any choice: no KV pool holds one; shorten the prompts, or choose more memory"
             )
         for field in ("ttft_s", "tpot_s"):
-            required, least = getattr(klass.slo, field), best[klass.name, field]
-            if required < least < math.inf:
+            goal, least = getattr(klass.slo, field), best[klass.name, field]
+            if goal < least < math.inf:
                 raise InputError(
-                    f"{question.name}: workload.classes.{klass.name}.slo.{field}: {required:g} cannot be met at any size: "
-                    f"alone on the fastest choice 99 % of requests take {least:.3g} s, {least / required:.1f} times as "
+                    f"{question.name}: workload.classes.{klass.name}.slo.{field}: {goal:g} cannot be met at any size: "
+                    f"alone on the fastest choice 99 % of requests take {least:.3g} s, {least / goal:.1f} times as "
                     f"long; give {least:.2g} or more"
                 )
 
