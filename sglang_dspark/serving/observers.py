@@ -15,7 +15,7 @@ from sglang_dspark.serving.telemetry import Telemetry
 
 
 class Observers(NamedTuple):
-    """What runs beside a scheduler.
+    """Threads that run beside a scheduler.
 
     Attributes:
         background: The thread of metrics and records; a :class:`Watcher` where there is a policy.
@@ -27,7 +27,7 @@ class Observers(NamedTuple):
 
 
 def start(live: LiveServer, scheduler: Any) -> Observers | None:
-    """Start them on the rank that leads its group; the others follow it and have none.
+    """Start the observers on the rank that leads its group; the others follow it and have none.
 
     Args:
         scheduler: SGLang's ``Scheduler``, for the labels of its metrics.

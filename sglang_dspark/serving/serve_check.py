@@ -1,4 +1,4 @@
-"""Whether a server could follow a policy, without starting it: SGLang resolves its flags, and nothing loads weights."""
+"""Check whether a server could follow a policy: SGLang resolves its flags, and no weights are loaded."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ GPUS: Final = {
 
 
 class Answer(NamedTuple):
-    """How a server would verify.
+    """Verification mode of a server.
 
     Attributes:
         choice: The verify mode, and what kept it from packed rows.

@@ -60,13 +60,16 @@ def attach_scheduler(result: None, scheduler: Any) -> None:
     if live is None:
         if (chosen := settings.current()) is None:
             return
-        args = scheduler.server_args
+        from sglang.srt.runtime_context import get_spec
+
+        # The flags as SGLang resolved them: ``server_args`` keeps those that the operator gave.
+        block = 1 if scheduler.draft_worker is None else int(get_spec().speculative_num_draft_tokens)
         live = LiveServer(
             chosen,
             None,
             leads=scheduler.tp_group.rank_in_group == 0,
-            gamma=0 if scheduler.draft_worker is None else int(args.speculative_num_draft_tokens) - 1,
-            on_cpu=str(args.device) == "cpu",
+            gamma=block - 1,
+            on_cpu=str(scheduler.server_args.device) == "cpu",
         )
     live.scheduler = scheduler
     scheduler.dspark = live

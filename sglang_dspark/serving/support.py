@@ -1,4 +1,4 @@
-"""Which servers can follow a policy: what SGLang 0.5.23 verifies, by attention backend, model class and feature.
+"""Table of servers that can follow a policy: SGLang 0.5.23 by attention backend, model class and feature.
 
 A policy steers by verifying fewer drafts of some requests than of others, so that the rows of a step are packed: each
 request has its own number of them (``compact``). Attention that cuts the rows into equal blocks then reads tokens of

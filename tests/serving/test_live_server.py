@@ -12,6 +12,7 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 from prometheus_client import CollectorRegistry, metrics
+from sglang.srt import runtime_context
 
 from sglang_dspark.serving import control, step_hooks
 from sglang_dspark.serving.evidence.offline import OneRank
@@ -55,9 +56,11 @@ def registry(monkeypatch: pytest.MonkeyPatch) -> CollectorRegistry:
 def a_scheduler(draft_worker: Any, folder: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
     chosen = Settings(policy="policy.json", record=str(folder))
     monkeypatch.setattr(step_hooks.settings, "current", lambda: chosen)
+    # As on a real server, the operator's flags do not have the block; the resolved ones do.
+    monkeypatch.setattr(runtime_context, "get_spec", lambda: SimpleNamespace(speculative_num_draft_tokens=GAMMA + 1))
     scheduler = SimpleNamespace(
         draft_worker=draft_worker,
-        server_args=SimpleNamespace(device="cpu", speculative_num_draft_tokens=GAMMA + 1),
+        server_args=SimpleNamespace(device="cpu", speculative_num_draft_tokens=None),
         tp_group=OneRank(),
         waiting_queue=["one", "two"],
         metrics_collector=SimpleNamespace(labels=LABELS),

@@ -1,1 +1,1 @@
-"""What a server runs before its first request: comparison with the references, and compilation of every kernel."""
+"""Start-up checks of a server: comparison of the kernels with their references, and compilation of every kernel."""

@@ -85,7 +85,7 @@ def _compiling(kernels: list[Any]) -> Iterator[None]:
 
 @contextmanager
 def _cross_compiling(target: GpuTarget) -> Iterator[None]:
-    """Compile for ``target`` whatever GPU this machine has."""
+    """Compile for ``target`` on a machine with any GPU or none."""
     before = driver._active
     driver.set_active(_CompileOnlyDriver(target))
     try:

@@ -1,4 +1,4 @@
-"""The same number of drafts for every request, whatever the load."""
+"""The same number of drafts for every request at every load."""
 
 from __future__ import annotations
 

@@ -88,7 +88,7 @@ def accept(shape: RoundShape) -> MemoryTraffic:
 
 
 def block(shape: RoundShape, sampled: bool) -> MemoryTraffic:
-    """What a round adds to its positions: the drafts stacked, and the counter of the noise."""
+    """Traffic of a round beside its positions: the stacked drafts and the counter of the noise."""
     stacked = 2 * shape.rows * shape.gamma * LONG
     return MemoryTraffic(
         stacked + (2 * LONG if sampled else 0), stacked + (2 * LONG if sampled else 0), 2 if sampled else 1

@@ -1,4 +1,4 @@
-"""What an engine of the simulator consists of."""
+"""Rules that make up an engine of the simulator."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ class CaptureFlags(NamedTuple):
 
 
 class Rules(NamedTuple):
-    """What differs between engines.
+    """Rules in which engines differ.
 
     Attributes:
         receive: ``(prompt, output, max_new, kv_tokens) -> (prompt, output, max_new)``: what the scheduler makes of a

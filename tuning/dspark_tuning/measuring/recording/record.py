@@ -22,7 +22,7 @@ GONE_S: Final = 300.0
 
 
 class Recorded(NamedTuple):
-    """What a recording got.
+    """Result of a recording.
 
     Attributes:
         unanswered: Polls that failed.
