@@ -45,6 +45,7 @@ def _delete_stale_functions() -> None:
             file.unlink(missing_ok=True)
 
 
+@pytest.hookimpl(tryfirst=True)  # Before pytest-xdist reads the groups.
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Keep the tests of a file, or of a group, on one worker, which makes their shared fixtures once.
 

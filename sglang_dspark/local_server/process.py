@@ -18,7 +18,7 @@ from typing import Final
 from sglang_dspark.demo import DRAFT, TARGET
 from sglang_dspark.sglang_client import Client, UnansweredError
 
-START_S: Final = 300.0
+START_S: Final = 900.0
 STOP_S: Final = 30.0
 
 ENVIRONMENT: Final = {
