@@ -13,7 +13,7 @@ from sglang_dspark.demo.text import CLASSES
 from sglang_dspark.local_server.closed_loop import Prompt, closed_loop
 from sglang_dspark.local_server.mixed_prompts import mixed
 from sglang_dspark.local_server.policies import artifact
-from sglang_dspark.local_server.steering import Busy
+from sglang_dspark.local_server.steering import Busy, put_in_force
 from sglang_dspark.policy import Threshold
 from sglang_dspark.serving.steps import Mode
 from tests.live import servers
@@ -62,7 +62,7 @@ def test_a_hundred_reloads_under_load_fail_no_request(steered: servers.SteeredSe
     loads = []
     with Busy(lambda: loads.append(closed_loop(steered.server, mixed()[:32], 8))):
         for i in range(RELOADS):
-            servers.put_in_force(steered.server, artifact(kinds[i % len(kinds)], advice=f"Reload {i}."), steered.path)
+            put_in_force(steered.server, artifact(kinds[i % len(kinds)], advice=f"Reload {i}."), steered.path)
     assert steered.server.state()["dspark_policy"]["version"] == first + RELOADS
     assert sum(load.failed for load in loads) == 0
     assert sum(len(load.answers) for load in loads) > RELOADS

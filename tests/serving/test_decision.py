@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from dspark_simulator.engines import round
+from dspark_simulator.engines import lag_ring, round
 from sglang_dspark.policy import (
     Argmax,
     EagerTimes,
@@ -50,7 +50,7 @@ def test_budget_is_the_rules_over_fresh_survivals(policy) -> None:
 
 
 def test_simulator_and_live_engine_share_the_rule_for_requests_not_seen_to_draft() -> None:
-    assert round.unseen is lag.unseen is bound_rule.unseen
+    assert lag_ring.unseen is lag.unseen is bound_rule.unseen
     assert round.compute_budget is rule.compute_budget is live_policy.compute_budget
     assert round.drops_schedule is bound_rule.drops_schedule
 
