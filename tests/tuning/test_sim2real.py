@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from contextlib import nullcontext
 from pathlib import Path
 from types import SimpleNamespace
@@ -13,7 +14,7 @@ from dspark_tuning.measuring.recording.schema import write
 pytest.importorskip("torch")
 
 from dspark_tuning.measuring.sim2real import experiment
-from dspark_tuning.measuring.sim2real.cells import CALIBRATION, CELLS, CLIENTS, POLICIES
+from dspark_tuning.measuring.sim2real.cells import CALIBRATION, CLIENTS, LOADS, POLICIES, Cell
 from dspark_tuning.measuring.sim2real.experiment import CellResult, frame
 from dspark_tuning.measuring.sim2real.measure import Measured, figures, lengths
 from dspark_tuning.measuring.sim2real.predict import CellFigures, spread
@@ -27,9 +28,11 @@ def row(name: str, measured: float, predicted: float, load: str = "4", apart: fl
 
 
 def test_no_cell_was_calibrated_on() -> None:
-    assert len(CELLS) >= 12 and {cell.clients for cell in CELLS} == {*CLIENTS, None}
+    # As ``experiment.run`` measures them: every mode at every load.
+    cells = [Cell(name, load) for load in LOADS for name in POLICIES]
+    assert len(cells) >= 12 and {cell.clients for cell in cells} == {*CLIENTS, None}
     seen = {(policy.model_dump_json(), clients) for policy, clients in CALIBRATION}
-    for cell in CELLS:
+    for cell in cells:
         policy = POLICIES[cell.policy]
         assert policy is None or (policy.model_dump_json(), cell.clients) not in seen
 
@@ -63,6 +66,18 @@ def test_lengths_are_those_of_the_time_asked_for(tmp_path: Path) -> None:
     runs = [Measured(value, value / 1000, 0.0, ended[59]) for value in (90.0, 120.0, 100.0)]
     middle = figures(runs, path)
     assert (middle.throughput_tok_s, middle.tpot_s, middle.verify_length) == (100.0, 0.1, 2.0)
+
+
+def test_lengths_of_a_server_that_does_not_record_are_the_clients() -> None:
+    runs = [
+        Measured(90.0, 0.1, 0.0, 1.0, length, verified) for length, verified in ((2.0, 5.0), (3.0, 7.0), (2.5, 6.0))
+    ]
+    middle = figures(runs, None)
+    assert (middle.accepted_length, middle.verify_length) == (2.5, 6.0)
+    unreported = figures([run._replace(verify_length=math.nan) for run in runs], None)
+    assert math.isnan(unreported.verify_length)
+    cell = CellResult("a", "4", unreported, middle, 0.0)
+    assert sim2real.cells("", [cell]).rows[0][-4:] == ["2.50", "2.50", "-", "6.00"]
 
 
 def test_repeats_are_interleaved_and_policies_brought_into_force(monkeypatch: pytest.MonkeyPatch) -> None:

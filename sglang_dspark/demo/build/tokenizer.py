@@ -13,7 +13,6 @@ from sglang_dspark.files import write_atomically
 END = "<|endoftext|>"
 MASK = "<|mask|>"
 END_ID = 0
-MASK_ID = 1
 
 # Plain continuation: so small a model follows no dialogue, but must still serve chat requests.
 _CHAT_TEMPLATE = "{% for message in messages %}{{ message.content }}{% endfor %}"

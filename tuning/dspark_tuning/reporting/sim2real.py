@@ -31,10 +31,15 @@ def cells(title: str, rows: Iterable[CellResult]) -> Table:
                 milliseconds(measured.tpot_s),
                 milliseconds(predicted.tpot_s),
                 f"{row.tpot_error:+.1%}",
-                f"{measured.accepted_length:.2f}",
-                f"{predicted.accepted_length:.2f}",
-                f"{measured.verify_length:.2f}",
-                f"{predicted.verify_length:.2f}",
+                *map(
+                    number,
+                    (
+                        measured.accepted_length,
+                        predicted.accepted_length,
+                        measured.verify_length,
+                        predicted.verify_length,
+                    ),
+                ),
             ]
         )
     return Table(title, columns, table)

@@ -61,7 +61,7 @@ def drive(
     temperature: float = 0.0,
     say: Callable[[str], None] = lambda text: None,
 ) -> Loaded:
-    """Send the requests of a workload with the arrivals of ``dspark_simulator.simulate``, and measure those of ``run``.
+    """Send a workload, timed as in ``dspark_simulator.simulation.simulate``, and measure the requests of ``run``.
 
     The prefix cache is emptied first. Every request generates its full output length. Failures are counted and not
     retried.

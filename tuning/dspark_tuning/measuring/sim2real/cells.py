@@ -41,7 +41,6 @@ class Cell(NamedTuple):
 
 
 LOADS: Final = (*CLIENTS, None)
-CELLS: Final = tuple(Cell(policy, clients) for clients in LOADS for policy in POLICIES)
 
 CALIBRATION: Final[tuple[tuple[AnyPolicy, int], ...]] = (
     (NoDraft(), 2),

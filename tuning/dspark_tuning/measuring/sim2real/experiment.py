@@ -62,7 +62,6 @@ REQUESTS: Final = 2 * POOL
 RUNNING: Final = 16
 RELOADS: Final = 20
 
-DEFAULTS: Final = "SGLang's defaults"
 VERIFY_ALL: Final = "verify-all"
 BUDGET: Final = "SGLang's budget, its own profiled table"
 TUNED: Final = "tuned"
@@ -164,8 +163,8 @@ def serve_demo(folder: Path, trials: int, say: Say) -> ServedDemo:
         reloaded = steered.reload_under_load((artifact(Fixed(length=3), _table(table)), tuned), RELOADS)
         reloads = steered.server.state()["dspark_policy"]["version"] - before
     with default_server(folder) as server:
-        arm = Arm(DEFAULTS, baselines.compact(session.scenario.server), Fixed(length=GAMMA))
-        modes += session.compare([ServingMode(DEFAULTS, server, arm)], CLIENTS)
+        arm = baselines.default(session.scenario)
+        modes += session.compare([ServingMode(arm.name, server, arm)], CLIENTS)
     return ServedDemo(tuple(modes), tuned, reloads, len(reloaded.answers), reloaded.failed)
 
 

@@ -16,6 +16,7 @@ import numpy as np
 from dspark_simulator.scenario import Run
 from dspark_simulator.workloads import Workload
 from dspark_tuning.measuring.load.drive import Loaded, drive
+from dspark_tuning.measuring.load.result import result
 from dspark_tuning.measuring.recording.record import record
 from dspark_tuning.measuring.recording.schema import read
 from dspark_tuning.measuring.sim2real.predict import SEED, CellFigures
@@ -23,12 +24,19 @@ from sglang_dspark.local_server.process import ServerProcess
 
 
 class Measured(NamedTuple):
-    """One run of a cell; ``started_s`` and ``ended_s`` are times of the machine's monotonic clock."""
+    """One run of a cell; ``started_s`` and ``ended_s`` are times of the machine's monotonic clock.
+
+    Attributes:
+        accepted_length: Tokens per round as the clients count them, the last round of an output cut to its length.
+        verify_length: Drafts per round; NaN where the server does not report it.
+    """
 
     throughput_tok_s: float
     tpot_s: float
     started_s: float
     ended_s: float
+    accepted_length: float = 1.0
+    verify_length: float = 0.0
 
 
 def measure(
@@ -55,7 +63,9 @@ def measure(
     first_s = min(request.sent_s for request in loaded.requests)
     last_s = max(float(request.chunk_s[-1]) for request in loaded.requests)
     tpot_s = fmean(request.tpot_s for request in loaded.requests)
-    return Measured(tokens / (last_s - first_s), tpot_s, started_s, ended_s), loaded
+    run_s, seen = last_s - first_s, result(loaded)
+    verify_length = seen.verify_length if any(request.rounds for request in loaded.requests) else 0.0
+    return Measured(tokens / run_s, tpot_s, started_s, ended_s, seen.accepted_length, verify_length), loaded
 
 
 @contextmanager
@@ -100,7 +110,10 @@ def figures(runs: Sequence[Measured], recorded: Path | None) -> CellFigures:
 
     Args:
         runs: The runs.
-        recorded: The server's recording; None where it does not record.
+        recorded: The server's recording; None where it does not record, whose lengths are those of the clients.
     """
-    accepted, verified = (1.0, 0.0) if recorded is None else lengths(recorded, [(r.started_s, r.ended_s) for r in runs])
+    if recorded is None:
+        accepted, verified = median(r.accepted_length for r in runs), median(r.verify_length for r in runs)
+    else:
+        accepted, verified = lengths(recorded, [(r.started_s, r.ended_s) for r in runs])
     return CellFigures(median(r.throughput_tok_s for r in runs), median(r.tpot_s for r in runs), accepted, verified)
