@@ -6,19 +6,23 @@ import math
 from contextlib import nullcontext
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Literal
 
 import pytest
 
+from dspark_simulator.scenario import load
 from dspark_tuning.measuring.recording.schema import write
 
 pytest.importorskip("torch")
 
-from dspark_tuning.measuring.sim2real import experiment
+from dspark_tuning.measuring.sim2real import experiment, servers
 from dspark_tuning.measuring.sim2real.cells import CALIBRATION, CLIENTS, LOADS, POLICIES, Cell
 from dspark_tuning.measuring.sim2real.experiment import CellResult, frame
 from dspark_tuning.measuring.sim2real.measure import Measured, figures, lengths
 from dspark_tuning.measuring.sim2real.predict import CellFigures, spread
 from dspark_tuning.reporting import sim2real
+from sglang_dspark.policy import Fixed
+from sglang_dspark.policy.artifact import save, untuned
 from tests.tuning.recorded import about, steps
 from tests.tuning.test_calibrate import CLASSES, drafter, linear
 
@@ -78,6 +82,44 @@ def test_lengths_of_a_server_that_does_not_record_are_the_clients() -> None:
     assert math.isnan(unreported.verify_length)
     cell = CellResult("a", "4", unreported, middle, 0.0)
     assert sim2real.cells("", [cell]).rows[0][-4:] == ["2.50", "2.50", "-", "6.00"]
+
+
+@pytest.mark.parametrize("serve", ["speculative", "plain"])
+def test_a_tuned_policy_is_measured_on_a_server_with_its_block_and_flags(
+    serve: Literal["speculative", "plain"], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The tuner may choose a baseline of another block than the calibrated server's, which that server refuses."""
+    started: dict[str, tuple[dict[str, str], dict[str, str]]] = {}
+
+    def start(log: Path, flags: dict[str, str], environment: dict[str, str]) -> object:
+        started[log.stem] = flags, environment
+        return nullcontext(log.stem)
+
+    monkeypatch.setattr(servers, "ServerProcess", start)
+    scenario = load("b300-v4flash")
+    belief = servers.GUESS
+    fixed = untuned(Fixed(length=3), belief, 3, classes=tuple(c.name for c in scenario.workload.classes))
+    flags = {"--speculative-dspark-block-size": "3", "--max-running-requests": "8"}
+    tuned = fixed.model_copy(
+        update={"serve": serve, "server_flags": flags, "environment": {"SGLANG_RAGGED_VERIFY_MODE": "static"}}
+    )
+    (tmp_path / experiment.TUNED_POLICY.parent).mkdir()
+    save(tuned, tmp_path / experiment.TUNED_POLICY)
+    (tmp_path / "table.json").write_text(belief.model_dump_json(exclude_none=True))
+    session = object.__new__(experiment.Session)
+    session._folder, session.scenario = tmp_path, scenario
+    session._both = SimpleNamespace(plain="plain", steered=SimpleNamespace(server="steered"))  # type: ignore
+    with session.loop_modes(tuned, tmp_path / "table.json") as modes:
+        chosen = modes[-1]
+    assert chosen.name == experiment.TUNED and chosen.artifact is None
+    if serve == "plain":
+        assert chosen.server == "plain" and not chosen.arm.server.speculative and set(started) == {"budget"}
+        return
+    got, environment = started["tuned"]
+    assert chosen.server == "tuned" and flags.items() <= got.items() and environment == tuned.environment
+    assert Path(got["--speculative-dspark-policy"]).read_text() == (tmp_path / experiment.TUNED_POLICY).read_text()
+    server = chosen.arm.server
+    assert (server.gamma, server.max_running_requests, server.verify_mode) == (3, 8, "static")
 
 
 def test_repeats_are_interleaved_and_policies_brought_into_force(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -32,6 +32,7 @@ def main() -> None:
         fastest.append(f"fastest on this CPU at {clients} clients: {best.name}")
     print_text(
         sim2real.cells("Serving modes on this CPU (no statement about a GPU), by clients", served.modes),
+        sim2real.LENGTHS,
         *sim2real.gains(served.modes, experiment.TUNED),
         f"policy: {served.tuned.policy.family}. {served.tuned.advice}",
         *fastest,

@@ -46,6 +46,7 @@ def sim2real(
         sim2real.cells("Cells that the calibration did not use", results.cells),
         *sim2real.summary(results.cells),
         sim2real.cells("The loop: tuned on the calibrated profile", results.loop),
+        sim2real.LENGTHS,
         *sim2real.gains(results.loop, experiment.TUNED),
         results.advice,
     )

@@ -10,6 +10,11 @@ from dspark_tuning.measuring.sim2real.experiment import CellResult
 from dspark_tuning.reporting.numbers import milliseconds, number, percent
 from dspark_tuning.reporting.table import Table, Words
 
+LENGTHS = (
+    "Accepted lengths of servers that do not record are counted by clients, to whom the last round of an output "
+    "delivers only what the output still needs."
+)
+
 
 def cells(title: str, rows: Iterable[CellResult]) -> Table:
     """Measured and predicted values by cell."""

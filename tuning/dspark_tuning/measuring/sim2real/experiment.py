@@ -10,8 +10,8 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
-from collections.abc import Callable, Sequence
-from contextlib import nullcontext
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
@@ -45,8 +45,9 @@ from dspark_tuning.measuring.sim2real.servers import (
     budget_server,
     default_server,
     servers,
+    tuned_server,
 )
-from dspark_tuning.search import baselines
+from dspark_tuning.search import baselines, named_arms
 from sglang_dspark.demo.text import CLASSES, held_out
 from sglang_dspark.local_server.process import ServerProcess
 from sglang_dspark.policy import Argmax, Fixed, SpsAdditiveTable
@@ -65,6 +66,7 @@ RELOADS: Final = 20
 VERIFY_ALL: Final = "verify-all"
 BUDGET: Final = "SGLang's budget, its own profiled table"
 TUNED: Final = "tuned"
+TUNED_POLICY: Final = Path("tuned", "policy.json")
 
 
 class CellResult(NamedTuple):
@@ -142,8 +144,8 @@ def run(folder: Path, repeats: int, trials: int, say: Say) -> Sim2Real:
         cells = session.compare(session.cell_modes(), LOADS, folder / "cells.parquet")
         tuned = session.tune(trials)
         table = session.profiled_table()
-        with budget_server(folder, table) as budget:
-            loop = session.compare(session.loop_modes(tuned, table, budget), CLIENTS, folder / "loop.parquet")
+        with session.loop_modes(tuned, table) as modes:
+            loop = session.compare(modes, CLIENTS, folder / "loop.parquet")
     frame(cells).to_csv(folder / "cells.csv", index=False)
     frame(loop).to_csv(folder / "loop.csv", index=False)
     return Sim2Real(tuple(cells), tuple(loop), session.calibrated, tuned.advice)
@@ -155,17 +157,19 @@ def serve_demo(folder: Path, trials: int, say: Say) -> ServedDemo:
         session = Session(folder, both, 1, say)
         tuned = session.tune(trials)
         table = session.profiled_table()
-        with budget_server(folder, table) as budget:
-            modes = session.compare(session.loop_modes(tuned, table, budget), CLIENTS, folder / "loop.parquet")
+        with session.loop_modes(tuned, table) as modes:
+            results = session.compare(modes, CLIENTS, folder / "loop.parquet")
         say("replacing the policy under load")
         steered = both.steered
         before = steered.server.state()["dspark_policy"]["version"]
-        reloaded = steered.reload_under_load((artifact(Fixed(length=3), _table(table)), tuned), RELOADS)
+        belief = _table(table)
+        in_turn = [artifact(Fixed(length=length), belief) for length in (3, GAMMA)]
+        reloaded = steered.reload_under_load(in_turn, RELOADS)
         reloads = steered.server.state()["dspark_policy"]["version"] - before
     with default_server(folder) as server:
         arm = baselines.default(session.scenario)
-        modes += session.compare([ServingMode(arm.name, server, arm)], CLIENTS)
-    return ServedDemo(tuple(modes), tuned, reloads, len(reloaded.answers), reloaded.failed)
+        results += session.compare([ServingMode(arm.name, server, arm)], CLIENTS)
+    return ServedDemo(tuple(results), tuned, reloads, len(reloaded.answers), reloaded.failed)
 
 
 class Session:
@@ -198,26 +202,31 @@ class Session:
             for name, policy in POLICIES.items()
         ]
 
-    def loop_modes(self, tuned: Artifact, table: Path, budget: ServerProcess) -> list[ServingMode]:
-        """Return the tuned policy and the serving modes without it.
+    @contextmanager
+    def loop_modes(self, tuned: Artifact, table: Path) -> Iterator[list[ServingMode]]:
+        """Run the servers of the tuned policy and of the serving modes without it while the block lasts.
 
         Args:
-            tuned: The tuner's artifact, which may choose the server without speculation.
+            tuned: The tuner's artifact. It may choose the server without speculation, or a baseline with another block
+                than the servers of the calibration have.
             table: The cost table of SGLang's own budget.
-            budget: The server that follows that table.
         """
         belief = _table(table)
         server = baselines.compact(self.scenario.server)
-        plain_arm, steered = baselines.plain(self.scenario), self._both.steered.server
+        plain_server, steered = self._both.plain, self._both.steered.server
         verify_all = Fixed(length=GAMMA)
-        return [
-            ServingMode(PLAIN, self._both.plain, plain_arm),
-            ServingMode(VERIFY_ALL, steered, Arm(VERIFY_ALL, server, verify_all), artifact(verify_all, belief)),
-            ServingMode(BUDGET, budget, Arm(BUDGET, server, Argmax(), belief, stock=True)),
-            ServingMode(TUNED, self._both.plain, plain_arm)
-            if tuned.serve == "plain"
-            else ServingMode(TUNED, steered, Arm(TUNED, server, tuned.policy, tuned.cost_belief), tuned),
-        ]
+        arm = named_arms.tuned(self._folder / TUNED_POLICY, self.scenario)
+        serves_plain = tuned.serve == "plain"
+        with (
+            budget_server(self._folder, table) as budget,
+            nullcontext(plain_server) if serves_plain else tuned_server(self._folder, tuned) as chosen,
+        ):
+            yield [
+                ServingMode(PLAIN, plain_server, baselines.plain(self.scenario)),
+                ServingMode(VERIFY_ALL, steered, Arm(VERIFY_ALL, server, verify_all), artifact(verify_all, belief)),
+                ServingMode(BUDGET, budget, Arm(BUDGET, server, Argmax(), belief, stock=True)),
+                ServingMode(TUNED, chosen, arm),
+            ]
 
     def compare(
         self, modes: Sequence[ServingMode], loads: Sequence[int | None], record: Path | None = None
@@ -257,11 +266,11 @@ class Session:
         self._say("tuning on the calibrated profile")
         pins = {"gamma": GAMMA, "max_running_requests": RUNNING, "verify_mode": "compact", "chunked_prefill_size": 4096}
         words = [word for name, value in pins.items() for word in ("--pin", f"{name}={value}")]
-        out = self._folder / "tuned"
+        out = self._folder / TUNED_POLICY.parent
         command = [sys.executable, "-m", "dspark_tuning.cli", "tune", str(self._folder / "scenario.yaml"), *words]
         command += ["--out", str(out), "--trials", str(trials), "--replications", "6"]
         subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
-        return load_artifact(out / "policy.json")
+        return load_artifact(self._folder / TUNED_POLICY)
 
     def profiled_table(self) -> Path:
         """Fit the recorded steps with SGLang's own profiler (``sglang.benchmark.dspark_sps_profiler fit``)."""

@@ -65,6 +65,16 @@ def budget_server(folder: Path, table: Path) -> Iterator[ServerProcess]:
 
 
 @contextmanager
+def tuned_server(folder: Path, tuned: Artifact) -> Iterator[ServerProcess]:
+    """Run a server with the flags, block and policy of an artifact while the block lasts."""
+    path = folder / "tuned_policy.json"
+    save(tuned, path)
+    flags = {**COMMON, **DSPARK, **tuned.server_flags, **NO_FALLBACK, POLICY: str(path)}
+    with ServerProcess(folder / "tuned.log", flags, tuned.environment) as server:
+        yield server
+
+
+@contextmanager
 def default_server(folder: Path) -> Iterator[ServerProcess]:
     """Run SGLang's DSPARK with its defaults (static verification of whole blocks) while the block lasts."""
     with ServerProcess(folder / "static.log", {**COMMON, **DSPARK}) as server:
