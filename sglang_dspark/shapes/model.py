@@ -165,22 +165,26 @@ class ModelShape(Stored):
 
 
 class DraftShape(Shape):
-    """Shape of a DSpark draft model: layers like its target's, the target's embedding and LM head, and a Markov head.
+    """Shape of a DSpark draft model: layers, the target's embedding and LM head, and a Markov head.
 
     Attributes:
         layers: Draft layers.
-        block: Tokens per request in the backbone's single pass: the anchor and the masks.
+        block: Tokens drafted per request, the first of them from the anchor.
         hidden_states: Number of target layers whose hidden states are captured and injected.
         markov_rank: Rank of the Markov head.
+        own: The layers, where they are not like the target's.
     """
 
     layers: Count
     block: Count
     hidden_states: Count
     markov_rank: Count
+    own: ModelShape | None = None
 
     def backbone(self, target: ModelShape) -> ModelShape:
-        """The draft layers: the target's attention with the most KV, and its most common feed-forward part."""
+        """The draft layers: its own, or the target's attention with the most KV and most common feed-forward part."""
+        if self.own is not None:
+            return self.own
         attention = max(target.attention, key=lambda one: one.kv_bytes_per_token(1) / one.layers)
         part = max(reversed(target.feed_forward), key=lambda one: one.layers)
         return target.model_copy(
@@ -195,8 +199,8 @@ class DraftShape(Shape):
         """Stored bytes of the draft model."""
         backbone = self.backbone(target)
         layers = total_bytes(backbone.dense_weights()) + total_bytes(backbone.routed_weights())
-        projection = self.hidden_states * target.hidden**2 * target.bytes_per_weight
-        markov = 2 * self.markov_rank * target.vocab * target.head_bytes_per_weight
+        projection = self.hidden_states * target.hidden**2 * backbone.bytes_per_weight
+        markov = 2 * self.markov_rank * target.vocab * backbone.head_bytes_per_weight
         return layers + projection + markov
 
     def kv_bytes_per_token(self, target: ModelShape, tp: int) -> float:

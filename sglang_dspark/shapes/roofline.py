@@ -14,7 +14,7 @@ from sglang_dspark.shapes import efficiencies
 from sglang_dspark.shapes.base import Stored
 from sglang_dspark.shapes.efficiencies import Efficiencies
 from sglang_dspark.shapes.gpus import GPUS, Arithmetic, Gpu, GpuName
-from sglang_dspark.shapes.known import known, names
+from sglang_dspark.shapes.known import known, unknown
 from sglang_dspark.shapes.model import DraftShape, ModelShape, total_bytes
 
 Floats = NDArray[np.float64]
@@ -68,8 +68,8 @@ class Roofline(BaseModel):
             return value
         shapes = known(value)
         if shapes is None:
-            raise ValueError(f"it is not known by name; give its shape, or one of {', '.join(names())}")
-        return shapes.model if info.field_name == "model" else shapes.draft
+            raise unknown(value, str(info.field_name))
+        return shapes.model if info.field_name == "model" else shapes.assumed_draft
 
     @property
     def hardware(self) -> Gpu:

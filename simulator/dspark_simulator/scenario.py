@@ -105,7 +105,7 @@ class Scenario(BaseModel):
         costs = info.data["cost"].flag_costs()
         shapes = known(info.data["model"])
         if costs is None and shapes is not None:
-            costs = flag_costs(shapes.model, shapes.draft, info.data["gpus"])
+            costs = flag_costs(shapes.model, shapes.assumed_draft, info.data["gpus"])
         return memory.known(info.data["server"], costs)
 
     @model_validator(mode="after")

@@ -30,6 +30,9 @@ def test_parameters_are_the_published_ones(name: str, total: float, active: floa
 
 
 def test_owner_and_date_do_not_matter() -> None:
-    assert known("deepseek-ai/DeepSeek-V4-Flash-0731") == known("DeepSeek-V4-Flash")
+    plain, dated = known("DeepSeek-V4-Flash"), known("deepseek-ai/deepseek-v4-flash-0731")
+    assert plain is not None and dated is not None
+    assert plain.model == dated.model and plain.id == "deepseek-ai/DeepSeek-V4-Flash"
+    assert dated.id == "deepseek-ai/DeepSeek-V4-Flash-0731"
     assert known("somebody/Qwen9-1B") is None
     assert len(names()) == 6

@@ -87,7 +87,7 @@ def test_bad_rows_are_refused_in_one_line(tmp_path: Path, line: str, said: str) 
 @pytest.mark.parametrize(
     ("change", "said"),
     [
-        (("Qwen/Qwen3-8B", "Qwen/Qwen9-1B"), "model: 'Qwen9-1B' is not known; known are Qwen3-4B"),
+        (("Qwen/Qwen3-8B", "Qwen/Qwen9-1B"), "model: 'Qwen9-1B' is not known by name; did you mean Qwen3-"),
         (("H200", "Abacus"), "hardware: 'Abacus' is not known; known are A100"),
         ((",fixed,7,", ",fixed,9,"), "gamma: 9 is beyond the acceptance model's block; give at most 7"),
     ],

@@ -15,7 +15,7 @@ from sglang_dspark.shapes.model import ModelShape
 
 SIDE_FILE: Final = "hf_quant_config.json"
 
-__all__ = ["SIDE_FILE", "KvDtype", "read", "shape"]
+__all__ = ["SIDE_FILE", "KvDtype", "loaded", "read", "shape"]
 
 
 def read(path: Path, kv_dtype: KvDtype = "auto") -> ModelShape:
@@ -27,10 +27,10 @@ def read(path: Path, kv_dtype: KvDtype = "auto") -> ModelShape:
     Raises:
         InputError: Not readable, not JSON, lacks fields that a shape needs, or has an unsupported layout.
     """
-    whole = _loaded(path, "give a model's config.json")
+    whole = loaded(path, "give a model's config.json")
     side = path.parent / SIDE_FILE
     if not whole.get("quantization_config") and side.is_file():
-        beside = _loaded(side, "give the file of the checkpoint, or remove it")
+        beside = loaded(side, "give the file of the checkpoint, or remove it")
         whole["quantization_config"] = mapping(side, "quantization", beside.get("quantization"))
     return shape(whole, path, kv_dtype)
 
@@ -55,7 +55,15 @@ def shape(whole: Mapping[str, Any], source: Path | str, kv_dtype: KvDtype = "aut
     return reading.validated()
 
 
-def _loaded(path: Path, remedy: str) -> dict[str, Any]:
+def loaded(path: Path, remedy: str) -> dict[str, Any]:
+    """Fields of a JSON file.
+
+    Args:
+        remedy: End of the message for a file that is no such thing.
+
+    Raises:
+        InputError: Not readable, not JSON, or without fields.
+    """
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
     except OSError as error:

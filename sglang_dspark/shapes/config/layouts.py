@@ -23,7 +23,7 @@ _OTHER: Final = re.compile(
     r"score|gate_type|limit|query_pre_attn|problem|pad|label|return|output_|use_cache|gradient|summary|mrope|"
     r"logit|clamp|clip|image|video|audio|vision|frame|patch|seed|flash|kernels?_config|triton|inference|stop|task|"
     r"beam|sampl|penalty|pruned|finetun|transformers|mtp|nextn|kv_cache|use_mamba|time_step|dt_|residual|remap|"
-    r"hc_|key_parallel|ep_size|tensor_parallel|pipeline|world|fp32|calc|is_|_args$|aux"
+    r"hc_|^dspark_|key_parallel|ep_size|tensor_parallel|pipeline|world|fp32|calc|is_|_args$|aux"
 )
 # Redundant fields, and fields without effect on sizes.
 _HARMLESS: Final = {

@@ -14,14 +14,12 @@ from dspark_simulator.server import Server
 from dspark_tuning.planning.question import Choice, Question
 from sglang_dspark.errors import InputError, from_validation
 from sglang_dspark.shapes import config as hf_config
+from sglang_dspark.shapes.draft import USUAL
 from sglang_dspark.shapes.gpus import GPUS
-from sglang_dspark.shapes.known import known
-from sglang_dspark.shapes.known import names as known_models
+from sglang_dspark.shapes.known import known, unknown
 from sglang_dspark.shapes.kv_pool import PoolFlags, kv_capacity_tokens, most_running
 from sglang_dspark.shapes.model import DraftShape, ModelShape
 
-# Shape of DeepSpec's drafts of Qwen3 (deepseek-ai/DeepSpec, config), the default.
-USUAL_DRAFT: Final = DraftShape(layers=5, block=7, hidden_states=5, markov_rank=256)
 # Range of live steps around a roofline at the usual efficiencies.
 ROOFLINE_LIVE: Final = {"overhead_s": (0.0, 0.003), "slope": (0.85, 1.15)}
 # Server flags with room for many requests: the flags of a choice before tuning.
@@ -76,7 +74,7 @@ def deployment(question: Question, choice: Choice) -> Deployment:
     except ValidationError as error:
         raise from_validation(error, f"choices: {content['name']}", content) from error
     shapes = known(scenario.model)
-    draft = choice.draft or (shapes.draft if shapes else USUAL_DRAFT)
+    draft = choice.draft or (shapes.assumed_draft if shapes else USUAL)
     computed = scenario.cost.computed_from() is not None
     return Deployment(scenario.name, scenario, choice.price_per_gpu_hour, draft.layers, computed)
 
@@ -156,15 +154,12 @@ def _roofline(choice: Choice) -> dict[str, Any]:
 def _shapes(choice: Choice) -> tuple[str, ModelShape, DraftShape]:
     if choice.config is not None:
         shape = hf_config.read(choice.config, choice.kv_cache_dtype)
-        return str(choice.config), shape, choice.draft or USUAL_DRAFT
+        return str(choice.config), shape, choice.draft or USUAL
     assert choice.model is not None
     shapes = known(choice.model, choice.kv_cache_dtype)
     if shapes is None:
-        raise InputError(
-            f"choices: model: {choice.model!r} is not known by name; give its config.json as config, or one of "
-            f"{', '.join(known_models())}"
-        )
-    return choice.model, shapes.model, choice.draft or shapes.draft
+        raise unknown(choice.model, "choices: model")
+    return choice.model, shapes.model, choice.draft or shapes.assumed_draft
 
 
 def memory(

@@ -6,7 +6,7 @@ from dspark_simulator.acceptance_model import packaged
 from dspark_tuning.measuring.validate.published_rows import PublishedRow
 from sglang_dspark.errors import InputError
 from sglang_dspark.shapes.gpus import GPUS, Gpu
-from sglang_dspark.shapes.known import Known, known, names
+from sglang_dspark.shapes.known import Known, known, unknown
 
 
 def shapes(row: PublishedRow) -> Known:
@@ -17,7 +17,7 @@ def shapes(row: PublishedRow) -> Known:
     """
     shapes_of_model = known(row.model)
     if shapes_of_model is None:
-        raise InputError(f"{row.where}: model: {row.model!r} is not known; known are {', '.join(names())}")
+        raise unknown(row.model, f"{row.where}: model")
     gpu(row)
     return shapes_of_model
 
@@ -46,7 +46,7 @@ def block(row: PublishedRow) -> int:
         raise InputError(f"{row.where}: gamma: {row.gamma} is beyond the acceptance model's block; give at most {most}")
     shapes_of_model = known(row.model)
     if shapes_of_model is not None:
-        return shapes_of_model.draft.block
+        return shapes_of_model.assumed_draft.block
     if row.gamma is None:
         raise InputError(f"{row.where}: gamma: not given, and the draft of {row.model!r} is not known; give it")
     return row.gamma or most
@@ -65,4 +65,5 @@ def is_neighbour(row: PublishedRow, other: PublishedRow) -> bool:
 
 def is_namesake(row: PublishedRow, other: PublishedRow) -> bool:
     """Whether two rows have the same model."""
-    return known(row.model) is not None and known(row.model) == known(other.model)
+    one, another = known(row.model), known(other.model)
+    return one is not None and another is not None and one.name == another.name
