@@ -20,6 +20,7 @@ from dspark_simulator.profile import load as load_profile
 from dspark_simulator.router import RouterName
 from dspark_simulator.server import Server
 from dspark_simulator.workloads import Trace, Workload
+from dspark_simulator.workloads.traces import AS_READ, TraceSettings
 from sglang_dspark.errors import InputError, from_validation
 from sglang_dspark.policy import CostBelief
 from sglang_dspark.policy.belief import MAX_REQUESTS
@@ -252,10 +253,15 @@ class Scenario(BaseModel):
         except ValidationError as error:
             raise from_validation(error, path, content) from error
 
-    def with_trace(self, path: Path) -> Scenario:
-        """The scenario with the arrivals and lengths of a request trace."""
+    def with_trace(self, path: Path, settings: TraceSettings = AS_READ) -> Scenario:
+        """The scenario with the arrivals and lengths of a request trace.
+
+        Raises:
+            InputError: The file cannot be read so, or has a class that the scenario has not.
+        """
         try:
-            workload = Workload(arrivals=Trace(kind="trace", path=path), classes=self.workload.classes)
+            arrivals = Trace(path=path, **settings.model_dump(exclude_unset=True))
+            workload = Workload(arrivals=arrivals, classes=self.workload.classes)
         except ValidationError as error:
             raise from_validation(error, path) from error
         return self.model_copy(update={"workload": workload, "loads": (1.0,)})

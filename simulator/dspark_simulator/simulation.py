@@ -220,12 +220,18 @@ class _Simulation:
         if self.sent < self.last:
             self.backlog.append(sum(self.outstanding))
         self._count()
-        prefix = prefix_of(self.scenario.workload.classes, request.slo_class, self.seed, request.id)
-        holders = [r.index for r in self.replicas if prefix in r.prefixes] if prefix is not None else []
+        prefix = prefix_of(self.scenario.workload, request, self.seed)
+        holders = self._holders(prefix) if prefix else []
         replica = self.route(self.seed, self.sent, self.outstanding, holders)
         self.outstanding[replica] += 1
         self.sent += 1
         self.replicas[replica].enqueue(request, at_s, prefix)
+
+    def _holders(self, prefix: Prefix) -> list[int]:
+        """The replicas that hold most of a prefix, of which they hold the first block at least."""
+        holders = [replica for replica in self.replicas if prefix[0][0] in replica.prefixes]
+        hits = [replica.prefixes.hit(prefix) for replica in holders]
+        return [replica.index for replica, hit in zip(holders, hits, strict=True) if hit == max(hits)]
 
     def ended(self, replica: int, requests: int) -> None:
         """Account for ``requests`` ended requests of a replica; clients of a closed loop send their next ones."""
@@ -296,7 +302,7 @@ class _Replica:
         cached = request.cached
         if prefix is not None and output > 0:
             kv_used = int(self.state[0]["kv_used"])
-            cached = cached if self.prefixes.use(prefix, cached, kv_used) else 0
+            cached = min(self.prefixes.use(prefix, kv_used), prompt - 1)
         waiting = Waiting(request.id, at_s, prompt, output, max_new, request.slo_class, cached)
         self.queue = enqueue(self.state, self.queue, waiting)
         if not self.wake.triggered:

@@ -24,6 +24,7 @@ from dspark_simulator.server import Server
 from dspark_simulator.simulation import Arm, StepLog, simulate
 from dspark_simulator.state import Record
 from dspark_simulator.workloads import Arrivals, Closed, Poisson, RequestClass, Uniform
+from dspark_simulator.workloads import Request as SentRequest
 from sglang_dspark.errors import InputError
 from sglang_dspark.policy import Fixed
 from tests.simulator.deployment import a_class, a_scenario, step_cost
@@ -85,7 +86,10 @@ def arrivals_of(case: Case) -> Iterator[tuple[float, Request]]:
     for number, arrival_s, prompt, output, index, cached in rows:
         if case.scenario.run.drain and number == case.scenario.run.requests:
             return
-        klass, prefix = classes[index], prefix_of(classes, index, case.seed, number)
+        klass = classes[index]
+        sent = SentRequest(number, arrival_s, prompt, output, index, cached)
+        shared = prefix_of(case.scenario.workload, sent, case.seed)
+        prefix = None if shared is None else (shared[0][0].group, shared[0][0].number)
         most = klass.max_new_tokens or output
         yield arrival_s, Request(number, prompt, output, most, klass.ignore_eos, cached, prefix)
 

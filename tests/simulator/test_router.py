@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from dspark_simulator.prefixes import Prefix, Prefixes
+from dspark_simulator.prefixes import Block, Prefixes
 from dspark_simulator.router import ROUTERS
 from dspark_simulator.server import Server
 from dspark_simulator.simulation import Arm, StepLog, simulate
@@ -63,11 +63,23 @@ def test_prefixes_are_held_where_they_were_used() -> None:
 
 
 def test_the_least_recently_used_prefix_makes_room() -> None:
-    held, (a, b, c) = Prefixes(100), (Prefix(0, number) for number in range(3))
-    assert [held.use(prefix, 40, 0) for prefix in (a, b, a, c)] == [False, False, True, False]
+    held, (a, b, c) = Prefixes(100), (Block(0, number) for number in range(3))
+    assert [held.use(((block, 40),), 0) for block in (a, b, a, c)] == [0, 0, 40, 0]
     assert b not in held and a in held and c in held
     # Running requests take the room of prefixes.
-    assert held.use(c, 40, 50) and a not in held and c in held
+    assert held.use(((c, 40),), 50) and a not in held and c in held
+
+
+def test_the_end_of_a_prompt_is_evicted_before_its_start() -> None:
+    held, (a, b, c, d) = Prefixes(100), (Block(0, number) for number in range(4))
+    assert held.use(((a, 40), (b, 40)), 0) == 0
+    assert held.use(((a, 40), (c, 20)), 0) == 40
+    # 140 tokens in 100: b was used longest ago.
+    assert held.use(((d, 40),), 0) == 0
+    assert b not in held and all(block in held for block in (a, c, d))
+    assert held.hit(((a, 40), (b, 40), (c, 20))) == 40
+    # Only leading blocks count.
+    assert held.hit(((b, 40), (a, 40))) == 0
 
 
 @pytest.mark.parametrize("seed", [0, 1, 77])

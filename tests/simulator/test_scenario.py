@@ -146,7 +146,7 @@ def test_findings_across_fields_do_not_print_the_file() -> None:
 
 def test_a_missing_trace_is_named(tmp_path: Path) -> None:
     arrivals = {"kind": "trace", "path": "missing.csv"}
-    with pytest.raises(InputError, match=r"missing\.csv: cannot be read .*; give the path of a CSV trace") as caught:
+    with pytest.raises(InputError, match=r"missing\.csv: cannot be read .*; give the path of a trace file") as caught:
         parse(changed((("workload", "arrivals"), arrivals)), "mine.yaml", tmp_path)
     assert str(tmp_path / "missing.csv") in str(caught.value)
     assert "\n" not in str(caught.value)

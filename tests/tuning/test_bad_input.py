@@ -139,14 +139,14 @@ def test_a_scenario_that_is_not_there() -> None:
 @pytest.mark.parametrize(
     ("text", "said"),
     [
-        ("", ["column TIMESTAMP is missing", "a trace needs TIMESTAMP, ContextTokens, GeneratedTokens"]),
+        ("", ["is empty", "a row for each request"]),
         (HEADER, ["has no requests", "add rows"]),
         ("TIMESTAMP,ContextTokens\n2023-11-16 18:15:46,100\n", ["column GeneratedTokens is missing"]),
-        (HEADER + ROW + "yesterday,100,10\n", ["line 3: TIMESTAMP: 'yesterday'", "write 2023-11-16"]),
-        (HEADER + ROW + "2023-11-16 18:15:47,nan,10\n", ["line 3: ContextTokens: 'nan'", "whole number"]),
-        (HEADER + ROW + "2023-11-16 18:15:47,100,-1\n", ["line 3: GeneratedTokens: '-1'", "whole number"]),
+        (HEADER + ROW + "yesterday,100,10\n", ["row 2: TIMESTAMP: 'yesterday'", "write 2023-11-16"]),
+        (HEADER + ROW + "2023-11-16 18:15:47,many,10\n", ["row 2: ContextTokens: 'many'", "whole number"]),
+        (HEADER + ROW + "2023-11-16 18:15:47,100,-1\n", ["row 2: GeneratedTokens: '-1'", "whole number"]),
         (HEADER + ROW + "2023-11-16 18:15:47,100\n", ["line 3: 2 fields under 3 columns", "complete the row"]),
-        (HEADER + ROW, ["TIMESTAMP: the same in every row", "two times or more"]),
+        (HEADER + ROW, ["arrival: the same in every row", "two times or more"]),
     ],
 )
 def test_a_wrong_trace(text: str, said: list[str]) -> None:
@@ -156,8 +156,8 @@ def test_a_wrong_trace(text: str, said: list[str]) -> None:
 
 
 def test_a_trace_that_is_not_there() -> None:
-    refused(dspark("tune", "--trace", "gone.csv"), "gone.csv: cannot be read", "give the path of a CSV trace")
-    refused(dspark("tune", "--trace", "."), "cannot be read", "give the path of a CSV trace")
+    refused(dspark("tune", "--trace", "gone.csv"), "gone.csv: cannot be read", "give the path of a trace file")
+    refused(dspark("tune", "--trace", "."), "cannot be read", "give the path of a trace file")
 
 
 @pytest.mark.parametrize(

@@ -71,6 +71,12 @@ class Workload(Described):
                     raise ValueError(
                         f"class {spec.name!r} has no prompt or no output lengths; only a trace has its own"
                     )
+        known = [spec.name for spec in self.classes]
+        for name in self.arrivals.class_names():
+            if name not in known:
+                raise ValueError(
+                    f"the trace has requests of class {name!r}; add that class (there are {', '.join(known)})"
+                )
         return self
 
     @property
@@ -90,7 +96,8 @@ class Workload(Described):
 
         Rows depend on the seed only, not on ``size``. ``prompt`` and ``output`` are at least 1. ``cached`` is
         ``cached_prefix * prompt``, rounded up or down at random so that the mean is exact, and at most ``prompt - 1``,
-        since an engine computes the last position (SGLang's ``Req._compute_max_prefix_len``).
+        since an engine computes the last position (SGLang's ``Req._compute_max_prefix_len``); of a trace with prefix
+        hits, those of an unlimited cache.
         """
         for first, arrival_s in zip(count(0, size), self.arrivals.times(seed, size), strict=False):
             yield self._rows(seed, first, arrival_s)
@@ -101,7 +108,7 @@ class Workload(Described):
 
     def class_counts(self, seed: int, first: int, last: int) -> list[int]:
         """Number of requests of each class among the requests ``first`` to ``last - 1``."""
-        members = self._classes(uniforms(seed, first, last - first, SLO_CLASS))
+        members = self._classes(seed, first, last - first)
         return [int(count) for count in np.bincount(members, minlength=len(self.classes))]
 
     def with_rate(self, rate_per_s: float) -> Workload:
@@ -143,7 +150,7 @@ class Workload(Described):
         rows = np.empty(size, REQUEST)
         rows["id"] = np.arange(first, first + size)
         rows["arrival_s"] = arrival_s
-        rows["slo_class"] = self._classes(uniforms(seed, first, size, SLO_CLASS))
+        rows["slo_class"] = self._classes(seed, first, size)
         if self.arrivals.has_lengths:
             rows["prompt"], rows["output"] = self.arrivals.lengths(seed, first, size)
         else:
@@ -153,14 +160,22 @@ class Workload(Described):
             rows["output"] = _lengths(
                 [spec.output for spec in self.classes], rows["slo_class"], uniforms(seed, first, size, OUTPUT)
             )
+        cached = self.arrivals.cached(seed, first, size)
+        if cached is not None:
+            rows["cached"] = cached
+            return rows
         fraction = np.array([spec.cached_prefix for spec in self.classes])[rows["slo_class"]]
         hit = (fraction * rows["prompt"] + uniforms(seed, first, size, PREFIX)).astype(np.int64)
         rows["cached"] = np.minimum(hit, rows["prompt"] - 1)
         return rows
 
-    def _classes(self, u: FloatArray) -> IntArray:
+    def _classes(self, seed: int, first: int, size: int) -> IntArray:
+        """int64 [size]: class of each request, by the trace or at random by shares."""
+        if names := self.arrivals.class_names():
+            place = {spec.name: index for index, spec in enumerate(self.classes)}
+            return np.array([place[name] for name in names])[self.arrivals.members(seed, first, size)]
         shares = np.cumsum([spec.share for spec in self.classes])
-        return np.searchsorted(shares[:-1] / shares[-1], u, side="right")
+        return np.searchsorted(shares[:-1] / shares[-1], uniforms(seed, first, size, SLO_CLASS), side="right")
 
 
 def _lengths(distributions: list[LengthDistribution | None], slo_class: IntArray, u: FloatArray) -> IntArray:

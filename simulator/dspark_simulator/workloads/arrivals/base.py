@@ -47,6 +47,26 @@ class ArrivalProcess(Described):
         """
         raise NotImplementedError(f"{type(self).__name__} has no lengths")
 
+    def cached(self, seed: int, first: int, size: int) -> IntArray | None:
+        """Prompt tokens in the prefix cache, int64 [size], at most; None where the classes say how many."""
+        return None
+
+    def class_names(self) -> tuple[str, ...]:
+        """Classes that the process gives its requests (:meth:`members`); empty where shares decide."""
+        return ()
+
+    def members(self, seed: int, first: int, size: int) -> IntArray:
+        """int64 [size]: index in ``class_names()`` of each request's class, for processes that have class names."""
+        raise NotImplementedError(f"{type(self).__name__} has no classes")
+
+    def blocks(self, seed: int, request: int) -> tuple[list[tuple[int, int]], int] | None:
+        """Keys of the blocks of a request's prompt and the tokens of a block; None without prefix hashes."""
+        return None
+
     def recording(self) -> Path | None:
         """File of the recorded traffic that the process replays; None for a model of traffic."""
         return None
+
+    def described(self) -> str:
+        """One line that says what was read from :meth:`recording`."""
+        return ""
