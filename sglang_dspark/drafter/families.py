@@ -4,14 +4,12 @@ from __future__ import annotations
 
 from typing import Any, NamedTuple
 
-from pydantic import ValidationError
-
 from sglang_dspark.drafter.base import Drafter
 from sglang_dspark.drafter.block import BlockDrafter, DFlashShape, DSparkShape
 from sglang_dspark.drafter.config import DraftConfig
 from sglang_dspark.drafter.eagle3 import Eagle3Drafter, Eagle3Shape
 from sglang_dspark.drafter.shape import DraftShape
-from sglang_dspark.errors import InputError, from_validation
+from sglang_dspark.errors import InputError, did_you_mean, validated
 
 
 class Family(NamedTuple):
@@ -39,11 +37,9 @@ def parse_shape(content: object) -> DraftShape:
         return content
     name = content.get("family") if isinstance(content, dict) else None
     if name not in FAMILIES:
-        raise InputError(f"draft: family: {name!r} is not known; use one of {', '.join(FAMILIES)}")
-    try:
-        return FAMILIES[name].shape.model_validate(content)
-    except ValidationError as error:
-        raise from_validation(error, "draft", content) from error
+        hint = did_you_mean(name, FAMILIES)
+        raise InputError(f"draft: family: {name!r} is not known; use one of {', '.join(FAMILIES)}{hint}")
+    return validated(FAMILIES[name].shape, content, "draft")
 
 
 def drafter_class(architecture: str) -> type[Drafter[Any]]:

@@ -6,10 +6,11 @@ import json
 from pathlib import Path
 from typing import Annotated, Any, Final, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from sglang_dspark.errors import InputError, from_validation
+from sglang_dspark.errors import InputError, validated
 from sglang_dspark.files import write_atomically
+from sglang_dspark.parsing import parse_json
 from sglang_dspark.policy.belief import CostBelief
 from sglang_dspark.policy.families import AnyPolicy
 
@@ -154,10 +155,7 @@ def load(path: str | Path) -> Artifact:
 
 def parse(text: str, source: str) -> Artifact:
     """Read an artifact from its text; ``source`` names it in errors."""
-    try:
-        content = json.loads(text)
-    except (ValueError, RecursionError) as error:
-        raise InputError(f"{source}: not JSON ({error}); give a policy.json written by `dspark tune`") from error
+    content = parse_json(text, source, "give a policy.json written by `dspark tune`")
     if not isinstance(content, dict):
         raise InputError(f"{source}: holds no fields; give a policy.json written by `dspark tune`")
     # Checked before the fields: another version may have other fields, and is not a damaged file.
@@ -170,10 +168,7 @@ def parse(text: str, source: str) -> Artifact:
             "tune again with this release"
         )
     content["schema_version"] = SCHEMA_VERSION
-    try:
-        return Artifact.model_validate(content)
-    except ValidationError as error:
-        raise from_validation(error, source, content) from error
+    return validated(Artifact, content, source)
 
 
 def dumps(artifact: Artifact) -> str:

@@ -27,13 +27,13 @@ from pathlib import Path
 from typing import Annotated, Any, Self
 
 import numpy as np
-import yaml
 from numpy.typing import NDArray
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from dspark_simulator.draws import ABILITY, ACCEPT, PERSISTENCE, VARIATION, draw, normal, uniform
-from sglang_dspark.errors import InputError, from_validation
+from sglang_dspark.errors import InputError, did_you_mean, validated
 from sglang_dspark.jit import njit
+from sglang_dspark.parsing import parse_yaml
 
 MAX_DOMAINS = 16
 MAX_GAMMA = 16
@@ -123,7 +123,7 @@ class AcceptanceModel(BaseModel):
         Raises:
             InputError: Not one positive number for each position.
         """
-        return _validated(self.model_dump() | {"sts": tuple(sts)}, "acceptance model")
+        return validated(AcceptanceModel, self.model_dump() | {"sts": tuple(sts)}, "acceptance model")
 
     def compile(self, domains: Sequence[str]) -> NDArray[np.void]:
         """Compile to an ``ACCEPTANCE`` record, shape (1,), in which domain ``d`` is ``domains[d]``.
@@ -133,9 +133,15 @@ class AcceptanceModel(BaseModel):
         """
         if len(domains) > MAX_DOMAINS:
             raise InputError(f"domains: {len(domains)} are too many; use at most {MAX_DOMAINS}")
-        for name in domains:
-            if name not in self.domains:
-                raise InputError(f"domains: {name!r} is not known; use one of {', '.join(self.domains)}")
+        unknown = [name for name in domains if name not in self.domains]
+        if unknown:
+            known = ", ".join(self.domains)
+            raise InputError(
+                *(
+                    f"domains: {name!r} is not known; use one of {known}{did_you_mean(name, self.domains)}"
+                    for name in unknown
+                )
+            )
         compiled = np.zeros(1, ACCEPTANCE)
         record = compiled[0]
         record["scale"] = self.persistence_tokens
@@ -163,12 +169,12 @@ def load(path: str | Path) -> AcceptanceModel:
         InputError: The file cannot be read, or a field is missing, unknown or out of range.
     """
     try:
-        content = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+        text = Path(path).read_text(encoding="utf-8")
     except OSError as error:
         raise InputError(f"{path}: cannot be read ({error.strerror}); check the path") from None
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise InputError(f"{path}: is not YAML or JSON ({' '.join(str(error).split())}); correct the syntax") from None
-    return _validated(content, path)
+    except UnicodeDecodeError as error:
+        raise InputError(f"{path}: is not text ({error}); give a YAML or JSON file") from None
+    return validated(AcceptanceModel, parse_yaml(text, path), path)
 
 
 @cache
@@ -239,10 +245,3 @@ def propose(
         reciprocal *= 1.0 + math.exp(np.float32(-m.gain[k] * survival[k] - m.shift[domain, k]))
         survival[k] = 1.0 / reciprocal
     return accepted
-
-
-def _validated(content: Any, source: str | Path) -> AcceptanceModel:
-    try:
-        return AcceptanceModel.model_validate(content)
-    except ValidationError as error:
-        raise from_validation(error, source, content) from None

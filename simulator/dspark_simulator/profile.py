@@ -6,16 +6,18 @@ import json
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict
 
 from dspark_simulator.acceptance_model import AcceptanceModel
 from dspark_simulator.costs import Cost
 from dspark_simulator.deployment import Live, Memory
 from dspark_simulator.server import Server
-from sglang_dspark.errors import InputError, from_validation
+from sglang_dspark.errors import InputError, validated
 from sglang_dspark.files import write_atomically
+from sglang_dspark.parsing import parse_json
 
 SCHEMA_VERSION = 1
+REMEDY = "give a file that `dspark calibrate` wrote"
 
 
 class Profile(BaseModel):
@@ -61,23 +63,19 @@ def load(path: Path) -> Profile:
         InputError: Not readable, not JSON, another schema version, an unknown or a wrong field.
     """
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        text = path.read_text(encoding="utf-8")
     except OSError as error:
-        raise InputError(
-            f"{path}: cannot be read ({error.strerror}); give a file that `dspark calibrate` wrote"
-        ) from error
-    except (ValueError, RecursionError) as error:
-        raise InputError(f"{path}: not JSON ({error}); give a file that `dspark calibrate` wrote") from error
+        raise InputError(f"{path}: cannot be read ({error.strerror}); {REMEDY}") from error
+    except UnicodeDecodeError as error:
+        raise InputError(f"{path}: not UTF-8 text ({error}); {REMEDY}") from error
+    content = parse_json(text, path, REMEDY)
     if not isinstance(content, dict) or "schema_version" not in content:
-        raise InputError(f"{path}: schema_version: missing; give a file that `dspark calibrate` wrote")
+        raise InputError(f"{path}: schema_version: missing; {REMEDY}")
     if content["schema_version"] != SCHEMA_VERSION:
         raise InputError(
             f"{path}: schema_version: {str(content['schema_version'])[:60]!r} is not {SCHEMA_VERSION}; calibrate again"
         )
-    try:
-        return Profile.model_validate(content)
-    except ValidationError as error:
-        raise from_validation(error, path, content) from error
+    return validated(Profile, content, path)
 
 
 def dumps(profile: Profile) -> str:

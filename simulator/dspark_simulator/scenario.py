@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import numpy as np
-import yaml
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, field_validator, model_validator
 
@@ -21,7 +20,8 @@ from dspark_simulator.router import RouterName
 from dspark_simulator.server import Server
 from dspark_simulator.workloads import Trace, Workload
 from dspark_simulator.workloads.traces import AS_READ, TraceSettings
-from sglang_dspark.errors import InputError, from_validation
+from sglang_dspark.errors import InputError, did_you_mean, from_validation, validated
+from sglang_dspark.parsing import parse_yaml
 from sglang_dspark.policy import CostBelief
 from sglang_dspark.policy.belief import MAX_REQUESTS
 from sglang_dspark.shapes.known import known
@@ -226,10 +226,7 @@ class Scenario(BaseModel):
             InputError: Not a profile, or its acceptance model lacks a domain of the traffic.
         """
         content = self.model_dump() | {"drafter_quality": 0.0} | load_profile(path).deployment()
-        try:
-            return Scenario.model_validate(content)
-        except ValidationError as error:
-            raise from_validation(error, path, content) from error
+        return validated(Scenario, content, path)
 
     def with_acceptance(self, path: Path, domain: str | None = None) -> Scenario:
         """The scenario with another drafter, from an acceptance model that ``dspark eval`` wrote.
@@ -248,10 +245,7 @@ class Scenario(BaseModel):
         if domain is not None:
             for klass in content["workload"]["classes"]:
                 klass["domain"] = domain
-        try:
-            return Scenario.model_validate(content)
-        except ValidationError as error:
-            raise from_validation(error, path, content) from error
+        return validated(Scenario, content, path)
 
     def with_trace(self, path: Path, settings: TraceSettings = AS_READ) -> Scenario:
         """The scenario with the arrivals and lengths of a request trace.
@@ -282,7 +276,8 @@ def load(source: str) -> Scenario:
         return parse((PACKAGED / f"{source}.yaml").read_text(), source, Path.cwd())
     path = Path(source)
     if not path.is_file():
-        raise InputError(f"{source}: no such scenario or file; packaged are {', '.join(names())}")
+        hint = did_you_mean(source, names())
+        raise InputError(f"{source}: no such scenario or file; packaged are {', '.join(names())}{hint}")
     try:
         text = path.read_text()
     except (OSError, UnicodeDecodeError) as error:
@@ -295,10 +290,7 @@ def parse(text: str, source: str, base: Path) -> Scenario:
 
     A field ``base`` in the file names a packaged scenario, from which all absent fields are taken.
     """
-    try:
-        content: Any = yaml.safe_load(text)
-    except yaml.YAMLError as error:
-        raise InputError(f"{source}: not YAML: {' '.join(str(error).split())}") from error
+    content = parse_yaml(text, source)
     if not isinstance(content, dict):
         raise InputError(f"{source}: holds no fields; write a scenario, as `dspark scenario show {DEFAULT}` prints one")
     while "base" in content:
@@ -308,16 +300,13 @@ def parse(text: str, source: str, base: Path) -> Scenario:
         if not isinstance(profile, str):
             raise InputError(f"{source}: profile: {profile!r} is not valid; give the path of a profile.json")
         content = load_profile(base / profile).deployment() | content
-    try:
-        return Scenario.model_validate(content, context={"base": base})
-    except ValidationError as error:
-        raise from_validation(error, source, content) from error
+    return validated(Scenario, content, source, {"base": base}, also=("base", "profile"))
 
 
 def _packaged(name: Any, source: str) -> dict[str, Any]:
     if name not in names():
         raise InputError(f"{source}: base: {name!r} is no packaged scenario; give one of {', '.join(names())}")
-    content: dict[str, Any] = yaml.safe_load((PACKAGED / f"{name}.yaml").read_text())
+    content: dict[str, Any] = parse_yaml((PACKAGED / f"{name}.yaml").read_text(), name)
     return content
 
 

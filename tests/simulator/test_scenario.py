@@ -170,7 +170,7 @@ def test_files_without_fields(text: str) -> None:
 @pytest.mark.parametrize("text", ["a: [1", "\t- x: {", "a: !!python/object/apply:os.getcwd []", "a: \x00"])
 def test_files_that_are_not_yaml(text: str) -> None:
     message = refusal(text)
-    assert message.startswith("mine.yaml: not YAML: ")
+    assert message.startswith("mine.yaml: not YAML (")
     assert "\n" not in message
 
 

@@ -68,8 +68,12 @@ def table(content: dict[str, Any], path: str, value: Any) -> dict[str, Any]:
 @pytest.mark.parametrize(
     ("path", "value", "said"),
     [
-        ("gpu", 4, ["gpu: unknown field", "4", "check its spelling"]),
-        ("server.verify_modes", "static", ["server.verify_modes: unknown field", "static"]),
+        ("gpu", 4, ["gpu: unknown field", "4", "did you mean gpus?"]),
+        (
+            "server.verify_modes",
+            "static",
+            ["server.verify_modes: unknown field", "static", "did you mean verify_mode?"],
+        ),
         ("server.verify_mode", "always", ["server.verify_mode: 'always'", "'compact'"]),
         ("server.max_running_requests", "many", ["server.max_running_requests: 'many'", "integer"]),
         ("replicas", 0, ["replicas: 0", "greater than or equal to 1"]),
@@ -121,7 +125,8 @@ def test_a_wrong_scenario(path: str, value: Any, said: list[str]) -> None:
         ("", ["holds no fields", "dspark scenario show"]),
         ("- 1\n", ["holds no fields"]),
         ("name: [\n", ["not YAML", "line 2"]),
-        ("name: mine\n", ["model: missing", "add the field"]),
+        ("base: b300-v4flash\nmodel: 1\n", ["model: 1 is not valid", "string"]),
+        ("name: a\nbase: b300-v4flash\nname: b\n", ["name: given in line 1 and again in line 3; keep one"]),
         ("x: !!python/object/apply:os.abort []\n", ["not YAML", "os.abort"]),
     ],
 )
@@ -129,6 +134,49 @@ def test_a_file_that_is_no_scenario(text: str, said: list[str]) -> None:
     Path("mine.yaml").write_text(text)
     refused(dspark("scenario", "check", "mine.yaml"), "mine.yaml: ", *said)
     refused(dspark("tune", "mine.yaml"), "mine.yaml: ", *said)
+
+
+def test_every_mistake_of_a_scenario_is_named() -> None:
+    text = "base: b300-v4flash\nserver: {gama: 3, verify_mode: statc}\nreplica: 2\nloads: [0]\n"
+    Path("mine.yaml").write_text(text)
+    for command in (["scenario", "check"], ["simulate"]):
+        assert dspark(*command, "mine.yaml").err.splitlines() == [
+            f"dspark: error: mine.yaml: {mistake}"
+            for mistake in (
+                "server.verify_mode: 'statc' is not valid; input should be 'static', 'cap-accept' or 'compact'; "
+                "did you mean static?",
+                "server.gama: unknown field (value 3); did you mean gamma?",
+                "loads.0: 0 is not valid; input should be greater than 0",
+                "replica: unknown field (value 2); did you mean replicas?",
+            )
+        ]
+
+
+@pytest.mark.parametrize(
+    ("command", "text", "said"),
+    [
+        (["plan"], "name: a\nattainmnt: 0.9\n", ["attainmnt: unknown field", "did you mean attainment?"]),
+        (["plan"], "name: a\nname: b\n", ["name: given in line 1 and again in line 2"]),
+        (
+            ["train"],
+            "target: demo\nlosses: {crossentropy: 1}\n",
+            ["losses.crossentropy", "did you mean cross_entropy?"],
+        ),
+        (["train"], "draft: {family: dspak}\n", ["draft: family: 'dspak'", "did you mean dspark?"]),
+        (["simulate", "--acceptance"], "target: a\ndraftr: b\n", ["draftr: unknown field", "did you mean drafter?"]),
+        (["simulate", "--profile"], '{"schema_version": 1, "modl": "a"}', ["modl: unknown", "did you mean model?"]),
+        (["simulate", "--profile"], '{"schema_version": 1, "schema_version": 1}', ["schema_version: given twice"]),
+        (["policy", "check"], '{"schema_version": 2, "gama": 5}', ["gama: unknown field", "did you mean gamma?"]),
+        (["policy", "check"], '{"gamma": 5, "gamma": 6}', ["gamma: given twice in one object"]),
+    ],
+)
+def test_misspelled_and_repeated_fields_of_every_file(command: list[str], text: str, said: list[str]) -> None:
+    Path("mine").write_text(text)
+    ran = dspark(*command, "mine")
+    assert ran.code == 2
+    lines = ran.err.splitlines()
+    assert all(line.startswith("dspark: error: mine: ") for line in lines)
+    assert any(all(part in line for part in said) for line in lines), ran.err
 
 
 def test_a_scenario_that_is_not_there() -> None:

@@ -6,12 +6,12 @@ from importlib import resources
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
-import yaml
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, SerializeAsAny, ValidationError, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, SerializeAsAny, model_validator
 
 from sglang_dspark.drafter.families import parse_shape
 from sglang_dspark.drafter.shape import DraftShape
-from sglang_dspark.errors import InputError, from_validation
+from sglang_dspark.errors import InputError, validated
+from sglang_dspark.parsing import parse_yaml
 
 Weight = Annotated[float, Field(ge=0.0)]
 
@@ -147,11 +147,4 @@ def load(name: str) -> Recipe:
         InputError: The recipe cannot be read, or a field is missing, unknown or out of range.
     """
     text, where = source(name)
-    try:
-        content = yaml.safe_load(text)
-    except yaml.YAMLError as error:
-        raise InputError(f"{where}: is not YAML ({' '.join(str(error).split())}); correct the syntax") from None
-    try:
-        return Recipe.model_validate(content)
-    except ValidationError as error:
-        raise from_validation(error, where, content) from None
+    return validated(Recipe, parse_yaml(text, where), where)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any, Literal, Self
 
@@ -12,6 +11,7 @@ from pydantic import ValidationInfo, field_validator, model_validator
 from dspark_simulator.costs.base import DRAFT_FIXED_CENTRE, GridCurve, MeasuredCost, dense
 from dspark_simulator.costs.belief import eager_times
 from dspark_simulator.costs.numeric import CostRecord
+from sglang_dspark.parsing import parse_json
 from sglang_dspark.policy.belief import MAX_TOKENS, CostBelief, SpsTable
 
 
@@ -42,11 +42,10 @@ class TableCost(MeasuredCost):
             return table
         base: Path = (info.context or {}).get("base", Path())
         try:
-            return json.loads((base / table).read_text(encoding="utf-8"))
+            text = (base / table).read_text(encoding="utf-8")
         except OSError as error:
             raise ValueError(f"cannot be read ({error.strerror}); give the path of a JSON file") from error
-        except ValueError as error:
-            raise ValueError(f"not JSON ({error}); give a table as SGLang's profiler writes it") from error
+        return parse_json(text, base / table, "give a table as SGLang's profiler writes it")
 
     @model_validator(mode="after")
     def _contains_its_attention(self) -> Self:

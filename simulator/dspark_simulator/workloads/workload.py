@@ -10,15 +10,15 @@ from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import Field, ValidationError, field_validator, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from dspark_simulator.draws import OUTPUT, PREFIX, PROMPT, SLO_CLASS
-from dspark_simulator.workloads.arrivals import Arrivals, Closed
+from dspark_simulator.workloads.arrivals import Arrivals
 from dspark_simulator.workloads.lengths import LengthDistribution
 from dspark_simulator.workloads.model import Described
 from dspark_simulator.workloads.request_class import RequestClass
 from dspark_simulator.workloads.sampling import FloatArray, IntArray, uniforms
-from sglang_dspark.errors import InputError, from_validation
+from sglang_dspark.errors import InputError, validated
 
 
 class Request(NamedTuple):
@@ -140,10 +140,9 @@ class Workload(Described):
         Raises:
             InputError: The number is not positive, or the lengths come from a trace and the classes have none.
         """
-        try:
-            return Workload(arrivals=Closed(clients=clients), classes=self.classes)
-        except ValidationError as error:
-            raise from_validation(error, "workload") from error
+        return validated(
+            Workload, {"arrivals": {"kind": "closed", "clients": clients}, "classes": self.classes}, "workload"
+        )
 
     def _rows(self, seed: int, first: int, arrival_s: FloatArray) -> NDArray[np.void]:
         size = len(arrival_s)

@@ -70,7 +70,7 @@ def main(arguments: list[str] | None = None) -> None:
 
         if not isinstance(error, InputError):
             raise
-        end("dspark", InputError(_naming_the_option(str(error), arguments)))
+        end("dspark", InputError(*(_naming_the_option(line, arguments) for line in error.lines)))
 
 
 def _naming_the_option(message: str, arguments: list[str]) -> str:

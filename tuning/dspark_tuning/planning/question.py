@@ -6,12 +6,12 @@ from importlib import resources
 from pathlib import Path
 from typing import Annotated, Any, Self
 
-import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from dspark_simulator.router import RouterName
 from dspark_simulator.workloads import Workload
-from sglang_dspark.errors import InputError, from_validation
+from sglang_dspark.errors import InputError, validated
+from sglang_dspark.parsing import parse_yaml
 from sglang_dspark.shapes.config import KvDtype
 from sglang_dspark.shapes.gpus import GpuName
 from sglang_dspark.shapes.model import DraftShape
@@ -138,16 +138,10 @@ def load(source: str) -> Question:
 
 
 def _parse(text: str, source: str, base: Path) -> Question:
-    try:
-        content: Any = yaml.safe_load(text)
-    except yaml.YAMLError as error:
-        raise InputError(f"{source}: not YAML: {' '.join(str(error).split())}") from error
+    content = parse_yaml(text, source)
     if not isinstance(content, dict):
         raise InputError(f"{source}: holds no fields; start from a copy of the packaged plan {DEFAULT}")
-    try:
-        question = Question.model_validate(content, context={"base": base})
-    except ValidationError as error:
-        raise from_validation(error, source, content) from error
+    question = validated(Question, content, source, {"base": base})
     return question.model_copy(update={"choices": tuple(_placed(choice, base) for choice in question.choices)})
 
 
