@@ -12,6 +12,7 @@ from typing import Any
 from sglang_dspark.errors import InputError
 from sglang_dspark.serving.resolved_server import option
 from sglang_dspark.serving.support import Obstacle
+from sglang_dspark.shapes.draft import has_confidence_head
 
 
 def check_path(cfg: Any, field: str = "speculative_draft_model_path") -> None:
@@ -52,9 +53,7 @@ def headless(cfg: Any) -> tuple[Obstacle, ...]:
     if not isinstance(config, dict):
         raise InputError(f"{path}: holds no fields; give a DSpark checkpoint")
     _check_markov(path, config)
-    parts = [config, *(config.get(key) for key in ("dspark_config", "dflash_config"))]
-    fields = [part.get("enable_confidence_head") for part in parts if isinstance(part, dict)]
-    if False in fields and not any(fields):
+    if not has_confidence_head(config):
         return (Obstacle(f"{path}: enable_confidence_head", "the draft has no confidences", False),)
     names = _tensor_names(path.parent)
     if names and not any("confidence_head." in name for name in names):

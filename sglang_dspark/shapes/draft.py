@@ -121,6 +121,7 @@ def parse(config: Mapping[str, Any], source: Path | str, target: ModelShape) -> 
         block=fields.block(),
         hidden_states=layers if ids is None else len(ids),
         markov_rank=fields.markov_rank(),
+        anchor_drafts=bool(config.get("sample_from_anchor", True)),
         own=None if inside else _own_layers(fields, architecture, layers, target),
     )
     return Draft(
@@ -144,6 +145,11 @@ def _architecture(config: Mapping[str, Any], source: Path | str) -> str:
     """The class of a DSpark draft; other models are refused by what they are."""
     listed = config.get("architectures")
     name = str(listed[0]) if isinstance(listed, list) and listed else ""
+    if "transformer_layer_config" in config:
+        raise InputError(
+            f"{source}: transformer_layer_config: a layout of vLLM's speculators, which SGLang 0.5.23 does not read;"
+            " give a draft in DeepSpec's layout"
+        )
     if name in (*_QWEN3, _MINIMAX, _GEMMA4) or (name in _DEEPSEEK and is_bundled(config)):
         return name
     text = f"{name} {config.get('model_type', '')} {config.get('speculators_model_type', '')}".lower()

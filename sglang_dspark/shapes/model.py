@@ -169,9 +169,10 @@ class DraftShape(Shape):
 
     Attributes:
         layers: Draft layers.
-        block: Tokens drafted per request, the first of them from the anchor.
+        block: Tokens drafted per request.
         hidden_states: Number of target layers whose hidden states are captured and injected.
         markov_rank: Rank of the Markov head.
+        anchor_drafts: The first of them is drafted at the anchor; otherwise a pass has one position more.
         own: The layers, where they are not like the target's.
     """
 
@@ -179,6 +180,7 @@ class DraftShape(Shape):
     block: Count
     hidden_states: Count
     markov_rank: Count
+    anchor_drafts: bool = True
     own: ModelShape | None = None
 
     def backbone(self, target: ModelShape) -> ModelShape:

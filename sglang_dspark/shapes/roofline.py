@@ -160,7 +160,7 @@ class Roofline(BaseModel):
             return np.zeros_like(requests)
         draft, model = self.draft, self.model
         positions = draft.block if gamma is None else gamma
-        tokens = requests * positions
+        tokens = requests * (positions + (not draft.anchor_drafts))
         markov = draft.markov_rank * model.vocab / self.tp
         # Each serial step reads the base logits of its position and writes them with the bias added.
         logits = requests * model.vocab / self.tp * 2 * _LOGIT_BYTES

@@ -20,13 +20,13 @@ def filled(whole: Mapping[str, Any]) -> dict[str, Any] | None:
 
     Reads no files and uses no network.
     """
-    if not installed():
+    model_type = whole.get("model_type")
+    if not isinstance(model_type, str) or not installed():
         return None
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 
-    model_type = whole.get("model_type")
-    if not isinstance(model_type, str) or model_type not in CONFIG_MAPPING:
+    if model_type not in CONFIG_MAPPING:
         return None
     try:
         # Quantisation is read from the file only; here it would need more libraries.

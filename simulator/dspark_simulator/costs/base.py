@@ -24,7 +24,7 @@ Floats = NDArray[np.float64]
 Counts = NDArray[np.int64]
 
 # Prior range of the share of one request's draft time that is independent of the positions drafted: the rooflines of
-# ``sglang_dspark/shapes/data/models.yaml`` on one H200 and on four and eight B300, blocks of 1 to 7.
+# DeepSpec's targets and DeepSeek-V4 on one H200 and on four and eight B300, blocks of 1 to 7.
 DRAFT_FIXED: Final = (0.4, 0.75)
 DRAFT_FIXED_CENTRE: Final = sum(DRAFT_FIXED) / 2
 
