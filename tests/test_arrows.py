@@ -20,7 +20,7 @@ SOURCES = {
 BELOW: dict[str, dict[str, tuple[str, ...] | None]] = {
     "dspark_kernels": {},
     "sglang_dspark": {"dspark_kernels": None},
-    "dspark_simulator": {"sglang_dspark": ("policy", "shapes", "errors", "files", "jit")},
+    "dspark_simulator": {"sglang_dspark": ("policy", "shapes", "errors", "files", "jit", "parsing")},
     "dspark_tuning": {"dspark_kernels": None, "sglang_dspark": None, "dspark_simulator": None},
 }
 ROOMS = ("search", "planning", "measuring", "reporting", "cli")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, NamedTuple
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -33,6 +33,33 @@ class PoolFlags(BaseModel):
     captured_requests: Annotated[int, Field(ge=0)]
     chunked_prefill_size: Count
     gamma: Count
+
+
+class DefaultFlags(NamedTuple):
+    """Flags that SGLang 0.5.23 chooses by the memory of a GPU (``handle_gpu_memory_settings``).
+
+    Attributes:
+        chunked_prefill_size: Prompt tokens of one prefill step.
+        captured_requests: Largest captured batch, at most the running limit where that is stated.
+    """
+
+    chunked_prefill_size: int
+    captured_requests: int
+
+
+def default_flags(gpu: Gpu, tp: int) -> DefaultFlags:
+    """Defaults of a server on ``tp`` GPUs."""
+    gib = gpu.memory_bytes / 2**30
+    large_group = tp >= 4
+    if gib < 20:
+        return DefaultFlags(2048, 8)
+    if gib < 35:
+        return DefaultFlags(4096, 160 if large_group else 48)
+    if gib < 60:
+        return DefaultFlags(4096, 160 if large_group else 32)
+    if gib < 160:
+        return DefaultFlags(8192, 512 if large_group else 256)
+    return DefaultFlags(16384, 512)
 
 
 class FlagCosts(BaseModel):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from importlib import resources
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,6 +24,7 @@ from sglang_dspark.errors import InputError, did_you_mean, from_validation, vali
 from sglang_dspark.parsing import parse_yaml
 from sglang_dspark.policy import CostBelief
 from sglang_dspark.policy.belief import MAX_REQUESTS
+from sglang_dspark.shapes.config import KvDtype
 from sglang_dspark.shapes.known import known
 from sglang_dspark.shapes.kv_pool import flag_costs
 from sglang_dspark.shapes.model import ModelShape
@@ -58,11 +59,30 @@ class Run(BaseModel):
         return self
 
 
+class Checkpoints(NamedTuple):
+    """Paths or Hugging Face ids of a model and of its DSpark draft; None where unknown."""
+
+    model: str | None
+    draft: str | None
+
+    @property
+    def bundled(self) -> bool:
+        """Whether the model's checkpoint holds the draft, which SGLang then finds itself."""
+        return self.draft is not None and self.draft == self.model
+
+
 class Scenario(BaseModel):
     """A deployment and its traffic.
 
     Attributes:
-        model, hardware: Names in artifacts and reports.
+        model: Name in artifacts and reports: the Hugging Face id, or a name of one's own.
+        model_path: Path or Hugging Face id that SGLang loads (``--model-path``); if None, that of a model known by
+            name, or ``model`` where it is an id.
+        draft_path: Path or Hugging Face id of the DSpark draft (``--speculative-draft-model-path``), or the model's own
+            where its checkpoint holds the draft; if None, that of the draft published for the model, if there is one.
+        kv_cache_dtype: Data type of the KV cache (SGLang's ``--kv-cache-dtype``), as ``memory`` and ``cost`` count it;
+            ``auto`` is that of the checkpoint.
+        hardware: Name of the GPUs in artifacts and reports.
         gpus: GPUs of one replica.
         drafter_gamma: Block length that the drafter was trained with; longer blocks would have lower acceptance.
         cost: Profiled step times; the belief of policies that need one.
@@ -77,6 +97,9 @@ class Scenario(BaseModel):
     name: str
     description: str = ""
     model: str
+    model_path: str | None = None
+    draft_path: str | None = None
+    kv_cache_dtype: KvDtype = "auto"
     hardware: str
     gpus: Annotated[int, Field(ge=1)] = 1
     replicas: Annotated[int, Field(ge=1, le=64)] = 1
@@ -131,6 +154,15 @@ class Scenario(BaseModel):
         computed = self.cost.computed_from()
         known_shape = None if shapes is None else shapes.model
         return known_shape if computed is None else computed.model
+
+    def checkpoints(self) -> Checkpoints:
+        """What a launch command gives to SGLang as model and draft."""
+        shapes = known(self.model)
+        if shapes is None:
+            model = self.model_path or (self.model if "/" in self.model else None)
+            return Checkpoints(model, self.draft_path)
+        model = self.model_path or shapes.id
+        return Checkpoints(model, self.draft_path or (model if shapes.bundled else shapes.draft_id))
 
     def drafter(self) -> AcceptanceModel:
         """The acceptance model, with ``drafter_quality`` applied."""
@@ -253,12 +285,21 @@ class Scenario(BaseModel):
         Raises:
             InputError: The file cannot be read so, or has a class that the scenario has not.
         """
+        arrivals = trace_arrivals(path, settings)
         try:
-            arrivals = Trace(path=path, **settings.model_dump(exclude_unset=True))
             workload = Workload(arrivals=arrivals, classes=self.workload.classes)
         except ValidationError as error:
             raise from_validation(error, path) from error
         return self.model_copy(update={"workload": workload, "loads": (1.0,)})
+
+
+def trace_arrivals(path: Path, settings: TraceSettings = AS_READ) -> Trace:
+    """The arrivals of a request trace.
+
+    Raises:
+        InputError: The file cannot be read so.
+    """
+    return validated(Trace, {"kind": "trace", "path": path, **settings.model_dump(exclude_unset=True)}, path)
 
 
 def names() -> list[str]:

@@ -345,7 +345,7 @@ def test_the_installed_command_prints_no_traceback() -> None:
 def test_a_field_is_named_as_the_option_that_sets_it(
     command: str, message: str, shown: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def refuse(source: str) -> None:
+    def refuse(*_: object) -> None:
         raise InputError(message)
 
     monkeypatch.setattr("dspark_tuning.planning.load", refuse)

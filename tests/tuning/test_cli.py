@@ -311,7 +311,8 @@ def _stored(folder: Path) -> int:
 
 class TestTune:
     def test_every_file_is_there_and_nothing_else(self, tuned: Tuned) -> None:
-        written = {"policy.json", "sps_table.json", "sts.json", "report.html"}
+        written = {"policy.json", "sps_table.json", "sts.json", "report.html", "scenario.yaml"}
+        written |= {"launch.sh", "launch_stock.sh"}
         written |= {"trials.parquet", "trials.csv", "evidence.parquet"}
         assert {Path(file).name for file in tuned.json["files"]} == written
         assert {path.name for path in tuned.folder.iterdir()} == written | {"journal.log"}

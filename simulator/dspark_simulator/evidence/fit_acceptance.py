@@ -212,6 +212,12 @@ class _Outputs:
         return weight, logits, expit(x + m["offset"][0, :BLOCK]).cumprod(axis=1)
 
 
+def accepted_length(model: AcceptanceModel, dataset: str) -> float:
+    """Mean tokens of a whole block on one data set, the target's own token included, as in Table 1."""
+    _, _, accepted = _Outputs(model, dataset).blocks()
+    return 1.0 + float(accepted.sum())
+
+
 def _auc(weight: Floats, score: Floats, chance: Floats) -> float:
     order = np.argsort(score)
     positive, negative = (weight * chance)[order], (weight * (1.0 - chance))[order]

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from dspark_simulator.scenario import Scenario
+    from dspark_tuning.cli.deployment_options import DeploymentOptions
     from dspark_tuning.reporting.table import Table
 
 DEFAULT_SCENARIO = "b300-v4flash"
@@ -25,10 +26,12 @@ DEFAULT_SCENARIO = "b300-v4flash"
 PIPE_WIDTH = 150
 
 ScenarioName = Annotated[
-    str,
+    str | None,
     typer.Argument(
         metavar="SCENARIO",
-        help="A packaged scenario (`dspark scenario list`) or a YAML file: a deployment and its traffic.",
+        help="A packaged scenario (`dspark scenario list`) or a YAML file: a deployment and its traffic. "
+        f"\\[default: {DEFAULT_SCENARIO}]",
+        show_default=False,
     ),
 ]
 TraceFile = Annotated[
@@ -53,10 +56,12 @@ AcceptanceFile = Annotated[
 Domain = Annotated[
     str | None,
     typer.Option(
-        "--domain", help="The domain of --acceptance that all requests belong to. [default: each class its own]"
+        "--domain",
+        help="The domain that all requests belong to: of --acceptance \\[default: each class its own], or of a model's "
+        "requests \\[default: mt-bench].",
     ),
 ]
-Threads = Annotated[int | None, typer.Option("--threads", min=1, help="CPU threads. [default: torch's choice]")]
+Threads = Annotated[int | None, typer.Option("--threads", min=1, help="CPU threads. \\[default: torch's choice]")]
 Device = Annotated[str, typer.Option("--device", help="A torch device: cpu, cuda, cuda:1.")]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON for machines and nothing else on stdout.")]
 # Seeds are multiplied on their way into 64-bit counters.
@@ -72,33 +77,53 @@ Dask = Annotated[
 
 
 def read_scenario(
-    source: str,
+    source: str | None,
     trace: Path | None,
     loads: Iterable[float] = (),
     profile: Path | None = None,
     acceptance: Path | None = None,
     domain: str | None = None,
+    options: DeploymentOptions | None = None,
 ) -> Scenario:
-    """Load a scenario and replace its loads, deployment, drafter or traffic by those of the options.
+    """Load a scenario, or make one of a model, and replace its loads, deployment, drafter or traffic by the options.
 
     Raises:
-        InputError: The scenario, a file or a load is not valid.
+        InputError: The scenario, a file or an option is not valid.
     """
-    from dspark_simulator.scenario import load
+    from sglang_dspark.errors import InputError
 
-    scenario = load(source)
+    described = options is not None and options.given
+    if options is not None and described:
+        if source is not None:
+            raise InputError(f"--model: a model is given together with the scenario {source}; give one of the two")
+        scenario = new(options, trace, domain)
+    else:
+        from dspark_simulator.scenario import load
+
+        if options is not None and options.rate is not None:
+            raise InputError(f"--rate: {options.rate} is given without a model; scale a scenario's rate by --load")
+        scenario = load(source or DEFAULT_SCENARIO)
     if profile is not None:
         scenario = scenario.with_profile(profile)
     if acceptance is not None:
         scenario = scenario.with_acceptance(acceptance, domain)
-    elif domain is not None:
-        from sglang_dspark.errors import InputError
-
+    elif domain is not None and not described:
         raise InputError(f"--domain: {domain!r} is given without --acceptance; give both")
-    if trace is not None:
+    if trace is not None and not described:
         scenario = scenario.with_trace(trace)
     chosen = tuple(_valid_load(scenario, load) for load in loads)
     return scenario.model_copy(update={"loads": chosen}) if chosen else scenario
+
+
+def new(options: DeploymentOptions, trace: Path | None, domain: str | None) -> Scenario:
+    """The scenario that the options describe.
+
+    Raises:
+        InputError: An option or a file is not valid.
+    """
+    from dspark_simulator.new_scenario import new_scenario
+
+    return new_scenario(options.deployed(), options.traffic(domain, trace))
 
 
 def _valid_load(scenario: Scenario, load: float) -> float:

@@ -16,7 +16,7 @@ Precision = Annotated[
     Literal["bf16", "float32"] | None,
     typer.Option(
         "--precision",
-        help="Precision of the target's weights. [default: float32 on a CPU, bf16 on a GPU]",
+        help="Precision of the target's weights. \\[default: float32 on a CPU, bf16 on a GPU]",
         show_default=False,
     ),
 ]
@@ -31,7 +31,7 @@ def prompts(
     out: Annotated[Path, typer.Option("--out", help="Prompts to train on.")] = Path("prompts.jsonl"),
     held_out: Annotated[Path, typer.Option("--held-out", help="Prompts held out.")] = Path("held_out.jsonl"),
     share: Annotated[float, typer.Option("--share", min=0.0, max=1.0, help="Share of prompts held out.")] = 0.05,
-    limit: Annotated[int | None, typer.Option("--limit", min=1, help="Prompts in all. [default: every one]")] = None,
+    limit: Annotated[int | None, typer.Option("--limit", min=1, help="Prompts in all. \\[default: every one]")] = None,
     as_json: Json = False,
 ) -> None:
     """Take the users' turns of conversations, once each, and hold some out."""

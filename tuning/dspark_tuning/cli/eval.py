@@ -27,7 +27,7 @@ def evaluate(
     data_dir: Annotated[Path, typer.Option("--data-dir", help="Folder that is searched for NAME.jsonl first.")] = Path(
         "data"
     ),
-    temperature: Annotated[list[float] | None, typer.Option("--temperature", help="[default: 0 and 1]")] = None,
+    temperature: Annotated[list[float] | None, typer.Option("--temperature", help="\\[default: 0 and 1]")] = None,
     requests: Annotated[int, typer.Option("--requests", min=1, help="Prompts of a data set, its first ones.")] = 80,
     max_tokens: Annotated[int, typer.Option("--max-tokens", min=1, help="Tokens of an answer.")] = 256,
     together: Annotated[int, typer.Option("--together", min=1, help="Prompts at a time.")] = 16,

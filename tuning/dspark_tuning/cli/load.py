@@ -38,7 +38,7 @@ def load(
     prompts: Annotated[
         Path | None,
         typer.Option(
-            "--prompts", metavar="FILE", help="Texts as JSON lines with slo_class and text. [default: random]"
+            "--prompts", metavar="FILE", help="Texts as JSON lines with slo_class and text. \\[default: random]"
         ),
     ] = None,
     temperature: Annotated[

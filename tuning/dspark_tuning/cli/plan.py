@@ -8,22 +8,44 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from dspark_tuning.cli.common import Dask, Json, Seed, Workers, check_writable, cpus, print_json, print_text
+from dspark_tuning.cli.common import (
+    Dask,
+    Domain,
+    Json,
+    Seed,
+    TraceFile,
+    Workers,
+    check_writable,
+    cpus,
+    print_json,
+    print_text,
+)
+from dspark_tuning.cli.deployment_options import DeploymentOptions, with_deployment_options
 
 if TYPE_CHECKING:
-    from dspark_tuning.planning import Planned
+    from dspark_tuning.planning import Planned, Question
 
 DEFAULT = "v4flash-chat"
 
 
+@with_deployment_options
 def plan(
+    options: DeploymentOptions,
     question: Annotated[
-        str, typer.Argument(metavar="PLAN", help="A packaged plan (v4flash-chat) or a YAML file; --show prints one.")
-    ] = DEFAULT,
+        str | None,
+        typer.Argument(
+            metavar="PLAN",
+            help="A packaged plan or a plan's YAML file (--show prints one), or a scenario: its deployment under its "
+            f"traffic. \\[default: {DEFAULT}]",
+            show_default=False,
+        ),
+    ] = None,
     rate: Annotated[
         float | None,
-        typer.Option("--rate", metavar="REQUESTS_PER_S", help="Plan for this rate instead of the plan's own."),
+        typer.Option("--rate", metavar="REQUESTS_PER_S", help="Plan for this rate instead of the file's own."),
     ] = None,
+    trace: TraceFile = None,
+    domain: Domain = None,
     what_if: Annotated[
         list[str] | None,
         typer.Option(
@@ -54,11 +76,9 @@ def plan(
     from dspark_tuning.planning.question import text
 
     if show:
-        print(text(question), end="")
+        print(text(question or DEFAULT), end="")
         return
-    posed = planning.load(question)
-    if rate is not None:
-        posed = posed.at_rate(rate)
+    posed = _posed(question, options, trace, domain)
     texts = [*posed.what_if, *(what_if or ())]
 
     from dspark_tuning.cli.progress import Bar
@@ -71,7 +91,10 @@ def plan(
         check_writable(out)
     with executor(workers or cpus(), dask) as pool, Bar(planning.stages(posed, changes)) as bar:
         planned = planning.plan(posed, changes, trials=trials, seed=seed, pool=pool, progress=bar)
-    words = ["dspark", "plan", question, *(["--rate", f"{rate:g}"] if rate is not None else [])]
+    words = ["dspark", "plan", *([] if options.given else [question or DEFAULT]), *options.words()]
+    words += [
+        word for name, value in (("--trace", trace), ("--domain", domain)) if value for word in (name, str(value))
+    ]
     words += [word for text in what_if or () for word in ("--what-if", text)]
     words += ["--trials", str(trials), "--seed", str(seed)]
     again = shlex.join([*words, *(["--out", str(out)] if out is not None else [])])
@@ -82,6 +105,23 @@ def plan(
         print_json(plain(planned) | {"seconds": planned.seconds, "files": files})
     else:
         _print(planned, files)
+
+
+def _posed(question: str | None, options: DeploymentOptions, trace: Path | None, domain: str | None) -> Question:
+    """The question of a file, or of the deployment that the options describe."""
+    from dspark_tuning import planning
+    from sglang_dspark.errors import InputError
+
+    if not options.given:
+        for name, value in (("trace", trace), ("domain", domain)):
+            if value is not None:
+                raise InputError(f"{name}: {value} is given without a model; write it into the plan's workload")
+        return planning.load(question or DEFAULT, options.rate)
+    if question is not None:
+        raise InputError(f"--model: a model is given together with the plan {question}; give one of the two")
+    if options.rate is None and trace is None:
+        raise InputError("rate: missing; give the requests per second to plan for, or a trace")
+    return planning.of_model(options.deployed(), options.traffic(domain, trace))
 
 
 def _print(planned: Planned, files: list[Path]) -> None:

@@ -21,7 +21,7 @@ def record(
         "run.parquet"
     ),
     seconds: Annotated[
-        float | None, typer.Option("--seconds", min=0.1, help="Duration. [default: until Ctrl-C]")
+        float | None, typer.Option("--seconds", min=0.1, help="Duration. \\[default: until Ctrl-C]")
     ] = None,
     api_key: ApiKey = None,
     as_json: Json = False,

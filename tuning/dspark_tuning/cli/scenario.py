@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from dspark_tuning.cli.common import Json, print_json, print_text
+from dspark_tuning.cli.common import Domain, Json, TraceFile, new, print_json, print_text
+from dspark_tuning.cli.deployment_options import DeploymentOptions, with_deployment_options
 
 if TYPE_CHECKING:
     from dspark_simulator.scenario import Scenario
@@ -26,6 +27,39 @@ def list_packaged(as_json: Json = False) -> None:
         print_json(rows)
     else:
         print_text(results.scenarios(rows))
+
+
+@app.command("new")
+@with_deployment_options
+def new_file(
+    options: DeploymentOptions,
+    trace: TraceFile = None,
+    domain: Domain = None,
+    out: Annotated[
+        Path | None, typer.Option("--out", metavar="FILE", help="Write the file there. \\[default: stdout]")
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Write a scenario file of a model on GPUs: step times and KV pool computed, every assumption named.
+
+    `simulate`, `tune`, `ui` and `plan` take the file, or the same options directly.
+    """
+    from dspark_simulator.scenario_file import to_yaml
+    from sglang_dspark.errors import InputError
+    from sglang_dspark.files import write_atomically
+
+    if not options.given:
+        raise InputError("model: missing; give --model or --config, with --gpu")
+    scenario = new(options, trace, domain)
+    text = to_yaml(scenario)
+    if out is not None:
+        write_atomically(out, text)
+    if as_json:
+        print_json(scenario.model_dump(mode="json"))
+    elif out is None:
+        print(text, end="")
+    else:
+        print(f"{out}: {scenario.description}")
 
 
 @app.command()

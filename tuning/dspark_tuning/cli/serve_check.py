@@ -18,7 +18,7 @@ def serve_check(
     ] = None,
     gpu: Annotated[
         str | None,
-        typer.Option("--gpu", help="sm_80, sm_90, H200, B200, ...: the GPU to check for. [default: this machine's]"),
+        typer.Option("--gpu", help="sm_80, sm_90, H200, B200, ...: the GPU to check for. \\[default: this machine's]"),
     ] = None,
     table: Annotated[bool, typer.Option("--table", help="Print the table of what SGLang supports and stop.")] = False,
     as_json: Json = False,

@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from dspark_tuning.cli.common import (
-    DEFAULT_SCENARIO,
     AcceptanceFile,
     Domain,
     Json,
@@ -20,13 +19,16 @@ from dspark_tuning.cli.common import (
     print_text,
     read_scenario,
 )
+from dspark_tuning.cli.deployment_options import DeploymentOptions, with_deployment_options
 
 if TYPE_CHECKING:
     from dspark_simulator.scenario import Scenario
 
 
+@with_deployment_options
 def simulate(
-    scenario: ScenarioName = DEFAULT_SCENARIO,
+    options: DeploymentOptions,
+    scenario: ScenarioName = None,
     load: Annotated[
         float | None, typer.Option("--load", help="Clients of a closed loop, or factor on the rate of an open one.")
     ] = None,
@@ -70,7 +72,7 @@ def simulate(
 
     if policy is not None and arm is not None:
         raise InputError(f"--arm: {arm!r} given together with --policy {policy}; give one of the two")
-    chosen = read_scenario(scenario, trace, () if load is None else (load,), profile, acceptance, domain)
+    chosen = read_scenario(scenario, trace, () if load is None else (load,), profile, acceptance, domain, options)
     if load is not None:
         chosen = chosen.at_load(load)
     chosen = of_length(chosen, requests)

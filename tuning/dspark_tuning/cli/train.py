@@ -17,7 +17,7 @@ def train(
     out: Annotated[Path, typer.Option("--out", help="Folder of the run; resumes an existing one.")] = Path("drafter"),
     show: Annotated[bool, typer.Option("--show", help="Print the recipe and stop.")] = False,
     device: Annotated[
-        str | None, typer.Option("--device", help="A torch device. [default: a GPU if there is one]")
+        str | None, typer.Option("--device", help="A torch device. \\[default: a GPU if there is one]")
     ] = None,
     threads: Threads = None,
     tensorboard: Annotated[bool, typer.Option("--tensorboard", help="Log to OUT/tensorboard too.")] = False,

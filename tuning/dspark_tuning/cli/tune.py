@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 from dspark_tuning.cli.common import (
-    DEFAULT_SCENARIO,
     AcceptanceFile,
     Dask,
     Domain,
@@ -26,6 +25,7 @@ from dspark_tuning.cli.common import (
     print_text,
     read_scenario,
 )
+from dspark_tuning.cli.deployment_options import DeploymentOptions, with_deployment_options
 
 if TYPE_CHECKING:
     from dspark_simulator.scenario import Scenario
@@ -36,8 +36,10 @@ if TYPE_CHECKING:
 INTERRUPTED = 130
 
 
+@with_deployment_options
 def tune(
-    scenario: ScenarioName = DEFAULT_SCENARIO,
+    options: DeploymentOptions,
+    scenario: ScenarioName = None,
     trace: TraceFile = None,
     profile: ProfileFile = None,
     acceptance: AcceptanceFile = None,
@@ -48,7 +50,7 @@ def tune(
             "--objective",
             help="What to maximise; tpot minimises the mean, front weighs it with throughput, both among policies with "
             "95 % of the requests within their TTFT. "
-            "[default: throughput of a closed loop, goodput at the rate of an open one]",
+            "\\[default: throughput of a closed loop, goodput at the rate of an open one]",
         ),
     ] = None,
     trials: Annotated[
@@ -60,7 +62,8 @@ def tune(
     workers: Workers = None,
     dask: Dask = None,
     storage: Annotated[
-        str | None, typer.Option("--storage", metavar="URL", help="Optuna storage. [default: a journal file in --out]")
+        str | None,
+        typer.Option("--storage", metavar="URL", help="Optuna storage. \\[default: a journal in --out]"),
     ] = None,
     seed: Seed = 0,
     pin: Annotated[
@@ -76,7 +79,7 @@ def tune(
 
     The baselines are arms: policies with their server flags. An interrupted search continues with the same command.
     """
-    chosen = read_scenario(scenario, trace, load or (), profile, acceptance, domain)
+    chosen = read_scenario(scenario, trace, load or (), profile, acceptance, domain, options)
     pins = dict(_pin(text) for text in pin or ())
 
     from dspark_tuning.cli import progress
@@ -91,7 +94,7 @@ def tune(
     # Errors are reported before anything is simulated or written.
     Space(chosen, pins)
     check_writable(out)
-    options = Options(
+    settings = Options(
         out,
         objective or default_objective(chosen),
         trials,
@@ -100,11 +103,11 @@ def tune(
         storage=storage,
         pins=pins,
     )
-    bar = progress.of_tuning(chosen, options)
+    bar = progress.of_tuning(chosen, settings)
     try:
         with executor(workers or cpus(), dask) as pool, bar:
             _first(chosen, bar)
-            outcome = run(chosen, options, pool, bar)
+            outcome = run(chosen, settings, pool, bar)
         written = files.write(outcome, out)
     except KeyboardInterrupt:
         from dspark_tuning.reporting.tuning.provenance import without_secrets
@@ -149,8 +152,8 @@ def _print(outcome: Outcome, files: list[Path]) -> None:
     loads = ", ".join(f"{load:g}" for load in scenario.loads)
     print_text(
         f"Launch command of an unmodified SGLang; {launch_command.SPS_TABLE} is its cost table, {launch_command.STS} "
-        "holds the temperatures of the drafter's confidences, DRAFT stands for your DSpark draft:",
-        launch_command.command(scenario, outcome.stock),
+        "holds the temperatures of the drafter's confidences:",
+        launch_command.command(scenario, outcome.stock, outcome.options.folder),
         answer.gains(outcome),
         baselines.arms(outcome),
         f"Loads {loads}, {outcome.options.replications} replications each, on requests and live step times that the "
@@ -179,7 +182,7 @@ def _as_json(outcome: Outcome, files: list[Path]) -> dict[str, Any]:
         "advice": outcome.artifact.advice,
         "arms": summary.summaries(outcome),
         "stock": {
-            "launch": launch_command.command(outcome.scenario, outcome.stock),
+            "launch": launch_command.command(outcome.scenario, outcome.stock, outcome.options.folder),
             "flags": server_flags.flags(outcome.stock.server),
             "environment": server_flags.environment(outcome.stock.server),
             "sps_table": outcome.options.folder / launch_command.SPS_TABLE,

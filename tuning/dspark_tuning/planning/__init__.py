@@ -3,6 +3,6 @@
 from __future__ import annotations
 
 from dspark_tuning.planning.plan import Planned, plan, stages
-from dspark_tuning.planning.question import Question, load
+from dspark_tuning.planning.question import Question, load, of_model
 
-__all__ = ["Planned", "Question", "load", "plan", "stages"]
+__all__ = ["Planned", "Question", "load", "of_model", "plan", "stages"]

@@ -4,24 +4,16 @@ from __future__ import annotations
 
 from typing import Any, Final, NamedTuple
 
-from pydantic import ValidationError
-
-from dspark_simulator.deployment import Memory
+from dspark_simulator.acceptance_prior import prior
 from dspark_simulator.profile import load as load_profile
 from dspark_simulator.scenario import Scenario
 from dspark_simulator.scenario import load as load_scenario
 from dspark_simulator.server import Server
 from dspark_tuning.planning.question import Choice, Question
-from sglang_dspark.errors import InputError, from_validation
-from sglang_dspark.shapes import config as hf_config
+from sglang_dspark.errors import validated
 from sglang_dspark.shapes.draft import USUAL
-from sglang_dspark.shapes.gpus import GPUS
-from sglang_dspark.shapes.known import known, unknown
-from sglang_dspark.shapes.kv_pool import PoolFlags, kv_capacity_tokens, most_running
-from sglang_dspark.shapes.model import DraftShape, ModelShape
+from sglang_dspark.shapes.known import known
 
-# Range of live steps around a roofline at the usual efficiencies.
-ROOFLINE_LIVE: Final = {"overhead_s": (0.0, 0.003), "slope": (0.85, 1.15)}
 # Server flags with room for many requests: the flags of a choice before tuning.
 ROOMY: Final[dict[str, Any]] = {
     "verify_mode": "static",
@@ -54,29 +46,37 @@ def deployment(question: Question, choice: Choice) -> Deployment:
         InputError: An unusable source, a model that does not fit, or traffic of a domain that the acceptance model of
             the drafter does not describe.
     """
-    if choice.scenario is not None:
-        scenario = load_scenario(choice.scenario)
-        content = scenario.model_dump()
-    else:
-        content = _profiled(choice) if choice.profile is not None else _roofline(choice)
-    content |= {
-        "name": choice.name or content.get("name") or _label(choice),
+    content = _fields(question, choice) | {
         "workload": question.workload.model_dump(),
         "loads": (1.0,),
         "replicas": 1,
         "router": question.router,
     }
+    if choice.name is not None:
+        content["name"] = choice.name
+    scenario = validated(Scenario, content, f"choices: {content['name']}")
+    shapes, computed = known(scenario.model), scenario.cost.computed_from()
+    draft = (computed.draft if computed else None) or (shapes.assumed_draft if shapes else USUAL)
+    return Deployment(scenario.name, scenario, choice.price_per_gpu_hour, draft.layers, computed is not None)
+
+
+def _fields(question: Question, choice: Choice) -> dict[str, Any]:
+    """Fields of the choice's scenario, with room for many requests."""
+    if choice.scenario is None and choice.profile is None:
+        content = choice.fields(ROOMY)
+        label = f"{content['model'].rpartition('/')[2]} on {choice.tp}x{choice.gpu}"
+        shares: dict[str, float] = {}
+        for klass in question.workload.classes:
+            shares[klass.domain] = shares.get(klass.domain, 0.0) + klass.share
+        assumed = prior(content["model"], shares)
+        description = f"{content['description']} {assumed.because}"
+        return {"name": label, **content, "description": description, "drafter_quality": assumed.logits}
+    if choice.profile is not None:
+        content = {"name": choice.profile.stem, **load_profile(choice.profile).deployment()}
+    else:
+        content = load_scenario(choice.scenario or "").model_dump()
     server = Server.model_validate(content.get("server", {}))
-    room = ROOMY | {"max_running_requests": content.pop("most_running", None) or ROOMY["max_running_requests"]}
-    content["server"] = server.model_copy(update=room if server.capture_requests else {}).model_dump()
-    try:
-        scenario = Scenario.model_validate(content)
-    except ValidationError as error:
-        raise from_validation(error, f"choices: {content['name']}", content) from error
-    shapes = known(scenario.model)
-    draft = choice.draft or (shapes.assumed_draft if shapes else USUAL)
-    computed = scenario.cost.computed_from() is not None
-    return Deployment(scenario.name, scenario, choice.price_per_gpu_hour, draft.layers, computed)
+    return content | {"server": server.model_copy(update=ROOMY if server.capture_requests else {}).model_dump()}
 
 
 def one_token(deployed: Deployment) -> Scenario | None:
@@ -109,82 +109,3 @@ def one_token(deployed: Deployment) -> Scenario | None:
             "server": scenario.server.model_copy(update={"gamma": 1}),
         }
     )
-
-
-def _label(choice: Choice) -> str:
-    source = (
-        choice.profile.stem if choice.profile else choice.model or (choice.config.parent.name if choice.config else "")
-    )
-    return f"{source.rsplit('/', 1)[-1]} on {choice.tp}x{choice.gpu}" if choice.gpu else source
-
-
-def _profiled(choice: Choice) -> dict[str, Any]:
-    assert choice.profile is not None
-    return load_profile(choice.profile).deployment()
-
-
-def _roofline(choice: Choice) -> dict[str, Any]:
-    assert choice.gpu is not None
-    name, shape, draft = _shapes(choice)
-    gpu, room = GPUS[choice.gpu], ROOMY["max_running_requests"]
-    limit = most_running(gpu, choice.tp, choice.mem_fraction, shape, draft, draft.block)
-    running = room if limit is None else max(1, min(room, limit))
-    flags = Server.model_validate({"gamma": draft.block, **ROOMY, "max_running_requests": running}).pool_flags()
-    content: dict[str, Any] = {
-        "name": choice.name or _label(choice),
-        "model": name,
-        "hardware": f"{choice.tp}x{choice.gpu}" if choice.tp > 1 else choice.gpu,
-        "gpus": choice.tp,
-        "drafter_gamma": draft.block,
-        "server": {"gamma": draft.block},
-        "most_running": running,
-        "cost": {
-            "kind": "roofline",
-            "gpu": choice.gpu,
-            "tp": choice.tp,
-            "model": shape.model_dump(),
-            "draft": draft.model_dump(),
-        },
-        "live": ROOFLINE_LIVE,
-        "memory": memory(choice.gpu, choice.tp, choice.mem_fraction, shape, draft, flags, name).model_dump(),
-    }
-    return content
-
-
-def _shapes(choice: Choice) -> tuple[str, ModelShape, DraftShape]:
-    if choice.config is not None:
-        shape = hf_config.read(choice.config, choice.kv_cache_dtype)
-        return str(choice.config), shape, choice.draft or USUAL
-    assert choice.model is not None
-    shapes = known(choice.model, choice.kv_cache_dtype)
-    if shapes is None:
-        raise unknown(choice.model, "choices: model")
-    return choice.model, shapes.model, choice.draft or shapes.assumed_draft
-
-
-def memory(
-    gpu: str, tp: int, fraction: float, model: ModelShape, draft: DraftShape, flags: PoolFlags, name: str
-) -> Memory:
-    """KV pools of a replica with ``flags``.
-
-    Raises:
-        InputError: The weights and the request slots do not fit.
-    """
-    device = GPUS[gpu]
-
-    def pools(gpus: int) -> Memory | None:
-        with_draft, without = (kv_capacity_tokens(device, gpus, fraction, model, d, flags) for d in (draft, None))
-        if min(with_draft, without) < 1:
-            return None
-        return Memory(kv_tokens=with_draft, kv_tokens_without_draft=without, at=flags)
-
-    here = pools(tp)
-    if here is None:
-        needed = model.weight_bytes() + draft.weight_bytes(model)
-        fits = next((n for n in range(tp + 1, 65) if pools(n)), None)
-        remedy = f"give tp {fits} or more" if fits else "choose a GPU with more memory"
-        raise InputError(
-            f"choices: {name}: weights of {needed / 1e9:.0f} GB and {flags.max_running_requests} request slots "
-            f"do not fit {tp} {gpu} of {device.memory_bytes / 1e9:.0f} GB at mem_fraction {fraction}; {remedy}"
-        )
-    return here

@@ -8,13 +8,13 @@ from typing import Annotated, Any, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+from dspark_simulator import scenario as scenarios
+from dspark_simulator.model_on_gpus import ModelOnGpus
+from dspark_simulator.new_scenario import Traffic, new_scenario
 from dspark_simulator.router import RouterName
 from dspark_simulator.workloads import Workload
 from sglang_dspark.errors import InputError, validated
 from sglang_dspark.parsing import parse_yaml
-from sglang_dspark.shapes.config import KvDtype
-from sglang_dspark.shapes.gpus import GpuName
-from sglang_dspark.shapes.model import DraftShape
 
 PACKAGED = resources.files("dspark_tuning.planning") / "plans"
 DEFAULT = "v4flash-chat"
@@ -24,39 +24,25 @@ MOST_ALIKE, MOST_AT_ONCE = 1024, 64
 SOURCES = ("scenario", "profile", "model", "config")
 
 
-class Choice(BaseModel):
-    """A candidate deployment with step times from exactly one of four sources: scenario, profile, model or config.
+class Choice(ModelOnGpus):
+    """A candidate deployment with step times from one of three sources: scenario, profile, or a model on GPUs.
 
     Attributes:
         name: Name in tables; by default the source and the GPU.
         scenario: A packaged scenario or a scenario file; its traffic is not used.
         profile: A ``profile.json`` of ``dspark calibrate``.
-        model: Name of a model with a known shape, for a roofline on ``tp`` GPUs of the kind ``gpu``.
-        config: The ``config.json`` of a model, for a roofline likewise.
-        kv_cache_dtype: Data type of the KV cache of a roofline (SGLang's ``--kv-cache-dtype``); ``auto`` is that of
-            the checkpoint.
-        draft: Shape of the DSpark draft; by default that of the known model, else DeepSpec's draft of Qwen3.
-        mem_fraction: Share of the memory for weights and KV (SGLang's ``--mem-fraction-static``) of a roofline.
-        price_per_gpu_hour: Price of a GPU in any currency.
+        price_per_gpu_hour: Price of a GPU in any currency; 1 gives costs in GPU hours.
     """
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
     name: str | None = None
     scenario: str | None = None
     profile: Path | None = None
-    model: str | None = None
-    config: Path | None = None
-    gpu: GpuName | None = None
-    tp: Annotated[int, Field(ge=1, le=64)] = 1
-    kv_cache_dtype: KvDtype = "auto"
-    draft: DraftShape | None = None
-    mem_fraction: Annotated[float, Field(gt=0, le=1)] = 0.85
-    price_per_gpu_hour: Positive
+    price_per_gpu_hour: Positive = 1.0
 
     @model_validator(mode="after")
     def _one_source(self) -> Self:
         given = [name for name in SOURCES if getattr(self, name) is not None]
-        if len(given) != 1:
+        if len(given) != 1 and given != ["model", "config"]:
             raise ValueError(f"give one of {', '.join(SOURCES)}, not {' and '.join(given) or 'none'}")
         if given[0] in ("model", "config") and self.gpu is None:
             raise ValueError(f"a roofline of {given[0]} needs its gpu; add one")
@@ -99,6 +85,11 @@ class Question(BaseModel):
         return self.model_copy(update={"workload": self.workload.with_rate(rate_per_s)})
 
     @property
+    def priced(self) -> bool:
+        """Whether costs are in a currency, not in GPU hours."""
+        return any("price_per_gpu_hour" in choice.model_fields_set for choice in self.choices)
+
+    @property
     def most_replicas(self) -> int:
         """Upper limit of replicas: with a random router one represents all, otherwise all are simulated together."""
         return MOST_ALIKE if self.router == "random" else MOST_AT_ONCE
@@ -128,28 +119,65 @@ def text(source: str) -> str:
         raise InputError(f"{source}: no such plan or file ({error}); packaged are {', '.join(names())}") from error
 
 
-def load(source: str) -> Question:
-    """Read a packaged plan by name, or a YAML file by path; paths in it are relative to its folder.
+def load(source: str, rate_per_s: float | None = None) -> Question:
+    """Read a packaged plan or scenario by name, or a YAML file of either by path; its paths are relative to its folder.
+
+    A scenario is a plan of one choice: its deployment under its traffic.
+
+    Args:
+        rate_per_s: Requests per second instead of the file's own.
 
     Raises:
-        InputError: No such plan, not YAML, or an invalid field.
+        InputError: No such plan, not YAML, an invalid field, or a closed loop without a rate.
     """
-    return _parse(text(source), source, Path.cwd() if source in names() else Path(source).parent)
+    if source in scenarios.names():
+        return _of_scenario(source, rate_per_s)
+    content = _content(text(source), source)
+    if "choices" not in content and content.keys() & {"cost", "base", "profile"}:
+        return _of_scenario(source, rate_per_s)
+    base = Path.cwd() if source in names() else Path(source).parent
+    question = validated(Question, content, source, {"base": base})
+    placed = question.model_copy(update={"choices": tuple(_placed(choice, base) for choice in question.choices)})
+    return placed if rate_per_s is None else placed.at_rate(rate_per_s)
 
 
-def _parse(text: str, source: str, base: Path) -> Question:
+def of_model(deployed: ModelOnGpus, traffic: Traffic) -> Question:
+    """The plan of one model on GPUs under a traffic.
+
+    Raises:
+        InputError: As :func:`dspark_simulator.new_scenario.new_scenario`, or a closed loop.
+    """
+    scenario = new_scenario(deployed, traffic)
+    return _question(scenario.name, scenario.workload, deployed.model_dump(exclude_unset=True))
+
+
+def _of_scenario(source: str, rate_per_s: float | None) -> Question:
+    scenario = scenarios.load(source)
+    workload = scenario.workload if rate_per_s is None else scenario.workload.with_rate(rate_per_s)
+    return _question(scenario.name, workload, {"scenario": source})
+
+
+def _question(name: str, workload: Workload, choice: dict[str, Any]) -> Question:
+    content = {"name": name, "workload": workload.model_dump(), "choices": [{"name": name, **choice}]}
+    return validated(Question, content, name)
+
+
+def _content(text: str, source: str) -> dict[str, Any]:
     content = parse_yaml(text, source)
     if not isinstance(content, dict):
         raise InputError(f"{source}: holds no fields; start from a copy of the packaged plan {DEFAULT}")
-    question = validated(Question, content, source, {"base": base})
-    return question.model_copy(update={"choices": tuple(_placed(choice, base) for choice in question.choices)})
+    return content
 
 
 def _placed(choice: Choice, base: Path) -> Choice:
     """The choice with paths relative to the working directory."""
     update: dict[str, Any] = {
-        field: base / path for field in ("profile", "config") if (path := getattr(choice, field)) is not None
+        field: base / path
+        for field in ("profile", "config", "draft")
+        if isinstance(path := getattr(choice, field), Path)
     }
-    if choice.scenario is not None and (base / choice.scenario).is_file():
-        update["scenario"] = str(base / choice.scenario)
+    for field, inside in (("scenario", ""), ("model", "config.json")):
+        path = getattr(choice, field)
+        if path is not None and (base / path / inside).is_file():
+            update[field] = str(base / path)
     return choice.model_copy(update=update)

@@ -11,8 +11,8 @@ from scipy.optimize import brentq
 
 from dspark_simulator.acceptance_model import AcceptanceModel, propose
 from dspark_simulator.draws import stream
+from dspark_simulator.model_on_gpus import memory
 from dspark_simulator.scenario import Scenario
-from dspark_tuning.planning.deployments import memory
 from sglang_dspark.errors import InputError
 from sglang_dspark.shapes.gpus import GPUS
 

@@ -159,10 +159,11 @@ def answer(planned: Planned) -> str:
     if chosen is None or chosen.attained is None or chosen.sized is None:
         return _unmet(planned)
     others = {plan.serving: needs(plan, question) for plan in planned.plans if plan.hardware == chosen.hardware}
+    unit = "at your prices" if question.priced else "GPU hours"
     text = (
         f"A replica of {chosen.hardware} carries {capacity(chosen.sized.capacity)} requests/s. "
         f"For {question.rate_per_s:g} requests/s: {chosen.attained.replicas:,} replicas, "
-        f"{chosen.gpus:,} GPUs, {number(chosen.cost or 0.0)} a million output tokens at your prices; "
+        f"{chosen.gpus:,} GPUs, {number(chosen.cost or 0.0)} {unit} a million output tokens; "
         f"{percent(chosen.attained.share)} of the {chosen.attained.worst} requests are within their SLOs"
     )
     if less := one_less(chosen, question):

@@ -45,10 +45,10 @@ def _stock(outcome: Outcome) -> list[Html]:
     return [
         subheading("An unmodified SGLang with tuned flags"),
         paragraph(
-            f"{SPS_TABLE} is its cost table and {STS} holds the temperatures of the drafter's confidences; DRAFT "
-            f"stands for your DSpark draft. The gain over SGLang's defaults is {_amount(gain)} in {title}."
+            f"{SPS_TABLE} is its cost table and {STS} holds the temperatures of the drafter's confidences. "
+            f"The gain over SGLang's defaults is {_amount(gain)} in {title}."
         ),
-        code(command(outcome.scenario, outcome.stock)),
+        code(command(outcome.scenario, outcome.stock, outcome.options.folder)),
     ]
 
 
@@ -63,7 +63,7 @@ def _policy(outcome: Outcome) -> list[Html]:
             f"'{winner.name}' gains {_amount(split.policy)} over that server and {_amount(split.both)} over SGLang's "
             "defaults."
         ),
-        code(command(outcome.scenario, winner)),
+        code(command(outcome.scenario, winner, outcome.options.folder)),
     ]
 
 

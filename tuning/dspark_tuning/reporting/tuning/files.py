@@ -5,8 +5,9 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+from dspark_simulator.scenario_file import to_yaml
 from dspark_tuning.reporting import tuning
-from dspark_tuning.search.launch_command import POLICY, SPS_TABLE, STS
+from dspark_tuning.search.launch_command import LAUNCH, LAUNCH_STOCK, POLICY, SCENARIO, SPS_TABLE, STS, script
 from dspark_tuning.search.tune import Outcome
 from sglang_dspark.files import write_atomically
 from sglang_dspark.policy import artifact
@@ -14,7 +15,7 @@ from sglang_dspark.policy.belief import sps_json
 
 
 def write(outcome: Outcome, folder: Path) -> list[Path]:
-    """Write the policy, the files of an unmodified SGLang, the report, the trials and the report set's rows.
+    """Write the policy, what starts a server with or without it, the scenario, the report and the trials.
 
     Everything is rendered before anything is written, and each file is written atomically. Returns the paths.
 
@@ -24,6 +25,9 @@ def write(outcome: Outcome, folder: Path) -> list[Path]:
     table, temperatures = outcome.stock.belief, outcome.scenario.drafter().sts[: outcome.stock.server.gamma]
     assert table is not None, "an unmodified SGLang needs a table"
     contents: dict[str, str | bytes] = {
+        SCENARIO: to_yaml(outcome.scenario),
+        LAUNCH: script(outcome.scenario, outcome.winner, f"{outcome.winner.name}: the recommended server."),
+        LAUNCH_STOCK: script(outcome.scenario, outcome.stock, "An unmodified SGLang with tuned flags."),
         POLICY: artifact.dumps(outcome.artifact),
         SPS_TABLE: sps_json(table),
         STS: json.dumps({"temperatures": temperatures, "dataset": outcome.scenario.name}) + "\n",

@@ -8,18 +8,13 @@ import shlex
 from collections.abc import Sequence
 from itertools import pairwise
 
-import yaml
-
-from dspark_simulator import scenario as scenarios
-from dspark_simulator.scenario import Scenario
-from dspark_simulator.workloads import Trace
+from dspark_simulator.scenario_file import to_yaml
 from dspark_tuning.reporting.page import Html, Section, code, details, paragraph, subheading
 from dspark_tuning.reporting.provenance import provenance
 from dspark_tuning.reporting.table import Table, Words
+from dspark_tuning.search.launch_command import SCENARIO
 from dspark_tuning.search.search import JOURNAL
 from dspark_tuning.search.tune import Options, Outcome
-
-OWN_FILE = "scenario.yaml"
 
 
 def section(outcome: Outcome) -> Section:
@@ -59,38 +54,17 @@ def without_secrets(storage: str) -> str:
 
 
 def _again(outcome: Outcome) -> list[Html]:
-    scenario, options = outcome.scenario, outcome.options
-    parts = [subheading("To reproduce this report")]
-    source = _packaged(scenario)
-    if source is None:
-        source = [OWN_FILE]
-        text = yaml.safe_dump(scenario.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
-        parts += [paragraph(f"Save the scenario as {OWN_FILE}:"), details("The scenario", code(text))]
+    options = outcome.options
     study = without_secrets(options.storage) if options.storage else str(options.folder / JOURNAL)
     return [
-        *parts,
-        code(command(source, options)),
+        subheading("To reproduce this report"),
+        code(command([str(options.folder / SCENARIO)], options)),
+        details("The scenario", code(to_yaml(outcome.scenario))),
         paragraph(
             "Any number of workers gives the same results. The study opens in Optuna's dashboard, also while it runs:"
         ),
         code(f"pip install optuna-dashboard\n{shlex.join(['optuna-dashboard', study])}"),
     ]
-
-
-def _packaged(scenario: Scenario) -> list[str] | None:
-    """Arguments that make ``scenario`` from a packaged one: name, trace, loads; None if it is no packaged one."""
-    if scenario.name not in scenarios.names():
-        return None
-    packaged = scenarios.load(scenario.name)
-    words = [scenario.name]
-    arrivals = scenario.workload.arrivals
-    if isinstance(arrivals, Trace):
-        packaged = packaged.with_trace(arrivals.path)
-        words += ["--trace", str(arrivals.path)]
-    if scenario.loads != packaged.loads:
-        packaged = packaged.model_copy(update={"loads": scenario.loads})
-        words += [word for load in scenario.loads for word in ("--load", f"{load:g}")]
-    return words if packaged.model_dump() == scenario.model_dump() else None
 
 
 def _progression(values: Sequence[int]) -> str:

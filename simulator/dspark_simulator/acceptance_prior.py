@@ -1,0 +1,81 @@
+"""Prior of a drafter's acceptance that nobody has measured on one's own traffic: published figures."""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Mapping
+from functools import cache
+from importlib import resources
+from typing import Final, NamedTuple
+
+from dspark_simulator.acceptance_model import packaged
+from sglang_dspark.errors import InputError
+
+PRIORS: Final = "acceptance_priors.csv"
+# Of DeepSeek-V4-Flash no accepted length by data set is published: the quality that the published speed-ups of
+# speculation imply, about 3 tokens a round with a block of 7 (the packaged scenarios b300-v4flash and mi350x-v4flash).
+_BY_SPEED_UP: Final = {"DeepSeek-V4-Flash": -0.45}
+
+
+class Prior(NamedTuple):
+    """Assumed acceptance of a model's drafter.
+
+    Attributes:
+        logits: Quality relative to the packaged acceptance model (``drafter_quality`` of a scenario).
+        because: What it rests on, as a sentence.
+    """
+
+    logits: float
+    because: str
+
+
+def prior(model: str, shares: Mapping[str, float]) -> Prior:
+    """Prior of the DSpark drafter of a model.
+
+    Args:
+        model: Hugging Face id of the model, or its name.
+        shares: Share of the requests by domain.
+
+    Raises:
+        InputError: No published drafter was measured on a domain.
+    """
+    for domain in shares:
+        if domain not in packaged().domains:
+            raise InputError(f"domain: {domain!r} is not known; use one of {', '.join(packaged().domains)}")
+    name = model.rpartition("/")[2].casefold()
+    published = _published()
+    target = next((target for target, _ in published if name.startswith(target)), None)
+    if target is not None:
+        total = sum(shares.values())
+        logits = sum(share * published[target, domain].logits for domain, share in shares.items()) / total
+        lengths = ", ".join(f"{published[target, domain].accepted_length:g} on {domain}" for domain in shares)
+        return Prior(
+            logits,
+            "Acceptance: that published for this model's drafter (arXiv 2607.05147, Table 1: accepted length "
+            f"{lengths}, block of 7).",
+        )
+    for known, logits in _BY_SPEED_UP.items():
+        if name.startswith(known.casefold()):
+            return Prior(
+                logits,
+                f"Acceptance: the paper's Qwen3-4B drafter, {-logits:g} logits worse, as published speed-ups of this "
+                "model imply.",
+            )
+    return Prior(
+        0.0, "Acceptance: none is published for this model, so that of the paper's Qwen3-4B drafter is assumed."
+    )
+
+
+class _Published(NamedTuple):
+    accepted_length: float
+    logits: float
+
+
+@cache
+def _published() -> dict[tuple[str, str], _Published]:
+    """Published acceptance by target and domain."""
+    with (resources.files("dspark_simulator") / PRIORS).open(encoding="utf-8") as file:
+        return {
+            (row["target"].casefold(), row["domain"]): _Published(float(row["accepted_length"]), float(row["logits"]))
+            for row in csv.DictReader(file)
+        }
