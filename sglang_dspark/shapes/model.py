@@ -33,6 +33,7 @@ class ModelShape(Stored):
         streams: Residual streams (4 with DeepSeek-V4's hyper-connections).
         tower_parameters: Weights of vision and audio towers, in bf16, which text does not use.
         lookup_parameters: Weights of tables, besides the embedding, of which a token reads one row.
+        context_length: Longest context in tokens by the config; None where it does not say.
         notes: Assumptions made while reading the shape, for reports.
     """
 
@@ -46,6 +47,7 @@ class ModelShape(Stored):
     streams: Count = 1
     tower_parameters: float = Field(default=0.0, ge=0, allow_inf_nan=False)
     lookup_parameters: float = Field(default=0.0, ge=0, allow_inf_nan=False)
+    context_length: Count | None = None
     notes: tuple[str, ...] = ()
 
     @model_validator(mode="before")

@@ -56,6 +56,26 @@ def read_here(config: dict[str, Any], **options: Any) -> ModelShape:
     return shape(config, "config.json", **options)
 
 
+@pytest.mark.parametrize(
+    ("fields", "tokens"),
+    [
+        ({}, None),
+        ({"max_position_embeddings": 40960, "rope_scaling": None}, 40960),
+        ({"max_position_embeddings": 32768, "rope_scaling": {"type": "linear", "factor": 2.0}}, 65536),
+        ({"max_position_embeddings": 131072, "rope_scaling": {"rope_type": "llama3", "factor": 8.0}}, 131072),
+        (
+            {
+                "max_position_embeddings": 163840,
+                "rope_scaling": {"type": "yarn", "factor": 40, "original_max_position_embeddings": 4096},
+            },
+            163840,
+        ),
+    ],
+)
+def test_the_context_length_is_sglangs(fields: dict[str, Any], tokens: int | None) -> None:
+    assert read_here(QWEN3_8B | fields).context_length == tokens
+
+
 # --- sizes that their makers publish, from the fields that decide them
 
 

@@ -54,10 +54,11 @@ def changed(content: dict[str, Any], path: str, value: Any) -> dict[str, Any]:
 def refused(ran: Ran, *said: str) -> None:
     assert ran.code == 2
     assert ran.out == ""
-    assert ran.err.startswith("dspark: error: ")
-    assert ran.err.count("\n") == 1 and ran.err.endswith("\n")
+    assert ran.err.endswith("\n")
+    errors = [line for line in ran.err.splitlines() if not line.startswith("dspark: warning: ")]
+    assert len(errors) == 1 and errors[0].startswith("dspark: error: ")
     for part in said:
-        assert part in ran.err
+        assert part in errors[0]
     assert not Path("out").exists()
 
 

@@ -454,3 +454,17 @@ def test_the_simulator_bench_has_every_figure() -> None:
     assert found["cases"]["full"]["mean_batch"] == pytest.approx(256, rel=0.05)
     assert found["decision_us"]["256"].keys() == {"none", "fixed", "static", "greedy", "argmax", "threshold"}
     assert 0 < found["help_s"] < found["first_result_s"]
+
+
+def test_values_that_cannot_be_meant_are_warned_of(tmp_path: Path) -> None:
+    file = tmp_path / "mine.yaml"
+    file.write_text("base: b300-v4flash\nname: mine\nrun: {requests: 40, warmup_requests: 30}\n")
+    line = f"dspark: warning: {file}: run.warmup_requests: 30: only 10 requests after it are measured"
+    for command in (["scenario", "check"], ["simulate", "--load", "1"]):
+        ran = dspark(*command, file)
+        assert ran.code == 0
+        assert ran.err.startswith(line) and ran.err.count("\n") == 1
+    checked = dspark("scenario", "check", file, "--json").json()
+    assert [one["field"] for one in checked["warnings"]] == ["run.warmup_requests"]
+    assert checked["warnings"][0]["value"] == 30 and "measured" in checked["warnings"][0]["message"]
+    assert dspark("scenario", "check", "b300-v4flash", "--json").json()["warnings"] == []

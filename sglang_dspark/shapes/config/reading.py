@@ -26,6 +26,8 @@ _KV_BYTES: Final = {"bf16": 2.0, "fp8": 1.0, "fp4": 0.5625}
 _DECODERS: Final = ("text_config", "llm_config", "language_config", "thinker_config")
 # Fields of the whole config that the decoder inherits unless it sets them itself.
 _INHERITED: Final = ("tie_word_embeddings", "quantization_config", "compression_config", "expert_dtype", "model_type")
+# SGLang's ``CONTEXT_LENGTH_KEYS``.
+_CONTEXT: Final = ("max_sequence_length", "seq_length", "max_seq_len", "model_max_length", "max_position_embeddings")
 
 
 class Reading:
@@ -80,6 +82,7 @@ class Reading:
             "tied": self._tied(),
             "streams": fields.number("hc_mult", default=1),
             "lookup_parameters": tables,
+            "context_length": self._context_length(),
             "tower_parameters": towers.parameters(self.whole, hidden),
             **usual(quantized),
         }
@@ -88,6 +91,16 @@ class Reading:
         given = Fields(self.source, self.given, where=fields.where)
         given.read = fields.read
         layouts.check(given)
+
+    def _context_length(self) -> int | None:
+        """Context length as SGLang's ``get_context_length`` computes it, without its default; from the file alone."""
+        given = next((self.given[name] for name in _CONTEXT if self.given.get(name) is not None), None)
+        if not isinstance(given, (int, float)) or given < 1:
+            return None
+        scaling = self.given.get("rope_scaling")
+        if not isinstance(scaling, Mapping) or "original_max_position_embeddings" in scaling:
+            return int(given)
+        return int(given * (1 if scaling.get("rope_type") == "llama3" else scaling.get("factor") or 1))
 
     def validated(self) -> ModelShape:
         """The shape."""

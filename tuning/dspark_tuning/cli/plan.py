@@ -21,6 +21,7 @@ from dspark_tuning.cli.common import (
     print_text,
 )
 from dspark_tuning.cli.deployment_options import DeploymentOptions, with_deployment_options
+from dspark_tuning.cli.remarks import warn
 
 if TYPE_CHECKING:
     from dspark_tuning.planning import Planned, Question
@@ -73,12 +74,17 @@ def plan(
     A replica count suffices where the attainment (share of each class's requests within their SLOs) is high enough.
     """
     from dspark_tuning import planning
+    from dspark_tuning.planning.deployments import deployment
     from dspark_tuning.planning.question import text
 
     if show:
         print(text(question or DEFAULT), end="")
         return
     posed = _posed(question, options, trace, domain)
+    for choice in posed.choices:
+        deployed = deployment(posed, choice)
+        # The rate is of all replicas together, and the plan sets the length of its runs.
+        warn(deployed.scenario, f"{posed.name}: {deployed.name}", besides=("workload.arrivals", "loads", "run"))
     texts = [*posed.what_if, *(what_if or ())]
 
     from dspark_tuning.cli.progress import Bar

@@ -9,6 +9,7 @@ import typer
 
 from dspark_tuning.cli.common import Domain, Json, TraceFile, new, print_json, print_text
 from dspark_tuning.cli.deployment_options import DeploymentOptions, with_deployment_options
+from dspark_tuning.cli.remarks import warn
 
 if TYPE_CHECKING:
     from dspark_simulator.scenario import Scenario
@@ -81,12 +82,14 @@ def show(
 def check(
     file: Annotated[Path, typer.Argument(help="A scenario's YAML file.", show_default=False)], as_json: Json = False
 ) -> None:
-    """Check a scenario file; an error names the field and the remedy."""
+    """Check a scenario file: errors, and warnings of values that cannot be meant, name the field and the remedy."""
     from dspark_simulator.scenario import load
 
-    row = _summary(load(str(file)))
+    scenario = load(str(file))
+    warnings = warn(scenario, str(file))
+    row = _summary(scenario)
     if as_json:
-        print_json({"file": file, "valid": True, **row})
+        print_json({"file": file, "valid": True, "warnings": warnings, **row})
     else:
         print(f"{file}: ok: {row['name']}, {row['model']} on {row['hardware']}, {row['traffic']}")
 

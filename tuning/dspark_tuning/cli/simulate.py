@@ -20,6 +20,7 @@ from dspark_tuning.cli.common import (
     read_scenario,
 )
 from dspark_tuning.cli.deployment_options import DeploymentOptions, with_deployment_options
+from dspark_tuning.cli.remarks import warn
 
 if TYPE_CHECKING:
     from dspark_simulator.scenario import Scenario
@@ -73,6 +74,7 @@ def simulate(
     if policy is not None and arm is not None:
         raise InputError(f"--arm: {arm!r} given together with --policy {policy}; give one of the two")
     chosen = read_scenario(scenario, trace, () if load is None else (load,), profile, acceptance, domain, options)
+    warn(chosen, scenario or chosen.name)
     if load is not None:
         chosen = chosen.at_load(load)
     chosen = of_length(chosen, requests)

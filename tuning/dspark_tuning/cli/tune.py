@@ -26,6 +26,7 @@ from dspark_tuning.cli.common import (
     read_scenario,
 )
 from dspark_tuning.cli.deployment_options import DeploymentOptions, with_deployment_options
+from dspark_tuning.cli.remarks import warn
 
 if TYPE_CHECKING:
     from dspark_simulator.scenario import Scenario
@@ -80,6 +81,7 @@ def tune(
     The baselines are arms: policies with their server flags. An interrupted search continues with the same command.
     """
     chosen = read_scenario(scenario, trace, load or (), profile, acceptance, domain, options)
+    warn(chosen, scenario or chosen.name)
     pins = dict(_pin(text) for text in pin or ())
 
     from dspark_tuning.cli import progress

@@ -25,6 +25,10 @@ class LengthDistribution(Described):
     def scaled(self, factor: float) -> Self:
         """The same distribution with all lengths ``factor`` times as long, rounded to at least one token."""
 
+    def unlikely(self) -> list[tuple[str, str]]:
+        """Fields with values that are valid and cannot be meant, each with why and a remedy."""
+        return []
+
 
 class Bounded(LengthDistribution):
     """A distribution of lengths from ``min`` to ``max`` tokens, both included."""

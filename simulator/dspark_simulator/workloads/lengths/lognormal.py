@@ -10,6 +10,8 @@ from dspark_simulator.workloads.lengths.base import Bounded, scaled_tokens
 from dspark_simulator.workloads.model import Positive, Tokens
 from dspark_simulator.workloads.sampling import FloatArray, IntArray, lognormal_tokens
 
+LARGEST_SIGMA = 3.0
+
 
 class Lognormal(Bounded):
     """Lognormal lengths, rounded and clamped to ``min .. max``.
@@ -27,6 +29,14 @@ class Lognormal(Bounded):
     def quantiles(self, u: FloatArray) -> IntArray:
         tokens: IntArray = lognormal_tokens(u, self.mean, self.sigma, self.min, self.max)
         return tokens
+
+    def unlikely(self) -> list[tuple[str, str]]:
+        out = []
+        if not self.min <= self.mean <= self.max:
+            out.append(("mean", f"most lengths are cut to min {self.min} or max {self.max}; widen the bounds"))
+        if self.sigma > LARGEST_SIGMA:
+            out.append(("sigma", "the standard deviation of the logarithm, not tokens; give 0.3 to 1.5"))
+        return out
 
     def scaled(self, factor: float) -> Lognormal:
         bounds = {"min": scaled_tokens(self.min, factor), "max": scaled_tokens(self.max, factor)}
