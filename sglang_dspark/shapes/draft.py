@@ -8,6 +8,7 @@ from typing import Any, Final, NamedTuple
 
 from sglang_dspark.errors import InputError
 from sglang_dspark.shapes import config as hf_config
+from sglang_dspark.shapes.config import KvDtype
 from sglang_dspark.shapes.fields import mapping, short
 from sglang_dspark.shapes.model import DraftShape, ModelShape
 
@@ -61,20 +62,21 @@ class Draft(NamedTuple):
     in_sglang: bool
 
 
-def read(path: Path, target: ModelShape) -> Draft:
+def read(path: Path, target: ModelShape, kv_dtype: KvDtype = "auto") -> Draft:
     """Read the draft of ``target``.
 
     Args:
         path: The draft's ``config.json`` or its folder.
+        kv_dtype: Type of the KV cache of target and draft, where a server's flag gives it.
 
     Raises:
         InputError: Not readable, not the config of a DSpark draft, or that of a draft of another target.
     """
     file = _file(path)
-    return parse(hf_config.loaded(file, _REMEDY), file, target)
+    return parse(hf_config.loaded(file, _REMEDY), file, target, kv_dtype)
 
 
-def bundled(path: Path, target: ModelShape) -> Draft | None:
+def bundled(path: Path, target: ModelShape, kv_dtype: KvDtype = "auto") -> Draft | None:
     """Read the draft inside a target's checkpoint, which SGLang uses if no other is given; None if there is none.
 
     Args:
@@ -83,9 +85,9 @@ def bundled(path: Path, target: ModelShape) -> Draft | None:
     file = _file(path)
     config = hf_config.loaded(file, "give a model's config.json")
     if is_bundled(config):
-        return parse(config, file, target)
+        return parse(config, file, target, kv_dtype)
     inside = file.parent / SUBFOLDER / "config.json"
-    return read(inside, target)._replace(bundled=True) if inside.is_file() else None
+    return read(inside, target, kv_dtype)._replace(bundled=True) if inside.is_file() else None
 
 
 def is_bundled(config: Mapping[str, Any]) -> bool:
@@ -100,7 +102,7 @@ def has_confidence_head(config: Mapping[str, Any]) -> bool:
     return False not in flags or any(flags)
 
 
-def parse(config: Mapping[str, Any], source: Path | str, target: ModelShape) -> Draft:
+def parse(config: Mapping[str, Any], source: Path | str, target: ModelShape, kv_dtype: KvDtype = "auto") -> Draft:
     """The draft in the content of a config; see :func:`read`.
 
     Args:
@@ -113,6 +115,11 @@ def parse(config: Mapping[str, Any], source: Path | str, target: ModelShape) -> 
     if inside:
         if ids is None:
             raise fields.missing("dspark_target_layer_ids")
+        for name in ("dspark_n_routed_experts", "dspark_num_experts_per_tok"):
+            if config.get(name):
+                raise InputError(
+                    f"{source}: {name}: {short(config[name])} experts unlike the target's are not supported"
+                )
         layers = len(ids)
     else:
         layers = fields.required("num_hidden_layers", fields.text)
@@ -122,7 +129,7 @@ def parse(config: Mapping[str, Any], source: Path | str, target: ModelShape) -> 
         hidden_states=layers if ids is None else len(ids),
         markov_rank=fields.markov_rank(),
         anchor_drafts=bool(config.get("sample_from_anchor", True)),
-        own=None if inside else _own_layers(fields, architecture, layers, target),
+        own=None if inside else _own_layers(fields, architecture, layers, target, kv_dtype),
     )
     return Draft(
         path=Path(source).parent,
@@ -266,7 +273,8 @@ def _of_minimax(config: Mapping[str, Any], source: Path | str) -> Mapping[str, A
         if text.get(f"dspark_{name}") is None:
             raise fields.missing(f"dspark_{name}")
     text["num_hidden_layers"] = fields.required("num_hidden_layers", fields.dflash)
-    text["intermediate_size"] = fields.required("ffn_hidden_size", fields.dspark)
+    text.setdefault("ffn_hidden_size", text.get("dspark_ffn_hidden_size"))
+    text["intermediate_size"] = fields.required("ffn_hidden_size", fields.dspark, fields.top)
     # Its ids are those of ``dflash_config``, whatever the prefixed field holds.
     text["dspark_target_layer_ids"] = dflash.get("target_layer_ids")
     if text["dspark_target_layer_ids"] is None:
@@ -275,12 +283,15 @@ def _of_minimax(config: Mapping[str, Any], source: Path | str) -> Mapping[str, A
     return text
 
 
-def _own_layers(fields: _Fields, architecture: str, layers: int, target: ModelShape) -> ModelShape | None:
+def _own_layers(
+    fields: _Fields, architecture: str, layers: int, target: ModelShape, kv_dtype: KvDtype
+) -> ModelShape | None:
     """The layers that SGLang builds, whole contexts of KV included; None if they are like the target's."""
     wide = _LAYER_FIELDS + (_GEMMA4_FIELDS if architecture == _GEMMA4 else ())
     content = {name: fields.given(name, fields.text, fields.top)[1] for name in (*wide, "quantization_config")}
     content = {name: value for name, value in content.items() if value is not None}
-    own = hf_config.shape(content | {"num_hidden_layers": layers, "tie_word_embeddings": False}, fields.source)
+    content |= {"num_hidden_layers": layers, "tie_word_embeddings": False}
+    own = hf_config.shape(content, fields.source, kv_dtype)
     for name, has, needs in (("hidden_size", own.hidden, target.hidden), ("vocab_size", own.vocab, target.vocab)):
         if has != needs:
             raise fields.of_another(name, has, f"{needs:,}")

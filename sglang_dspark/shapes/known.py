@@ -148,9 +148,9 @@ def _read(name: str, kv_dtype: KvDtype) -> Known:
     own = entry.get("draft", {})
     draft: Draft | None = None
     if own:
-        draft = drafts.parse(own["config"], own["id"], model)
+        draft = drafts.parse(own["config"], own["id"], model, kv_dtype)
     elif drafts.is_bundled(entry["config"]):
-        draft = drafts.parse(entry["config"], name, model)
+        draft = drafts.parse(entry["config"], name, model, kv_dtype)
     return Known(
         name=name,
         id=f"{entry['owner']}/{entry.get('release', name)}",

@@ -204,6 +204,9 @@ def test_draft_inside_the_targets_checkpoint(tmp_path: Path) -> None:
     draft = drafts.bundled(tmp_path, deepseek)
     assert draft is not None and draft.bundled and draft == drafts.read(tmp_path, deepseek)
     assert draft.shape == drafts.DraftShape(layers=2, block=4, hidden_states=2, markov_rank=64)
+    assert "dspark_n_routed_experts: 128 experts unlike the target's" in refused(
+        fields | {"dspark_n_routed_experts": 128}
+    )
     assert "dspark_target_layer_ids: missing" in refused(fields | {"dspark_target_layer_ids": None})
     # Other targets keep it in a folder of their own, or have none.
     (tmp_path / "config.json").write_text(json.dumps({"architectures": ["Qwen3ForCausalLM"]}), encoding="utf-8")

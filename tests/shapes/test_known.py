@@ -6,7 +6,6 @@ import json
 import re
 from importlib import resources
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -64,14 +63,11 @@ def test_unknown_names_get_similar_ones_and_the_remedy() -> None:
 
 
 def test_kv_dtype_is_kept_apart() -> None:
-    whole, half = (found_with(kind).model.kv_bytes_per_token() for kind in ("auto", "fp8"))
-    assert half == whole / 2
-
-
-def found_with(kv_dtype: Any) -> Known:
-    model = known("Qwen3-8B", kv_dtype)
-    assert model is not None
-    return model
+    whole, half = (known("Qwen3-8B", "auto"), known("Qwen3-8B", "fp8"))
+    assert whole is not None and half is not None
+    assert half.model.kv_bytes_per_token() == whole.model.kv_bytes_per_token() / 2
+    # The flag holds for the draft too, whose layers stay like the target's.
+    assert half.draft == whole.draft == USUAL
 
 
 def test_drafts_are_the_published_ones() -> None:
