@@ -104,9 +104,9 @@ class ModelOnGpus(BaseModel):
         if isinstance(self.draft, DraftShape):
             return None, self.draft, ()
         if self.draft is not None:
-            own = drafts.read(self.draft, model)
+            own = drafts.read(self.draft, model, self.kv_cache_dtype)
             return str(own.path.absolute()), own.shape, _notes(own.confidence_head, own.in_sglang, own.shape)
-        bundled = None if file is None else drafts.bundled(file, model)
+        bundled = None if file is None else drafts.bundled(file, model, self.kv_cache_dtype)
         if bundled is not None:
             return path, bundled.shape, _notes(bundled.confidence_head, bundled.in_sglang, bundled.shape)
         if shapes is not None and shapes.draft is not None:

@@ -107,7 +107,7 @@ class Roofline(Steps):
                 "gpu": row.hardware,
                 "tp": filled.tp,
                 "model": known_shapes.model,
-                "draft": known_shapes.draft,
+                "draft": known_shapes.assumed_draft,
                 "layer_s": quantities["layer_s"] * scale,
                 "eager_layer_s": quantities["eager_layer_s"] * scale,
                 "bandwidth_efficiency": min(quantities["bandwidth_efficiency"] / scale, 1.0),
