@@ -42,6 +42,9 @@ class Toy(CostModel):
             fill_grid(cost, grid, np.array([1]), np.array([0.0, self.step_s]))
         return cost
 
+    def source(self) -> str:
+        return "of a toy"
+
     def describe(self) -> str:
         return f"Every step takes {self.step_s} s."
 """,

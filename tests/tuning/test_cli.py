@@ -456,6 +456,19 @@ def test_the_simulator_bench_has_every_figure() -> None:
     assert 0 < found["help_s"] < found["first_result_s"]
 
 
+def test_a_run_says_what_its_figures_rest_on() -> None:
+    line = (
+        "Rests on step times interpolated between given measurements of up to 1,024 tokens; acceptance of DSpark, "
+        "block 7 of Qwen/Qwen3-4B (arXiv 2607.05147, Table 1 and Figures 2, 5 and 6), 0.45 logits worse, assumed for "
+        "deepseek-ai/DeepSeek-V4-Flash, on arena-hard-v2, livecodebench."
+    )
+    short = ("simulate", "b300-v4flash", "--load", "1", "--requests", "20")
+    assert line in dspark(*short).out.splitlines()
+    assert dspark(*short, "--json").json()["rests_on"] == line
+    computed = dspark("simulate", "mi350x-v4flash", "--load", "1", "--requests", "20").out
+    assert "step times computed from the model's shape and the published peaks of 4 MI350X, not measured" in computed
+
+
 def test_values_that_cannot_be_meant_are_warned_of(tmp_path: Path) -> None:
     file = tmp_path / "mine.yaml"
     file.write_text("base: b300-v4flash\nname: mine\nrun: {requests: 40, warmup_requests: 30}\n")

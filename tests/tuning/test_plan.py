@@ -453,7 +453,8 @@ class TestWork:
         told = "8.19B parameters, 8.19B active, 16.38 GB of weights, 147,456 B of KV a token, 0 MB of state a request"
         pool = f"{deployed.scenario.memory.kv_tokens:,} tokens a replica"
         for text in (sizes(found), render(found, "dspark plan", 16, 0)):
-            assert told in text and pool in text
+            assert told in text and pool in text and "assumed for Qwen/Qwen3-8B" in text
+        assert "Rests on step times computed from the model's shape" in sizes(found)
 
     @pytest.mark.parametrize(
         ("choice", "path"),

@@ -76,6 +76,10 @@ class CostModel(BaseModel, ABC):
         return None
 
     @abstractmethod
+    def source(self) -> str:
+        """What the step times are, in a few words: "step times ..."."""
+
+    @abstractmethod
     def describe(self) -> str:
         """Sentences that tell a reader where the step times come from."""
 

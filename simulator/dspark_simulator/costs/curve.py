@@ -55,6 +55,9 @@ class CurveCost(MeasuredCost):
         self._check_context(self.curve.captured.seconds[0])
         return self
 
+    def source(self) -> str:
+        return f"interpolated between given measurements of up to {self.curve.captured.tokens[-1]:,} tokens"
+
     def _describe_measurements(self) -> str:
         captured, draft = self.curve.captured, self.curve.draft
         return (

@@ -50,6 +50,9 @@ class RooflineCost(Roofline, CostModel):
         cost["prefill_context_s"] = self.prefill_context_s()
         return cost
 
+    def source(self) -> str:
+        return f"computed from the model's shape and the published peaks of {self.tp} {self.gpu}, not measured"
+
     def describe(self) -> str:
         reached = self.reached
         return (

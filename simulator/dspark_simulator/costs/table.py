@@ -54,6 +54,9 @@ class TableCost(MeasuredCost):
         self._check_context(float(self.tabulate()["captured_s"][0, 1]))
         return self
 
+    def source(self) -> str:
+        return "of a given cost table of SGLang's profiler"
+
     def _describe_measurements(self) -> str:
         return "Looked up in the SGLang cost table that the scenario gives."
 

@@ -67,6 +67,7 @@ def simulate(
     from dspark_simulator.simulation import StepLog
     from dspark_simulator.simulation import simulate as run
     from dspark_tuning.reporting import results
+    from dspark_tuning.reporting.deployment import rests_on
     from dspark_tuning.search import named_arms
     from dspark_tuning.search.summary import saturation
     from sglang_dspark.errors import InputError
@@ -89,9 +90,23 @@ def simulate(
         write_atomically(steps, pd.DataFrame(log, columns=StepLog._fields).to_parquet(index=False))
     if as_json:
         truth = chosen.live.centre()
-        print_json({"scenario": chosen.name, "arm": serving.name, "seed": seed, "truth": truth, "result": result})
+        print_json(
+            {
+                "scenario": chosen.name,
+                "arm": serving.name,
+                "seed": seed,
+                "truth": truth,
+                "rests_on": rests_on(chosen),
+                "result": result,
+            }
+        )
     else:
-        print_text(f"{chosen.name}: {serving.name}, seed {seed}", results.latencies(result), results.server(result))
+        print_text(
+            f"{chosen.name}: {serving.name}, seed {seed}",
+            rests_on(chosen),
+            results.latencies(result),
+            results.server(result),
+        )
         if extrapolated := chosen.extrapolated(serving.server):
             print_text(extrapolated)
         if result.saturated:

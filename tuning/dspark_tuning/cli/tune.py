@@ -147,6 +147,7 @@ def _pin(text: str) -> tuple[str, Any]:
 
 
 def _print(outcome: Outcome, files: list[Path]) -> None:
+    from dspark_tuning.reporting.deployment import rests_on
     from dspark_tuning.reporting.tuning import answer, baselines
     from dspark_tuning.search import launch_command, summary
 
@@ -160,6 +161,7 @@ def _print(outcome: Outcome, files: list[Path]) -> None:
         baselines.arms(outcome),
         f"Loads {loads}, {outcome.options.replications} replications each, on requests and live step times that the "
         "search never saw. Percentiles are the mean of each simulation's own.",
+        rests_on(scenario),
     )
     largest = scenario.at_load(max(scenario.loads))
     if extrapolated := largest.extrapolated(outcome.winner.server):
@@ -172,10 +174,12 @@ def _print(outcome: Outcome, files: list[Path]) -> None:
 
 
 def _as_json(outcome: Outcome, files: list[Path]) -> dict[str, Any]:
+    from dspark_tuning.reporting.deployment import rests_on
     from dspark_tuning.search import launch_command, server_flags, summary
 
     return {
         "scenario": outcome.scenario.name,
+        "rests_on": rests_on(outcome.scenario),
         "objective": outcome.options.objective,
         "loads": outcome.scenario.loads,
         "replications": outcome.options.replications,

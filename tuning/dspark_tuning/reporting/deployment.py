@@ -25,7 +25,7 @@ def facts(scenario: Scenario) -> list[tuple[str, str]]:
         ("Loads", f"{loads} {load_label(scenario)}"),
         ("Step times", step_times(scenario)),
         ("Live steps", truths(scenario.live)),
-        ("Acceptance", _acceptance(scenario)),
+        ("Acceptance", acceptance(scenario)),
     ]
 
 
@@ -35,10 +35,20 @@ def size(scenario: Scenario) -> str:
     return "unknown: neither its name nor a shape gives it" if shape is None else shape.describe()
 
 
-def _acceptance(scenario: Scenario) -> str:
-    text = "given by the scenario" if scenario.acceptance else "the DSpark paper's Qwen3-4B drafter"
-    quality = scenario.drafter_quality
-    return text if quality == 0 else f"{text}, {abs(quality):g} logits {'better' if quality > 0 else 'worse'}"
+def acceptance(scenario: Scenario) -> str:
+    """Whose acceptance a scenario has, and on which domains."""
+    drafter, quality = scenario.drafter(), scenario.drafter_quality
+    text = f"{drafter.drafter} of {drafter.target} ({drafter.source})"
+    if quality:
+        text += f", {abs(quality):g} logits {'better' if quality > 0 else 'worse'}"
+    if drafter.target != scenario.model:
+        text += f", assumed for {scenario.model}"
+    return f"{text}, on {', '.join(dict.fromkeys(klass.domain for klass in scenario.workload.classes))}"
+
+
+def rests_on(scenario: Scenario) -> str:
+    """Whose step times and whose acceptance the figures of a scenario rest on, in one line."""
+    return f"Rests on step times {scenario.cost.source()}; acceptance of {acceptance(scenario)}."
 
 
 def classes(scenario: Scenario) -> Table:

@@ -7,6 +7,7 @@ from typing import Any
 from dspark_simulator.scenario import Scenario
 from dspark_tuning.planning.attainment import Attained
 from dspark_tuning.planning.plan import Effect, Plan, Planned, choices
+from dspark_tuning.reporting.deployment import rests_on
 
 FIGURES = (
     "throughput_tok_s",
@@ -47,6 +48,7 @@ def _choice(hardware: str, scenario: Scenario) -> dict[str, Any]:
         "hardware": hardware,
         "model": scenario.model,
         **({} if shape is None else shape.figures() | {"notes": list(shape.notes)}),
+        "rests_on": rests_on(scenario),
         "kv_pool_tokens": memory.kv_tokens,
         "kv_pool_tokens_without_draft": memory.kv_tokens_without_draft,
     }

@@ -72,7 +72,7 @@ def one_less(plan: Plan, question: Question) -> str:
 
 def hardware(planned: Planned) -> Table:
     """Size, price and step times of each hardware."""
-    columns = ("A replica", "Price a GPU hour", "Model", "KV pool", "Step times", "Live steps")
+    columns = ("A replica", "Price a GPU hour", "Model", "KV pool", "Step times", "Live steps", "Acceptance")
     return Table(
         "Hardware, and where its step times come from",
         ["Hardware", *map(Words, columns)],
@@ -85,6 +85,7 @@ def hardware(planned: Planned) -> Table:
                 deployment.pool(one),
                 deployment.step_times(one),
                 deployment.truths(one.live),
+                deployment.acceptance(one),
             ]
             for name, one, price in choices(planned)
         ],
@@ -92,9 +93,10 @@ def hardware(planned: Planned) -> Table:
 
 
 def sizes(planned: Planned) -> str:
-    """The size of the model and the KV pool on each hardware, a line each."""
+    """The size of the model, the KV pool and what the figures rest on, a line each for each hardware."""
     return "\n".join(
-        f"{name}: {deployment.size(one)}; KV pool {deployment.pool(one)}" for name, one, _ in choices(planned)
+        f"{name}: {deployment.size(one)}; KV pool {deployment.pool(one)}\n{name}: {deployment.rests_on(one)}"
+        for name, one, _ in choices(planned)
     )
 
 
