@@ -17,6 +17,7 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from dspark_simulator import profile as profiles
+from dspark_simulator import scenario as scenarios
 from dspark_simulator.acceptance_model import propose
 from dspark_simulator.costs import RooflineCost
 from dspark_simulator.draws import stream
@@ -459,7 +460,7 @@ class TestWork:
     @pytest.mark.parametrize(
         ("choice", "path"),
         [
-            ({"model": "Qwen3-8B", "gpu": "H200"}, "MODEL"),
+            ({"model": "Qwen3-8B", "gpu": "H200"}, "Qwen/Qwen3-8B"),
             ({"config": "bare/config.json", "gpu": "H200"}, "MODEL"),
             ({"config": "whole/config.json", "gpu": "H200"}, "whole"),
             ({"scenario": "h200-qwen3-8b"}, "Qwen/Qwen3-8B"),
@@ -476,8 +477,9 @@ class TestWork:
         one = deployment(asked, asked.choices[0])
         text = launch(Plan(one.name, TUNED, one.scenario, verify_all(one.scenario), 1.0, None, None))
         expected = str(tmp_path / path) if path == "whole" else path
-        assert f"--model-path {expected} " in text
-        assert ("# One of" in text) and ("MODEL is the path or the Hugging Face id of" in text) == (path == "MODEL")
+        if path == "MODEL":
+            expected = '"${MODEL:?path or Hugging Face id of bare}"'
+        assert f"--model-path {expected} " in text and "# One of 1 replicas of the model." in text
 
 
 class TestCurves:
@@ -690,7 +692,7 @@ class TestCommand:
         assert first["one_less"]["replicas"] == chosen.attained.replicas - 1
         assert first["cost_per_million_tokens"] == chosen.cost and first["goodput"] == chosen.attained.goodput_per_s
         assert [effect["change"] for effect in said["what_if"]] == list(CHANGES) and said["seconds"] > 0
-        names = ("plan.json", "report.html", "policy.json", "launch.sh")
+        names = ("plan.json", "report.html", "policy.json", "launch.sh", "scenario.yaml")
         assert said["files"] == [str(tmp_path / "out" / name) for name in names]
         kept = json.loads((tmp_path / "out" / "plan.json").read_text())
         assert kept == {name: value for name, value in said.items() if name not in ("seconds", "files")}
@@ -703,7 +705,10 @@ class TestCommand:
         start = (tmp_path / "out" / "launch.sh").read_text()
         assert "--speculative-algorithm DSPARK" in start and start.startswith("#!/bin/sh\n")
         # The simulator takes what was written.
-        assert dspark("simulate", "h200-qwen3-8b", "--policy", tmp_path / "out" / "policy.json").code == 0
+        of_replica = tmp_path / "out" / "scenario.yaml"
+        assert dspark("simulate", of_replica, "--policy", tmp_path / "out" / "policy.json").code == 0
+        share = scenarios.load(str(of_replica)).workload.rate_per_s * first["replicas"]
+        assert share == pytest.approx(planned.question.rate_per_s)
 
         text = (tmp_path / "out" / "report.html").read_text()
         page = Page(text)

@@ -13,6 +13,7 @@ from dspark_tuning.planning.question import Choice, Question
 from sglang_dspark.errors import validated
 from sglang_dspark.shapes.draft import USUAL
 from sglang_dspark.shapes.known import known
+from sglang_dspark.shapes.model import DraftShape
 
 # Server flags with room for many requests: the flags of a choice before tuning.
 ROOMY: Final[dict[str, Any]] = {
@@ -56,7 +57,8 @@ def deployment(question: Question, choice: Choice) -> Deployment:
         content["name"] = choice.name
     scenario = validated(Scenario, content, f"choices: {content['name']}")
     shapes, computed = known(scenario.model), scenario.cost.computed_from()
-    draft = (computed.draft if computed else None) or (shapes.assumed_draft if shapes else USUAL)
+    own = choice.draft if isinstance(choice.draft, DraftShape) else computed.draft if computed else None
+    draft = own or (shapes.assumed_draft if shapes else USUAL)
     return Deployment(scenario.name, scenario, choice.price_per_gpu_hour, draft.layers, computed is not None)
 
 
