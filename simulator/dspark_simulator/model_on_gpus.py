@@ -194,7 +194,7 @@ def memory(
     here = pools(tp)
     if here is None:
         needed = model.weight_bytes() + draft.weight_bytes(model)
-        fits = next((n for n in range(tp + 1, 65) if pools(n)), None)
+        fits = next((n for n in (2, 4, 8, 16, 32, 64) if n > tp and pools(n)), None)
         remedy = f"give tp {fits} or more" if fits else "choose a GPU with more memory"
         raise InputError(
             f"{name}: weights of {needed / 1e9:.0f} GB and {flags.max_running_requests} request slots do not fit {tp} "

@@ -120,8 +120,16 @@ class TestModels:
     def test_the_cache_has_the_stated_type(self) -> None:
         half, whole = new_scenario(on(kv_cache_dtype="fp8"), Traffic()), new_scenario(on(), Traffic())
         assert half.kv_cache_dtype == "fp8"
-        tokens = half.memory.kv_tokens_without_draft
-        assert tokens == pytest.approx(2 * whole.memory.kv_tokens_without_draft, rel=1e-5)
+        # A draft's KV follows the flag, as SGLang's does.
+        assert half.memory.kv_tokens == pytest.approx(2 * whole.memory.kv_tokens, rel=1e-5)
+        assert half.memory.kv_tokens_without_draft == pytest.approx(2 * whole.memory.kv_tokens_without_draft, rel=1e-5)
+
+    def test_a_draft_of_ones_own_has_the_stated_type(self, checkpoint: Path) -> None:
+        def pool(dtype: str) -> int:
+            fields = {"model": str(checkpoint), "draft": checkpoint.parent / "draft", "kv_cache_dtype": dtype}
+            return new_scenario(on(**fields), Traffic()).memory.kv_tokens
+
+        assert pool("fp8") == pytest.approx(2 * pool("bf16"), rel=1e-5)
 
     @pytest.mark.parametrize(
         ("fields", "message"),
