@@ -74,9 +74,7 @@ class Workload(Described):
         known = [spec.name for spec in self.classes]
         for name in self.arrivals.class_names():
             if name not in known:
-                raise ValueError(
-                    f"the trace has requests of class {name!r}; add that class (there are {', '.join(known)})"
-                )
+                raise ValueError(f"the trace has class {name!r}; add it to the classes ({', '.join(known)})")
         return self
 
     @property

@@ -26,6 +26,7 @@ from dspark_tuning.cli import (
     serve_check,
     sim2real,
     simulate,
+    trace,
     train,
     tune,
     ui,
@@ -51,6 +52,7 @@ app.command("sim2real")(sim2real.sim2real)
 app.command("serve-check", context_settings={"ignore_unknown_options": True})(serve_check.serve_check)
 app.command("train")(train.train)
 app.command("eval")(eval.evaluate)
+app.add_typer(trace.app, name="trace")
 app.add_typer(policy.app, name="policy")
 app.add_typer(data.app, name="data")
 app.add_typer(bench.app, name="bench")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import os
+import sys
 from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -17,7 +18,9 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from dspark_simulator.scenario import Scenario
+    from dspark_simulator.workloads import Workload
     from dspark_tuning.cli.deployment_options import DeploymentOptions
+    from dspark_tuning.cli.trace_options import TraceChoice
     from dspark_tuning.reporting.table import Table
 
 DEFAULT_SCENARIO = "b300-v4flash"
@@ -32,13 +35,6 @@ ScenarioName = Annotated[
         help="A packaged scenario (`dspark scenario list`) or a YAML file: a deployment and its traffic. "
         f"\\[default: {DEFAULT_SCENARIO}]",
         show_default=False,
-    ),
-]
-TraceFile = Annotated[
-    Path | None,
-    typer.Option(
-        "--trace",
-        help="CSV of requests (TIMESTAMP, ContextTokens, GeneratedTokens) to replay instead of the scenario's traffic.",
     ),
 ]
 ProfileFile = Annotated[
@@ -78,7 +74,7 @@ Dask = Annotated[
 
 def read_scenario(
     source: str | None,
-    trace: Path | None,
+    trace: TraceChoice | None,
     loads: Iterable[float] = (),
     profile: Path | None = None,
     acceptance: Path | None = None,
@@ -110,12 +106,13 @@ def read_scenario(
     elif domain is not None and not described:
         raise InputError(f"--domain: {domain!r} is given without --acceptance; give both")
     if trace is not None and not described:
-        scenario = scenario.with_trace(trace)
+        scenario = trace.replayed(scenario)
+    say_what_was_read(scenario.workload)
     chosen = tuple(_valid_load(scenario, load) for load in loads)
     return scenario.model_copy(update={"loads": chosen}) if chosen else scenario
 
 
-def new(options: DeploymentOptions, trace: Path | None, domain: str | None) -> Scenario:
+def new(options: DeploymentOptions, trace: TraceChoice | None, domain: str | None) -> Scenario:
     """The scenario that the options describe.
 
     Raises:
@@ -124,6 +121,12 @@ def new(options: DeploymentOptions, trace: Path | None, domain: str | None) -> S
     from dspark_simulator.new_scenario import new_scenario
 
     return new_scenario(options.deployed(), options.traffic(domain, trace))
+
+
+def say_what_was_read(workload: Workload) -> None:
+    """Print to stderr the one line about the trace that a workload replays, if it does."""
+    if line := workload.arrivals.described():
+        print(line, file=sys.stderr, flush=True)
 
 
 def _valid_load(scenario: Scenario, load: float) -> float:

@@ -13,6 +13,7 @@ import typer
 if TYPE_CHECKING:
     from dspark_simulator.model_on_gpus import ModelOnGpus
     from dspark_simulator.new_scenario import Traffic
+    from dspark_tuning.cli.trace_options import TraceChoice
 
 _PANEL = "A deployment by its model, instead of a scenario"
 # Options that are meaningless without a model.
@@ -90,12 +91,12 @@ class DeploymentOptions(NamedTuple):
         names = ("model", "config", "gpu", "tp", "draft", "kv_cache_dtype", "mem_fraction")
         return validated(ModelOnGpus, self._given(*names), "")
 
-    def traffic(self, domain: str | None, trace: Path | None) -> Traffic:
+    def traffic(self, domain: str | None, trace: TraceChoice | None) -> Traffic:
         """The requests.
 
         Args:
             domain: Acceptance domain of the texts.
-            trace: Request log to replay.
+            trace: Request log to replay, and how to read it.
 
         Raises:
             InputError: An invalid value.
@@ -104,7 +105,9 @@ class DeploymentOptions(NamedTuple):
         from sglang_dspark.errors import validated
 
         names = ("isl", "osl", "rate", "ttft_s", "tpot_s")
-        others = {"domain": domain, "trace": trace}
+        others: dict[str, Any] = {"domain": domain}
+        if trace is not None:
+            others |= {"trace": trace.path, "reading": trace.settings()}
         stated = {name: value for name, value in others.items() if value is not None}
         return validated(Traffic, self._given(*names) | stated, "")
 

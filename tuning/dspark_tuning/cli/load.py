@@ -13,24 +13,25 @@ from dspark_tuning.cli.common import (
     Json,
     ScenarioName,
     Seed,
-    TraceFile,
     Url,
     print_json,
     print_text,
     read_scenario,
 )
+from dspark_tuning.cli.trace_options import TraceChoice, takes_trace
 
 if TYPE_CHECKING:
     from dspark_simulator.scenario import Scenario
 
 
+@takes_trace
 def load(
     scenario: ScenarioName,
     url: Url,
     load: Annotated[
         float | None, typer.Option("--load", help="Clients of a closed loop, or factor on the rate of an open one.")
     ] = None,
-    trace: TraceFile = None,
+    trace: TraceChoice | None = None,
     seed: Seed = 0,
     requests: Annotated[
         int | None, typer.Option("--requests", min=1, help="Requests to measure, after the warm-up.")

@@ -13,15 +13,16 @@ from dspark_tuning.cli.common import (
     Domain,
     Json,
     Seed,
-    TraceFile,
     Workers,
     check_writable,
     cpus,
     print_json,
     print_text,
+    say_what_was_read,
 )
 from dspark_tuning.cli.deployment_options import DeploymentOptions, with_deployment_options
 from dspark_tuning.cli.remarks import warn
+from dspark_tuning.cli.trace_options import TraceChoice, takes_trace
 
 if TYPE_CHECKING:
     from dspark_tuning.planning import Planned, Question
@@ -30,6 +31,7 @@ DEFAULT = "v4flash-chat"
 
 
 @with_deployment_options
+@takes_trace
 def plan(
     options: DeploymentOptions,
     question: Annotated[
@@ -45,7 +47,7 @@ def plan(
         float | None,
         typer.Option("--rate", metavar="REQUESTS_PER_S", help="Plan for this rate instead of the file's own."),
     ] = None,
-    trace: TraceFile = None,
+    trace: TraceChoice | None = None,
     domain: Domain = None,
     what_if: Annotated[
         list[str] | None,
@@ -81,6 +83,7 @@ def plan(
         print(text(question or DEFAULT), end="")
         return
     posed = _posed(question, options, trace, domain)
+    say_what_was_read(posed.workload)
     for choice in posed.choices:
         deployed = deployment(posed, choice)
         # The rate is of all replicas together, and the plan sets the length of its runs.
@@ -98,9 +101,7 @@ def plan(
     with executor(workers or cpus(), dask) as pool, Bar(planning.stages(posed, changes)) as bar:
         planned = planning.plan(posed, changes, trials=trials, seed=seed, pool=pool, progress=bar)
     words = ["dspark", "plan", *([] if options.given else [question or DEFAULT]), *options.words()]
-    words += [
-        word for name, value in (("--trace", trace), ("--domain", domain)) if value for word in (name, str(value))
-    ]
+    words += [*([] if trace is None else trace.words()), *([] if domain is None else ["--domain", domain])]
     words += [word for text in what_if or () for word in ("--what-if", text)]
     words += ["--trials", str(trials), "--seed", str(seed)]
     again = shlex.join([*words, *(["--out", str(out)] if out is not None else [])])
@@ -113,13 +114,13 @@ def plan(
         _print(planned, files)
 
 
-def _posed(question: str | None, options: DeploymentOptions, trace: Path | None, domain: str | None) -> Question:
+def _posed(question: str | None, options: DeploymentOptions, trace: TraceChoice | None, domain: str | None) -> Question:
     """The question of a file, or of the deployment that the options describe."""
     from dspark_tuning import planning
     from sglang_dspark.errors import InputError
 
     if not options.given:
-        for name, value in (("trace", trace), ("domain", domain)):
+        for name, value in (("trace", trace and trace.path), ("domain", domain)):
             if value is not None:
                 raise InputError(f"{name}: {value} is given without a model; write it into the plan's workload")
         return planning.load(question or DEFAULT, options.rate)

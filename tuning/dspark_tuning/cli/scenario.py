@@ -7,9 +7,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from dspark_tuning.cli.common import Domain, Json, TraceFile, new, print_json, print_text
+from dspark_tuning.cli.common import Domain, Json, new, print_json, print_text, say_what_was_read
 from dspark_tuning.cli.deployment_options import DeploymentOptions, with_deployment_options
 from dspark_tuning.cli.remarks import warn
+from dspark_tuning.cli.trace_options import TraceChoice, takes_trace
 
 if TYPE_CHECKING:
     from dspark_simulator.scenario import Scenario
@@ -32,9 +33,10 @@ def list_packaged(as_json: Json = False) -> None:
 
 @app.command("new")
 @with_deployment_options
+@takes_trace
 def new_file(
     options: DeploymentOptions,
-    trace: TraceFile = None,
+    trace: TraceChoice | None = None,
     domain: Domain = None,
     out: Annotated[
         Path | None, typer.Option("--out", metavar="FILE", help="Write the file there. \\[default: stdout]")
@@ -52,6 +54,7 @@ def new_file(
     if not options.given:
         raise InputError("model: missing; give --model or --config, with --gpu")
     scenario = new(options, trace, domain)
+    say_what_was_read(scenario.workload)
     text = to_yaml(scenario)
     if out is not None:
         write_atomically(out, text)

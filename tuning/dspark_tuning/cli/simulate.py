@@ -14,26 +14,27 @@ from dspark_tuning.cli.common import (
     ProfileFile,
     ScenarioName,
     Seed,
-    TraceFile,
     print_json,
     print_text,
     read_scenario,
 )
 from dspark_tuning.cli.deployment_options import DeploymentOptions, with_deployment_options
 from dspark_tuning.cli.remarks import warn
+from dspark_tuning.cli.trace_options import TraceChoice, takes_trace
 
 if TYPE_CHECKING:
     from dspark_simulator.scenario import Scenario
 
 
 @with_deployment_options
+@takes_trace
 def simulate(
     options: DeploymentOptions,
     scenario: ScenarioName = None,
     load: Annotated[
         float | None, typer.Option("--load", help="Clients of a closed loop, or factor on the rate of an open one.")
     ] = None,
-    trace: TraceFile = None,
+    trace: TraceChoice | None = None,
     profile: ProfileFile = None,
     acceptance: AcceptanceFile = None,
     domain: Domain = None,

@@ -17,7 +17,6 @@ from dspark_tuning.cli.common import (
     ProfileFile,
     ScenarioName,
     Seed,
-    TraceFile,
     Workers,
     check_writable,
     cpus,
@@ -27,6 +26,7 @@ from dspark_tuning.cli.common import (
 )
 from dspark_tuning.cli.deployment_options import DeploymentOptions, with_deployment_options
 from dspark_tuning.cli.remarks import warn
+from dspark_tuning.cli.trace_options import TraceChoice, takes_trace
 
 if TYPE_CHECKING:
     from dspark_simulator.scenario import Scenario
@@ -38,10 +38,11 @@ INTERRUPTED = 130
 
 
 @with_deployment_options
+@takes_trace
 def tune(
     options: DeploymentOptions,
     scenario: ScenarioName = None,
-    trace: TraceFile = None,
+    trace: TraceChoice | None = None,
     profile: ProfileFile = None,
     acceptance: AcceptanceFile = None,
     domain: Domain = None,

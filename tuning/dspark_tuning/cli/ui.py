@@ -8,15 +8,17 @@ from typing import Annotated
 
 import typer
 
-from dspark_tuning.cli.common import DEFAULT_SCENARIO, Domain, ScenarioName, TraceFile, read_scenario
+from dspark_tuning.cli.common import DEFAULT_SCENARIO, Domain, ScenarioName, read_scenario
 from dspark_tuning.cli.deployment_options import DeploymentOptions, with_deployment_options
+from dspark_tuning.cli.trace_options import TraceChoice, takes_trace
 
 
 @with_deployment_options
+@takes_trace
 def ui(
     options: DeploymentOptions,
     scenario: ScenarioName = None,
-    trace: TraceFile = None,
+    trace: TraceChoice | None = None,
     domain: Domain = None,
     port: Annotated[
         int, typer.Option("--port", min=0, max=65535, help="Port on 127.0.0.1; 0 chooses a free one.")

@@ -10,8 +10,9 @@ from dspark_simulator.workloads.traces.burstgpt import BurstGpt
 from dspark_simulator.workloads.traces.chats import Chats
 from dspark_simulator.workloads.traces.mooncake import Mooncake
 from dspark_simulator.workloads.traces.own import Own
+from dspark_simulator.workloads.traces.plain import Plain
 from dspark_simulator.workloads.traces.vidur import Vidur
 
 FORMATS: dict[str, type[TraceFormat]] = {
-    member.name: member for member in (Azure, BurstGpt, Bailian, Mooncake, Vidur, Bench, Chats, Own)
+    member.name: member for member in (Plain, Azure, BurstGpt, Bailian, Mooncake, Vidur, Bench, Chats, Own)
 }

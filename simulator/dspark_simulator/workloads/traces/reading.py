@@ -154,7 +154,10 @@ class _Collected:
         blocks = None if self._hashes is None else self._hashes.taken(tokens)
         if (time_s[1:] < time_s[:-1]).any():
             order = np.argsort(time_s, kind="stable").astype(np.uint32)
-            time_s, prompt, output = time_s[order], prompt[order], output[order]
+            # One at a time: a trace may take much of the memory.
+            time_s = time_s[order]
+            prompt = prompt[order]
+            output = output[order]
             cached, members = (None if part is None else part[order] for part in (cached, members))
             if blocks is not None:
                 blocks = Blocks(*reordered(blocks.first, blocks.ids, order), blocks.tokens)

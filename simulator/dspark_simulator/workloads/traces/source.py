@@ -189,8 +189,8 @@ class Source:
     def _json(self, columns: list[str]) -> Iterator[pa.Table]:
         schema = pa.schema([(name, _type(_nested(self.first, name))) for name in columns])
         for some in _chunks(self._records(), 4096):
-            rows = [{name: _nested(record, name) for name in columns} for record in some]
-            yield pa.Table.from_pylist(rows, schema)
+            arrays = [_array([_nested(record, field.name) for record in some], field.type) for field in schema]
+            yield pa.table(arrays, schema=schema)
 
     def _parquet(self, columns: list[str]) -> Iterator[pa.Table]:
         for batch in pa.parquet.ParquetFile(self.path).iter_batches(columns=columns):
@@ -279,6 +279,13 @@ def _schema(first: dict[str, Any], columns: list[str]) -> pa.Schema:
             place = place.setdefault(key, {})
         place[keys[-1]] = _type(_nested(first, name))
     return pa.schema(list(_struct(fields)))
+
+
+def _array(values: list[Any], kind: pa.DataType) -> pa.Array:
+    if kind == pa.float64():
+        # Arrow refuses integers beyond 2**53, as nanoseconds since 1970 are.
+        values = [float(value) if isinstance(value, int) else value for value in values]
+    return pa.array(values, kind)
 
 
 def _struct(fields: dict[str, Any]) -> pa.DataType:

@@ -38,6 +38,8 @@ class Clock:
     def __init__(self, where: str, column: str, unit: TimeUnit | None) -> None:
         self._where, self._column, self._stated = where, column, unit
         self._unit = unit
+        self._text_is_dates = False
+        self._zones: list[str | None] = [None, "UTC"]
         self._origin: float | int | None = None
         self._low, self._high = math.inf, -math.inf
         self.kind = ""
@@ -49,16 +51,19 @@ class Clock:
             InputError: Neither a time nor a number, or numbers of two magnitudes.
         """
         if pa.types.is_string(column.type) or pa.types.is_large_string(column.type):
-            number = pc.utf8_trim_whitespace(column)
+            text = pc.utf8_trim_whitespace(column)
+            if not self.kind:
+                known = text.drop_null()
+                self._text_is_dates = len(known) > 0 and not _is_float(known[0].as_py())
+            if self._text_is_dates:
+                return self._of_dates(self._parsed(text, row))
             try:
-                return self._of_numbers(pc.cast(number, pa.float64()))
+                return self._of_numbers(pc.cast(text, pa.float64()))
             except pa.ArrowInvalid:
-                if self.kind and self.kind != "dates":
-                    raise self._bad(column, row, _is_float, "give numbers in every row") from None
-                return self._of_dates(self._parsed(number, row))
+                raise self._bad(text, row, _is_float, "give numbers in every row") from None
         if pa.types.is_timestamp(column.type) or pa.types.is_date(column.type):
             return self._of_dates(pc.cast(pc.cast(column, pa.timestamp("ns")), pa.int64()))
-        return self._of_numbers(pc.cast(column, pa.float64()))
+        return self._of_numbers(column)
 
     def _of_dates(self, nanoseconds: pa.ChunkedArray) -> FloatArray:
         self.kind = "dates"
@@ -70,11 +75,14 @@ class Clock:
 
     def _parsed(self, column: pa.ChunkedArray, row: int) -> pa.ChunkedArray:
         """int64 nanoseconds since 1970; times without a zone are UTC."""
-        for zone in (None, "UTC"):
+        for zone in self._zones:
             try:
-                return pc.cast(pc.cast(column, pa.timestamp("ns", tz=zone)), pa.int64())
+                parsed = pc.cast(pc.cast(column, pa.timestamp("ns", tz=zone)), pa.int64())
             except pa.ArrowInvalid:
-                pass
+                continue
+            # A cast that fails is slow: the next block begins with what these times are.
+            self._zones = [zone, *(other for other in self._zones if other != zone)]
+            return parsed
         try:
             values = [None if text is None else _nanoseconds(text) for text in column.to_pylist()]
         except (ValueError, OverflowError):
@@ -131,7 +139,7 @@ def tokens(column: pa.ChunkedArray, where: str, name: str, row: int) -> FloatArr
         except pa.ArrowInvalid:
             counts = np.array([_number(text) for text in column.to_pylist()])
     else:
-        counts = _floats(pc.cast(column, pa.float64()))
+        counts = _floats(column)
     missing = np.asarray(column.is_null())
     with np.errstate(invalid="ignore"):
         valid = missing | ((counts >= 0) & (counts < TOKENS_LIMIT) & (counts == np.floor(counts)))
