@@ -299,7 +299,10 @@ def trace_arrivals(path: Path, settings: TraceSettings = AS_READ) -> Trace:
     Raises:
         InputError: The file cannot be read so.
     """
-    return validated(Trace, {"kind": "trace", "path": path, **settings.model_dump(exclude_unset=True)}, path)
+    trace = validated(Trace, {"kind": "trace", "path": path, **settings.model_dump(exclude_unset=True)}, path)
+    # A scenario that is written to a file holds paths from the file's folder.
+    files = {name: file.absolute() for name in ("path", "class_of") if (file := getattr(trace, name)) is not None}
+    return trace.model_copy(update=files)
 
 
 def names() -> list[str]:

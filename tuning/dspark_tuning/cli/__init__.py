@@ -27,6 +27,7 @@ from dspark_tuning.cli import (
     sim2real,
     simulate,
     trace,
+    trace_options,
     train,
     tune,
     ui,
@@ -85,5 +86,8 @@ def _naming_the_option(message: str, arguments: list[str]) -> str:
         command = getattr(command, "commands", {}).get(word, command)
     field = re.match(r"[\w-]+(?=[: ])", message)
     options = {parameter.name: parameter.opts[0] for parameter in command.params}
+    if "trace" in options:
+        message = trace_options.named(message)
+        field = re.match(r"[\w-]+(?=[: ])", message)
     option = options.get(field[0].replace("-", "_"), "") if field else ""
     return option + message[field.end() :] if field and option.startswith("--") else message

@@ -89,6 +89,7 @@ def check(
     from dspark_simulator.scenario import load
 
     scenario = load(str(file))
+    say_what_was_read(scenario.workload)
     warnings = warn(scenario, str(file))
     row = _summary(scenario)
     if as_json:

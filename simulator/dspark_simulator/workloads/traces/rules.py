@@ -9,12 +9,12 @@ from typing import Annotated, Any, Self
 import numpy as np
 import yaml
 from numpy.typing import NDArray
-from pydantic import Field, ValidationError, model_validator
+from pydantic import Field, model_validator
 
 from dspark_simulator.workloads.model import Described
 from dspark_simulator.workloads.traces.base import Batch
 from dspark_simulator.workloads.traces.values import BoolArray
-from sglang_dspark.errors import InputError, from_validation
+from sglang_dspark.errors import InputError, validated
 
 _COMPARISON = re.compile(r"\s*(<=|>=|<|>)\s*([-+.\deE_]+)\s*")
 _OPERATIONS: dict[str, Any] = {"<": np.less, "<=": np.less_equal, ">": np.greater, ">=": np.greater_equal}
@@ -77,10 +77,7 @@ def read_rules(path: Path) -> Rules:
         content = yaml.safe_load(path.read_text())
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
         raise InputError(f"{path}: cannot be read ({error}); give a YAML file of class rules") from error
-    try:
-        return Rules.model_validate(content)
-    except ValidationError as error:
-        raise from_validation(error, path, content) from error
+    return validated(Rules, content, path)
 
 
 def _values(batch: Batch, column: str) -> NDArray[Any]:
