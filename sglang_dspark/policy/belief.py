@@ -52,7 +52,7 @@ class EagerTimes(BaseModel):
 
     Attributes:
         tokens: Verify tokens at which the time is given, strictly increasing; between them it is linear.
-        seconds: In place of what the table gives for a captured step by tokens: ``theta``, or the whole step.
+        seconds: Seconds in place of what the table gives for a captured step by tokens: ``theta``, or the whole step.
         request_s: The part of ``alpha`` that is not drafting: seconds for each request of a step without a draft.
     """
 
@@ -78,7 +78,14 @@ class EagerTimes(BaseModel):
 
 
 class SpsTable(BaseModel):
-    """Steps per second by tokens in the step, looked up at the nearest probe below (``SpsCostTable``)."""
+    """Steps per second by tokens in the step, looked up at the nearest probe below (``SpsCostTable``).
+
+    Attributes:
+        sample_batch_tokens: Sizes of the probed steps in tokens, increasing.
+        sample_steps_per_sec: Steps per second at each size.
+        max_batch_tokens: Tokens of the largest step that the table holds for.
+        eager: Times of eager steps; None where they are unknown.
+    """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
     sample_batch_tokens: tuple[Tokens, ...] = Field(min_length=1)
@@ -111,7 +118,16 @@ class SpsTable(BaseModel):
 
 
 class SpsAdditiveTable(BaseModel):
-    """``bias + alpha(requests) + theta(verify tokens)`` seconds, linear between probes (``SpsAdditiveCostTable``)."""
+    """``bias + alpha(requests) + theta(verify tokens)`` seconds, linear between probes (``SpsAdditiveCostTable``).
+
+    Attributes:
+        bias_seconds: Seconds of every step.
+        bs_probes: Sizes of the probed steps in requests, increasing.
+        alpha_seconds: Seconds by requests.
+        m_probes: Sizes of the probed steps in verify tokens, increasing.
+        theta_seconds: Seconds by verify tokens.
+        eager: Times of eager steps; None where they are unknown.
+    """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
     bias_seconds: Positive

@@ -21,7 +21,7 @@ class Stored(Shape):
 
     Attributes:
         format: Format of their multiplications; a GPU without it multiplies in bf16.
-        bytes_per_weight: Including scales, such as 0.53125 for MXFP4.
+        bytes_per_weight: Bytes of a weight including scales, such as 0.53125 for MXFP4.
     """
 
     format: Arithmetic = "bf16"

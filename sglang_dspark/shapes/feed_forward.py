@@ -75,6 +75,7 @@ class Experts(FeedForward):
         shared_intermediate: Width of the part that every token uses: all shared experts, or a dense part.
         latent: Width to which the layer projects for the routed experts; None for the width of the hidden state.
         expert_stored: Storage of the routed experts; like the rest of the layer if None.
+        active: Routed experts of a token.
     """
 
     kind: Literal["moe"]

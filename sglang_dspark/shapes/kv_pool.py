@@ -25,7 +25,10 @@ class PoolFlags(BaseModel):
     """Server flags that take memory from the KV pool.
 
     Attributes:
-        captured_requests: Largest captured batch; 0 if nothing is captured.
+        max_running_requests: Largest number of running requests.
+        captured_requests: Requests of the largest captured batch; 0 if nothing is captured.
+        chunked_prefill_size: Prompt tokens of one prefill step.
+        gamma: Drafts per block.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -76,10 +79,10 @@ class FlagCosts(BaseModel):
         slot_bytes: Bytes per request besides its context tokens: its row of the request table, state, windows.
         slot_position_bytes: Additional bytes per request for each token that a round may write.
         plain_slot_bytes: Bytes per request of a server without speculation; ``slot_bytes`` if None.
-        chunk_token_bytes: Activations per token of a prefill chunk.
-        captured_request_bytes: Graphs of decode steps, per request of the largest.
-        base_bytes: 512 MiB plus 128 MiB per tensor-parallel GPU.
-        least_bytes: 10 GiB on GPUs of more than 60 GiB; 0 on smaller ones.
+        chunk_token_bytes: Bytes of activations per token of a prefill chunk.
+        captured_request_bytes: Bytes of graphs of decode steps, per request of the largest.
+        base_bytes: Fixed bytes of the reserve: 512 MiB plus 128 MiB per tensor-parallel GPU.
+        least_bytes: Fewest bytes of the reserve: 10 GiB on GPUs of more than 60 GiB; 0 on smaller ones.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)

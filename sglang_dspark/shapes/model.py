@@ -28,6 +28,10 @@ class ModelShape(Stored):
 
     Attributes:
         layers: Decoder layers.
+        hidden: Width of the hidden state.
+        vocab: Tokens of the vocabulary.
+        attention: Token mixers of the layers.
+        feed_forward: Feed-forward parts of the layers.
         head_bytes_per_weight: Bytes per weight of the embedding and the LM head.
         tied: Embedding and LM head are one matrix.
         streams: Residual streams (4 with DeepSeek-V4's hyper-connections).

@@ -41,11 +41,14 @@ class Roofline(BaseModel):
         tp: Tensor-parallel GPUs.
         model: The target, or the name of a known one.
         draft: Its draft model, or the name of a known target; None without speculation, where drafting takes no time.
-        bandwidth_efficiency, flops_efficiency, layer_s, eager_layer_s: See :class:`Efficiencies`; None selects the
-            value of this kind of model.
+        bandwidth_efficiency: Reached share of memory and fabric bandwidth; if None, that of this kind of model.
+        flops_efficiency: Reached share of the dense rates; if None, that of this kind of model.
+        layer_s: Seconds of one captured layer in addition to its work: kernel starts and tails; if None, those of this
+            kind of model.
+        eager_layer_s: Seconds of host time to launch one layer eagerly, a lower bound of eager steps; likewise.
         activation_passes: Number of times that a layer reads or writes its hidden state.
-        allreduce_s: Latency of one of the two all-reduces of a layer.
-        markov_s: Latency of one step of the serial Markov head, one per drafted position.
+        allreduce_s: Latency in seconds of one of the two all-reduces of a layer.
+        markov_s: Latency in seconds of one step of the serial Markov head, one per drafted position.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -61,7 +64,7 @@ class Roofline(BaseModel):
     allreduce_s: Seconds = 10e-6
     markov_s: Seconds = 50e-6
 
-    @field_validator("model", "draft", mode="before")
+    @field_validator("model", "draft", mode="before", json_schema_input_type=ModelShape | DraftShape | str | None)
     @classmethod
     def _by_name(cls, value: Any, info: ValidationInfo) -> Any:
         if not isinstance(value, str):

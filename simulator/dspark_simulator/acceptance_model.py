@@ -67,7 +67,17 @@ Factor = Annotated[float, Field(gt=0.0, le=100.0)]
 
 
 class Domain(BaseModel):
-    """Latent quality of a kind of text, in logits; ``offsets`` has one value for each draft position."""
+    """Latent quality of a kind of text, in logits.
+
+    Attributes:
+        mean: Mean quality in logits.
+        ability: Standard deviation between requests, in logits.
+        persistence: Standard deviation of the part that drifts along an output, in logits.
+        variation: Standard deviation between tokens, in logits.
+        knee: Quality in logits above which it grows ``stretch`` times as fast.
+        stretch: Factor on quality above ``knee``, for text that is almost determined.
+        offsets: Logits added at each draft position.
+    """
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
@@ -84,6 +94,16 @@ class AcceptanceModel(BaseModel):
     """A drafter for a target: its domains, its confidence head and the STS temperatures of the head.
 
     ``slope``, ``bias``, ``sts`` and every domain's ``offsets`` have one value for each draft position.
+
+    Attributes:
+        target: Model that verifies the drafts.
+        drafter: Name of the draft model.
+        source: Publication or file of the figures.
+        persistence_tokens: Output tokens between two draws of the quality that drifts along an output.
+        slope: Factor of the confidence head on the quality, by draft position.
+        bias: Logits that the confidence head adds, by draft position.
+        sts: Temperatures of sequential temperature scaling, factors that divide the head's logits, by draft position.
+        domains: Kinds of text by name.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)

@@ -38,8 +38,10 @@ class Live(BaseModel):
     """Distribution of truths around the belief: uniform and independent in all quantities.
 
     Attributes:
-        overhead_s, slope, draft_fixed: Lowest and highest value of the quantities of :class:`Truth`. ``draft_fixed``
-            matters to servers that draft another number of positions than the profile.
+        overhead_s: Lowest and highest additional seconds of a step.
+        slope: Lowest and highest factor on verify time.
+        draft_fixed: Lowest and highest share of one request's measured draft time that is independent of the drafted
+            positions; matters to servers that draft another number of positions than the profile.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -85,8 +87,8 @@ class Memory(BaseModel):
     """KV pool of a replica in tokens.
 
     Attributes:
-        kv_tokens: Pool with the drafter loaded, whose KV is accounted for.
-        kv_tokens_without_draft: Pool of the same server without speculation.
+        kv_tokens: Pool in tokens with the drafter loaded, whose KV is accounted for.
+        kv_tokens_without_draft: Pool in tokens of the same server without speculation.
         at: Server flags that the pools were stated for; if None, a scenario sets its server's.
         costs: Memory that flags take from the pool; if None, a scenario sets it from the model's shape where that is
             known. Without it the pools do not depend on flags.

@@ -15,6 +15,8 @@ from dspark_simulator.acceptance_model import AcceptanceModel, packaged
 from dspark_simulator.acceptance_model import load as load_acceptance
 from dspark_simulator.costs import Cost, CostModel, CostRecord, live, numeric
 from dspark_simulator.deployment import Live, Memory, Truth
+from dspark_simulator.documented_schema import DocumentedSchema
+from dspark_simulator.profile import Profile
 from dspark_simulator.profile import load as load_profile
 from dspark_simulator.router import RouterName
 from dspark_simulator.server import Server
@@ -40,7 +42,7 @@ class Run(BaseModel):
 
     Attributes:
         requests: Requests of all replicas together, warm-up included.
-        warmup_requests: The first of them, which load the server and are not measured.
+        warmup_requests: The first of the requests, which load the server and are not measured.
         drain: Send nothing after the measured requests and end the window with the last of them, like benchmark
             clients; otherwise later requests keep up the load.
         max_s: Simulated seconds after which a run stops.
@@ -75,6 +77,8 @@ class Scenario(BaseModel):
     """A deployment and its traffic.
 
     Attributes:
+        name: Name in artifacts, reports and files.
+        description: Sources and assumptions, for readers.
         model: Name in artifacts and reports: the Hugging Face id, or a name of one's own.
         model_path: Path or Hugging Face id that SGLang loads (``--model-path``); if None, that of a model known by
             name, or ``model`` where it is an id.
@@ -84,13 +88,20 @@ class Scenario(BaseModel):
             ``auto`` is that of the checkpoint.
         hardware: Name of the GPUs in artifacts and reports.
         gpus: GPUs of one replica.
-        drafter_gamma: Block length that the drafter was trained with; longer blocks would have lower acceptance.
+        replicas: Number of replicas that share the traffic.
+        router: Rule by which requests are routed to replicas.
+        drafter_gamma: Block length in drafts that the drafter was trained with; longer blocks would have lower
+            acceptance.
+        server: Flags of each replica's server.
         cost: Profiled step times; the belief of policies that need one.
+        memory: KV pool of a replica.
         live: Distribution of the difference between live and profiled step times.
         acceptance: Acceptance model of the drafter by domain; the paper's Qwen3-4B drafter if None.
         drafter_quality: Logits added to the quality of ``acceptance`` on every domain.
+        workload: Arrivals and classes of the requests of all replicas together.
         loads: Loads at which ``tune`` and ``bench`` compare policies: clients of a closed loop, or factors on the rate
             of an open loop.
+        run: Length of a simulation.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -355,8 +366,15 @@ def _packaged(name: Any, source: str) -> dict[str, Any]:
 
 
 def json_schema() -> dict[str, Any]:
-    """The published JSON schema of a scenario file."""
-    return Scenario.model_json_schema()
+    """The published JSON schema of a scenario file, with the fields that :func:`parse` adds to those of a scenario."""
+    schema = Scenario.model_json_schema(schema_generator=DocumentedSchema)
+    base = {"description": "Packaged scenario from which all absent fields are taken.", "enum": names()}
+    profile = {"description": "Path of a profile.json of `dspark calibrate`: the deployment.", "type": "string"}
+    schema["properties"] |= {"base": base, "profile": profile}
+    required = schema.pop("required")
+    measured = [name for name in required if name not in Profile.model_fields]
+    schema["anyOf"] = [{"required": ["base"]}, {"required": ["profile", *measured]}, {"required": required}]
+    return schema
 
 
 SeedSet = Literal["search", "select", "report"]

@@ -43,8 +43,8 @@ class Server(BaseModel):
         max_running_requests: ``--max-running-requests``; 48 by default under speculation, 1024 without it.
         max_queued_requests: ``--max-queued-requests``: the longest queue; SGLang. A request that finds it full is
             refused. No limit if None.
-        capture_requests: Largest captured batch (``--cuda-graph-max-bs-decode``); SGLang. 0 captures and pads nothing,
-            as on a CPU.
+        capture_requests: Requests of the largest captured batch (``--cuda-graph-max-bs-decode``); SGLang. 0 captures
+            and pads nothing, as on a CPU.
         cuda_graph_bs_decode: List of captured batches (``--cuda-graph-bs-decode``), in place of ``capture_requests``;
             SGLang.
         capture_tokens: Largest captured step in tokens (``max_cudagraph_capture_size``); vLLM.

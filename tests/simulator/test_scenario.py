@@ -223,7 +223,7 @@ def test_a_base_that_is_not_packaged_is_refused(base: str) -> None:
 
 
 def test_the_schema_knows_every_field() -> None:
-    assert set(json_schema()["properties"]) == set(Scenario.model_fields)
+    assert set(json_schema()["properties"]) == {*Scenario.model_fields, "base", "profile"}
 
 
 def test_truths_fill_their_range() -> None:

@@ -37,10 +37,16 @@ class CompressedLatent(Attention):
     Attributes:
         heads: Query heads.
         head_dim: Width of a head and of the latent.
+        q_lora_rank: Rank of the query projection.
+        o_lora_rank: Rank of the output projection in each group.
         o_groups: Groups of the low-rank output projection, each to ``o_lora_rank`` values.
-        index_heads: Heads of the index, ``index_dim`` wide; 0 without one.
-        row_bytes: One latent row.
-        index_row_bytes: One index row.
+        window: Tokens of the window.
+        ratio: Tokens of a compressed row; 0 without compression.
+        top_k: Rows that a query reads with an index.
+        index_heads: Heads of the index; 0 without one.
+        index_dim: Width of an index head.
+        row_bytes: Bytes of one latent row.
+        index_row_bytes: Bytes of one index row.
     """
 
     kind: Literal["csa"]

@@ -14,6 +14,10 @@ class GatedDelta(Recurrent):
     """A gated delta rule: each value head keeps a matrix of ``key_dim`` by ``value_dim``.
 
     Attributes:
+        key_heads: Key heads.
+        key_dim: Width of a key head.
+        value_heads: Value heads.
+        value_dim: Width of a value head.
         kernel: Width of the convolution in tokens.
     """
 

@@ -22,6 +22,8 @@ class GroupedQuery(Attention):
 
     Attributes:
         heads: Query heads.
+        kv_heads: Key and value heads.
+        head_dim: Width of a head.
         value_dim: Width of a value head; ``head_dim`` if None.
         window: Tokens that a query attends to; None for the whole context.
         gate: Outputs are multiplied by a projection of the same width.

@@ -14,6 +14,8 @@ class KimiDelta(Recurrent):
     """A delta rule with a gate for each channel: each head keeps a square matrix.
 
     Attributes:
+        heads: Number of heads.
+        head_dim: Width of a head.
         kernel: Width of the convolutions in tokens.
         full_rank_gate: The output gate is a single projection instead of two of rank ``head_dim``.
     """

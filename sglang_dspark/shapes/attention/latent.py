@@ -21,9 +21,14 @@ class Latent(Attention):
 
     Attributes:
         heads: Query heads.
-        q_lora_rank: None for a full query projection.
+        q_lora_rank: Rank of the query projection; None for a full one.
+        kv_lora_rank: Width of the latent.
+        nope_dim: Width of a query head without position.
+        rope_dim: Width of the key with a rotary position, which all heads share.
+        value_dim: Width of a value head.
         kv_bytes: Bytes of one stored latent element.
-        index_heads, index_dim: Heads and their width in the index of DeepSeek Sparse Attention; 0 without one.
+        index_heads: Heads of the index of DeepSeek Sparse Attention; 0 without one.
+        index_dim: Width of an index head.
         top_k: Latents that a query reads with an index.
         gate: Outputs are multiplied by a projection of the same width.
     """

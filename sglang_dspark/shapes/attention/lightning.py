@@ -11,7 +11,12 @@ from sglang_dspark.shapes.fields import Fields
 
 
 class Lightning(Recurrent):
-    """Linear attention with a decay and a gated output: each head keeps a square matrix."""
+    """Linear attention with a decay and a gated output: each head keeps a square matrix.
+
+    Attributes:
+        heads: Number of heads.
+        head_dim: Width of a head.
+    """
 
     kind: Literal["lightning"]
     heads: Count

@@ -14,6 +14,8 @@ class Mamba1(Recurrent):
     """A selective state space with a state of ``state`` values for each of ``width`` channels.
 
     Attributes:
+        width: Number of channels.
+        state: Width of the state of a channel.
         rank: Rank of the projection to step sizes.
         kernel: Width of the convolution in tokens.
     """

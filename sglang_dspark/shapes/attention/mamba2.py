@@ -14,8 +14,11 @@ class Mamba2(Recurrent):
     """A selective state space: each head keeps a matrix of ``head_dim`` by ``state``.
 
     Attributes:
+        heads: Number of heads.
+        head_dim: Width of a head.
         groups: Groups of heads that share their input and output matrices.
         kernel: Width of the convolution in tokens.
+        state: Width of the state of a channel.
     """
 
     kind: Literal["mamba2"]

@@ -11,7 +11,12 @@ from sglang_dspark.shapes.fields import Fields
 
 
 class ShortConv(Recurrent):
-    """A gated convolution over ``kernel`` tokens, as wide as the hidden state."""
+    """A gated convolution over ``kernel`` tokens, as wide as the hidden state.
+
+    Attributes:
+        width: Width of the hidden state.
+        kernel: Width of the convolution in tokens.
+    """
 
     kind: Literal["short_conv"]
     width: Count

@@ -34,7 +34,12 @@ _SAMPLES = GRID_POINTS - MAX_POINTS - 2
 
 
 class Overhead(BaseModel):
-    """Seconds of a step outside its kernels: per step, and per request of the step."""
+    """Seconds of a step outside its kernels: per step, and per request of the step.
+
+    Attributes:
+        overhead_s: Seconds per step.
+        request_s: Seconds per request of the step.
+    """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
     overhead_s: Seconds = 0.0
@@ -59,7 +64,7 @@ class CostModel(BaseModel, ABC):
 
     Attributes:
         overhead_s: Seconds of a step outside its kernels, on a server with speculation.
-        request_s: The same for each request of the step.
+        request_s: Seconds for each request of the step, likewise.
         plain: Both for a server without speculation; ``overhead_s`` and ``request_s`` if None.
         draft_novelty: Experts that a draft touches and its request's anchor does not, as a share of those that an
             unrelated token would touch. Adjacent tokens are routed to similar experts.
@@ -138,7 +143,12 @@ class CostModel(BaseModel, ABC):
 
 
 class TokenCurve(BaseModel):
-    """Measured seconds by tokens of a step."""
+    """Measured seconds by tokens of a step.
+
+    Attributes:
+        tokens: Sizes of the measured steps in tokens, increasing.
+        seconds: Seconds of a step of each size.
+    """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
     tokens: tuple[Count, ...] = Field(min_length=1)
@@ -162,7 +172,12 @@ class GridCurve(TokenCurve):
 
 
 class RequestCurve(BaseModel):
-    """Measured seconds by requests of a step."""
+    """Measured seconds by requests of a step.
+
+    Attributes:
+        requests: Sizes of the measured steps in requests, increasing.
+        seconds: Seconds of a step of each size.
+    """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
     requests: tuple[Count, ...] = Field(min_length=1)
@@ -183,7 +198,7 @@ class Experts(BaseModel):
     """Routed experts that live text reads and a profile with dummy tokens, all routed alike, did not.
 
     Attributes:
-        seconds: Time to read all of them.
+        seconds: Seconds to read all of them.
         share: Share of them that one token touches: active / routed experts.
     """
 
@@ -196,12 +211,12 @@ class MeasuredCost(CostModel):
     """A model from measured decode steps, plus the costs that a profile of decode steps does not contain.
 
     Attributes:
-        inject_s_per_token: Hidden-state capture and KV injection of one processed token.
-        context_s_per_token: Decode attention of one context token.
+        inject_s_per_token: Seconds of hidden-state capture and KV injection for one processed token.
+        context_s_per_token: Seconds of decode attention over one context token.
         profiled_context: Context tokens that each request held in the profile.
         draft_block: Positions drafted for each request in the profile; if None, a scenario sets it to its drafter's
             block.
-        prefill_context_s: Prefill attention of one new token over one context token.
+        prefill_context_s: Seconds of prefill attention of one new token over one context token.
         experts: Expert reads that are missing from the profile of a mixture of experts.
         prefill: Prefill time by new tokens. Without it, a chunk costs the same as a verify step of as many tokens:
             captured up to the largest captured measurement, eager beyond it.

@@ -13,7 +13,12 @@ Name = Annotated[str, Field(min_length=1)]
 
 
 class Slo(Described):
-    """Service level that a request must meet to count as goodput: upper bounds in seconds."""
+    """Service level that a request must meet to count as goodput: upper bounds in seconds.
+
+    Attributes:
+        ttft_s: Longest time to the first token, in seconds.
+        tpot_s: Longest mean time per output token after the first, in seconds.
+    """
 
     ttft_s: Positive
     tpot_s: Positive

@@ -50,6 +50,10 @@ class Workload(Described):
 
     All fields of a request except its arrival are pure functions of (seed, id), and arrivals are running sums of gaps
     that are. A stream with another rate or number of clients therefore has the same requests.
+
+    Attributes:
+        arrivals: When requests arrive.
+        classes: Classes of requests, which differ in lengths, domain and service level.
     """
 
     arrivals: Arrivals

@@ -15,7 +15,11 @@ from dspark_simulator.workloads.sampling import FloatArray
 
 
 class Closed(ArrivalProcess):
-    """A closed loop: each client sends its next request when its previous one ends; requests have no arrival time."""
+    """A closed loop: each client sends its next request when its previous one ends; requests have no arrival time.
+
+    Attributes:
+        clients: Number of clients, of all replicas together.
+    """
 
     kind: Literal["closed"] = "closed"
     clients: Annotated[int, Field(ge=1)]

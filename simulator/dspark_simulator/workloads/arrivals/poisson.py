@@ -16,7 +16,11 @@ from sglang_dspark.jit import njit
 
 
 class Poisson(ArrivalProcess):
-    """Exponential gaps at a constant rate."""
+    """Exponential gaps at a constant rate.
+
+    Attributes:
+        rate_per_s: Mean requests per second.
+    """
 
     splits_at_random: ClassVar[bool] = True
     kind: Literal["poisson"] = "poisson"

@@ -22,7 +22,8 @@ class Varying(ArrivalProcess):
     """A Poisson process with a rate that is linear between points and repeats after the last one.
 
     Attributes:
-        points: ``[time_s, rate_per_s]`` pairs. Times start at 0 and increase; the last one is the period.
+        points: Pairs of a time in seconds and a rate in requests per second. Times start at 0 and
+            increase; the last one is the period.
     """
 
     splits_at_random: ClassVar[bool] = True

@@ -31,7 +31,12 @@ class LengthDistribution(Described):
 
 
 class Bounded(LengthDistribution):
-    """A distribution of lengths from ``min`` to ``max`` tokens, both included."""
+    """A distribution of lengths from ``min`` to ``max`` tokens, both included.
+
+    Attributes:
+        min: Shortest length in tokens.
+        max: Longest length in tokens.
+    """
 
     min: Tokens = 1
     max: Tokens

@@ -13,7 +13,11 @@ from dspark_simulator.workloads.sampling import FloatArray, IntArray
 
 
 class Empirical(LengthDistribution):
-    """Each of the listed lengths equally likely; a repeated one counts as often as it is listed."""
+    """Each of the listed lengths equally likely; a repeated one counts as often as it is listed.
+
+    Attributes:
+        values: Lengths in tokens.
+    """
 
     kind: Literal["empirical"] = "empirical"
     values: tuple[Tokens, ...] = Field(min_length=1)

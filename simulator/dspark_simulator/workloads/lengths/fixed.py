@@ -12,7 +12,11 @@ from dspark_simulator.workloads.sampling import FloatArray, IntArray
 
 
 class Fixed(LengthDistribution):
-    """The same length for every request."""
+    """The same length for every request.
+
+    Attributes:
+        tokens: Length in tokens.
+    """
 
     kind: Literal["fixed"] = "fixed"
     tokens: Tokens

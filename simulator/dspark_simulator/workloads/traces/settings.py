@@ -24,7 +24,7 @@ class TraceSettings(Described):
         delimiter: What separates the fields of a text table; by default the content decides.
         time_unit: Unit of arrival times that are numbers; by default their magnitude decides.
         class_of: YAML file of rules that give each request its class.
-        rate_per_s: Arrivals of a file without arrival times: Poisson at this rate, in the order of the file.
+        rate_per_s: Requests per second of a file without arrival times: Poisson arrivals in the order of the file.
         tokenizer: Hugging Face name or folder of the tokenizer that counts the tokens of a file of texts.
         chars_per_token: Characters of a token, by which the lengths of texts are estimated instead.
         block_tokens: Tokens of a block of prefix hashes; by default those of the format.
