@@ -307,6 +307,13 @@ def cpu_hooks() -> tuple[Hook, ...]:
             (),
             "bf16 only: norm and rope are one Triton kernel there",
         ),
+        Hook(
+            "torch.nn.functional.linear",
+            "around",
+            patches.linear,
+            (),
+            "bf16 only: slow on a CPU that has no instructions for it",
+        ),
     )
 
 

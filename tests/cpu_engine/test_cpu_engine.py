@@ -19,7 +19,7 @@ import pytest
 import torch
 from scipy import stats
 
-from sglang_dspark.cpu_engine import early, sampling, torchvision_stand_in
+from sglang_dspark.cpu_engine import early, patches, sampling, torchvision_stand_in
 
 if importlib.util.find_spec("sglang") is None:
     pytest.skip("sglang is not installed", allow_module_level=True)
@@ -197,6 +197,24 @@ def test_what_attention_does_not_do_is_refused(attention: ModuleType) -> None:
     batch = step.batch("TARGET_VERIFY", SimpleNamespace(draft_token_num=3, ragged_verify_layout=None))
     with pytest.raises(NotImplementedError, match="sliding window"):
         step.run(batch, step.layer(bidirectional=True, window=2))
+
+
+# --- Products in bfloat16 ---
+
+
+@pytest.mark.parametrize("biased", [False, True])
+def test_products_in_bfloat16_are_exact_up_to_one_rounding(biased: bool) -> None:
+    generator = torch.Generator().manual_seed(7)
+    x, weight, bias = (torch.randn(shape, generator=generator).bfloat16() for shape in ((3, 5, 64), (16, 64), (16,)))
+    made = patches.linear(torch.nn.functional.linear, x, weight, bias if biased else None)
+    exact = x.double() @ weight.double().T + (bias.double() if biased else 0.0)
+    assert made.dtype == torch.bfloat16
+    torch.testing.assert_close(made.double(), exact, rtol=2**-8, atol=1e-5)
+
+
+def test_products_of_other_precisions_are_pytorchs() -> None:
+    x, weight = torch.randn(3, 4), torch.randn(5, 4)
+    assert patches.linear(lambda *arguments: arguments, x, weight) == (x, weight, None)
 
 
 # --- Sampling ---

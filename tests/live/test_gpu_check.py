@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +13,10 @@ import pytest
 
 from dspark_simulator.scenario import load
 from dspark_tuning.cli.saturated import pairs
-from sglang_dspark.gpu_check import cost, engine
+from sglang_dspark.gpu_check import cost, engine, stage
 from sglang_dspark.gpu_check.stage import Stage
+from sglang_dspark.local_server.process import ServerProcess
+from tests.live import servers
 
 BUDGET_S = 1000.0
 PLAIN = (24, 2)
@@ -26,6 +29,11 @@ def results(folder: Path, name: str) -> dict[str, Any]:
     assert not bad, json.dumps(bad, indent=1)
     assert content["device"] == "cpu rehearsal"
     return content
+
+
+@pytest.fixture(autouse=True)
+def forked(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(stage, "ServerProcess", partial(ServerProcess, launcher=servers.FORKED))
 
 
 @pytest.mark.xdist_group("overlap")

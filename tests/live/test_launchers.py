@@ -15,6 +15,7 @@ from sglang_dspark.demo import DRAFT, TARGET
 from sglang_dspark.local_server.policies import artifact
 from sglang_dspark.local_server.process import DSPARK, ENVIRONMENT, FLAGS, ServerProcess
 from sglang_dspark.policy.artifact import save
+from tests.live import servers
 
 pytestmark = pytest.mark.xdist_group("overlap")
 
@@ -184,7 +185,7 @@ def test_a_server_that_verifies_whole_blocks_takes_a_policy_and_says_what_is_not
     save(artifact("fixed").model_copy(update={"serve": "plain", "advice": "Serve without speculation."}), path)
     log = tmp_path / "server.log"
     flags = {**DSPARK, "--speculative-dspark-policy": str(path)}
-    with ServerProcess(log, flags, {"SGLANG_RAGGED_VERIFY_MODE": "static"}) as server:
+    with ServerProcess(log, flags, {"SGLANG_RAGGED_VERIFY_MODE": "static"}, servers.FORKED) as server:
         made = server.post("/generate", {"input_ids": [5, 6, 7], "sampling_params": {"max_new_tokens": 8}})
         state = server.state()
     assert made["meta_info"]["completion_tokens"] == 8

@@ -23,7 +23,7 @@ def answers(folder: Path, kernels: str, **environment: str) -> tuple[list[Any], 
     flags = {**servers.FLAGS, **DSPARK, "--tp": "2", "--speculative-dspark-kernels": kernels}
     turns = [(prompt, how, sampling) for prompt in range(PROMPTS) for how, sampling in enumerate(SAMPLING)]
     with ServerProcess(
-        folder / "server.log", {**flags, "--disable-overlap-schedule": ""}, {**RANKS, **environment}
+        folder / "server.log", {**flags, "--disable-overlap-schedule": ""}, {**RANKS, **environment}, servers.FORKED
     ) as server:
         answers = servers.answers_in_order(server, turns, TOKENS)
     return answers, server.log.read_text(errors="replace")

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import math
+import pickle
 from collections.abc import Callable
+from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +29,7 @@ from dspark_simulator.scenario import load as packaged
 from dspark_simulator.server import Server
 from dspark_simulator.simulation import Arm, simulate
 from dspark_simulator.workloads import Workload
-from dspark_tuning.planning import Planned, Question, load, plan, tuned
+from dspark_tuning.planning import Planned, Question, attainment, load, plan, tuned
 from dspark_tuning.planning.attainment import Attained, attain, measure, share_of
 from dspark_tuning.planning.bound import bound, mean_tokens
 from dspark_tuning.planning.capacity import Capacity, Sized, size
@@ -82,6 +84,25 @@ B300 = {"scenario": "b300-v4flash", "price_per_gpu_hour": 5.0}
 def cache(tmp_path_factory: pytest.TempPathFactory) -> Any:
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("DSPARK_PLAN_CACHE", str(tmp_path_factory.mktemp("plans")))
+        yield
+
+
+@pytest.fixture(scope="module", autouse=True)
+def simulated_once() -> Any:
+    """Simulate equal traffic once: a command simulates what the plan of the fixture has, which takes minutes."""
+    rows: dict[bytes, list[dict[str, Any]]] = {}
+    original = attainment._measure
+
+    def remember(part: Scenario, arm: Arm, seeds: Any, truths: Any, pool: Any) -> list[dict[str, Any]]:
+        if pool is not None:
+            return original(part, arm, seeds, truths, pool)
+        asked = pickle.dumps((part, arm, list(seeds), list(truths)))
+        if asked not in rows:
+            rows[asked] = original(part, arm, seeds, truths, None)
+        return deepcopy(rows[asked])
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(attainment, "_measure", remember)
         yield
 
 
