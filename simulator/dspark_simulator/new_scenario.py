@@ -63,7 +63,7 @@ class Traffic(BaseModel):
         else:
             arrivals = Closed(kind="closed", clients=CLIENTS[-1])
         slo = Slo(ttft_s=self.ttft_s, tpot_s=self.tpot_s)
-        names = arrivals.class_names() or ("all",)
+        names = arrivals.class_names() or ("default",)
         classes = tuple(RequestClass(name=name, domain=self.domain, slo=slo, **lengths) for name in names)
         return Workload(arrivals=arrivals, classes=classes)
 

@@ -371,6 +371,12 @@ def test_bad_changes_are_refused(tmp_path: Path) -> None:
         steady.with_clients(0)
     with pytest.raises(InputError, match="closed loop"):
         steady.with_clients(2).scaled(2.0)
-    replay = Workload(arrivals=Trace(path=written(tmp_path, TINY)), classes=(a_class(prompt=None),))
-    with pytest.raises(InputError, match="'chat' has no prompt"):
-        replay.with_clients(2)
+
+
+def test_a_trace_in_a_closed_loop_keeps_its_lengths(tmp_path: Path) -> None:
+    replay = Workload(arrivals=Trace(path=written(tmp_path, TINY)), classes=(a_class(prompt=None, output=None),))
+    whole, closed = (next(one.chunks(0, 2000)) for one in (replay, replay.with_clients(2)))
+    for field in ("prompt", "output"):
+        assert set(closed[field]) == set(whole[field])
+        assert closed[field].mean() == pytest.approx(whole[field].mean(), rel=0.05)
+    assert a_class(prompt=None).slo == replay.with_own_lengths()[0].slo

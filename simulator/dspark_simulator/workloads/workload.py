@@ -6,7 +6,7 @@ import math
 from collections import Counter
 from collections.abc import Iterator
 from itertools import count
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,11 +14,14 @@ from pydantic import Field, field_validator, model_validator
 
 from dspark_simulator.draws import OUTPUT, PREFIX, PROMPT, SLO_CLASS
 from dspark_simulator.workloads.arrivals import Arrivals
-from dspark_simulator.workloads.lengths import LengthDistribution
+from dspark_simulator.workloads.lengths import Empirical, LengthDistribution
 from dspark_simulator.workloads.model import Described
 from dspark_simulator.workloads.request_class import RequestClass
 from dspark_simulator.workloads.sampling import FloatArray, IntArray, uniforms
 from sglang_dspark.errors import InputError, validated
+
+# Requests of a trace that stand for all of its lengths.
+SAMPLE: Final = 2048
 
 
 class Request(NamedTuple):
@@ -137,14 +140,35 @@ class Workload(Described):
         return self.with_rate(rate_per_s * rate_factor)
 
     def with_clients(self, clients: int) -> Workload:
-        """The same requests sent by ``clients`` clients in a closed loop.
+        """The same requests sent by ``clients`` clients in a closed loop; those of a trace as its own classes.
 
         Raises:
-            InputError: The number is not positive, or the lengths come from a trace and the classes have none.
+            InputError: The number is not positive.
         """
-        return validated(
-            Workload, {"arrivals": {"kind": "closed", "clients": clients}, "classes": self.classes}, "workload"
-        )
+        classes = self.with_own_lengths()
+        return validated(Workload, {"arrivals": {"kind": "closed", "clients": clients}, "classes": classes}, "workload")
+
+    def with_own_lengths(self) -> tuple[RequestClass, ...]:
+        """The classes with lengths.
+
+        Those of a trace get the lengths, shares and prefix hits of its first requests, each prompt and each output as
+        often as it occurs there. A class without a request among them is left out.
+        """
+        if not self.arrivals.has_lengths:
+            return self.classes
+        rows = next(self.chunks(seed=0, size=SAMPLE))
+        classes = []
+        for index, spec in enumerate(self.classes):
+            own = rows[rows["slo_class"] == index]
+            if len(own):
+                update = {
+                    "share": float(len(own)),
+                    "prompt": Empirical(values=tuple(own["prompt"].tolist())),
+                    "output": Empirical(values=tuple(own["output"].tolist())),
+                    "cached_prefix": float(own["cached"].sum() / own["prompt"].sum()),
+                }
+                classes.append(spec.model_copy(update=update))
+        return tuple(classes)
 
     def _rows(self, seed: int, first: int, arrival_s: FloatArray) -> NDArray[np.void]:
         size = len(arrival_s)

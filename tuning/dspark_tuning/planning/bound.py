@@ -69,10 +69,10 @@ def bound(scenario: Scenario, arm: Arm, attained: Attained) -> Bound:
 
 
 def _context(scenario: Scenario) -> float:
-    """Mean context of a running request in tokens, with half of its output; 0 if the lengths are those of a trace."""
+    """Mean context of a running request in tokens, with half of its output."""
     contexts = [
         (klass.share, mean_tokens(klass.prompt) + mean_tokens(klass.output) / 2)
-        for klass in scenario.workload.classes
+        for klass in scenario.workload.with_own_lengths()
         if klass.prompt is not None and klass.output is not None
     ]
     return sum(share * tokens for share, tokens in contexts) / sum(share for share, _ in contexts) if contexts else 0.0

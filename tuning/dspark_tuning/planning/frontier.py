@@ -8,8 +8,6 @@ from typing import Final, NamedTuple
 
 from dspark_simulator.scenario import Run, Scenario, seeds
 from dspark_simulator.simulation import Arm
-from dspark_simulator.workloads import Workload
-from dspark_simulator.workloads.arrivals import Closed
 from dspark_tuning.search.evaluation import Cell, evaluate
 
 CLIENTS: Final = (1, 4, 16, 64, 128, 256, 512)
@@ -38,7 +36,7 @@ def frontier(modes: Mapping[str, tuple[Scenario, Arm]], seed: int, pool: Executo
     for name, (scenario, arm) in modes.items():
         closed = scenario.model_copy(
             update={
-                "workload": Workload(arrivals=Closed(clients=1), classes=scenario.workload.classes),
+                "workload": scenario.workload.with_clients(1),
                 "replicas": 1,
                 "run": Run(),
             }

@@ -286,10 +286,7 @@ def _check_possible(question: Question, deployed: list[Deployment], work: _Work)
 
 def _alone(scenario: Scenario, klass: str, arm: Arm, seed: int) -> dict[str, Any]:
     """Serve one request at a time, of one class, with every shared prefix cached: the fastest case."""
-    classes = tuple(one for one in scenario.workload.classes if one.name == klass)
-    if any(one.prompt is None or one.output is None for one in classes):
-        run = Run(requests=ALONE_REQUESTS, warmup_requests=1)
-        return measure(scenario.model_copy(update={"run": run}), arm, seed, scenario.live.draw(seed))
+    classes = (one for one in scenario.workload.with_own_lengths() if one.name == klass)
     warm = tuple(one.model_copy(update={"prefixes": 0}) for one in classes)
     workload = Workload(arrivals=Closed(clients=1), classes=warm)
     run = Run(requests=ALONE_REQUESTS, warmup_requests=1, drain=True)
