@@ -74,7 +74,11 @@ def known(name: str, kv_dtype: KvDtype = "auto") -> Known | None:
     usual_owner, release = found.id.split("/")
     if short.casefold() == entry.casefold() and (found.bundled or not owner):
         short = release
-    return found._replace(id=f"{owner or usual_owner}/{_spelled(short, entry)}")
+    spelled = _spelled(short, entry)
+    if spelled not in (entry, release):
+        # Releases of one shape differ in it: Qwen3-30B-A3B has 40,960 tokens, its releases of 2507 have 262,144.
+        found = found._replace(model=found.model.model_copy(update={"context_length": None}))
+    return found._replace(id=f"{owner or usual_owner}/{spelled}")
 
 
 def names() -> tuple[str, ...]:

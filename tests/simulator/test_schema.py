@@ -21,8 +21,9 @@ UNITS = (
 )
 
 
-def fields() -> Iterator[tuple[str, dict[str, Any]]]:
-    for owner, definition in [("Scenario", SCHEMA), *SCHEMA["$defs"].items()]:
+def fields(schema: dict[str, Any] = SCHEMA) -> Iterator[tuple[str, dict[str, Any]]]:
+    """The fields of a schema and its definitions."""
+    for owner, definition in [(schema["title"], schema), *schema["$defs"].items()]:
         for name, field in definition.get("properties", {}).items():
             yield f"{owner}.{name}", field
 

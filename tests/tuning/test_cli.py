@@ -18,6 +18,7 @@ import optuna
 import pandas as pd
 import pytest
 import yaml
+from jsonschema import Draft202012Validator  # type: ignore[import-untyped]
 from optuna.storages import JournalStorage
 from optuna.storages.journal import JournalFileBackend
 
@@ -38,6 +39,7 @@ from sglang_dspark.policy.artifact import Artifact
 from sglang_dspark.policy.belief import sps_json
 from tests.policy.test_artifact import ARTIFACT
 from tests.published_data import published
+from tests.simulator.test_schema import fields
 from tests.tuning.command import Ran, dspark
 from tests.tuning.interrupted_lock import interrupt_lock
 from tests.tuning.report_page import Page, check_nothing_is_loaded, check_readable
@@ -454,6 +456,14 @@ def test_the_simulator_bench_has_every_figure() -> None:
     assert found["cases"]["full"]["mean_batch"] == pytest.approx(256, rel=0.05)
     assert found["decision_us"]["256"].keys() == {"none", "fixed", "static", "greedy", "argmax", "threshold"}
     assert 0 < found["help_s"] < found["first_result_s"]
+
+
+def test_the_schema_of_a_plan_describes_every_field() -> None:
+    schema = dspark("plan", "--schema").json()
+    assert [name for name, field in fields(schema) if not field.get("description")] == []
+    content = yaml.safe_load(dspark("plan", "--show").out)
+    assert [error.message for error in Draft202012Validator(schema).iter_errors(content)] == []
+    assert not Draft202012Validator(schema).is_valid(content | {"attainmnt": 0.9})
 
 
 def test_a_run_says_what_its_figures_rest_on() -> None:

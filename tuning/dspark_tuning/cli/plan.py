@@ -69,6 +69,7 @@ def plan(
         typer.Option("--out", metavar="DIR", help="Write plan.json, policy.json, launch.sh and report.html there."),
     ] = None,
     show: Annotated[bool, typer.Option("--show", help="Print the plan's file and stop.")] = False,
+    schema: Annotated[bool, typer.Option("--schema", help="Print the JSON schema of plan files and stop.")] = False,
     as_json: Json = False,
 ) -> None:
     """Find the fewest GPUs that serve a traffic within its SLOs, and the effect of changes.
@@ -77,8 +78,11 @@ def plan(
     """
     from dspark_tuning import planning
     from dspark_tuning.planning.deployments import deployment
-    from dspark_tuning.planning.question import text
+    from dspark_tuning.planning.question import json_schema, text
 
+    if schema:
+        print_json(json_schema())
+        return
     if show:
         print(text(question or DEFAULT), end="")
         return

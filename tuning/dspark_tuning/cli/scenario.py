@@ -54,6 +54,7 @@ def new_file(
     if not options.given:
         raise InputError("model: missing; give --model or --config, with --gpu")
     scenario = new(options, trace, domain)
+    warn(scenario, scenario.name)
     say_what_was_read(scenario.workload)
     text = to_yaml(scenario)
     if out is not None:

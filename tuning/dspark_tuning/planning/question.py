@@ -9,6 +9,7 @@ from typing import Annotated, Any, Self
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from dspark_simulator import scenario as scenarios
+from dspark_simulator.documented_schema import DocumentedSchema
 from dspark_simulator.model_on_gpus import ModelOnGpus
 from dspark_simulator.new_scenario import Traffic, new_scenario
 from dspark_simulator.router import RouterName
@@ -53,10 +54,13 @@ class Question(BaseModel):
     """Traffic, service levels and candidate deployments.
 
     Attributes:
+        name: Name in reports.
+        description: Sources and assumptions, for readers.
         workload: An open loop; its rate is the traffic of all replicas together.
         attainment: Required SLO attainment of each class.
         confidence: Confidence of the one-sided bound of the attainment over replications.
         router: Routing of requests to replicas.
+        choices: Candidate deployments.
         what_if: Changes to evaluate, as ``rate=2x``.
     """
 
@@ -98,6 +102,11 @@ class Question(BaseModel):
     def rate_per_s(self) -> float:
         """Arrival rate of all replicas together."""
         return self.workload.rate_per_s
+
+
+def json_schema() -> dict[str, Any]:
+    """The published JSON schema of a plan's file."""
+    return Question.model_json_schema(schema_generator=DocumentedSchema)
 
 
 def names() -> list[str]:

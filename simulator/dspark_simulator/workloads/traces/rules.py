@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Annotated, Any, Self
 
 import numpy as np
-import yaml
 from numpy.typing import NDArray
 from pydantic import Field, model_validator
 
@@ -15,6 +14,7 @@ from dspark_simulator.workloads.model import Described
 from dspark_simulator.workloads.traces.base import Batch
 from dspark_simulator.workloads.traces.values import BoolArray
 from sglang_dspark.errors import InputError, validated
+from sglang_dspark.parsing import parse_yaml
 
 _COMPARISON = re.compile(r"\s*(<=|>=|<|>)\s*([-+.\deE_]+)\s*")
 _OPERATIONS: dict[str, Any] = {"<": np.less, "<=": np.less_equal, ">": np.greater, ">=": np.greater_equal}
@@ -74,10 +74,10 @@ def read_rules(path: Path) -> Rules:
         InputError: Not readable, or a field is wrong.
     """
     try:
-        content = yaml.safe_load(path.read_text())
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        text = path.read_text()
+    except (OSError, UnicodeDecodeError) as error:
         raise InputError(f"{path}: cannot be read ({error}); give a YAML file of class rules") from error
-    return validated(Rules, content, path)
+    return validated(Rules, parse_yaml(text, path), path)
 
 
 def _values(batch: Batch, column: str) -> NDArray[Any]:
