@@ -10,7 +10,9 @@ from typing import Any, Final
 import yaml
 from pydantic import BaseModel
 
+from dspark_simulator.costs import CostModel
 from dspark_simulator.deployment import Live, Memory
+from dspark_simulator.documented_schema import attributes
 from dspark_simulator.scenario import Run, Scenario
 from dspark_simulator.server import Server
 from dspark_simulator.workloads import RequestClass, Workload
@@ -19,7 +21,7 @@ _WIDTH: Final = 118
 # Fields by which a file chooses between models.
 _TAGS: Final = ("kind", "family")
 # Parts whose fields get a line and a comment each.
-_EXPANDED: Final = (Server, Memory, Live, Workload, RequestClass, Run)
+_EXPANDED: Final = (CostModel, Server, Memory, Live, Workload, RequestClass, Run)
 
 
 def to_yaml(scenario: Scenario) -> str:
@@ -33,11 +35,12 @@ def to_yaml(scenario: Scenario) -> str:
 
 def _lines(model: BaseModel, indent: str, described: set[tuple[type, str]]) -> Iterator[str]:
     kind = type(model)
-    for name, field in kind.model_fields.items():
+    texts = attributes(kind)
+    for name in _fields(model):
         value = getattr(model, name)
-        if field.description and (kind, name) not in described:
+        if name in texts and (kind, name) not in described:
             described.add((kind, name))
-            yield from _wrapped(field.description, f"{indent}# ")
+            yield from _wrapped(texts[name], f"{indent}# ")
         if not _stated(model, name):
             if not isinstance(value, _EXPANDED):
                 yield f"{indent}# {_flow({name: _plain(value)})}"
@@ -80,6 +83,11 @@ def _flow(value: dict[str, Any]) -> str:
     return text.strip()[1:-1]
 
 
+def _fields(model: BaseModel) -> list[str]:
+    """Names of the fields, that of its kind first."""
+    return sorted(type(model).model_fields, key=lambda name: name not in _TAGS)
+
+
 def _stated(model: BaseModel, name: str) -> bool:
     return name in model.model_fields_set or name in _TAGS or type(model).model_fields[name].is_required()
 
@@ -87,8 +95,7 @@ def _stated(model: BaseModel, name: str) -> bool:
 def _plain(value: Any) -> Any:
     """Stated fields as YAML's own types."""
     if isinstance(value, BaseModel):
-        names = sorted(type(value).model_fields, key=lambda name: name not in _TAGS)
-        return {name: _plain(getattr(value, name)) for name in names if _stated(value, name)}
+        return {name: _plain(getattr(value, name)) for name in _fields(value) if _stated(value, name)}
     if isinstance(value, dict):
         return {name: _plain(each) for name, each in value.items()}
     if isinstance(value, (tuple, list)):

@@ -212,6 +212,11 @@ class TestFile:
         assert made.server.without_speculation().max_running_requests == 1024
         assert read.server.without_speculation() == made.server.without_speculation()
 
+    def test_every_part_is_explained(self) -> None:
+        lines = [line.strip() for line in to_yaml(new_scenario(on(), Traffic(rate=1))).splitlines()]
+        for field in ("gpus: 1", "gamma: 7", "tp: 1", "kv_tokens: 602555", "overhead_s: [0.0, 0.003]", "loads: [1.0]"):
+            assert lines[lines.index(field) - 1].startswith("# "), field
+
     def same(self, scenario: Scenario) -> None:
         text = to_yaml(scenario)
         assert max(map(len, text.splitlines())) < 200
