@@ -31,6 +31,7 @@ from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from dspark_simulator.draws import ABILITY, ACCEPT, PERSISTENCE, VARIATION, draw, normal, uniform
+from dspark_simulator.wrong_kind import check_kind
 from sglang_dspark.errors import InputError, did_you_mean, validated
 from sglang_dspark.jit import njit
 from sglang_dspark.parsing import parse_yaml
@@ -188,6 +189,7 @@ def load(path: str | Path) -> AcceptanceModel:
     Raises:
         InputError: The file cannot be read, or a field is missing, unknown or out of range.
     """
+    check_kind(Path(path), "acceptance")
     try:
         text = Path(path).read_text(encoding="utf-8")
     except OSError as error:

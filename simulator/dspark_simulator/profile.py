@@ -12,6 +12,7 @@ from dspark_simulator.acceptance_model import AcceptanceModel
 from dspark_simulator.costs import Cost
 from dspark_simulator.deployment import Live, Memory
 from dspark_simulator.server import Server
+from dspark_simulator.wrong_kind import check_kind
 from sglang_dspark.errors import InputError, validated
 from sglang_dspark.files import write_atomically
 from sglang_dspark.parsing import parse_json
@@ -62,6 +63,7 @@ def load(path: Path) -> Profile:
     Raises:
         InputError: Not readable, not JSON, another schema version, an unknown or a wrong field.
     """
+    check_kind(path, "profile")
     try:
         text = path.read_text(encoding="utf-8")
     except OSError as error:

@@ -22,6 +22,7 @@ from dspark_simulator.router import RouterName
 from dspark_simulator.server import Server
 from dspark_simulator.workloads import Trace, Workload
 from dspark_simulator.workloads.traces import AS_READ, TraceSettings
+from dspark_simulator.wrong_kind import check_kind
 from sglang_dspark.errors import InputError, did_you_mean, from_validation, validated
 from sglang_dspark.parsing import parse_yaml
 from sglang_dspark.policy import CostBelief
@@ -333,6 +334,7 @@ def load(source: str) -> Scenario:
     if not path.is_file():
         hint = did_you_mean(source, names())
         raise InputError(f"{source}: no such scenario or file; packaged are {', '.join(names())}{hint}")
+    check_kind(path, "scenario")
     try:
         text = path.read_text()
     except (OSError, UnicodeDecodeError) as error:

@@ -162,3 +162,39 @@ class TestOptions:
         assert ran.code == 0, ran.err
         checked = dspark("scenario", "check", "deep/s.yaml")
         assert checked.code == 0 and "t.csv: plain table; 2 requests" in checked.err
+
+
+STS = '{"temperatures": [1.5, 1.2], "dataset": "x", "num_samples": 9, "ece_before": [0.1, 0.1], "ece_after": [0, 0]}'
+WRONG_KINDS = {
+    "sts.json": STS,
+    "table.csv": "ts,in,out\n1,2,3\n",
+    "azure.csv": "TIMESTAMP,ContextTokens,GeneratedTokens\n1,2,3\n2,3,4\n",
+    "mooncake.jsonl": '{"timestamp": 0, "input_length": 6, "output_length": 5, "hash_ids": [0]}\n',
+    "config.json": '{"architectures": ["M"], "hidden_size": 8}',
+    "plan.yaml": "name: p\nworkload: {}\nchoices: []\n",
+}
+
+
+@pytest.mark.parametrize(
+    ("command", "file", "said"),
+    [
+        (["calibrate"], "azure.csv", ["a request trace (Azure table), not a recording", "`dspark trace describe`"]),
+        (["calibrate"], "mooncake.jsonl", ["a request trace (Mooncake JSON lines), not a recording"]),
+        (["calibrate"], "table.csv", ["a table of ts, in, out, not a recording", "if its columns are named"]),
+        (["calibrate"], "sts.json", ["confidence temperatures (STS)", "not a recording", "SGLang reads them"]),
+        (["simulate", "--acceptance"], "sts.json", ["confidence temperatures (STS)", "not an acceptance model"]),
+        (["simulate", "--acceptance"], "azure.csv", ["a request trace (Azure table), not an acceptance model"]),
+        (["simulate", "--profile"], "config.json", ["a model's config.json, not a profile", "`dspark scenario new`"]),
+        (["simulate", "--policy"], "sts.json", ["(STS)", "not a policy artifact"]),
+        (["simulate"], "plan.yaml", ["a plan, not a scenario; `dspark plan` takes it"]),
+        (["simulate"], "mooncake.jsonl", ["a request trace (Mooncake JSON lines), not a scenario", "as their trace"]),
+        (["simulate", "--trace"], "sts.json", ["(STS)", "not a request trace"]),
+        (["trace", "describe"], "config.json", ["a model's config.json, not a request trace"]),
+    ],
+)
+def test_a_file_of_another_kind_is_named(command: list[str], file: str, said: list[str]) -> None:
+    Path(file).write_text(WRONG_KINDS[file])
+    ran = dspark(*command, file)
+    assert ran.code == 2 and len(ran.err.splitlines()) == 1, ran.err
+    for part in (f"{file}: is ", *said):
+        assert part in ran.err

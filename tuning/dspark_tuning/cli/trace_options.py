@@ -128,9 +128,9 @@ def named(message: str) -> str:
     """A library's message with options in place of fields."""
     for field, (option, _, _) in _OPTIONS.items():
         if field in ("format", "columns", "delimiter", "tokenizer"):
-            message = re.sub(rf"(?<![\w-]){field}:", f"{option}:", message)
+            message = re.sub(rf"(?<![\w.-]){field}:", f"{option}:", message)
         else:
-            message = re.sub(rf"(?<![\w-]){field}\b", option, message)
+            message = re.sub(rf"(?<![\w.-]){field}\b", option, message)
     return re.sub(r"name a tokenizer", "give --tokenizer", message.replace("its columns, as", "its --columns, as"))
 
 

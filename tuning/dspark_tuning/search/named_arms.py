@@ -10,6 +10,7 @@ from pydantic import ValidationError
 from dspark_simulator.scenario import Scenario
 from dspark_simulator.server import Server
 from dspark_simulator.simulation import Arm
+from dspark_simulator.wrong_kind import check_kind
 from dspark_tuning.search import baselines, server_flags
 from sglang_dspark.errors import InputError, from_validation
 from sglang_dspark.policy import Argmax, Greedy
@@ -56,6 +57,7 @@ def tuned(path: Path, scenario: Scenario) -> Arm:
         InputError: Not an artifact, a flag that the simulated server does not support, or a policy for another drafter
             or other request classes.
     """
+    check_kind(path, "policy")
     artifact = load(path)
     if artifact.serve == "plain":
         return baselines.plain(scenario)

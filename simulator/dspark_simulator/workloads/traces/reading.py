@@ -12,6 +12,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from dspark_simulator.draws import ARRIVAL, draw, stream, uniform
+from dspark_simulator.file_kinds import check_fields
 from dspark_simulator.workloads.sampling import FloatArray
 from dspark_simulator.workloads.traces.base import Batch, TraceFormat
 from dspark_simulator.workloads.traces.formats import FORMATS
@@ -75,6 +76,7 @@ def chosen(source: Source, settings: TraceSettings) -> type[TraceFormat]:
     for member in FORMATS.values():
         if member.recognises(source.names, source.first):
             return member
+    check_fields(source.path, "trace")
     if not source.names:
         raise InputError(f"{source.path}: is empty; give a trace with a row for each request")
     for member in FORMATS.values():

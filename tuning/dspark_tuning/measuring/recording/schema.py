@@ -14,6 +14,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from dspark_simulator.wrong_kind import check_kind
 from sglang_dspark.errors import InputError, from_validation
 from sglang_dspark.serving.step_schema import RECORDING
 
@@ -174,6 +175,7 @@ def read(paths: Sequence[Path]) -> Record:
 
 
 def _read(path: Path) -> tuple[pa.Table, About]:
+    check_kind(path, "recording")
     try:
         with pq.ParquetFile(path) as file:
             text = (file.metadata.metadata or {}).get(KEY)
