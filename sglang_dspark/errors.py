@@ -105,9 +105,12 @@ def _lines(
     finding: Any, source: str | Path, content: object, model: type[BaseModel] | None, also: Sequence[str]
 ) -> Iterable[str]:
     cause = finding.get("ctx", {}).get("error")
-    if isinstance(cause, InputError):
-        return [line if line.startswith(str(source)) else f"{source}: {line}" for line in cause.lines]
     path = _path(finding["loc"], content)
+    if isinstance(cause, InputError):
+        # A validator names its field without the fields around it.
+        around = "".join(f"{part}." for part in path[:-1])
+        named = [f"{around}{line}" if path and line.startswith(f"{path[-1]}:") else line for line in cause.lines]
+        return [line if line.startswith(str(source)) else f"{source}: {line}" for line in named]
     kind, value, remedy = finding["type"], finding.get("input"), _remedy(finding["msg"])
     if kind == "union_tag_invalid":
         tag = finding["ctx"]["discriminator"].strip("'")

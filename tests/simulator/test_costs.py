@@ -651,7 +651,7 @@ BAD: list[tuple[dict[str, Any], str, str]] = [
     (
         {"kind": "roofline", "gpu": "H100", "model": "Qwen9"},
         "roofline.model: 'Qwen9'",
-        "give its shape, or one of Qwen3-4B",
+        "known are Qwen3-0.6B",
     ),
     (
         {"kind": "roofline", "gpu": "H100", "model": TINY, "bandwidth_efficiency": 1.5},
