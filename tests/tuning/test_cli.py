@@ -34,6 +34,7 @@ from dspark_tuning.search.launch_command import SPS_TABLE, STS
 from dspark_tuning.search.objectives import METRICS
 from dspark_tuning.search.search import STUDY
 from dspark_tuning.search.tune import Outcome
+from sglang_dspark.errors import InputError
 from sglang_dspark.policy import SpsAdditiveTable, Threshold
 from sglang_dspark.policy.artifact import Artifact
 from sglang_dspark.policy.belief import sps_json
@@ -456,6 +457,22 @@ def test_the_simulator_bench_has_every_figure() -> None:
     assert found["cases"]["full"]["mean_batch"] == pytest.approx(256, rel=0.05)
     assert found["decision_us"]["256"].keys() == {"none", "fixed", "static", "greedy", "argmax", "threshold"}
     assert 0 < found["help_s"] < found["first_result_s"]
+
+
+def test_a_plan_warns_of_its_traffic_on_each_deployment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def no_simulation(*arguments: Any) -> None:
+        raise InputError("nothing is simulated here")
+
+    monkeypatch.setattr("dspark_tuning.planning.stages", no_simulation)
+    content = yaml.safe_load(dspark("plan", "--show").out)
+    content["choices"] = content["choices"][:1]
+    content["workload"]["classes"][0]["slo"]["tpot_s"] = 30
+    file = tmp_path / "mine.yaml"
+    file.write_text(yaml.safe_dump(content))
+    warning, error = dspark("plan", file, "--workers", 1).err.splitlines()
+    assert warning.startswith(f"dspark: warning: {content['name']}: ")
+    assert "workload.classes.0.slo.tpot_s: 30: every request meets it" in warning
+    assert error == "dspark: error: nothing is simulated here"
 
 
 def test_the_schema_of_a_plan_describes_every_field() -> None:
