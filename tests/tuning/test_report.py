@@ -468,7 +468,7 @@ def test_report_names_the_scenario_or_holds_it(report: Page, read: Callable[[Out
     assert any("/scenario.yaml --objective" in code for code in report.codes)
     other = scenarios.load("b300-v4flash").model_copy(update={"gpus": 3})
     codes = read(outcome(scenario=other)).codes
-    (found,) = [code for code in codes if code.startswith("name:")]
+    (found,) = [code for code in codes if "\nname:" in code]
     assert scenarios.parse(found, "report", Path()) == other
     assert any("/scenario.yaml --objective" in code for code in codes)
 
