@@ -10,7 +10,7 @@ import json
 import lzma
 import sys
 import zipfile
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from types import SimpleNamespace
@@ -512,6 +512,14 @@ def test_hits_by_block(tmp_path: Path, requests: list[tuple[int, list[int]]], sc
     prompts, hashes = [lengths[k] for k in order], [requests[k][1] for k in order]
     assert rows.prompt.tolist() == prompts
     assert rows.cached is not None and rows.cached.tolist() == reference_hits(prompts, hashes, 16)
+
+
+@pytest.mark.parametrize("name", [str, lambda number: number + 2**63 + 2**62, lambda number: -number - 1])
+def test_hashes_of_any_kind(name: Callable[[int], Any], tmp_path: Path) -> None:
+    lines = [json.loads(line) for line in MOONCAKE.splitlines()]
+    lines = [line | {"hash_ids": [name(number) for number in line["hash_ids"]]} for line in lines]
+    rows = read(tmp_path / "t.jsonl", "\n".join(map(json.dumps, lines)))
+    assert rows.cached is not None and rows.cached.tolist() == [0, 512, 1024]
 
 
 def test_replicas_cache_the_blocks_they_served(tmp_path: Path) -> None:

@@ -13,6 +13,9 @@ from sglang_dspark.jit import njit
 
 Int32Array = NDArray[np.int32]
 
+# Hashes below are kept; others are numbered from here.
+_SMALL = 1 << 28
+
 
 class Blocks(NamedTuple):
     """Prefix hashes of the prompts of a trace.
@@ -82,6 +85,10 @@ class Growing:
         self._array[self._size : size] = values
         self._size = size
 
+    def held(self) -> NDArray[Any]:
+        """The values so far."""
+        return self._array[: self._size]
+
     def taken(self) -> NDArray[Any]:
         """The values; the object must not be used afterwards."""
         self._array.resize(self._size, refcheck=False)
@@ -93,35 +100,29 @@ class Hashes:
 
     def __init__(self) -> None:
         self._counts, self._ids = Growing(np.int32), Growing(np.int32)
-        self._numbers: dict[int, int] | None = None
+        self._numbers: dict[Any, int] | None = None
 
     def extend(self, column: pa.ChunkedArray, kept: NDArray[np.bool_]) -> None:
         for chunk in column.filter(pa.array(kept)).chunks:
             filled = chunk.fill_null([]) if chunk.null_count else chunk
             lengths = np.diff(filled.offsets.to_numpy())
             self._counts.extend(lengths)
-            ids = filled.flatten().to_numpy(zero_copy_only=False)
-            self._ids.extend(self._small(ids))
+            self._ids.extend(self._small(filled.flatten()))
 
     def taken(self, tokens: int) -> Blocks:
         first = np.concatenate(([0], np.cumsum(self._counts.taken(), dtype=np.int64)))
         return Blocks(first, self._ids.taken(), tokens)
 
-    def _small(self, ids: IntArray) -> NDArray[Any]:
-        """Hashes of 64 bits as numbers in order of appearance; small ones, as traces have them, as they are."""
+    def _small(self, hashes: pa.Array) -> NDArray[Any]:
+        """Small numbers, as traces have them, as they are; other hashes, also text, as numbers by appearance."""
         if self._numbers is None:
-            if not len(ids) or (ids.min() >= 0 and ids.max() < 1 << 28):
-                return ids
-            self._numbers = {int(number): int(number) for number in np.unique(self._ids._array[: self._ids._size])}
-            self._next = max(self._numbers, default=-1) + 1
-        out = np.empty(len(ids), np.int64)
-        for place, number in enumerate(ids.tolist()):
-            known = self._numbers.get(number)
-            if known is None:
-                known = self._numbers[number] = self._next
-                self._next += 1
-            out[place] = known
-        return out
+            ids = hashes.to_numpy(zero_copy_only=False)
+            if not len(ids) or (pa.types.is_integer(hashes.type) and ids.min() >= 0 and ids.max() < _SMALL):
+                small: NDArray[Any] = ids
+                return small
+            self._numbers = {int(number): int(number) for number in np.unique(self._ids.held())}
+        numbers = self._numbers
+        return np.array([numbers.setdefault(one, _SMALL + len(numbers)) for one in hashes.to_pylist()], np.int64)
 
 
 @njit(cache=True)

@@ -248,7 +248,8 @@ def _is_number(text: str) -> bool:
 
 
 def _ids(value: list[Any]) -> bool:
-    return all(isinstance(item, int) for item in value)
+    """Whether a list may be prefix hashes, which are numbers or short texts."""
+    return all(isinstance(item, int | str) for item in value)
 
 
 def _nested(record: Any, name: str) -> Any:
@@ -266,7 +267,9 @@ def _type(value: Any) -> pa.DataType:
     if isinstance(value, int | float):
         return pa.float64()
     if isinstance(value, list):
-        return pa.list_(pa.int64())
+        if any(isinstance(item, str) for item in value):
+            return pa.list_(pa.string())
+        return pa.list_(pa.uint64() if any(item >= 1 << 63 for item in value) else pa.int64())
     return pa.string()
 
 
