@@ -80,6 +80,9 @@ def test_the_end_of_a_prompt_is_evicted_before_its_start() -> None:
     assert held.hit(((a, 40), (b, 40), (c, 20))) == 40
     # Only leading blocks count.
     assert held.hit(((b, 40), (a, 40))) == 0
+    held = Prefixes(100)
+    assert held.use(((a, 40), (b, 40)), 0) == held.use(((d, 40),), 0) == 0
+    assert a in held and b not in held
 
 
 @pytest.mark.parametrize("seed", [0, 1, 77])
