@@ -79,6 +79,10 @@ class ModelShape(Stored):
         """Number of pairs of a token mixer and a feed-forward part; equals ``layers`` in most models."""
         return (sum(a.layers for a in self.attention) + sum(f.layers for f in self.feed_forward)) / 2
 
+    def splits(self, tp: int) -> bool:
+        """Whether ``tp`` GPUs can share its attention heads, as SGLang's classes require."""
+        return all(one.splits(tp) for one in self.attention)
+
     def dense_weights(self) -> Mapping[Stored, float]:
         """Weights of the layers that every step reads, by storage."""
         weights: dict[Stored, float] = {}

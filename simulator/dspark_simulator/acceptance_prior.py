@@ -10,6 +10,7 @@ from typing import Final, NamedTuple
 
 from dspark_simulator.acceptance_model import packaged
 from sglang_dspark.errors import InputError
+from sglang_dspark.shapes.known import known
 
 PRIORS: Final = "acceptance_priors.csv"
 # Of DeepSeek-V4-Flash no accepted length by data set is published: the quality that the published speed-ups of
@@ -29,10 +30,11 @@ class Prior(NamedTuple):
     because: str
 
 
-def prior(model: str, shares: Mapping[str, float]) -> Prior:
+def prior(model: str, shares: Mapping[str, float], *, own_draft: bool = False) -> Prior:
     """Prior of the DSpark drafter of a model.
 
     Args:
+        own_draft: The drafter is not the published one.
         model: Hugging Face id of the model, or its name.
         shares: Share of the requests by domain.
 
@@ -42,25 +44,26 @@ def prior(model: str, shares: Mapping[str, float]) -> Prior:
     for domain in shares:
         if domain not in packaged().domains:
             raise InputError(f"domain: {domain!r} is not known; use one of {', '.join(packaged().domains)}")
-    name = model.rpartition("/")[2].casefold()
+    shapes = known(model)
+    name = shapes.name if shapes is not None else model
     published = _published()
-    target = next((target for target, _ in published if name.startswith(target)), None)
-    if target is not None:
+    target = name.casefold()
+    if any(target == other for other, _ in published):
         total = sum(shares.values())
+        whose = "of another drafter of this model is assumed" if own_draft else "published for this model's drafter"
         logits = sum(share * published[target, domain].logits for domain, share in shares.items()) / total
         lengths = ", ".join(f"{published[target, domain].accepted_length:g} on {domain}" for domain in shares)
         return Prior(
             logits,
-            "Acceptance: that published for this model's drafter (arXiv 2607.05147, Table 1: accepted length "
-            f"{lengths}, block of 7).",
+            f"Acceptance: that {whose} (arXiv 2607.05147, Table 1: accepted length {lengths}, block of 7).",
         )
-    for known, logits in _BY_SPEED_UP.items():
-        if name.startswith(known.casefold()):
-            return Prior(
-                logits,
-                f"Acceptance: the paper's Qwen3-4B drafter, {-logits:g} logits worse, as published speed-ups of this "
-                "model imply.",
-            )
+    if name in _BY_SPEED_UP:
+        logits = _BY_SPEED_UP[name]
+        return Prior(
+            logits,
+            f"Acceptance: the paper's Qwen3-4B drafter, {-logits:g} logits worse, as published speed-ups of this "
+            "model imply.",
+        )
     return Prior(
         0.0, "Acceptance: none is published for this model, so that of the paper's Qwen3-4B drafter is assumed."
     )

@@ -17,9 +17,13 @@ from sglang_dspark.shapes import draft as drafts
 from sglang_dspark.shapes.config import KvDtype
 from sglang_dspark.shapes.gpus import GPUS, GpuName
 from sglang_dspark.shapes.known import Known, known, unknown
-from sglang_dspark.shapes.kv_pool import PoolFlags, kv_capacity_tokens, most_running
+from sglang_dspark.shapes.kv_pool import PoolFlags, default_flags, kv_capacity_tokens, most_running
 from sglang_dspark.shapes.model import DraftShape, ModelShape
 
+# What two configs of one model share, however they are stored.
+_SAME: Final = ("layers", "hidden", "vocab")
+# Share of the memory for weights and KV where none is stated.
+USUAL_MEM_FRACTION: Final = 0.85
 # Range of live steps around a roofline at the usual efficiencies.
 ROOFLINE_LIVE: Final = {"overhead_s": (0.0, 0.003), "slope": (0.85, 1.15)}
 
@@ -64,7 +68,7 @@ class ModelOnGpus(BaseModel):
     tp: Annotated[int, Field(ge=1, le=64)] = 1
     kv_cache_dtype: KvDtype = "auto"
     draft: DraftShape | Path | None = None
-    mem_fraction: Annotated[float, Field(gt=0, le=1)] = 0.85
+    mem_fraction: Annotated[float, Field(gt=0, lt=1)] = USUAL_MEM_FRACTION
 
     def checkpoints(self) -> Checkpoints:
         """The model and its draft.
@@ -77,6 +81,11 @@ class ModelOnGpus(BaseModel):
         if file is not None:
             model = hf_config.read(file, self.kv_cache_dtype)
             name, path = self._names(file)
+            if shapes is not None and any(getattr(model, one) != getattr(shapes.model, one) for one in _SAME):
+                raise InputError(
+                    f"config: {file} is not {self.model}, whose {', '.join(_SAME)} are "
+                    f"{', '.join(str(getattr(shapes.model, one)) for one in _SAME)}; give the model's own name or path"
+                )
         elif shapes is not None:
             name, path, model = shapes.id, shapes.id, shapes.model
         else:
@@ -87,6 +96,8 @@ class ModelOnGpus(BaseModel):
     def _config(self) -> Path | None:
         """The config.json that gives the shape; None for a model that is known by name alone."""
         inside = None if self.model is None else Path(self.model) / "config.json"
+        if self.config is not None and self.config.is_dir():
+            return self.config / "config.json"
         return self.config or (inside if inside is not None and inside.is_file() else None)
 
     def _names(self, file: Path) -> tuple[str, str | None]:
@@ -105,7 +116,8 @@ class ModelOnGpus(BaseModel):
             return None, self.draft, ()
         if self.draft is not None:
             own = drafts.read(self.draft, model, self.kv_cache_dtype)
-            return str(own.path.absolute()), own.shape, _notes(own.confidence_head, own.in_sglang, own.shape)
+            folder = str(own.path.absolute()) if any(own.path.glob("*.safetensors")) else None
+            return folder, own.shape, _notes(own.confidence_head, own.in_sglang, own.shape)
         bundled = None if file is None else drafts.bundled(file, model, self.kv_cache_dtype)
         if bundled is not None:
             return path, bundled.shape, _notes(bundled.confidence_head, bundled.in_sglang, bundled.shape)
@@ -131,18 +143,29 @@ class ModelOnGpus(BaseModel):
         assert self.gpu is not None
         found = self.checkpoints()
         block = min(found.draft.block, packaged().gamma)
-        server = {"gamma": block, **flags}
-        limit = most_running(GPUS[self.gpu], self.tp, self.mem_fraction, found.model, found.draft, block)
+        gpu = GPUS[self.gpu]
+        _check_split(found, self.tp)
+        usual = default_flags(gpu, self.tp)
+        server = {
+            "gamma": block,
+            "capture_requests": usual.captured_requests,
+            "chunked_prefill_size": usual.chunked_prefill_size,
+            **flags,
+        }
+        limit = most_running(gpu, self.tp, self.mem_fraction, found.model, found.draft, block)
+        description = self._description(found)
         if limit is not None and limit < Server.model_validate(server).max_running_requests:
             server["max_running_requests"] = max(1, limit)
+            description += f" At most {server['max_running_requests']} requests run: the states of more do not fit."
         pool = Server.model_validate(server).pool_flags()
         pools = memory(self.gpu, self.tp, self.mem_fraction, found.model, found.draft, pool, found.name)
         return {
-            "description": self._description(found),
+            "description": description,
             "model": found.name,
             "model_path": found.path,
             "draft_path": found.draft_path,
             "kv_cache_dtype": self.kv_cache_dtype,
+            "mem_fraction_static": self.mem_fraction if "mem_fraction" in self.model_fields_set else None,
             "hardware": f"{self.tp}x{self.gpu}" if self.tp > 1 else self.gpu,
             "gpus": self.tp,
             "drafter_gamma": block,
@@ -175,6 +198,13 @@ class ModelOnGpus(BaseModel):
         return " ".join(sentences)
 
 
+def _check_split(found: Checkpoints, tp: int) -> None:
+    """Refuse a tensor parallelism that the heads of the model do not allow."""
+    if not found.model.splits(tp):
+        allowed = ", ".join(str(n) for n in range(1, 65) if found.model.splits(n))
+        raise InputError(f"tp: {tp} does not divide the attention heads of {found.name}; give one of {allowed}")
+
+
 def memory(
     gpu: str, tp: int, fraction: float, model: ModelShape, draft: DraftShape, flags: PoolFlags, name: str
 ) -> Memory:
@@ -194,7 +224,7 @@ def memory(
     here = pools(tp)
     if here is None:
         needed = model.weight_bytes() + draft.weight_bytes(model)
-        fits = next((n for n in (2, 4, 8, 16, 32, 64) if n > tp and pools(n)), None)
+        fits = next((n for n in (2, 4, 8, 16, 32, 64) if n > tp and model.splits(n) and pools(n)), None)
         remedy = f"give tp {fits} or more" if fits else "choose a GPU with more memory"
         raise InputError(
             f"{name}: weights of {needed / 1e9:.0f} GB and {flags.max_running_requests} request slots do not fit {tp} "

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated, Any, Final
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from dspark_simulator.acceptance_prior import prior
 from dspark_simulator.model_on_gpus import ModelOnGpus
@@ -14,8 +14,6 @@ from dspark_simulator.workloads import Closed, Poisson, RequestClass, Slo, Workl
 from dspark_simulator.workloads.lengths import Fixed
 from dspark_simulator.workloads.traces import AS_READ, TraceSettings
 from sglang_dspark.errors import validated
-from sglang_dspark.shapes.gpus import GPUS
-from sglang_dspark.shapes.kv_pool import default_flags
 
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 Tokens = Annotated[int, Field(ge=1, le=2**31 - 1)]
@@ -46,6 +44,13 @@ class Traffic(BaseModel):
     ttft_s: Positive = 1.0
     tpot_s: Positive = 0.05
     domain: str = "mt-bench"
+
+    @model_validator(mode="after")
+    def _one_source(self) -> Traffic:
+        for name in ("isl", "osl"):
+            if self.trace is not None and name in self.model_fields_set:
+                raise ValueError(f"{name} is given with a trace, which has lengths of its own; drop one of the two")
+        return self
 
     def workload(self) -> Workload:
         """The workload; a trace's requests have its classes.
@@ -87,15 +92,10 @@ def new_scenario(deployed: ModelOnGpus, traffic: Traffic) -> Scenario:
     Raises:
         InputError: An unknown model or domain, an unreadable config or trace, or weights that do not fit.
     """
-    assert deployed.gpu is not None
-    gpu = GPUS[deployed.gpu]
-    flags = default_flags(gpu, deployed.tp)
-    fields = deployed.fields(
-        {"capture_requests": flags.captured_requests, "chunked_prefill_size": flags.chunked_prefill_size}
-    )
+    fields = deployed.fields({})
     found = deployed.checkpoints()
     workload = traffic.workload()
-    assumed = prior(found.name, {traffic.domain: 1.0})
+    assumed = prior(found.name, {traffic.domain: 1.0}, own_draft=deployed.draft is not None)
     short = f"{found.name.rpartition('/')[2]}-{fields['hardware']}".lower()
     content = {
         "name": short.replace(" ", "-"),

@@ -87,6 +87,8 @@ class Scenario(BaseModel):
             where its checkpoint holds the draft; if None, that of the draft published for the model, if there is one.
         kv_cache_dtype: Data type of the KV cache (SGLang's ``--kv-cache-dtype``), as ``memory`` and ``cost`` count it;
             ``auto`` is that of the checkpoint.
+        mem_fraction_static: Share of the GPUs' memory for weights and KV (``--mem-fraction-static``), as ``memory``
+            counts it; SGLang's own choice if None.
         hardware: Name of the GPUs in artifacts and reports.
         gpus: GPUs of one replica.
         replicas: Number of replicas that share the traffic.
@@ -112,6 +114,7 @@ class Scenario(BaseModel):
     model_path: str | None = None
     draft_path: str | None = None
     kv_cache_dtype: KvDtype = "auto"
+    mem_fraction_static: Annotated[float, Field(gt=0, lt=1)] | None = None
     hardware: str
     gpus: Annotated[int, Field(ge=1)] = 1
     replicas: Annotated[int, Field(ge=1, le=64)] = 1

@@ -78,6 +78,7 @@ class TestModels:
         assert made.server.chunked_prefill_size == packaged.server.chunked_prefill_size
 
     def test_a_checkpoint_is_served_from_its_folder_with_its_draft(self, checkpoint: Path) -> None:
+        (checkpoint.parent / "draft" / "model.safetensors").touch()
         made = new_scenario(on(model=str(checkpoint), draft=checkpoint.parent / "draft"), Traffic(rate=1))
         assert (made.model, made.drafter_gamma, made.server.gamma) == ("mine", 4, 4)
         assert made.checkpoints() == (str(checkpoint), str(checkpoint.parent / "draft"))
@@ -94,6 +95,11 @@ class TestModels:
         assert "No DSpark draft of mine is known" in made.description
         named = new_scenario(on(model="me/tuned", config=checkpoint / "config.json"), Traffic())
         assert named.model == "me/tuned" and named.checkpoints().model == "me/tuned"
+
+    def test_a_config_of_another_model_is_refused(self, checkpoint: Path) -> None:
+        with pytest.raises(InputError, match="is not Qwen3-14B"):
+            new_scenario(on(model="Qwen3-14B", config=checkpoint), Traffic())
+        assert new_scenario(on(model="Qwen/Qwen3-8B", config=checkpoint), Traffic()).model_path == "Qwen/Qwen3-8B"
 
     def test_a_draft_in_the_checkpoint_needs_no_path(self) -> None:
         made = new_scenario(on(model="DeepSeek-V4-Flash", gpu="B200", tp=4), Traffic())
@@ -131,9 +137,29 @@ class TestModels:
 
         assert pool("fp8") == pytest.approx(2 * pool("bf16"), rel=1e-5)
 
+    def test_a_stated_share_of_the_memory_is_that_of_the_server(self) -> None:
+        assert new_scenario(on(), Traffic()).mem_fraction_static is None
+        small = new_scenario(on(mem_fraction=0.6), Traffic())
+        assert small.mem_fraction_static == 0.6
+        assert small.memory.kv_tokens < 0.7 * new_scenario(on(), Traffic()).memory.kv_tokens
+
+    def test_a_draft_of_ones_own_has_another_ones_acceptance(self, checkpoint: Path) -> None:
+        own = new_scenario(on(draft=checkpoint.parent / "draft"), Traffic())
+        assert "of another drafter of this model is assumed" in own.description
+        # A draft without weights is no path for SGLang.
+        assert own.draft_path is None
+        assert "published for this model's drafter" in new_scenario(on(), Traffic()).description
+
+    def test_states_limit_the_running_requests(self) -> None:
+        made = new_scenario(on(model="Kimi-Linear-48B-A3B-Instruct"), Traffic())
+        assert made.server.max_running_requests < 48
+        assert f"At most {made.server.max_running_requests} requests run" in made.description
+
     @pytest.mark.parametrize(
         ("fields", "message"),
         [
+            ({"tp": 3}, "tp: 3 does not divide .* give one of 1, 2, 4, 8, 16, 32$"),
+            ({"config": Path(__file__).parents[1] / "shapes"}, "cannot be read"),
             ({"model": "Qwen3-9B"}, "did you mean"),
             ({"model": "deepseek-ai/DeepSeek-V4-Pro"}, "give tp"),
             ({"draft": Path("nowhere")}, "nowhere"),
@@ -154,6 +180,10 @@ class TestTraffic:
         chunk = next(stated.workload.chunks(0))
         assert set(chunk["prompt"]) == {10} and set(chunk["output"]) == {20}
         assert (requests.slo.ttft_s, requests.slo.tpot_s, stated.workload.rate_per_s) == (2, 0.1, 3)
+
+    def test_lengths_and_a_trace_exclude_each_other(self) -> None:
+        with pytest.raises(ValueError, match="isl is given with a trace"):
+            Traffic(trace=DATA / "azure_llm_2023_conv.csv", isl=5)
 
     def test_a_trace_keeps_its_lengths_and_takes_a_rate(self) -> None:
         trace = DATA / "azure_llm_2023_conv.csv"
@@ -177,7 +207,7 @@ class TestPriors:
     def test_the_published_lengths_are_reproduced(self) -> None:
         fitted = fit_priors.fitted(DATA)
         for row in fitted[fitted.domain.isin(["gsm8k", "livecodebench", "arena-hard-v2"])].itertuples():
-            assert prior(f"someone/{row.target}-Instruct", {row.domain: 2.0}).logits == pytest.approx(row.logits)
+            assert prior(f"someone/{row.target}-it", {row.domain: 2.0}).logits == pytest.approx(row.logits)
 
     def test_domains_weigh_by_their_share(self) -> None:
         code, chat = (prior("Qwen3-8B", {domain: 1.0}).logits for domain in ("livecodebench", "arena-hard-v2"))

@@ -94,6 +94,8 @@ def test_paths_are_the_users_own_or_asked_for(scenario: Scenario) -> None:
     _, given = words(command(own, baselines.default(own)))
     assert given[1] == "/models/it's mine" and "./draft" in given
     nameless = scenario.model_copy(update={"model": "8B on H200"})
+    shared = scenario.model_copy(update={"mem_fraction_static": 0.6})
+    assert "--mem-fraction-static 0.6" in command(shared, baselines.plain(shared))
     assert '--model-path "${MODEL:?path or Hugging Face id of 8B on H200}"' in command(nameless, baselines.plain(own))
 
 

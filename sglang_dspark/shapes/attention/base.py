@@ -50,6 +50,11 @@ class Attention(Layers, ABC):
     def modules(self, hidden: int) -> Mapping[str, float]:
         """Weights of one layer by the name of its module."""
 
+    def splits(self, tp: int) -> bool:
+        """Whether ``tp`` GPUs can share its heads: SGLang's layers give each GPU the same number."""
+        counts = [getattr(self, name, tp) for name in ("heads", "key_heads", "value_heads")]
+        return all(count % tp == 0 for count in counts)
+
     def parameters(self, hidden: int) -> float:
         """Weights of one layer."""
         return sum(self.modules(hidden).values())

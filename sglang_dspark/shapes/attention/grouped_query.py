@@ -91,6 +91,9 @@ class GroupedQuery(Attention):
             "kv_bytes": fields.kv_bytes,
         }
 
+    def splits(self, tp: int) -> bool:
+        return super().splits(tp) and (self.kv_heads % tp == 0 or tp % self.kv_heads == 0)
+
     def modules(self, hidden: int) -> Mapping[str, float]:
         value_dim = self.value_dim or self.head_dim
         keys = 0 if self.shares_kv else self.kv_heads * hidden

@@ -52,11 +52,13 @@ class ComputedFrom(NamedTuple):
     Attributes:
         draft: None without speculation.
         tp: Tensor-parallel GPUs.
+        gpu: Kind of the GPUs.
     """
 
     model: ModelShape
     draft: DraftShape | None
     tp: int
+    gpu: str
 
 
 class CostModel(BaseModel, ABC):

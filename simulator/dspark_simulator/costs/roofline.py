@@ -62,7 +62,7 @@ class RooflineCost(Roofline, CostModel):
         )
 
     def computed_from(self) -> ComputedFrom:
-        return ComputedFrom(self.model, self.draft, self.tp)
+        return ComputedFrom(self.model, self.draft, self.tp, self.gpu)
 
     def on_gpu(self, gpu: str) -> RooflineCost:
         return RooflineCost.model_validate(self.model_dump() | {"gpu": gpu})

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import inspect
+import math
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, NamedTuple, get_type_hints
@@ -63,6 +64,8 @@ class DeploymentOptions(NamedTuple):
         """
         from sglang_dspark.errors import InputError
 
+        if self.rate is not None and not 0 < self.rate < math.inf:
+            raise InputError(f"--rate: {self.rate} is not valid; give requests per second above 0")
         if self.model is None and self.config is None:
             stray = next((name for name in _NEEDS if getattr(self, name) is not None), None)
             if stray is not None:

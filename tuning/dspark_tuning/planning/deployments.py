@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any, Final, NamedTuple
 
 from dspark_simulator.acceptance_prior import prior
+from dspark_simulator.model_on_gpus import USUAL_MEM_FRACTION
 from dspark_simulator.profile import load as load_profile
 from dspark_simulator.scenario import Scenario
 from dspark_simulator.scenario import load as load_scenario
@@ -12,7 +13,9 @@ from dspark_simulator.server import Server
 from dspark_tuning.planning.question import Choice, Question
 from sglang_dspark.errors import validated
 from sglang_dspark.shapes.draft import USUAL
+from sglang_dspark.shapes.gpus import GPUS
 from sglang_dspark.shapes.known import known
+from sglang_dspark.shapes.kv_pool import most_running
 from sglang_dspark.shapes.model import DraftShape
 
 # Server flags with room for many requests: the flags of a choice before tuning.
@@ -70,15 +73,28 @@ def _fields(question: Question, choice: Choice) -> dict[str, Any]:
         shares: dict[str, float] = {}
         for klass in question.workload.classes:
             shares[klass.domain] = shares.get(klass.domain, 0.0) + klass.share
-        assumed = prior(content["model"], shares)
+        assumed = prior(content["model"], shares, own_draft=choice.draft is not None)
         description = f"{content['description']} {assumed.because}"
         return {"name": label, **content, "description": description, "drafter_quality": assumed.logits}
     if choice.profile is not None:
         content = {"name": choice.profile.stem, **load_profile(choice.profile).deployment()}
+        room = ROOMY
     else:
-        content = load_scenario(choice.scenario or "").model_dump()
+        scenario = load_scenario(choice.scenario or "")
+        content, room = scenario.model_dump(), ROOMY | _limited(scenario)
     server = Server.model_validate(content.get("server", {}))
-    return content | {"server": server.model_copy(update=ROOMY if server.capture_requests else {}).model_dump()}
+    return content | {"server": server.model_copy(update=room if server.capture_requests else {}).model_dump()}
+
+
+def _limited(scenario: Scenario) -> dict[str, int]:
+    """The running limit of a scenario whose model has recurrent states, by the memory that they take."""
+    computed = scenario.cost.computed_from()
+    if computed is None or computed.draft is None:
+        return {}
+    fraction = scenario.mem_fraction_static or USUAL_MEM_FRACTION
+    gamma = scenario.server.gamma
+    limit = most_running(GPUS[computed.gpu], computed.tp, fraction, computed.model, computed.draft, gamma)
+    return {} if limit is None else {"max_running_requests": max(1, min(limit, ROOMY["max_running_requests"]))}
 
 
 def one_token(deployed: Deployment) -> Scenario | None:

@@ -11,7 +11,7 @@ from scipy.optimize import brentq
 
 from dspark_simulator.acceptance_model import AcceptanceModel, propose
 from dspark_simulator.draws import stream
-from dspark_simulator.model_on_gpus import memory
+from dspark_simulator.model_on_gpus import USUAL_MEM_FRACTION, memory
 from dspark_simulator.scenario import Scenario
 from sglang_dspark.errors import InputError
 from sglang_dspark.shapes.gpus import GPUS
@@ -170,7 +170,8 @@ def _on_gpu(scenario: Scenario, gpu: str, text: str) -> Scenario:
             "add the other hardware as a choice"
         )
     flags = scenario.server.pool_flags()
-    pools = memory(gpu, shapes.tp, 0.85, shapes.model, shapes.draft, flags, scenario.name).known(
+    fraction = scenario.mem_fraction_static or USUAL_MEM_FRACTION
+    pools = memory(gpu, shapes.tp, fraction, shapes.model, shapes.draft, flags, scenario.name).known(
         scenario.server, other.flag_costs()
     )
     hardware = f"{shapes.tp}x{gpu}" if shapes.tp > 1 else gpu

@@ -51,6 +51,8 @@ def _command(scenario: Scenario, arm: Arm, file: Callable[[str], str]) -> str:
         words += ["--tp", str(scenario.gpus)]
     if scenario.kv_cache_dtype != "auto":
         words += ["--kv-cache-dtype", _KV_CACHE_DTYPES[scenario.kv_cache_dtype]]
+    if scenario.mem_fraction_static is not None:
+        words += ["--mem-fraction-static", f"{scenario.mem_fraction_static:g}"]
     variables = []
     if server.speculative:
         if not paths.bundled:
