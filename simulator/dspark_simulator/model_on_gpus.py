@@ -138,9 +138,15 @@ class ModelOnGpus(BaseModel):
             flags: Fields of the server. The running limit is lowered to the requests whose states fit.
 
         Raises:
-            InputError: As :meth:`checkpoints`, and weights that do not fit the GPUs.
+            InputError: As :meth:`checkpoints`, weights that do not fit the GPUs, and what SGLang refuses: heads that
+                ``tp`` does not divide, an FP4 KV cache (``handle_kv4_compatibility``).
         """
         assert self.gpu is not None
+        if self.kv_cache_dtype == "fp4":
+            raise InputError(
+                "kv_cache_dtype: 'fp4' is not served: SGLang 0.5.23 has NVFP4 KV on Blackwell only, and there not "
+                "under DSPARK; give fp8 or bf16"
+            )
         found = self.checkpoints()
         block = min(found.draft.block, packaged().gamma)
         gpu = GPUS[self.gpu]

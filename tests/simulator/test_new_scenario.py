@@ -158,6 +158,7 @@ class TestModels:
     @pytest.mark.parametrize(
         ("fields", "message"),
         [
+            ({"kv_cache_dtype": "fp4", "gpu": "B200"}, "not under DSPARK; give fp8"),
             ({"tp": 3}, "tp: 3 does not divide .* give one of 1, 2, 4, 8, 16, 32$"),
             ({"config": Path(__file__).parents[1] / "shapes"}, "cannot be read"),
             ({"model": "Qwen3-9B"}, "did you mean"),

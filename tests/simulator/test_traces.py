@@ -459,7 +459,7 @@ def test_rules_give_classes(tmp_path: Path) -> None:
         ("classes: [{name: a, when: {prompt: '> 3'}}]", "the last class needs no `when`"),
         ("classes: [{name: a, when: {gone: 3}}, {name: b}]", "column gone is missing"),
         ("classes: [{name: a, when: {Model: '> 3'}}, {name: b}]", "compares a column that is no number"),
-        ("[", "cannot be read"),
+        ("[", "not YAML"),
     ],
 )
 def test_wrong_rules(rules: str, said: str, tmp_path: Path) -> None:

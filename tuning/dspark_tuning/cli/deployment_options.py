@@ -41,7 +41,7 @@ class DeploymentOptions(NamedTuple):
         _option("--draft", help="The DSpark draft's config.json or folder. \\[default: the published one]"),
     ] = None
     kv_cache_dtype: Annotated[
-        str | None, _option("--kv-cache-dtype", help="bf16, fp8 or fp4. \\[default: the checkpoint's]")
+        str | None, _option("--kv-cache-dtype", help="bf16 or fp8. \\[default: the checkpoint's]")
     ] = None
     mem_fraction: Annotated[
         float | None, _option("--mem-fraction", help="Share of a GPU's memory for weights and KV. \\[default: 0.85]")
