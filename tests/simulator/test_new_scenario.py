@@ -6,12 +6,14 @@ import json
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 import pytest
 import yaml
 
 from dspark_simulator import scenario as scenarios
+from dspark_simulator.acceptance_model import packaged
 from dspark_simulator.acceptance_prior import prior
-from dspark_simulator.evidence import fit_priors
+from dspark_simulator.evidence import fit_acceptance
 from dspark_simulator.model_on_gpus import ModelOnGpus
 from dspark_simulator.new_scenario import Traffic, new_scenario
 from dspark_simulator.scenario import Scenario, parse
@@ -206,9 +208,12 @@ class TestTraffic:
 
 class TestPriors:
     def test_the_published_lengths_are_reproduced(self) -> None:
-        fitted = fit_priors.fitted(DATA)
-        for row in fitted[fitted.domain.isin(["gsm8k", "livecodebench", "arena-hard-v2"])].itertuples():
-            assert prior(f"someone/{row.target}-it", {row.domain: 2.0}).logits == pytest.approx(row.logits)
+        table = pd.read_csv(DATA / "dspark_paper_table1_accepted_length.csv").query("drafter == 'DSpark'")
+        for row in table[table.dataset.isin(["GSM8K", "LiveCodeBench", "Arena-Hard-v2"])].itertuples():
+            target = row.target.replace("Gemma4", "gemma-4")
+            logits = prior(f"someone/{target}-it", {row.dataset.lower(): 2.0}).logits
+            length = fit_acceptance.accepted_length(packaged().shifted(logits), row.dataset)
+            assert length == pytest.approx(row.accepted_length_incl_bonus, abs=0.01), row
 
     def test_domains_weigh_by_their_share(self) -> None:
         code, chat = (prior("Qwen3-8B", {domain: 1.0}).logits for domain in ("livecodebench", "arena-hard-v2"))
