@@ -34,9 +34,9 @@ def prior(model: str, shares: Mapping[str, float], *, own_draft: bool = False) -
     """Prior of the DSpark drafter of a model.
 
     Args:
-        own_draft: The drafter is not the published one.
         model: Hugging Face id of the model, or its name.
         shares: Share of the requests by domain.
+        own_draft: The drafter is not the published one.
 
     Raises:
         InputError: No published drafter was measured on a domain.

@@ -93,10 +93,9 @@ def new_scenario(deployed: ModelOnGpus, traffic: Traffic) -> Scenario:
         InputError: An unknown model or domain, an unreadable config or trace, or weights that do not fit.
     """
     fields = deployed.fields({})
-    found = deployed.checkpoints()
     workload = traffic.workload()
-    assumed = prior(found.name, {traffic.domain: 1.0}, own_draft=deployed.draft is not None)
-    short = f"{found.name.rpartition('/')[2]}-{fields['hardware']}".lower()
+    assumed = prior(fields["model"], {traffic.domain: 1.0}, own_draft=deployed.draft is not None)
+    short = f"{fields['model'].rpartition('/')[2]}-{fields['hardware']}".lower()
     content = {
         "name": short.replace(" ", "-"),
         **fields,

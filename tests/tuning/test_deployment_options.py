@@ -118,6 +118,11 @@ def test_help_shows_every_option_and_stated_default(command: str) -> None:
     assert "[default: 0.85]" in text and "[default: 1]" in text
 
 
+def test_a_model_has_no_plan_file_to_show() -> None:
+    ran = dspark("plan", *MODEL, "--show")
+    assert ran.code == 2 and not ran.out and ran.err.startswith("dspark: error: --show: ")
+
+
 def test_words_reproduce_the_options() -> None:
     options = DeploymentOptions(model="a b", gpu="H200", tp=2, draft=Path("d/e"), ttft_s=0.5)
     assert shlex.join(options.words()) == "--model 'a b' --gpu H200 --tp 2 --draft d/e --ttft 0.5"

@@ -66,7 +66,11 @@ def plan(
     seed: Seed = 0,
     out: Annotated[
         Path | None,
-        typer.Option("--out", metavar="DIR", help="Write plan.json, policy.json, launch.sh and report.html there."),
+        typer.Option(
+            "--out",
+            metavar="DIR",
+            help="Write plan.json, report.html and the choice's policy.json, scenario.yaml and launch.sh there.",
+        ),
     ] = None,
     show: Annotated[bool, typer.Option("--show", help="Print the plan's file and stop.")] = False,
     schema: Annotated[bool, typer.Option("--schema", help="Print the JSON schema of plan files and stop.")] = False,
@@ -79,10 +83,15 @@ def plan(
     from dspark_tuning import planning
     from dspark_tuning.planning.deployments import deployment
     from dspark_tuning.planning.question import json_schema, text
+    from sglang_dspark.errors import InputError
 
     if schema:
         print_json(json_schema())
         return
+    if show and options.given:
+        raise InputError(
+            "--show: prints a plan's file, and a model has none; `dspark scenario new` writes its scenario"
+        )
     if show:
         print(text(question or DEFAULT), end="")
         return
